@@ -1,3 +1,9 @@
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 //! Rushgate: first-come coupons and stock-limited orders, decided by atomic Redis scripts, followed by PostgreSQL.
 //!
 //! The folders stand in the order in which data flows: `http` → `gate` → `log` → `reconciler` → `relay`.
+
+pub mod config;
+pub mod domain;
+pub mod gate;
+pub mod log;

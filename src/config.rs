@@ -1,0 +1,224 @@
+//! Settings: flags and environment variables, their defaults, and the checks of one against another.
+//!
+//! Bounds that are no settings stand in [`bounds`].
+
+use clap::{Args, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Fixed bounds of waits, queues and retries, in one place.
+pub mod bounds {
+    use std::time::Duration;
+
+    /// Largest request body, in bytes.
+    pub const MAX_BODY_BYTES: usize = 16 * 1024;
+    /// A client must have sent its request headers within this time.
+    pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+    /// … and its body within this time.
+    pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+    /// From SIGTERM to the end of the process.
+    pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+    /// First connection to a server at start-up.
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// One Redis command, gate scripts included.
+    pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_millis(2_500);
+    /// How long a blocking read waits for new log entries; below the command timeout.
+    pub const LOG_POLL: Duration = Duration::from_millis(500);
+    /// Entries that stay in the log behind the cursor.
+    pub const LOG_KEPT_ENTRIES: u64 = 1_000;
+    /// Entries that the reconciler applies in one transaction.
+    pub const APPLY_ENTRIES: u64 = 256;
+    /// Entries up to which a batch of the reconciler may grow in bytes of payload.
+    pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
+    /// Pause between two looks at something that failed.
+    pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
+    /// How long a sold-out verdict is answered from memory.
+    pub const SOLD_OUT_MEMORY: Duration = Duration::from_millis(200);
+    /// Templates and products whose sold-out verdicts one instance remembers.
+    pub const SOLD_OUT_ENTRIES: usize = 10_000;
+    /// How often a batch is sent again after a refusal that changed nothing and that a repeat can mend.
+    pub const GATE_REPEATS: u32 = 3;
+    /// Seconds that a client is told to wait after a 503.
+    pub const RETRY_AFTER_SECS: u64 = 1;
+}
+
+/// Where the servers are. Shared by all commands that talk to them.
+#[derive(Args, Clone, Debug)]
+pub struct Servers {
+    /// Redis: redis://, rediss:// (TLS), redis-sentinel:// or redis-cluster://
+    #[arg(
+        long,
+        env = "RUSHGATE_REDIS_URL",
+        default_value = "redis://127.0.0.1:6379",
+        hide_env_values = true
+    )]
+    pub redis_url: String,
+    /// PostgreSQL
+    #[arg(
+        long,
+        env = "RUSHGATE_DATABASE_URL",
+        default_value = "postgres://postgres@127.0.0.1:5432/rushgate",
+        hide_env_values = true
+    )]
+    pub database_url: String,
+    /// RabbitMQ
+    #[arg(
+        long,
+        env = "RUSHGATE_AMQP_URL",
+        default_value = "amqp://guest:guest@127.0.0.1:5672/%2f",
+        hide_env_values = true
+    )]
+    pub amqp_url: String,
+    /// Number of cells (independent gates); only 1 for now
+    #[arg(long, env = "RUSHGATE_CELLS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1))]
+    pub cells: u32,
+    /// strict: refuse to serve on a Redis that would lose acknowledged writes; relaxed: only warn
+    #[arg(long, env = "RUSHGATE_DURABILITY", value_enum, default_value_t = Durability::Strict)]
+    pub durability: Durability,
+}
+
+/// How tokens are checked: exactly one of the two.
+#[derive(Args, Clone, Debug)]
+pub struct Auth {
+    /// Secret of HS256 tokens, at least 32 bytes
+    #[arg(long, env = "RUSHGATE_JWT_SECRET", hide_env_values = true)]
+    pub jwt_secret: Option<String>,
+    /// JWKS file with the public keys of EdDSA, ES256 or RS256 tokens
+    #[arg(long, env = "RUSHGATE_JWT_JWKS_FILE")]
+    pub jwt_jwks_file: Option<PathBuf>,
+}
+
+/// Settings of `rushgate serve`.
+#[derive(Args, Clone, Debug)]
+pub struct Serve {
+    #[command(flatten)]
+    pub servers: Servers,
+    #[command(flatten)]
+    pub auth: Auth,
+    /// Address of the API
+    #[arg(long, env = "RUSHGATE_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(long, env = "RUSHGATE_OPS_LISTEN", default_value = "0.0.0.0:9090")]
+    pub ops_listen: SocketAddr,
+    /// What this instance does
+    #[arg(
+        long,
+        env = "RUSHGATE_ROLES",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "api,reconciler,relay,scheduler"
+    )]
+    pub roles: Vec<Role>,
+    /// gate: answer when Redis has it on disk; truth: answer when PostgreSQL has it too
+    #[arg(long, env = "RUSHGATE_ACK", value_enum, default_value_t = Ack::Gate)]
+    pub ack: Ack,
+    /// Time zone whose 00:00 refreshes the popular products
+    #[arg(long, env = "RUSHGATE_TIMEZONE", default_value = "Asia/Seoul")]
+    pub timezone: String,
+    /// Time limit of a request; the gate refuses it once this has passed
+    #[arg(long, env = "RUSHGATE_REQUEST_TIMEOUT_MS", default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub request_timeout_ms: u64,
+    /// How long an answer may wait for PostgreSQL (reads of orders and ledgers; RUSHGATE_ACK=truth)
+    #[arg(long, env = "RUSHGATE_TRUTH_TIMEOUT_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub truth_timeout_ms: u64,
+    /// Log entries that PostgreSQL may be behind before the gate refuses with backlog-full
+    #[arg(long, env = "RUSHGATE_LOG_LIMIT", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub log_limit: u64,
+    /// Requests that may wait for one script before more are refused with overloaded
+    #[arg(long, env = "RUSHGATE_QUEUE_LIMIT", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub queue_limit: u32,
+    /// Requests that one script call decides at most
+    #[arg(long, env = "RUSHGATE_MAX_BATCH", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub max_batch: u32,
+    /// Connections to PostgreSQL for reads
+    #[arg(long, env = "RUSHGATE_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub database_connections: u32,
+    /// Form of the process's own log on standard error
+    #[arg(long, env = "RUSHGATE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Pretty)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    Api,
+    Reconciler,
+    Relay,
+    Scheduler,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ack {
+    Gate,
+    Truth,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    Strict,
+    Relaxed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Pretty,
+    Json,
+}
+
+/// A setting that cannot work; the message says which and what to change.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct InvalidSetting(pub String);
+
+impl Serve {
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    pub fn truth_timeout(&self) -> Duration {
+        Duration::from_millis(self.truth_timeout_ms)
+    }
+
+    /// Checks settings against each other; called before anything is started.
+    pub fn check(&self) -> Result<(), InvalidSetting> {
+        let bad = |text: &str| Err(InvalidSetting(text.to_owned()));
+        if self.has(Role::Api) {
+            self.auth.check()?;
+        }
+        if self.listen == self.ops_listen && self.listen.port() != 0 {
+            return bad(
+                "RUSHGATE_LISTEN and RUSHGATE_OPS_LISTEN are the same address: give each a port of its own",
+            );
+        }
+        if jiff::tz::TimeZone::get(&self.timezone).is_err() {
+            return Err(InvalidSetting(format!(
+                "RUSHGATE_TIMEZONE: `{}` is no time zone name; use one like Asia/Seoul",
+                self.timezone
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Auth {
+    pub fn check(&self) -> Result<(), InvalidSetting> {
+        let bad = |text: &str| Err(InvalidSetting(text.to_owned()));
+        match (&self.jwt_secret, &self.jwt_jwks_file) {
+            (None, None) => bad(
+                "neither RUSHGATE_JWT_SECRET nor RUSHGATE_JWT_JWKS_FILE is set: set one, so that callers can be told apart",
+            ),
+            (Some(_), Some(_)) => bad(
+                "RUSHGATE_JWT_SECRET and RUSHGATE_JWT_JWKS_FILE are both set: only one can be used, unset the other",
+            ),
+            (Some(secret), None) if secret.len() < 32 => {
+                bad("RUSHGATE_JWT_SECRET is shorter than 32 bytes: make one with `openssl rand -hex 32`")
+            }
+            _ => Ok(()),
+        }
+    }
+}

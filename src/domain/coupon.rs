@@ -1,0 +1,146 @@
+//! Coupon templates and coupons.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{TemplateId, TimestampMs};
+
+/// What a coupon takes off an order's subtotal, never more than the subtotal. Amounts in won.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Discount {
+    /// A fixed amount.
+    Amount { value: u64 },
+    /// A whole percentage (1 to 100), rounded down, with an optional maximum.
+    Percent { value: u64, max: Option<u64> },
+}
+
+impl Discount {
+    /// The name that stands in requests, answers and the database.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Amount { .. } => "amount",
+            Self::Percent { .. } => "percent",
+        }
+    }
+
+    pub fn value(&self) -> u64 {
+        match *self {
+            Self::Amount { value } | Self::Percent { value, .. } => value,
+        }
+    }
+
+    pub fn max(&self) -> Option<u64> {
+        match *self {
+            Self::Amount { .. } => None,
+            Self::Percent { max, .. } => max,
+        }
+    }
+
+    /// The reverse of the three above; `None` for an unknown type.
+    pub fn from_parts(type_name: &str, value: u64, max: Option<u64>) -> Option<Self> {
+        match type_name {
+            "amount" => Some(Self::Amount { value }),
+            "percent" => Some(Self::Percent { value, max }),
+            _ => None,
+        }
+    }
+}
+
+/// A coupon template as the gate knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CouponTemplate {
+    pub template_id: TemplateId,
+    pub name: String,
+    pub discount: Discount,
+    /// The least subtotal that the coupon can be used on, in won; 0 for none.
+    pub min_subtotal: u64,
+    /// The limit: how many coupons may ever be issued.
+    pub max_issued: u64,
+    pub issued: u64,
+    /// Coupons are issued from this moment on …
+    pub issue_from: TimestampMs,
+    /// … and before this one.
+    pub issue_until: TimestampMs,
+}
+
+impl CouponTemplate {
+    pub fn remaining(&self) -> u64 {
+        self.max_issued.saturating_sub(self.issued)
+    }
+
+    pub fn state(&self, now: TimestampMs) -> TemplateState {
+        if now < self.issue_from {
+            TemplateState::Scheduled
+        } else if now >= self.issue_until {
+            TemplateState::Closed
+        } else if self.remaining() == 0 {
+            TemplateState::SoldOut
+        } else {
+            TemplateState::Open
+        }
+    }
+}
+
+/// Whether coupons of a template are issued now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TemplateState {
+    Scheduled,
+    Open,
+    SoldOut,
+    Closed,
+}
+
+/// What can be done with a coupon now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CouponStatus {
+    Available,
+    Used,
+    Expired,
+}
+
+impl CouponStatus {
+    pub fn at(used: bool, expires_at: TimestampMs, now: TimestampMs) -> Self {
+        match (used, now < expires_at) {
+            (true, _) => Self::Used,
+            (false, true) => Self::Available,
+            (false, false) => Self::Expired,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(max_issued: u64, issued: u64) -> CouponTemplate {
+        CouponTemplate {
+            template_id: TemplateId::parse("t").unwrap(),
+            name: "t".into(),
+            discount: Discount::Amount { value: 100 },
+            min_subtotal: 0,
+            max_issued,
+            issued,
+            issue_from: 1_000,
+            issue_until: 2_000,
+        }
+    }
+
+    #[test]
+    fn a_template_is_open_from_its_first_to_before_its_last_moment() {
+        assert_eq!(template(2, 1).state(999), TemplateState::Scheduled);
+        assert_eq!(template(2, 1).state(1_000), TemplateState::Open);
+        assert_eq!(template(2, 1).state(1_999), TemplateState::Open);
+        assert_eq!(template(2, 1).state(2_000), TemplateState::Closed);
+        assert_eq!(template(2, 2).state(1_500), TemplateState::SoldOut);
+        assert_eq!(template(2, 2).state(2_500), TemplateState::Closed);
+    }
+
+    #[test]
+    fn a_coupon_expires_unless_it_was_used() {
+        assert_eq!(CouponStatus::at(false, 100, 99), CouponStatus::Available);
+        assert_eq!(CouponStatus::at(false, 100, 100), CouponStatus::Expired);
+        assert_eq!(CouponStatus::at(true, 100, 100), CouponStatus::Used);
+    }
+}

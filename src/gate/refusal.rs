@@ -1,0 +1,130 @@
+//! What the gate may answer instead of a success.
+
+use crate::domain::TimestampMs;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::log::wire::Id;
+
+/// The gate could not decide, or cannot say what it decided. Each is a 503 (or 422 for the key) of the API.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum GateError {
+    #[error("the gate cannot be reached or is closed: {0}")]
+    Unavailable(String),
+    #[error("too many requests are waiting for the gate")]
+    Overloaded,
+    #[error("PostgreSQL is too far behind the gate; new decisions wait until it has caught up")]
+    BacklogFull,
+    #[error("the request was sent to the gate and no answer came back")]
+    OutcomeUnknown,
+    #[error("this Idempotency-Key was used for another request")]
+    IdempotencyKeyReused,
+}
+
+/// An accepted request.
+#[derive(Clone, Debug)]
+pub struct Accepted<F> {
+    pub fact: F,
+    /// The answer to an earlier request with the same idempotency key.
+    pub replayed: bool,
+    /// Where the log stood right after the decision.
+    pub position: Position,
+}
+
+/// A place in a cell's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub cell: u32,
+    pub epoch: u64,
+    pub seq: u64,
+}
+
+/// `Ok(Ok(_))`: accepted; `Ok(Err(_))`: refused by a rule of the shop, nothing changed; `Err(_)`: see [`GateError`].
+pub type Decision<F, R> = Result<Result<Accepted<F>, R>, GateError>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IssueRefusal {
+    UnknownTemplate,
+    /// The user holds this coupon of the template.
+    AlreadyIssued(Id),
+    NotOpenBefore(TimestampMs),
+    ClosedSince(TimestampMs),
+    SoldOut,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChargeRefusal {
+    /// The balance would exceed the limit; the present balance.
+    BalanceLimit(u64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderRefusal {
+    /// The user has no wallet.
+    UnknownUser,
+    UnknownProduct(String),
+    NotOnSale(String),
+    /// Product, pieces available.
+    InsufficientStock(String, u64),
+    /// No such coupon, or somebody else's.
+    UnknownCoupon,
+    CouponUsed,
+    CouponExpired(TimestampMs),
+    /// The coupon's least subtotal, the order's subtotal.
+    SubtotalTooLow(u64, u64),
+    /// The total as it is now.
+    PriceChanged(u64),
+    /// The balance, the total.
+    InsufficientBalance(u64, u64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelRefusal {
+    /// Another request cancelled it before this one.
+    AlreadyCancelled,
+    UnknownUser,
+    UnknownProduct(String),
+    /// The refund would lift the balance over the limit; the present balance.
+    BalanceLimit(u64),
+    /// The cell was rebuilt since the order was read; read it again.
+    StaleRead,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProductRefusal {
+    /// `stock` was given for a product that exists; its stock changes by adjustments only.
+    StockGiven,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StockRefusal {
+    UnknownProduct,
+    /// Pieces available.
+    BelowZero(u64),
+    /// Pieces available; the sum would exceed the highest stock.
+    TooHigh(u64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TemplateRefusal {
+    /// Coupons issued so far.
+    LimitBelowIssued(u64),
+}
+
+/// A coupon as its owner sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldCoupon {
+    pub coupon_id: Uuid,
+    pub template: crate::domain::CouponTemplate,
+    pub serial: u64,
+    pub issued_at: TimestampMs,
+    pub expires_at: TimestampMs,
+    pub order_id: Option<Uuid>,
+}

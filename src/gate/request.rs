@@ -1,0 +1,78 @@
+//! Typed requests to the gate, as the HTTP side makes them.
+
+use uuid::Uuid;
+
+use crate::domain::{Discount, Line, ProductId, ProductStatus, TemplateId, TimestampMs, UserId};
+
+/// Ask for one coupon of a template.
+#[derive(Clone, Debug)]
+pub struct IssueCoupon {
+    pub template_id: TemplateId,
+    pub user_id: UserId,
+}
+
+/// Add `amount` won to a wallet (made if it does not exist).
+#[derive(Clone, Debug)]
+pub struct ChargeWallet {
+    pub user_id: UserId,
+    pub amount: u64,
+}
+
+/// Order and pay. `lines` are merged (see [`crate::domain::order::merge_lines`]).
+#[derive(Clone, Debug)]
+pub struct PlaceOrder {
+    pub user_id: UserId,
+    pub lines: Vec<Line>,
+    pub coupon_id: Option<Uuid>,
+    pub expected_total: Option<u64>,
+}
+
+/// Cancel an order that PostgreSQL has as paid. `read_in_epoch` is the epoch in which it was read there: after a
+/// rebuild the gate no longer knows what was cancelled before, so the order must be read again.
+#[derive(Clone, Debug)]
+pub struct CancelOrder {
+    pub order_id: Uuid,
+    pub user_id: UserId,
+    pub lines: Vec<Line>,
+    pub refund: u64,
+    pub coupon_id: Option<Uuid>,
+    pub read_in_epoch: u64,
+}
+
+/// Create or change a product; `stock` only when it is created.
+#[derive(Clone, Debug)]
+pub struct PutProduct {
+    pub product_id: ProductId,
+    pub name: String,
+    pub price: u64,
+    pub status: ProductStatus,
+    pub stock: Option<u64>,
+}
+
+/// Add to (or take from) a product's stock.
+#[derive(Clone, Debug)]
+pub struct AdjustStock {
+    pub product_id: ProductId,
+    pub delta: i64,
+    pub reason: Option<String>,
+}
+
+/// Create or change a coupon template.
+#[derive(Clone, Debug)]
+pub struct PutTemplate {
+    pub template_id: TemplateId,
+    pub name: String,
+    pub discount: Discount,
+    pub min_subtotal: u64,
+    pub max_issued: u64,
+    pub issue_from: TimestampMs,
+    pub issue_until: TimestampMs,
+}
+
+/// A client's `Idempotency-Key`, scoped to the user it acts for.
+#[derive(Clone, Debug)]
+pub struct IdempotencyKey {
+    pub user: UserId,
+    /// 1 to 255 printable ASCII characters.
+    pub key: String,
+}
