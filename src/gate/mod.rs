@@ -1,21 +1,83 @@
 //! The gate: atomic scripts in Redis decide each request. The only place that speaks to Redis, with `log/`.
 //!
-//! [`keys`] describes the state in Redis and its life; `lua/` holds the scripts.
+//! [`keys`] describes the state in Redis and its life; `lua/` holds the scripts. A request becomes a MessagePack body
+//! (here), waits in its script's queue ([`batcher`]), is decided with others in one call ([`script`]) and comes back as
+//! a typed verdict.
 
-use std::time::Instant;
-
+mod batcher;
+pub mod cell;
 pub mod keys;
+pub mod read;
+pub mod redis;
 mod refusal;
 mod request;
+pub mod script;
+mod sold_out;
 
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use batcher::BatchLimits;
+use batcher::Batcher;
+use cell::Cell;
+pub use redis::RedisSetupError;
 pub use refusal::*;
 pub use request::*;
+use script::Script;
+use sold_out::SoldOutMemory;
 
-use crate::domain::{CouponTemplate, Product, ProductId, TemplateId, TimestampMs, UserId};
-use crate::log::fact::*;
+use crate::config::{Serve, Servers, bounds};
+use crate::domain::limits::{MAX_PAGE, MAX_STOCK};
+use crate::domain::{CouponTemplate, Line, Product, ProductId, TemplateId, TimestampMs, UserId};
+use crate::log::fact::{
+    CouponIssued, Idempotency, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
+    WalletCharged,
+};
+use crate::log::wire::{Blob, Id};
 
 /// One handle for all of an instance's requests; cheap to share.
-pub struct Gate {}
+pub struct Gate {
+    cells: Vec<Lanes>,
+    sold_out_templates: SoldOutMemory,
+    sold_out_products: SoldOutMemory,
+}
+
+/// A cell with the queues of its scripts.
+struct Lanes {
+    cell: Arc<Cell>,
+    issue_coupon: Batcher,
+    charge_wallet: Batcher,
+    place_order: Batcher,
+    cancel_order: Batcher,
+    put_product: Batcher,
+    adjust_stock: Batcher,
+    put_template: Batcher,
+    read: Batcher,
+}
+
+impl Lanes {
+    fn start(cell: Arc<Cell>, limits: BatchLimits) -> Self {
+        let lane = |script: &'static Script| Batcher::start(Arc::clone(&cell), script, limits);
+        let lanes = Self {
+            issue_coupon: lane(&script::ISSUE_COUPON),
+            charge_wallet: lane(&script::CHARGE_WALLET),
+            place_order: lane(&script::PLACE_ORDER),
+            cancel_order: lane(&script::CANCEL_ORDER),
+            put_product: lane(&script::PUT_PRODUCT),
+            adjust_stock: lane(&script::ADJUST_STOCK),
+            put_template: lane(&script::PUT_TEMPLATE),
+            read: lane(&script::READ),
+            cell: Arc::clone(&cell),
+        };
+        tokio::spawn(async move { cell.follow_watermark().await });
+        lanes
+    }
+}
 
 /// What a cell is doing, for operators.
 #[derive(Clone, Debug)]
@@ -42,17 +104,6 @@ impl CaughtUp {
     }
 }
 
-/// Why PostgreSQL was not seen to have something in time.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotApplied {
-    #[error("PostgreSQL did not follow the gate in time")]
-    TimedOut,
-    #[error("the cell was rebuilt meanwhile")]
-    EpochChanged,
-    #[error(transparent)]
-    Gate(#[from] GateError),
-}
-
 /// Something read from the gate, and the gate's clock when it was read.
 #[derive(Clone, Debug)]
 pub struct ReadAt<T> {
@@ -60,103 +111,357 @@ pub struct ReadAt<T> {
     pub now: TimestampMs,
 }
 
-#[allow(unused_variables, clippy::unused_async, clippy::todo)] // bodies come with the scripts
+/// The verdict on one request, as `lua/gate.lua` documents it.
+enum Verdict<R> {
+    Accepted { fact: Blob, replayed: bool },
+    Late,
+    KeyReused,
+    Refused(R),
+}
+
+impl<'de, R: Deserialize<'de>> Deserialize<'de> for Verdict<R> {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Parts<R>(PhantomData<R>);
+        impl<'de, R: Deserialize<'de>> Visitor<'de> for Parts<R> {
+            type Value = Verdict<R>;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a verdict")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Verdict<R>, A::Error> {
+                let missing = || A::Error::custom("a verdict without its details");
+                let code: u8 = seq.next_element()?.ok_or_else(missing)?;
+                Ok(match code {
+                    0 | 1 => {
+                        let fact = seq.next_element()?.ok_or_else(missing)?;
+                        Verdict::Accepted { fact, replayed: code == 1 }
+                    }
+                    2 => Verdict::Late,
+                    3 => Verdict::KeyReused,
+                    4 => Verdict::Refused(seq.next_element()?.ok_or_else(missing)?),
+                    other => return Err(A::Error::custom(format!("unknown verdict {other}"))),
+                })
+            }
+        }
+        d.deserialize_seq(Parts(PhantomData))
+    }
+}
+
 impl Gate {
+    /// Connects, checks Redis' configuration and starts the queues. Needs a running Redis, not a built gate.
+    pub async fn connect(settings: &Serve) -> Result<Arc<Self>, RedisSetupError> {
+        let limits = BatchLimits {
+            queue: settings.queue_limit as usize,
+            batch: settings.max_batch as usize,
+            log: settings.log_limit,
+        };
+        Self::with_limits(&settings.servers, limits).await
+    }
+
+    /// See [`Gate::connect`].
+    pub async fn with_limits(servers: &Servers, limits: BatchLimits) -> Result<Arc<Self>, RedisSetupError> {
+        let mut cells = Vec::new();
+        for number in 0..servers.cells {
+            let writer = redis::connect(&servers.redis_url).await?;
+            let reader = redis::connect(&servers.redis_url).await?;
+            redis::check_durability(&writer, servers.durability).await?;
+            cells.push(Lanes::start(Arc::new(Cell::new(number, writer, reader)), limits));
+        }
+        Ok(Arc::new(Self {
+            cells,
+            sold_out_templates: SoldOutMemory::default(),
+            sold_out_products: SoldOutMemory::default(),
+        }))
+    }
+
     pub async fn issue_coupon(
         &self,
         request: IssueCoupon,
         key: Option<IdempotencyKey>,
         deadline: Instant,
     ) -> Decision<CouponIssued, IssueRefusal> {
-        todo!()
+        let template = request.template_id.as_str();
+        if key.is_none() && self.sold_out_templates.refuses(template) {
+            return Ok(Err(IssueRefusal::SoldOut));
+        }
+        let lanes = self.lanes_of(&request.user_id);
+        let wanted = (template, request.user_id.as_str());
+        let key = key.map(|key| record_key("issue_coupon", &key, &wanted));
+        let decision =
+            decide(&lanes.issue_coupon, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        match &decision {
+            Ok(Err(IssueRefusal::SoldOut)) => self.sold_out_templates.remember(template),
+            Ok(Ok(_)) => self.sold_out_templates.forget(template),
+            _ => {}
+        }
+        decision
     }
+
     pub async fn charge_wallet(
         &self,
         request: ChargeWallet,
         key: Option<IdempotencyKey>,
         deadline: Instant,
     ) -> Decision<WalletCharged, ChargeRefusal> {
-        todo!()
+        let lanes = self.lanes_of(&request.user_id);
+        let wanted = (request.user_id.as_str(), request.amount);
+        let key = key.map(|key| record_key("charge_wallet", &key, &wanted));
+        decide(&lanes.charge_wallet, &(wanted.0, wanted.1, Id::new()), key, deadline).await
     }
+
+    /// `request.lines` must be merged: each product once.
     pub async fn place_order(
         &self,
         request: PlaceOrder,
         key: Option<IdempotencyKey>,
         deadline: Instant,
     ) -> Decision<OrderPlaced, OrderRefusal> {
-        todo!()
+        if key.is_none()
+            && let Some(line) =
+                request.lines.iter().find(|l| self.sold_out_products.refuses(l.product_id.as_str()))
+        {
+            return Ok(Err(OrderRefusal::InsufficientStock(line.product_id.as_str().to_owned(), 0)));
+        }
+        let lanes = self.lanes_of(&request.user_id);
+        let lines = packed_lines(&request.lines);
+        let coupon = request.coupon_id.map(Id);
+        let user = request.user_id.as_str();
+        let wanted = (user, &lines, coupon, request.expected_total);
+        let key = key.map(|key| record_key("place_order", &key, &wanted));
+        let body = (Id::new(), user, &lines, coupon, request.expected_total);
+        let decision = decide(&lanes.place_order, &body, key, deadline).await;
+        if let Ok(Err(OrderRefusal::InsufficientStock(product, 0))) = &decision {
+            self.sold_out_products.remember(product);
+        }
+        decision
     }
+
     pub async fn cancel_order(
         &self,
         request: CancelOrder,
         key: Option<IdempotencyKey>,
         deadline: Instant,
     ) -> Decision<OrderCancelled, CancelRefusal> {
-        todo!()
+        let lanes = self.lanes_of(&request.user_id);
+        let lines = packed_lines(&request.lines);
+        let order = Id(request.order_id);
+        let key = key.map(|key| record_key("cancel_order", &key, &order));
+        let coupon = request.coupon_id.map(Id);
+        let body =
+            (order, request.user_id.as_str(), &lines, request.refund, coupon, request.read_in_epoch);
+        let decision = decide(&lanes.cancel_order, &body, key, deadline).await;
+        if let Ok(Ok(_)) = &decision {
+            request.lines.iter().for_each(|l| self.sold_out_products.forget(l.product_id.as_str()));
+        }
+        decision
     }
+
     pub async fn put_product(
         &self,
         request: PutProduct,
         deadline: Instant,
     ) -> Decision<ProductPut, ProductRefusal> {
-        todo!()
+        let id = request.product_id.as_str();
+        let body = (id, &request.name, request.price, request.status, request.stock);
+        decide(&self.shop_lanes().put_product, &body, None, deadline).await
     }
+
     pub async fn adjust_stock(
         &self,
         request: AdjustStock,
         key: Option<IdempotencyKey>,
         deadline: Instant,
     ) -> Decision<StockAdjusted, StockRefusal> {
-        todo!()
+        let id = request.product_id.as_str();
+        let wanted = (id, request.delta, &request.reason);
+        let key = key.map(|key| record_key("adjust_stock", &key, &wanted));
+        let body = (id, request.delta, &request.reason, MAX_STOCK);
+        let decision = decide(&self.shop_lanes().adjust_stock, &body, key, deadline).await;
+        if let Ok(Ok(_)) = &decision {
+            self.sold_out_products.forget(id);
+        }
+        decision
     }
+
     pub async fn put_template(
         &self,
         request: PutTemplate,
         deadline: Instant,
     ) -> Decision<TemplatePut, TemplateRefusal> {
-        todo!()
+        let id = request.template_id.as_str();
+        let (discount, min) = (request.discount, request.min_subtotal);
+        let terms = (
+            &request.name,
+            discount.type_name(),
+            discount.value(),
+            discount.max(),
+            min,
+            request.max_issued,
+            request.issue_from,
+            request.issue_until,
+        );
+        let decision = decide(&self.shop_lanes().put_template, &(id, terms), None, deadline).await;
+        if let Ok(Ok(_)) = &decision {
+            self.sold_out_templates.forget(id);
+        }
+        decision
     }
+
     /// `None`: a user without a wallet.
     pub async fn balance(&self, user_id: &UserId) -> Result<Option<u64>, GateError> {
-        todo!()
+        let answer = read(self.lanes_of(user_id), &("balance", user_id.as_str())).await?;
+        read::balance(&answer)
     }
-    /// In the order of `ids`; unknown ones are left out.
+
+    /// In the order of `ids`; unknown ones are left out. At most a page of them.
     pub async fn products(&self, ids: &[ProductId]) -> Result<Vec<Product>, GateError> {
-        todo!()
+        let ids: Vec<&str> = ids.iter().take(MAX_PAGE).map(ProductId::as_str).collect();
+        read::products(&read(self.shop_lanes(), &("products", ids)).await?)
     }
+
     /// Up to `limit` products with ids above `after`, in the order of their ids.
     pub async fn list_products(
         &self,
         after: Option<&ProductId>,
         limit: usize,
     ) -> Result<Vec<Product>, GateError> {
-        todo!()
+        let after = after.map_or("", ProductId::as_str);
+        read::products(&read(self.shop_lanes(), &("list_products", after, limit)).await?)
     }
+
     pub async fn template(&self, id: &TemplateId) -> Result<ReadAt<Option<CouponTemplate>>, GateError> {
-        todo!()
+        let lanes = self.shop_lanes();
+        let answer = read(lanes, &("templates", [id.as_str()])).await?;
+        Ok(ReadAt { value: read::templates(&answer)?.pop(), now: now(lanes).await? })
     }
+
     /// Up to `limit` templates with ids above `after`, in the order of their ids.
     pub async fn list_templates(
         &self,
         after: Option<&TemplateId>,
         limit: usize,
     ) -> Result<ReadAt<Vec<CouponTemplate>>, GateError> {
-        todo!()
+        let lanes = self.shop_lanes();
+        let after = after.map_or("", TemplateId::as_str);
+        let answer = read(lanes, &("list_templates", after, limit)).await?;
+        Ok(ReadAt { value: read::templates(&answer)?, now: now(lanes).await? })
     }
+
     /// All coupons of a user, newest first.
     pub async fn held_coupons(&self, user_id: &UserId) -> Result<ReadAt<Vec<HeldCoupon>>, GateError> {
-        todo!()
+        let lanes = self.lanes_of(user_id);
+        let answer = read(lanes, &("held", user_id.as_str())).await?;
+        Ok(ReadAt { value: read::held(&answer)?, now: now(lanes).await? })
     }
+
     /// Waits until PostgreSQL has everything that the gate has decided up to now.
     pub async fn catch_up(&self, deadline: Instant) -> Result<CaughtUp, NotApplied> {
-        todo!()
+        let mut positions = Vec::with_capacity(self.cells.len());
+        for lanes in &self.cells {
+            let position = lanes.cell.position().await?;
+            lanes.cell.wait_applied(position, deadline).await?;
+            positions.push(position);
+        }
+        Ok(CaughtUp(positions))
     }
+
     /// Waits until PostgreSQL has applied the log up to `position`.
     pub async fn wait_applied(&self, position: Position, deadline: Instant) -> Result<(), NotApplied> {
-        todo!()
+        match self.cells.iter().find(|lanes| lanes.cell.number == position.cell) {
+            Some(lanes) => lanes.cell.wait_applied(position, deadline).await,
+            None => Err(GateError::Unavailable(format!("there is no cell {}", position.cell)).into()),
+        }
     }
+
     /// For /readyz and /v1/admin/status.
     pub async fn status(&self) -> Result<Vec<CellStatus>, GateError> {
-        todo!()
+        let mut all = Vec::with_capacity(self.cells.len());
+        for Lanes { cell, .. } in &self.cells {
+            let meta = cell::Meta::read(&cell.reader, cell.number)
+                .await
+                .map_err(|e| GateError::Unavailable(format!("Redis: {}", e.details())))?;
+            let state = match meta.state.as_str() {
+                "" => "absent",
+                _ if meta.claim > meta.epoch => "rebuilding",
+                state => state,
+            };
+            all.push(CellStatus {
+                cell: cell.number,
+                epoch: meta.epoch,
+                seq: meta.seq,
+                applied: meta.applied,
+                state: state.to_owned(),
+                reason: meta.reason,
+            });
+        }
+        Ok(all)
     }
+
+    fn lanes_of(&self, user_id: &UserId) -> &Lanes {
+        let cells = u32::try_from(self.cells.len()).unwrap_or(1);
+        &self.cells[keys::cell_of(user_id.as_str(), cells) as usize]
+    }
+
+    /// Where products and templates are decided: with one cell, in that one.
+    fn shop_lanes(&self) -> &Lanes {
+        &self.cells[0]
+    }
+}
+
+fn packed_lines(lines: &[Line]) -> Vec<(&str, u64)> {
+    lines.iter().map(|line| (line.product_id.as_str(), line.quantity)).collect()
+}
+
+/// What stands for a request in its idempotency record: whose key, and a hash of what was asked (without the ids that
+/// are made for each try).
+fn record_key(script: &str, key: &IdempotencyKey, wanted: &impl Serialize) -> Idempotency {
+    let mut hash = Sha256::new();
+    hash.update(script.as_bytes());
+    hash.update(rmp_serde::to_vec(wanted).unwrap_or_default());
+    let request_hash = Blob(hash.finalize()[..16].to_vec());
+    Idempotency { scope: format!("{} {}", key.user, key.key), request_hash }
+}
+
+fn pack(value: &impl Serialize) -> Result<Vec<u8>, GateError> {
+    rmp_serde::to_vec(value).map_err(|e| GateError::Unavailable(format!("cannot pack a request: {e}")))
+}
+
+/// One request through its script's queue. A refusal as late that came before the deadline (the gate's clock was set
+/// forward meanwhile) is asked again.
+async fn decide<F: DeserializeOwned, R: DeserializeOwned>(
+    lane: &Batcher,
+    body: &impl Serialize,
+    key: Option<Idempotency>,
+    deadline: Instant,
+) -> Decision<F, R> {
+    let unreadable = |e: rmp_serde::decode::Error| {
+        tracing::error!(error = %e, "a verdict cannot be read");
+        GateError::OutcomeUnknown
+    };
+    let (body, key) = (pack(body)?, key.map(|key| pack(&key)).transpose()?);
+    for _ in 0..bounds::GATE_REPEATS {
+        let (verdict, position) = lane.ask(deadline, key.clone(), body.clone()).await?;
+        return match rmp_serde::from_slice::<Verdict<R>>(&verdict).map_err(unreadable)? {
+            Verdict::Accepted { fact, replayed } => {
+                let fact = rmp_serde::from_slice(&fact.0).map_err(unreadable)?;
+                Ok(Ok(Accepted { fact, replayed, position }))
+            }
+            Verdict::Refused(refusal) => Ok(Err(refusal)),
+            Verdict::KeyReused => Err(GateError::IdempotencyKeyReused),
+            Verdict::Late if Instant::now() < deadline => continue,
+            Verdict::Late => Err(GateError::Overloaded),
+        };
+    }
+    Err(GateError::Overloaded)
+}
+
+/// The longest that a read may take, its wait in the queue included.
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
+
+async fn read(lanes: &Lanes, what: &impl Serialize) -> Result<Vec<u8>, GateError> {
+    let (answer, _) = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?).await?;
+    Ok(answer)
+}
+
+async fn now(lanes: &Lanes) -> Result<TimestampMs, GateError> {
+    Ok(lanes.cell.view().await?.gate_time(Instant::now()))
 }

@@ -21,6 +21,17 @@ pub enum GateError {
     IdempotencyKeyReused,
 }
 
+/// Why PostgreSQL was not seen to have something in time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotApplied {
+    #[error("PostgreSQL did not follow the gate in time")]
+    TimedOut,
+    #[error("the cell was rebuilt meanwhile")]
+    EpochChanged,
+    #[error(transparent)]
+    Gate(#[from] GateError),
+}
+
 /// An accepted request.
 #[derive(Clone, Debug)]
 pub struct Accepted<F> {

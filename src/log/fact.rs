@@ -98,6 +98,8 @@ pub struct ProductPut {
     pub stock_after: u64,
     pub created: bool,
     pub put_at: TimestampMs,
+    /// Always absent: a PUT is repeatable by itself.
+    pub idempotency: Option<Idempotency>,
 }
 
 /// A product's stock was adjusted by staff.
@@ -120,6 +122,8 @@ pub struct TemplatePut {
     pub issued: u64,
     pub created: bool,
     pub put_at: TimestampMs,
+    /// Always absent: a PUT is repeatable by itself.
+    pub idempotency: Option<Idempotency>,
 }
 
 /// What staff decide about a template.

@@ -1,0 +1,9 @@
+#!lua
+-- A rebuilder claims the next epoch and closes the present one. Only the holder of the highest claim can open.
+-- KEYS 1 meta · ARGV 1 the epoch to claim · Returns 1, or 0 when that epoch or a later one is taken.
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'claim')
+local wanted = tonumber(ARGV[1])
+if wanted <= math.max(tonumber(meta[1]) or 0, tonumber(meta[2]) or 0) then return 0 end
+redis.call('HSET', KEYS[1], 'claim', ARGV[1])
+if meta[1] then redis.call('HSET', KEYS[1], 'state', 'closed', 'reason', 'rebuilding') end
+return 1

@@ -1,0 +1,237 @@
+//! What one instance knows of a cell: its epoch, the highest `seq` seen, the watermark and the gate's clock.
+
+use fred::interfaces::HashesInterface;
+use fred::prelude::*;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+
+use super::keys::Keys;
+use super::redis::once;
+use super::refusal::{GateError, NotApplied, Position};
+use super::script::{CLOSE_CELL, CallError, READ, Refused, Reply};
+use crate::domain::TimestampMs;
+
+/// Pause between two looks at the watermark while somebody waits for it.
+const WATERMARK_POLL: Duration = Duration::from_millis(3);
+
+/// MessagePack of an empty list.
+const EMPTY_LIST: u8 = 0x90;
+
+/// The gate's clock as an instance estimates it: never ahead of the real one, so that deadlines come rather early.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    now_ms: TimestampMs,
+    received: Instant,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// 0: not known yet.
+    epoch: u64,
+    seen_seq: u64,
+    applied: u64,
+    clock: Option<Clock>,
+}
+
+/// What a script call needs to know of the cell.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    pub epoch: u64,
+    pub seen_seq: u64,
+    clock: Clock,
+}
+
+impl View {
+    /// `at` on the gate's clock, in milliseconds.
+    pub fn gate_time(&self, at: Instant) -> TimestampMs {
+        let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX / 2);
+        match at.checked_duration_since(self.clock.received) {
+            Some(after) => self.clock.now_ms + ms(after),
+            None => self.clock.now_ms - ms(self.clock.received - at),
+        }
+    }
+}
+
+/// The `meta` key of a cell, as read at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    pub epoch: u64,
+    pub seq: u64,
+    pub tip: String,
+    pub applied: u64,
+    pub clock_ms: TimestampMs,
+    /// `open` or `closed`; empty when there is no gate.
+    pub state: String,
+    pub reason: Option<String>,
+    /// The highest epoch that a rebuild has claimed.
+    pub claim: u64,
+}
+
+impl Meta {
+    /// Redis holds no gate for this cell.
+    pub fn absent(&self) -> bool {
+        self.state.is_empty()
+    }
+
+    pub async fn read(client: &Client, cell: u32) -> Result<Self, Error> {
+        const FIELDS: [&str; 8] = ["epoch", "seq", "tip", "applied", "clock", "state", "reason", "claim"];
+        let values: Vec<Option<String>> =
+            client.with_options(&once()).hmget(Keys::meta(cell), FIELDS.to_vec()).await?;
+        let text = |i: usize| values.get(i).cloned().flatten();
+        let number = |i: usize| text(i).and_then(|t| t.parse().ok()).unwrap_or(0);
+        let absent = text(0).is_none();
+        Ok(Self {
+            epoch: number(0),
+            seq: number(1),
+            tip: text(2).unwrap_or_default(),
+            applied: number(3),
+            clock_ms: i64::try_from(number(4)).unwrap_or(i64::MAX),
+            state: if absent { String::new() } else { text(5).unwrap_or_default() },
+            reason: text(6),
+            claim: number(7),
+        })
+    }
+}
+
+/// One cell as an instance sees it.
+pub struct Cell {
+    pub number: u32,
+    /// The connection of decisions.
+    pub writer: Client,
+    /// The connection of reads, so that they do not queue behind decisions.
+    pub reader: Client,
+    known: Mutex<Known>,
+    watermark: watch::Sender<(u64, u64)>,
+    watched: Notify,
+}
+
+impl Cell {
+    pub fn new(number: u32, writer: Client, reader: Client) -> Self {
+        Self {
+            number,
+            writer,
+            reader,
+            known: Mutex::default(),
+            watermark: watch::Sender::new((0, 0)),
+            watched: Notify::new(),
+        }
+    }
+
+    /// The present view; asks Redis first when there is none.
+    pub async fn view(&self) -> Result<View, GateError> {
+        match self.known_view() {
+            Some(view) => Ok(view),
+            None => {
+                self.refresh().await?;
+                self.known_view().ok_or_else(|| GateError::Unavailable("the gate is not built yet".into()))
+            }
+        }
+    }
+
+    fn known_view(&self) -> Option<View> {
+        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let clock = known.clock?;
+        (known.epoch > 0).then_some(View { epoch: known.epoch, seen_seq: known.seen_seq, clock })
+    }
+
+    /// Asks Redis where the cell stands. (No epoch is 0, so the script refuses, and a refusal tells all.)
+    pub async fn refresh(&self) -> Result<Refused, GateError> {
+        let unavailable = |why: String| GateError::Unavailable(format!("Redis: {why}"));
+        let head = rmp_serde::to_vec(&(0, 0)).map_err(|e| unavailable(e.to_string()))?;
+        let keys = READ.keys(&Keys::new(self.number, 0), 0);
+        let reply = READ.call(&self.reader, keys, head, vec![EMPTY_LIST]).await;
+        let refused = match reply {
+            Ok(Reply::Refused(refused)) => refused,
+            Ok(Reply::Decided(_)) => return Err(unavailable("a gate without an epoch answered".into())),
+            Err(CallError::NotRun(why) | CallError::Unknown(why) | CallError::ScriptFailed(why)) => {
+                return Err(unavailable(why));
+            }
+        };
+        if refused.why == "absent" {
+            return Err(GateError::Unavailable("Redis holds no gate; the reconciler builds it".into()));
+        }
+        self.learn(refused.epoch, None, refused.applied, refused.now);
+        Ok(refused)
+    }
+
+    /// Takes over what a script's reply tells.
+    pub fn learn_from(&self, reply: &Reply) {
+        match reply {
+            Reply::Decided(d) => self.learn(d.epoch, Some(d.seq), d.applied, d.now),
+            // a refusal may come from a Redis that went back in time: its seq is not to be believed
+            Reply::Refused(r) if r.epoch > 0 => self.learn(r.epoch, None, r.applied, r.now),
+            Reply::Refused(_) => {}
+        }
+    }
+
+    fn learn(&self, epoch: u64, seq: Option<u64>, applied: u64, now_ms: TimestampMs) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if epoch < known.epoch {
+            return;
+        }
+        if epoch > known.epoch {
+            *known = Known { epoch, ..Known::default() };
+        }
+        known.seen_seq = known.seen_seq.max(seq.unwrap_or(0));
+        known.applied = known.applied.max(applied);
+        known.clock = Some(Clock { now_ms, received: Instant::now() });
+        let mark = (epoch, known.applied);
+        drop(known);
+        self.watermark.send_if_modified(|old| std::mem::replace(old, mark) != mark);
+    }
+
+    /// Closes the cell, so that the reconciler verifies it or builds it anew.
+    pub async fn close(&self, epoch: u64, reason: &str) {
+        let args = vec![epoch.to_string(), reason.to_owned()];
+        match CLOSE_CELL.call(&self.writer, vec![Keys::meta(self.number)], args).await {
+            Ok(true) => tracing::error!(cell = self.number, epoch, reason, "closed the cell"),
+            Ok(false) => {}
+            Err(e) => {
+                tracing::error!(cell = self.number, epoch, reason, error = %e, "could not close the cell");
+            }
+        }
+    }
+
+    /// Where the log stands now.
+    pub async fn position(&self) -> Result<Position, GateError> {
+        let at = self.refresh().await?;
+        Ok(Position { cell: self.number, epoch: at.epoch, seq: at.seq })
+    }
+
+    /// Waits until the watermark has passed `position`.
+    pub async fn wait_applied(&self, position: Position, deadline: Instant) -> Result<(), NotApplied> {
+        let mut watermark = self.watermark.subscribe();
+        let reached = async {
+            loop {
+                let (epoch, applied) = *watermark.borrow_and_update();
+                if epoch > position.epoch {
+                    return Err(NotApplied::EpochChanged);
+                }
+                if epoch == position.epoch && applied >= position.seq {
+                    return Ok(());
+                }
+                self.watched.notify_one();
+                if watermark.changed().await.is_err() {
+                    return Err(NotApplied::TimedOut);
+                }
+            }
+        };
+        tokio::time::timeout_at(deadline.into(), reached).await.unwrap_or(Err(NotApplied::TimedOut))
+    }
+
+    /// Keeps the watermark fresh while somebody waits for it; ends with the process.
+    pub async fn follow_watermark(&self) {
+        loop {
+            self.watched.notified().await;
+            // One waiter may have gone, another come: look on as long as anybody listens.
+            while self.watermark.receiver_count() > 0 {
+                if let Err(e) = self.refresh().await {
+                    tracing::debug!(cell = self.number, error = %e, "cannot read the watermark");
+                    tokio::time::sleep(WATERMARK_POLL * 10).await;
+                }
+                tokio::time::sleep(WATERMARK_POLL).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Connections to Redis and what Rushgate demands of its configuration.
+
+use fred::prelude::*;
+use fred::types::config::{TcpConfig, UnresponsiveConfig};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::config::{Durability, bounds};
+
+/// Redis cannot be used; the message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisSetupError {
+    #[error("RUSHGATE_REDIS_URL is not a Redis address ({0}): use redis://HOST:PORT")]
+    Url(String),
+    #[error("Redis at {server} does not answer ({why}): start it, or correct RUSHGATE_REDIS_URL")]
+    Unreachable { server: String, why: String },
+    #[error("Redis would lose acknowledged writes: {0}; mend its configuration, or accept the loss with RUSHGATE_DURABILITY=relaxed")]
+    Unsafe(String),
+}
+
+/// Commands in flight or waiting per connection before further ones fail at once.
+const MAX_COMMANDS_WAITING: usize = 10_000;
+const RECONNECT_MIN_MS: u32 = 20;
+const RECONNECT_MAX_MS: u32 = 500;
+
+/// A connection that re-connects for ever, but never sends a command a second time by itself.
+pub async fn connect(url: &str) -> Result<Client, RedisSetupError> {
+    let config = Config::from_url(url).map_err(|e| RedisSetupError::Url(e.details().to_owned()))?;
+    let server = shown(&config);
+    let client = Builder::from_config(config)
+        .with_connection_config(|c| {
+            c.connection_timeout = bounds::CONNECT_TIMEOUT;
+            c.internal_command_timeout = bounds::CONNECT_TIMEOUT;
+            c.max_command_attempts = 1;
+            c.max_command_buffer_len = MAX_COMMANDS_WAITING;
+            c.unresponsive = UnresponsiveConfig {
+                max_timeout: Some(bounds::REDIS_COMMAND_TIMEOUT + Duration::from_millis(500)),
+                interval: Duration::from_millis(500),
+            };
+            c.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
+        })
+        .with_performance_config(|p| p.default_command_timeout = bounds::REDIS_COMMAND_TIMEOUT)
+        // zero attempts: no end to re-connecting
+        .set_policy(ReconnectPolicy::new_exponential(0, RECONNECT_MIN_MS, RECONNECT_MAX_MS, 2))
+        .build()
+        .map_err(|e| RedisSetupError::Url(e.details().to_owned()))?;
+    let unreachable = |why: String| RedisSetupError::Unreachable { server: server.clone(), why };
+    match tokio::time::timeout(bounds::CONNECT_TIMEOUT, client.init()).await {
+        Ok(Ok(_)) => Ok(client),
+        Ok(Err(e)) => Err(unreachable(e.details().to_owned())),
+        Err(_) => Err(unreachable(format!("no answer in {:?}", bounds::CONNECT_TIMEOUT))),
+    }
+}
+
+/// The options of every gate command: sent once or not at all, with a time limit.
+pub fn once() -> Options {
+    Options {
+        max_attempts: Some(1),
+        fail_fast: true,
+        timeout: Some(bounds::REDIS_COMMAND_TIMEOUT),
+        ..Options::default()
+    }
+}
+
+fn shown(config: &Config) -> String {
+    config.server.hosts().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// What Redis must be set to, so that an answered write is on disk and no key vanishes.
+const REQUIRED: [(&str, &str); 4] = [
+    ("appendonly", "yes"),
+    ("appendfsync", "always"),
+    ("no-appendfsync-on-rewrite", "no"),
+    ("maxmemory-policy", "noeviction"),
+];
+
+/// Refuses (strict) or warns about (relaxed) a Redis that would lose acknowledged writes.
+pub async fn check_durability(client: &Client, durability: Durability) -> Result<(), RedisSetupError> {
+    let problem = match durability_problem(client).await {
+        Ok(None) => return Ok(()),
+        Ok(Some(problem)) => problem,
+        Err(e) => format!("its configuration cannot be read ({})", e.details()),
+    };
+    match durability {
+        Durability::Strict => Err(RedisSetupError::Unsafe(problem)),
+        Durability::Relaxed => {
+            tracing::warn!(%problem, "Redis would lose acknowledged writes; going on because RUSHGATE_DURABILITY=relaxed");
+            Ok(())
+        }
+    }
+}
+
+async fn durability_problem(client: &Client) -> Result<Option<String>, Error> {
+    let mut wrong = Vec::new();
+    for (name, wanted) in REQUIRED {
+        let found: HashMap<String, String> = client.config_get(name).await?;
+        let value = found.get(name).map_or("unset", String::as_str);
+        if value != wanted {
+            wrong.push(format!("`{name}` is `{value}` and must be `{wanted}`"));
+        }
+    }
+    Ok(if wrong.is_empty() { None } else { Some(wrong.join(", ")) })
+}

@@ -1,0 +1,221 @@
+//! The scripts: pulled in from `lua/` here and nowhere else, called by their hash.
+
+use fred::interfaces::LuaInterface;
+use fred::prelude::*;
+use serde::Deserialize;
+use sha1::{Digest, Sha1};
+use std::sync::LazyLock;
+
+use super::keys::Keys;
+use super::redis::once;
+use crate::log::wire::Blob;
+
+/// One script that decides or reads a batch.
+pub struct Script {
+    pub name: &'static str,
+    source: &'static str,
+    /// The keys after the shared ones, in the order of the script's header.
+    own_keys: fn(&Keys) -> Vec<String>,
+    /// Whether the four keys of `gate.lua` come first, and requests carry deadline and idempotency key.
+    pub decides: bool,
+    hash: LazyLock<String>,
+}
+
+macro_rules! deciding {
+    ($name:literal, $keys:expr) => {
+        Script {
+            name: $name,
+            source: concat!(
+                include_str!("../../lua/gate.lua"),
+                include_str!(concat!("../../lua/", $name, ".lua"))
+            ),
+            own_keys: $keys,
+            decides: true,
+            hash: LazyLock::new(|| {
+                sha1_hex(concat!(
+                    include_str!("../../lua/gate.lua"),
+                    include_str!(concat!("../../lua/", $name, ".lua"))
+                ))
+            }),
+        }
+    };
+}
+
+pub static ISSUE_COUPON: Script =
+    deciding!("issue_coupon", |k| vec![k.templates(), k.issued(), k.held(), k.coupons()]);
+pub static CHARGE_WALLET: Script = deciding!("charge_wallet", |k| vec![k.wallets()]);
+pub static PLACE_ORDER: Script = deciding!("place_order", |k| {
+    vec![k.wallets(), k.products(), k.stocks(), k.coupons(), k.templates()]
+});
+pub static CANCEL_ORDER: Script =
+    deciding!("cancel_order", |k| vec![k.wallets(), k.stocks(), k.coupons(), k.cancelled()]);
+pub static PUT_PRODUCT: Script =
+    deciding!("put_product", |k| vec![k.products(), k.stocks(), k.product_ids()]);
+pub static ADJUST_STOCK: Script = deciding!("adjust_stock", |k| vec![k.stocks()]);
+pub static PUT_TEMPLATE: Script =
+    deciding!("put_template", |k| vec![k.templates(), k.issued(), k.template_ids()]);
+pub static READ: Script = Script {
+    name: "read",
+    source: include_str!("../../lua/read.lua"),
+    own_keys: |k| {
+        vec![
+            k.wallets(),
+            k.products(),
+            k.stocks(),
+            k.product_ids(),
+            k.templates(),
+            k.issued(),
+            k.template_ids(),
+            k.held(),
+            k.coupons(),
+        ]
+    },
+    decides: false,
+    hash: LazyLock::new(|| sha1_hex(include_str!("../../lua/read.lua"))),
+};
+
+fn sha1_hex(text: &str) -> String {
+    Sha1::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What a script answered to a whole batch.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Nothing was changed.
+    Refused(Refused),
+    Decided(Decided),
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Refused {
+    pub why: String,
+    pub epoch: u64,
+    pub seq: u64,
+    pub applied: u64,
+    pub now: i64,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Decided {
+    /// One per request, in order.
+    pub verdicts: Vec<Blob>,
+    pub epoch: u64,
+    pub seq: u64,
+    pub applied: u64,
+    pub now: i64,
+}
+
+/// A call that brought no reply.
+#[derive(Debug)]
+pub enum CallError {
+    /// Redis refused the command before it ran (out of memory, loading, read-only, no connection): nothing changed.
+    NotRun(String),
+    /// The script may have run: no answer came, or one that cannot be read.
+    Unknown(String),
+    /// The script failed inside. What it did before is not rolled back.
+    ScriptFailed(String),
+}
+
+impl Script {
+    pub fn keys(&self, keys: &Keys, today: i64) -> Vec<String> {
+        let mut all = vec![Keys::meta(keys.cell)];
+        if self.decides {
+            all.extend([keys.log(), keys.idempotency(today), keys.idempotency(today - 1)]);
+        }
+        all.extend((self.own_keys)(keys));
+        all
+    }
+
+    /// Calls the script once; loads it first where Redis does not know it (then it was not executed).
+    pub async fn call(
+        &self,
+        client: &Client,
+        keys: Vec<String>,
+        head: Vec<u8>,
+        batch: Vec<u8>,
+    ) -> Result<Reply, CallError> {
+        let args = vec![Value::Bytes(head.into()), Value::Bytes(batch.into())];
+        let mut outcome = self.evaluate(client, keys.clone(), args.clone()).await;
+        if matches!(&outcome, Err(e) if e.details().starts_with("NOSCRIPT")) {
+            let _: () = client
+                .with_options(&once())
+                .script_load(self.source)
+                .await
+                .map_err(|e| CallError::NotRun(e.to_string()))?;
+            outcome = self.evaluate(client, keys, args).await;
+        }
+        let bytes = outcome.map_err(classify)?;
+        rmp_serde::from_slice(&bytes)
+            .map_err(|e| CallError::Unknown(format!("{}: unreadable answer: {e}", self.name)))
+    }
+
+    async fn evaluate(
+        &self,
+        client: &Client,
+        keys: Vec<String>,
+        args: Vec<Value>,
+    ) -> Result<bytes::Bytes, Error> {
+        client.with_options(&once()).evalsha(self.hash.as_str(), keys, args).await
+    }
+}
+
+/// Error prefixes of answers that Redis gives before it runs a script.
+const NOT_RUN: [&str; 9] =
+    ["OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "NOAUTH", "NOPERM"];
+
+fn classify(error: Error) -> CallError {
+    let text = error.details().to_owned();
+    // A failing script may pass on such a prefix from a command inside it; Redis then names the script.
+    let inside = text.contains("script: ") || text.contains("user_script");
+    let server_answered = matches!(
+        error.kind(),
+        ErrorKind::Unknown | ErrorKind::InvalidArgument | ErrorKind::Auth | ErrorKind::Cluster | ErrorKind::InvalidCommand
+    );
+    if inside {
+        CallError::ScriptFailed(text)
+    } else if NOT_RUN.iter().any(|prefix| text.starts_with(prefix)) || text.starts_with("BUSY ") {
+        CallError::NotRun(text)
+    } else if server_answered && text.starts_with("ERR") || text.starts_with("WRONGTYPE") {
+        CallError::ScriptFailed(text)
+    } else {
+        CallError::Unknown(text)
+    }
+}
+
+/// One of the small scripts of the reconciler: text arguments, an integer answer.
+pub struct ControlScript {
+    source: &'static str,
+    hash: LazyLock<String>,
+}
+
+macro_rules! control {
+    ($file:literal) => {
+        ControlScript {
+            source: include_str!(concat!("../../lua/", $file)),
+            hash: LazyLock::new(|| sha1_hex(include_str!(concat!("../../lua/", $file)))),
+        }
+    };
+}
+
+pub static CLOSE_CELL: ControlScript = control!("close_cell.lua");
+pub static CLAIM_EPOCH: ControlScript = control!("claim_epoch.lua");
+pub static OPEN_EPOCH: ControlScript = control!("open_epoch.lua");
+pub static ADVANCE_WATERMARK: ControlScript = control!("advance_watermark.lua");
+
+impl ControlScript {
+    /// `true` when the script did what it is for.
+    pub async fn call(&self, client: &Client, keys: Vec<String>, args: Vec<String>) -> Result<bool, Error> {
+        let client = client.with_options(&once());
+        let outcome: Result<i64, Error> =
+            client.evalsha(self.hash.as_str(), keys.clone(), args.clone()).await;
+        let answer = match outcome {
+            Err(e) if e.details().starts_with("NOSCRIPT") => {
+                let _: () = client.script_load(self.source).await?;
+                client.evalsha(self.hash.as_str(), keys, args).await?
+            }
+            other => other?,
+        };
+        Ok(answer == 1)
+    }
+}
