@@ -7,6 +7,7 @@
 
 pub mod entry;
 pub mod fact;
+pub mod reader;
 
 pub mod wire;
 

@@ -1,0 +1,285 @@
+//! One plan, one transaction: the cursor moves and the rows are written together, or neither.
+
+use sqlx::postgres::PgQueryResult;
+use sqlx::{Connection, PgConnection};
+
+use super::cursor::{Cursor, Target};
+use super::plan::{Plan, PlanError};
+use crate::domain::event::{OutboxEvent, order_cancelled};
+use crate::domain::TimestampMs;
+use crate::truth;
+
+/// A batch that was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Somebody else has moved the cursor.
+    #[error("another reconciler has moved the cursor")]
+    Superseded,
+    /// PostgreSQL will never take this batch as it is.
+    #[error("{0}")]
+    Refused(String),
+    /// PostgreSQL cannot be asked, or nobody knows whether it committed: read the cursor again.
+    #[error("PostgreSQL: {0}")]
+    Failed(sqlx::Error),
+}
+
+impl From<sqlx::Error> for ApplyError {
+    fn from(e: sqlx::Error) -> Self {
+        // class 22: data exception, class 23: integrity constraint violation
+        match e.as_database_error().and_then(|d| d.code()) {
+            Some(code) if code.starts_with("22") || code.starts_with("23") => Self::Refused(e.to_string()),
+            _ => Self::Failed(e),
+        }
+    }
+}
+
+impl From<PlanError> for ApplyError {
+    fn from(e: PlanError) -> Self {
+        Self::Refused(e.to_string())
+    }
+}
+
+/// Applies `plan` and moves the cursor to `target`. Not cancel-safe: run it in a task of its own.
+pub async fn apply(
+    conn: &mut PgConnection,
+    cursor: &Cursor,
+    target: &Target,
+    plan: &Plan,
+) -> Result<(), ApplyError> {
+    let mut tx = conn.begin().await?;
+    if !cursor.advance(&mut tx, target).await? {
+        tx.rollback().await?;
+        return Err(ApplyError::Superseded);
+    }
+    catalogue(&mut tx, plan).await?;
+    coupons(&mut tx, plan).await?;
+    wallets(&mut tx, plan).await?;
+    orders(&mut tx, plan).await?;
+    idempotency_records(&mut tx, plan).await?;
+    outbox(&mut tx, plan).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// An UPDATE must find each row that the gate says exists.
+fn all_found(done: &PgQueryResult, wanted: usize, what: &str) -> Result<(), ApplyError> {
+    if done.rows_affected() == wanted as u64 {
+        return Ok(());
+    }
+    Err(ApplyError::Refused(format!("{what}: {wanted} to change, {} found", done.rows_affected())))
+}
+
+/// `UNNEST` pads shorter arrays with nulls, so columns of different lengths must never reach it.
+macro_rules! columns {
+    ($sql:literal, $first:expr $(, $more:expr)* $(,)?) => {{
+        let rows = $first.len();
+        $(
+            if $more.len() != rows {
+                return Err(ApplyError::Refused(format!("{}: columns of different lengths", $sql)));
+            }
+        )*
+        sqlx::query(include_str!(concat!("sql/", $sql, ".sql"))).bind($first)$(.bind($more))*
+    }};
+}
+
+fn keys<V>(map: &std::collections::BTreeMap<String, V>) -> Vec<&str> {
+    map.keys().map(String::as_str).collect()
+}
+
+fn column<K, V, T>(map: &std::collections::BTreeMap<K, V>, value: impl Fn(&V) -> T) -> Vec<T> {
+    map.values().map(value).collect()
+}
+
+fn big(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+async fn catalogue(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+    let p = &plan.products;
+    if !p.is_empty() {
+        columns!(
+            "products",
+            keys(p),
+            column(p, |f| f.name.as_str()),
+            column(p, |f| big(f.price)),
+            column(p, |f| f.status.as_str()),
+            column(p, |f| big(f.stock_after)),
+            column(p, |f| f.put_at),
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    let s = &plan.stocks;
+    if !s.is_empty() {
+        let done = columns!("stocks", keys(s), column(s, |v| v.0), column(s, |v| v.1)).execute(&mut *tx).await?;
+        all_found(&done, s.len(), "products")?;
+    }
+    let a = &plan.stock_adjustments;
+    if !a.product_ids.is_empty() {
+        columns!("stock_adjustments", &a.product_ids, &a.deltas, &a.stocks, &a.reasons, &a.at_ms)
+            .execute(&mut *tx)
+            .await?;
+    }
+    let t = &plan.templates;
+    if !t.is_empty() {
+        columns!(
+            "templates",
+            keys(t),
+            column(t, |f| big(f.number)),
+            column(t, |f| f.terms.name.as_str()),
+            column(t, |f| f.terms.discount_type.as_str()),
+            column(t, |f| big(f.terms.discount_value)),
+            column(t, |f| f.terms.discount_max.map(big)),
+            column(t, |f| big(f.terms.min_subtotal)),
+            column(t, |f| big(f.terms.max_issued)),
+            column(t, |f| big(f.issued)),
+            column(t, |f| f.terms.issue_from),
+            column(t, |f| f.terms.issue_until),
+            column(t, |f| f.put_at),
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn coupons(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+    let i = &plan.issued;
+    if !i.is_empty() {
+        let done = columns!("issued", keys(i), column(i, |n| *n)).execute(&mut *tx).await?;
+        all_found(&done, i.len(), "coupon templates")?;
+    }
+    let c = &plan.coupons;
+    if !c.coupon_ids.is_empty() {
+        columns!(
+            "coupons",
+            &c.coupon_ids,
+            &c.template_ids,
+            &c.user_ids,
+            &c.serials,
+            &c.issued_at_ms,
+            &c.expires_at_ms,
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    let u = &plan.coupon_uses;
+    if !u.is_empty() {
+        let ids: Vec<_> = u.keys().copied().collect();
+        let orders = column(u, |use_| use_.map(|(order, _)| order));
+        let done =
+            columns!("coupon_uses", ids, orders, column(u, |use_| use_.map(|(_, at)| at))).execute(&mut *tx).await?;
+        all_found(&done, u.len(), "coupons")?;
+    }
+    Ok(())
+}
+
+async fn wallets(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+    let w = &plan.wallets;
+    if w.is_empty() {
+        return Ok(());
+    }
+    columns!("wallets", keys(w), column(w, |v| v.0), column(w, |v| v.1)).execute(&mut *tx).await?;
+    let e = &plan.wallet_entries;
+    columns!("wallet_entries", &e.user_ids, &e.kinds, &e.amounts, &e.balances, &e.ref_ids, &e.at_ms)
+        .execute(&mut *tx)
+        .await?;
+    Ok(())
+}
+
+async fn orders(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+    let o = &plan.orders;
+    if !o.order_ids.is_empty() {
+        columns!(
+            "orders",
+            &o.order_ids,
+            &o.user_ids,
+            &o.subtotals,
+            &o.discounts,
+            &o.totals,
+            &o.coupon_ids,
+            &o.balances,
+            &o.at_ms,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let i = &plan.order_items;
+        columns!(
+            "order_items",
+            &i.order_ids,
+            &i.line_nos,
+            &i.product_ids,
+            &i.names,
+            &i.unit_prices,
+            &i.quantities,
+            &i.amounts,
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    let c = &plan.cancellations;
+    if !c.order_ids.is_empty() {
+        let done = columns!("cancellations", &c.order_ids, &c.balances, &c.coupon_returned, &c.at_ms)
+            .execute(&mut *tx)
+            .await?;
+        all_found(&done, c.order_ids.len(), "paid orders to cancel")?;
+    }
+    Ok(())
+}
+
+async fn idempotency_records(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+    let r = &plan.idempotency;
+    if r.is_empty() {
+        return Ok(());
+    }
+    columns!(
+        "idempotency_records",
+        keys(r),
+        column(r, |v| v.0.as_slice()),
+        column(r, |v| v.1.as_slice()),
+        column(r, |v| v.2),
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+async fn outbox(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+    let cancelled = cancelled_events(tx, plan).await?;
+    let events: Vec<&(OutboxEvent, TimestampMs)> = plan.events.iter().chain(&cancelled).collect();
+    if events.is_empty() {
+        return Ok(());
+    }
+    columns!(
+        "outbox",
+        events.iter().map(|(e, _)| e.event_id.as_str()).collect::<Vec<_>>(),
+        events.iter().map(|(e, _)| e.routing_key).collect::<Vec<_>>(),
+        events.iter().map(|(e, _)| e.payload.as_str()).collect::<Vec<_>>(),
+        events.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
+    )
+    .execute(&mut *tx)
+    .await?;
+    // Wakes the relay when the transaction commits.
+    sqlx::query("SELECT pg_notify('rushgate_outbox', '')").execute(tx).await?;
+    Ok(())
+}
+
+/// The events of cancelled orders carry the whole order, which is in the truth by now.
+async fn cancelled_events(
+    tx: &mut PgConnection,
+    plan: &Plan,
+) -> Result<Vec<(OutboxEvent, TimestampMs)>, ApplyError> {
+    let c = &plan.cancellations;
+    if c.order_ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut orders = truth::orders_by_id(tx, &c.order_ids).await?;
+    let mut events = Vec::with_capacity(c.order_ids.len());
+    for (order_id, at) in c.order_ids.iter().zip(&c.at_ms) {
+        let order = orders
+            .remove(order_id)
+            .ok_or_else(|| ApplyError::Refused(format!("the cancelled order {order_id} is not there")))?;
+        events.push((order_cancelled(*order_id, *at, &order).map_err(PlanError::from)?, *at));
+    }
+    Ok(events)
+}

@@ -1,0 +1,88 @@
+//! The cursor: how far PostgreSQL has applied a cell's log. It only moves by compare-and-set.
+
+use sqlx::PgConnection;
+
+use crate::log::entry::genesis_tip;
+
+/// A row of `cell_cursors`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    pub cell: u32,
+    pub epoch: u64,
+    pub seq: u64,
+    pub tip: String,
+    pub clock_ms: i64,
+    /// Set when PostgreSQL refused the next entry.
+    pub halted_reason: Option<String>,
+}
+
+/// A place that the cursor moves to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub epoch: u64,
+    pub seq: u64,
+    pub tip: String,
+    pub clock_ms: i64,
+    /// Outbox rows written on the way.
+    pub events: u64,
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+fn cell_number(cell: u32) -> i32 {
+    i32::try_from(cell).unwrap_or(i32::MAX)
+}
+
+impl Cursor {
+    /// Reads the cell's cursor; a new cell starts before its first epoch.
+    pub async fn read(conn: &mut PgConnection, cell: u32) -> Result<Self, sqlx::Error> {
+        sqlx::query("INSERT INTO cell_cursors (cell, epoch, seq, tip) VALUES ($1, 0, 0, $2) ON CONFLICT DO NOTHING")
+            .bind(cell_number(cell))
+            .bind(genesis_tip(cell, 0))
+            .execute(&mut *conn)
+            .await?;
+        let (epoch, seq, tip, clock_ms, halted_reason): (i64, i64, String, i64, Option<String>) =
+            sqlx::query_as("SELECT epoch, seq, tip, clock_ms, halted_reason FROM cell_cursors WHERE cell = $1")
+                .bind(cell_number(cell))
+                .fetch_one(conn)
+                .await?;
+        Ok(Self { cell, epoch: unsigned(epoch), seq: unsigned(seq), tip, clock_ms, halted_reason })
+    }
+
+    /// Moves the cursor if it still stands where it was read; `false` when somebody else has moved it.
+    pub async fn advance(&self, conn: &mut PgConnection, target: &Target) -> Result<bool, sqlx::Error> {
+        let done = sqlx::query(include_str!("sql/advance_cursor.sql"))
+            .bind(cell_number(self.cell))
+            .bind(signed(self.epoch))
+            .bind(signed(self.seq))
+            .bind(&self.tip)
+            .bind(signed(target.epoch))
+            .bind(signed(target.seq))
+            .bind(&target.tip)
+            .bind(target.clock_ms)
+            .bind(signed(target.events))
+            .execute(conn)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Halts the cell at the entry after the cursor.
+    pub async fn halt(&self, conn: &mut PgConnection, reason: &str) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "UPDATE cell_cursors SET halted_reason = $4, updated_at = now() WHERE cell = $1 AND epoch = $2 AND seq = $3",
+        )
+        .bind(cell_number(self.cell))
+        .bind(signed(self.epoch))
+        .bind(signed(self.seq))
+        .bind(reason)
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+}

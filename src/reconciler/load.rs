@@ -1,0 +1,240 @@
+//! From the truth into an epoch's keys: the loading half of a rebuild.
+
+use bytes::Bytes;
+use fred::interfaces::{HashesInterface, SortedSetsInterface};
+use fred::prelude::*;
+use futures::TryStreamExt;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
+use crate::domain::{ProductStatus, TimestampMs};
+use crate::gate::keys::{DAY_MS, Keys};
+use crate::gate::read::{CouponRecord, IdempotencyRecord, ProductRecord, TemplateRecord, held_record};
+use crate::log::wire::{Blob, Id};
+
+/// Fields that one HSET carries.
+const FIELDS_PER_COMMAND: usize = 1_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("PostgreSQL: {0}")]
+    Truth(#[from] sqlx::Error),
+    #[error("Redis: {0}")]
+    Gate(#[from] Error),
+    #[error("a row cannot be packed: {0}")]
+    Pack(#[from] rmp_serde::encode::Error),
+}
+
+/// How much was loaded, for the process's log.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    pub wallets: u64,
+    pub products: u64,
+    pub templates: u64,
+    pub coupons: u64,
+    pub idempotency_records: u64,
+}
+
+/// Loads everything that the scripts need, as one consistent picture of the truth. `clock_ms` is the gate's clock.
+pub async fn load(
+    conn: &mut PgConnection,
+    client: &Client,
+    keys: &Keys,
+    clock_ms: TimestampMs,
+) -> Result<Loaded, LoadError> {
+    let mut tx = conn.begin().await?;
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
+    let loaded = Loaded {
+        wallets: wallets(&mut tx, client, keys).await?,
+        products: products(&mut tx, client, keys).await?,
+        templates: templates(&mut tx, client, keys).await?,
+        coupons: coupons(&mut tx, client, keys).await?,
+        idempotency_records: idempotency_records(&mut tx, client, keys, clock_ms).await?,
+    };
+    tx.commit().await?;
+    Ok(loaded)
+}
+
+/// Gathers a hash's fields and sends them many at a time.
+struct HashLoader<'a> {
+    client: &'a Client,
+    key: String,
+    fields: Vec<(Bytes, Value)>,
+    sent: u64,
+}
+
+impl<'a> HashLoader<'a> {
+    fn new(client: &'a Client, key: String) -> Self {
+        Self { client, key, fields: Vec::with_capacity(FIELDS_PER_COMMAND), sent: 0 }
+    }
+
+    async fn add(&mut self, field: impl Into<Bytes>, value: impl Into<Value>) -> Result<(), Error> {
+        self.fields.push((field.into(), value.into()));
+        if self.fields.len() == FIELDS_PER_COMMAND { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        if self.fields.is_empty() {
+            return Ok(());
+        }
+        self.sent += self.fields.len() as u64;
+        let fields: Vec<(Key, Value)> =
+            self.fields.drain(..).map(|(field, value)| (Key::from(field), value)).collect();
+        let _: i64 = self.client.hset(self.key.as_str(), Map::try_from(fields)?).await?;
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<u64, Error> {
+        self.flush().await?;
+        Ok(self.sent)
+    }
+}
+
+fn packed(value: &impl serde::Serialize) -> Result<Value, rmp_serde::encode::Error> {
+    Ok(Value::Bytes(rmp_serde::to_vec(value)?.into()))
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+async fn wallets(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<u64, LoadError> {
+    let mut rows = sqlx::query_as::<_, (String, i64)>("SELECT user_id, balance FROM wallets").fetch(conn);
+    let mut hash = HashLoader::new(client, keys.wallets());
+    while let Some((user_id, balance)) = rows.try_next().await? {
+        hash.add(user_id, balance).await?;
+    }
+    Ok(hash.finish().await?)
+}
+
+async fn products(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<u64, LoadError> {
+    let mut rows = sqlx::query_as::<_, (String, String, i64, String, i64)>(
+        "SELECT product_id, name, price, status, stock FROM products",
+    )
+    .fetch(conn);
+    let mut records = HashLoader::new(client, keys.products());
+    let mut stocks = HashLoader::new(client, keys.stocks());
+    while let Some((id, name, price, status, stock)) = rows.try_next().await? {
+        let status = if status == "on_sale" { ProductStatus::OnSale } else { ProductStatus::Suspended };
+        let record = ProductRecord { name, price: unsigned(price), status };
+        records.add(id.clone(), packed(&record)?).await?;
+        stocks.add(id.clone(), stock).await?;
+        add_id(client, keys.product_ids(), id).await?;
+    }
+    stocks.finish().await?;
+    Ok(records.finish().await?)
+}
+
+async fn add_id(client: &Client, key: String, id: String) -> Result<(), Error> {
+    let _: i64 = client.zadd(key, None, None, false, false, (0.0, id)).await?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct TemplateRow {
+    template_id: String,
+    number: i64,
+    name: String,
+    discount_type: String,
+    discount_value: i64,
+    discount_max: Option<i64>,
+    min_subtotal: i64,
+    max_issued: i64,
+    issued: i64,
+    issue_from_ms: i64,
+    issue_until_ms: i64,
+}
+
+async fn templates(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<u64, LoadError> {
+    let mut rows = sqlx::query_as::<_, TemplateRow>(include_str!("sql/load_templates.sql")).fetch(conn);
+    let mut records = HashLoader::new(client, keys.templates());
+    let mut issued = HashLoader::new(client, keys.issued());
+    while let Some(row) = rows.try_next().await? {
+        let record = TemplateRecord {
+            number: unsigned(row.number),
+            name: row.name,
+            discount_type: row.discount_type,
+            discount_value: unsigned(row.discount_value),
+            discount_max: row.discount_max.map(unsigned),
+            min_subtotal: unsigned(row.min_subtotal),
+            max_issued: unsigned(row.max_issued),
+            issue_from: row.issue_from_ms,
+            issue_until: row.issue_until_ms,
+        };
+        records.add(row.template_id.clone(), packed(&record)?).await?;
+        issued.add(row.template_id.clone(), row.issued).await?;
+        add_id(client, keys.template_ids(), row.template_id).await?;
+    }
+    issued.finish().await?;
+    Ok(records.finish().await?)
+}
+
+#[derive(sqlx::FromRow)]
+struct CouponRow {
+    coupon_id: Uuid,
+    template_id: String,
+    template_number: i64,
+    user_id: String,
+    serial: i64,
+    issued_at_ms: i64,
+    order_id: Option<Uuid>,
+}
+
+/// Rows come user by user, so that each user's list in `held` is complete when the next user begins.
+async fn coupons(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<u64, LoadError> {
+    let mut rows = sqlx::query_as::<_, CouponRow>(include_str!("sql/load_coupons.sql")).fetch(conn);
+    let mut records = HashLoader::new(client, keys.coupons());
+    let mut held = HashLoader::new(client, keys.held());
+    let (mut user, mut list) = (String::new(), Vec::new());
+    while let Some(row) = rows.try_next().await? {
+        if row.user_id != user && !list.is_empty() {
+            let value = Value::Bytes(std::mem::take(&mut list).into());
+            held.add(std::mem::take(&mut user), value).await?;
+        }
+        list.extend_from_slice(&held_record(unsigned(row.template_number), Id(row.coupon_id)));
+        user.clone_from(&row.user_id);
+        let record = CouponRecord {
+            template_id: row.template_id,
+            user_id: row.user_id,
+            serial: unsigned(row.serial),
+            issued_at: row.issued_at_ms,
+            order_id: row.order_id.map(Id),
+        };
+        records.add(row.coupon_id.as_bytes().to_vec(), packed(&record)?).await?;
+    }
+    if !list.is_empty() {
+        held.add(user, Value::Bytes(list.into())).await?;
+    }
+    held.finish().await?;
+    Ok(records.finish().await?)
+}
+
+async fn idempotency_records(
+    conn: &mut PgConnection,
+    client: &Client,
+    keys: &Keys,
+    clock_ms: TimestampMs,
+) -> Result<u64, LoadError> {
+    let mut rows = sqlx::query_as::<_, (String, Vec<u8>, Vec<u8>, i64)>(include_str!("sql/load_idempotency.sql"))
+        .bind(clock_ms - IDEMPOTENCY_KEPT_MS)
+        .fetch(conn);
+    let (mut loaded, mut bucket) = (0, None::<(i64, HashLoader<'_>)>);
+    while let Some((scope, hash, reply, decided_at)) = rows.try_next().await? {
+        let day = decided_at.div_euclid(DAY_MS);
+        if bucket.as_ref().is_none_or(|(of, _)| *of != day) {
+            if let Some((_, full)) = bucket.take() {
+                loaded += full.finish().await?;
+            }
+            bucket = Some((day, HashLoader::new(client, keys.idempotency(day))));
+        }
+        let record = IdempotencyRecord { request_hash: Blob(hash), decided_at, reply: Blob(reply) };
+        if let Some((_, hash)) = bucket.as_mut() {
+            hash.add(scope, packed(&record)?).await?;
+        }
+    }
+    if let Some((_, last)) = bucket {
+        loaded += last.finish().await?;
+    }
+    Ok(loaded)
+}

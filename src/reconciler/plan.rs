@@ -1,0 +1,280 @@
+//! From entries to columns, without I/O: what one transaction writes to the truth.
+//!
+//! After-images make this simple: of several entries that touch the same row, the last one's values stand. Maps are
+//! ordered, so that rows are always written in the same order.
+
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+use crate::domain::event::{OutboxEvent, order_completed};
+use crate::domain::{OrderView, TimestampMs};
+use crate::log::Entry;
+use crate::log::fact::{
+    CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
+    WalletCharged,
+};
+
+/// A value that PostgreSQL's `bigint` cannot hold, or an event that cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error("{0} does not fit into PostgreSQL's bigint")]
+    TooLarge(u64),
+    #[error("an event cannot be written: {0}")]
+    Event(#[from] serde_json::Error),
+}
+
+fn big(value: u64) -> Result<i64, PlanError> {
+    i64::try_from(value).map_err(|_| PlanError::TooLarge(value))
+}
+
+#[derive(Debug, Default)]
+pub struct WalletEntries {
+    pub user_ids: Vec<String>,
+    pub kinds: Vec<&'static str>,
+    pub amounts: Vec<i64>,
+    pub balances: Vec<i64>,
+    pub ref_ids: Vec<Uuid>,
+    pub at_ms: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+pub struct StockAdjustments {
+    pub product_ids: Vec<String>,
+    pub deltas: Vec<i64>,
+    pub stocks: Vec<i64>,
+    pub reasons: Vec<Option<String>>,
+    pub at_ms: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+pub struct Coupons {
+    pub coupon_ids: Vec<Uuid>,
+    pub template_ids: Vec<String>,
+    pub user_ids: Vec<String>,
+    pub serials: Vec<i64>,
+    pub issued_at_ms: Vec<i64>,
+    pub expires_at_ms: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+pub struct Orders {
+    pub order_ids: Vec<Uuid>,
+    pub user_ids: Vec<String>,
+    pub subtotals: Vec<i64>,
+    pub discounts: Vec<i64>,
+    pub totals: Vec<i64>,
+    pub coupon_ids: Vec<Option<Uuid>>,
+    pub balances: Vec<i64>,
+    pub at_ms: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+pub struct OrderItems {
+    pub order_ids: Vec<Uuid>,
+    pub line_nos: Vec<i16>,
+    pub product_ids: Vec<String>,
+    pub names: Vec<String>,
+    pub unit_prices: Vec<i64>,
+    pub quantities: Vec<i64>,
+    pub amounts: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+pub struct Cancellations {
+    pub order_ids: Vec<Uuid>,
+    pub balances: Vec<i64>,
+    pub coupon_returned: Vec<bool>,
+    pub at_ms: Vec<i64>,
+}
+
+/// Everything that a batch of entries changes.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub products: BTreeMap<String, ProductPut>,
+    /// product → stock, when
+    pub stocks: BTreeMap<String, (i64, TimestampMs)>,
+    pub stock_adjustments: StockAdjustments,
+    pub templates: BTreeMap<String, TemplatePut>,
+    /// template → coupons issued
+    pub issued: BTreeMap<String, i64>,
+    pub coupons: Coupons,
+    /// coupon → the order that uses it, since when; `None`: it was returned
+    pub coupon_uses: BTreeMap<Uuid, Option<(Uuid, TimestampMs)>>,
+    /// user → balance, when
+    pub wallets: BTreeMap<String, (i64, TimestampMs)>,
+    pub wallet_entries: WalletEntries,
+    pub orders: Orders,
+    pub order_items: OrderItems,
+    pub cancellations: Cancellations,
+    /// scope → request hash, reply, when
+    pub idempotency: BTreeMap<String, (Vec<u8>, Vec<u8>, TimestampMs)>,
+    /// Of completed orders. Those of cancelled ones carry the whole order and are made when it is in the truth.
+    pub events: Vec<(OutboxEvent, TimestampMs)>,
+    /// The time of the last decision.
+    pub clock_ms: TimestampMs,
+}
+
+impl Plan {
+    pub fn of(entries: &[Entry]) -> Result<Self, PlanError> {
+        let mut plan = Self::default();
+        for entry in entries {
+            plan.add(entry)?;
+        }
+        Ok(plan)
+    }
+
+    /// Outbox rows that this plan writes.
+    pub fn event_count(&self) -> u64 {
+        (self.events.len() + self.cancellations.order_ids.len()) as u64
+    }
+
+    fn add(&mut self, entry: &Entry) -> Result<(), PlanError> {
+        self.clock_ms = self.clock_ms.max(entry.decided_at);
+        let raw = |i: usize| entry.raw_facts.get(i).cloned().unwrap_or_default();
+        macro_rules! each {
+            ($facts:expr, $add:ident) => {
+                for (i, fact) in $facts.iter().enumerate() {
+                    self.$add(fact)?;
+                    self.remember(&fact.idempotency, || raw(i), entry.decided_at);
+                }
+            };
+        }
+        match &entry.facts {
+            Facts::CouponsIssued(facts) => each!(facts, coupon_issued),
+            Facts::WalletsCharged(facts) => each!(facts, wallet_charged),
+            Facts::OrdersPlaced(facts) => each!(facts, order_placed),
+            Facts::OrdersCancelled(facts) => each!(facts, order_cancelled),
+            Facts::ProductsPut(facts) => each!(facts, product_put),
+            Facts::StocksAdjusted(facts) => each!(facts, stock_adjusted),
+            Facts::TemplatesPut(facts) => each!(facts, template_put),
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, key: &Option<Idempotency>, reply: impl FnOnce() -> Vec<u8>, at: TimestampMs) {
+        if let Some(Idempotency { scope, request_hash }) = key {
+            self.idempotency.insert(scope.clone(), (request_hash.0.clone(), reply(), at));
+        }
+    }
+
+    fn coupon_issued(&mut self, f: &CouponIssued) -> Result<(), PlanError> {
+        let serial = big(f.serial)?;
+        self.issued.insert(f.template_id.clone(), serial);
+        let c = &mut self.coupons;
+        c.coupon_ids.push(f.coupon_id.0);
+        c.template_ids.push(f.template_id.clone());
+        c.user_ids.push(f.user_id.clone());
+        c.serials.push(serial);
+        c.issued_at_ms.push(f.issued_at);
+        c.expires_at_ms.push(f.expires_at);
+        Ok(())
+    }
+
+    fn wallet_changed(
+        &mut self,
+        user: &str,
+        kind: &'static str,
+        amount: i64,
+        balance: u64,
+        ref_id: Uuid,
+        at: TimestampMs,
+    ) -> Result<(), PlanError> {
+        let balance = big(balance)?;
+        self.wallets.insert(user.to_owned(), (balance, at));
+        let w = &mut self.wallet_entries;
+        w.user_ids.push(user.to_owned());
+        w.kinds.push(kind);
+        w.amounts.push(amount);
+        w.balances.push(balance);
+        w.ref_ids.push(ref_id);
+        w.at_ms.push(at);
+        Ok(())
+    }
+
+    fn wallet_charged(&mut self, f: &WalletCharged) -> Result<(), PlanError> {
+        let amount = big(f.amount)?;
+        self.wallet_changed(&f.user_id, "charge", amount, f.balance_after, f.charge_id.0, f.charged_at)
+    }
+
+    fn order_placed(&mut self, f: &OrderPlaced) -> Result<(), PlanError> {
+        let (order_id, at) = (f.order_id.0, f.ordered_at);
+        for (i, line) in f.lines.iter().enumerate() {
+            self.stocks.insert(line.product_id.clone(), (big(line.stock_after)?, at));
+            let items = &mut self.order_items;
+            items.order_ids.push(order_id);
+            items.line_nos.push(i16::try_from(i + 1).map_err(|_| PlanError::TooLarge(i as u64))?);
+            items.product_ids.push(line.product_id.clone());
+            items.names.push(line.name.clone());
+            items.unit_prices.push(big(line.unit_price)?);
+            items.quantities.push(big(line.quantity)?);
+            items.amounts.push(big(line.amount)?);
+        }
+        if let Some(coupon) = f.coupon_id {
+            self.coupon_uses.insert(coupon.0, Some((order_id, at)));
+        }
+        let o = &mut self.orders;
+        o.order_ids.push(order_id);
+        o.user_ids.push(f.user_id.clone());
+        o.subtotals.push(big(f.subtotal)?);
+        o.discounts.push(big(f.discount)?);
+        o.totals.push(big(f.total)?);
+        o.coupon_ids.push(f.coupon_id.map(|id| id.0));
+        o.balances.push(big(f.balance_after)?);
+        o.at_ms.push(at);
+        self.events.push((order_completed(order_id, at, &OrderView::from(f))?, at));
+        self.wallet_changed(&f.user_id, "payment", -big(f.total)?, f.balance_after, order_id, at)
+    }
+
+    fn order_cancelled(&mut self, f: &OrderCancelled) -> Result<(), PlanError> {
+        let at = f.cancelled_at;
+        for line in &f.lines {
+            self.stocks.insert(line.product_id.clone(), (big(line.stock_after)?, at));
+        }
+        if let (Some(coupon), true) = (f.coupon_id, f.coupon_returned) {
+            self.coupon_uses.insert(coupon.0, None);
+        }
+        let c = &mut self.cancellations;
+        c.order_ids.push(f.order_id.0);
+        c.balances.push(big(f.balance_after)?);
+        c.coupon_returned.push(f.coupon_returned);
+        c.at_ms.push(at);
+        self.wallet_changed(&f.user_id, "refund", big(f.refund)?, f.balance_after, f.order_id.0, at)
+    }
+
+    fn product_put(&mut self, f: &ProductPut) -> Result<(), PlanError> {
+        if f.created {
+            self.stock_adjustment(&f.product_id, big(f.stock_after)?, f.stock_after, Some("initial stock"), f.put_at)?;
+        }
+        self.products.insert(f.product_id.clone(), f.clone());
+        Ok(())
+    }
+
+    fn stock_adjusted(&mut self, f: &StockAdjusted) -> Result<(), PlanError> {
+        self.stock_adjustment(&f.product_id, f.delta, f.stock_after, f.reason.as_deref(), f.adjusted_at)
+    }
+
+    fn stock_adjustment(
+        &mut self,
+        product: &str,
+        delta: i64,
+        stock: u64,
+        reason: Option<&str>,
+        at: TimestampMs,
+    ) -> Result<(), PlanError> {
+        let stock = big(stock)?;
+        self.stocks.insert(product.to_owned(), (stock, at));
+        let s = &mut self.stock_adjustments;
+        s.product_ids.push(product.to_owned());
+        s.deltas.push(delta);
+        s.stocks.push(stock);
+        s.reasons.push(reason.map(str::to_owned));
+        s.at_ms.push(at);
+        Ok(())
+    }
+
+    fn template_put(&mut self, f: &TemplatePut) -> Result<(), PlanError> {
+        self.issued.insert(f.template_id.clone(), big(f.issued)?);
+        self.templates.insert(f.template_id.clone(), f.clone());
+        Ok(())
+    }
+}

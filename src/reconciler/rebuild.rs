@@ -1,0 +1,99 @@
+//! Rebuild: the gate is built from PostgreSQL under a new epoch, while the old one is closed.
+//!
+//! Order matters. The claim in Redis closes the cell and takes the right to open from every other rebuilder; then what
+//! the old log still holds is applied; then the cursor moves to the new epoch by compare-and-set, so that no entry of
+//! the old one can be applied any more; then the keys are loaded; `meta` flips last. Dying anywhere in between leaves
+//! the cell closed, and the next step starts a rebuild of its own.
+
+use super::cursor::{Cursor, Target};
+use super::load::load;
+use super::verify::unbroken;
+use super::{Reconciler, Step, StepError};
+use crate::config::bounds::APPLY_ENTRIES;
+use crate::gate::cell::Meta;
+use crate::gate::keys::Keys;
+use crate::gate::script::{CLAIM_EPOCH, OPEN_EPOCH};
+use crate::log::entry::genesis_tip;
+
+impl Reconciler {
+    /// Rebuilds because an operator asks for it, whatever the state of the cell.
+    pub async fn rebuild_now(&mut self) -> Result<Step, StepError> {
+        let cell = self.cell;
+        let cursor = Cursor::read(self.connection().await?, cell).await?;
+        let meta = self.log.meta().await?;
+        self.rebuild(&cursor, &meta, "asked for by an operator").await
+    }
+
+    pub(super) async fn rebuild(
+        &mut self,
+        cursor: &Cursor,
+        meta: &Meta,
+        reason: &str,
+    ) -> Result<Step, StepError> {
+        let cell = self.cell;
+        let epoch = cursor.epoch.max(meta.epoch).max(meta.claim) + 1;
+        tracing::warn!(cell, epoch, reason, "rebuilds the gate from PostgreSQL");
+        let client = self.log.client.clone();
+        if !CLAIM_EPOCH.call(&client, vec![Keys::meta(cell)], vec![epoch.to_string()]).await? {
+            return Ok(Step::Superseded);
+        }
+        if let Some(stop) = self.drain(meta).await? {
+            return Ok(stop);
+        }
+
+        let drained = Cursor::read(self.connection().await?, cell).await?;
+        let target = Target {
+            epoch,
+            seq: 0,
+            tip: genesis_tip(cell, epoch),
+            clock_ms: meta.clock_ms,
+            events: 0,
+        };
+        if !drained.advance(self.connection().await?, &target).await? {
+            return Ok(Step::Superseded);
+        }
+        let clock_ms = drained.clock_ms.max(meta.clock_ms).max(jiff::Timestamp::now().as_millisecond());
+        let keys = Keys::new(cell, epoch);
+        let loaded = load(self.connection().await?, &client, &keys, clock_ms).await?;
+
+        let remembered_clock = drained.clock_ms.max(meta.clock_ms);
+        let args = vec![epoch.to_string(), target.tip, remembered_clock.to_string()];
+        if !OPEN_EPOCH.call(&client, vec![Keys::meta(cell), keys.log()], args).await? {
+            return Ok(Step::Superseded);
+        }
+        self.log.unlink_before(epoch).await?;
+        metrics::counter!("rushgate_rebuilds_total").increment(1);
+        tracing::info!(cell, epoch, ?loaded, "the gate is open");
+        Ok(Step::Rebuilt(epoch))
+    }
+
+    /// Applies what the closed log still holds after the cursor, as far as its chain is valid; says what is lost.
+    /// `Some`: the rebuild must not go on.
+    async fn drain(&mut self, closed: &Meta) -> Result<Option<Step>, StepError> {
+        let cell = self.cell;
+        loop {
+            let cursor = Cursor::read(self.connection().await?, cell).await?;
+            if closed.absent() || closed.epoch != cursor.epoch {
+                return Ok(None);
+            }
+            let found = self.log.after(cursor.epoch, cursor.seq, APPLY_ENTRIES).await?;
+            let valid = unbroken(&cursor, found);
+            if valid.is_empty() {
+                if closed.seq > cursor.seq {
+                    tracing::error!(
+                        cell,
+                        epoch = cursor.epoch,
+                        first_lost = cursor.seq + 1,
+                        last_lost = closed.seq,
+                        "entries of the log are lost: Redis no longer has them, or not as they were"
+                    );
+                }
+                return Ok(None);
+            }
+            match self.apply_entries(&cursor, &valid).await? {
+                Step::Applied(_) => {}
+                stop => return Ok(Some(stop)),
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+-- Compare-and-set of a cell's cursor ($1): from epoch $2, seq $3, tip $4 to epoch $5, seq $6, tip $7. The row lock that
+-- this takes makes two leaders wait for each other; the loser then finds the cursor moved and touches no row.
+UPDATE cell_cursors
+SET epoch = $5,
+    seq = $6,
+    tip = $7,
+    clock_ms = greatest(clock_ms, $8),
+    events_written = events_written + $9,
+    halted_reason = NULL,
+    updated_at = now()
+WHERE cell = $1 AND epoch = $2 AND seq = $3 AND tip = $4

@@ -1,0 +1,5 @@
+-- Coupons issued after the last entry that touched each template.
+UPDATE coupon_templates
+SET issued = i.issued
+FROM unnest($1::text[], $2::bigint[]) AS i (template_id, issued)
+WHERE coupon_templates.template_id = i.template_id
