@@ -2,4 +2,5 @@
 //!
 //! The folders stand in the order in which data flows: `http` → `gate` → `log` → `reconciler` → `relay`.
 
+pub mod demo;
 pub mod servers;

@@ -41,6 +41,7 @@ impl Home {
         let failed = |source| Error::io(format!("use the data folder {}", path.display()), source);
         std::fs::create_dir_all(path).map_err(failed)?;
         let path = path.canonicalize().map_err(failed)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed)?;
         let lock = lock(&path.join("lock"), LOCK_LIMIT).await?;
         Ok(Home { path, hold: Some(lock.into()), sweeper: None })
     }
@@ -79,7 +80,7 @@ impl Drop for Home {
 }
 
 /// Locks a file for as long as it is open; waits at most `limit` for another holder.
-pub(super) async fn lock(path: &Path, limit: Duration) -> Result<File, Error> {
+pub(crate) async fn lock(path: &Path, limit: Duration) -> Result<File, Error> {
     let failed = |source| Error::io(format!("lock {}", path.display()), source);
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
     let deadline = Instant::now() + limit;
@@ -96,9 +97,27 @@ pub(super) async fn lock(path: &Path, limit: Duration) -> Result<File, Error> {
 }
 
 /// Writes a file that only its owner may read.
-pub(super) fn write_private(path: &Path, content: &str) -> Result<(), Error> {
+pub(crate) fn write_private(path: &Path, content: &str) -> Result<(), Error> {
     std::fs::write(path, "")
         .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o600)))
         .and_then(|()| std::fs::write(path, content))
         .map_err(|source| Error::io(format!("write {}", path.display()), source))
+}
+
+/// What a private file says; made up the first time.
+pub(crate) fn remembered(path: &Path, make: impl FnOnce() -> Result<String, Error>) -> Result<String, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(known) if !known.is_empty() => Ok(known),
+        _ => {
+            let made = make()?;
+            write_private(path, &made)?;
+            Ok(made)
+        }
+    }
+}
+
+/// Waits until no server runs on a kept folder any more, also none that a dropped start has left to its guard.
+pub(crate) async fn wait_until_free(folder: &Path) -> Result<(), Error> {
+    let file = folder.join("lock");
+    if file.exists() { lock(&file, LOCK_LIMIT).await.map(drop) } else { Ok(()) }
 }

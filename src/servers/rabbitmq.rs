@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::guard::Spec;
-use super::home::{Home, write_private};
+use super::home::{Home, remembered, write_private};
 use super::program::{Program, newest_first};
 use super::{DataFolder, Error, Recipe, Server, random_hex};
 
@@ -53,8 +53,10 @@ impl Server<RabbitMqRecipe> {
     pub async fn start(options: RabbitMqOptions) -> Result<RabbitMqServer, Error> {
         let program = RABBITMQ.find(options.program.as_deref(), &installed_folders())?;
         let home = Home::open(&options.folder).await?;
-        let node = remembered(&home, "node-name", || Ok(format!("rushgate-{}@127.0.0.1", random_hex(6)?)))?;
-        remembered(&home, ".erlang.cookie", || random_hex(20))?;
+        let node = remembered(&home.path().join("node-name"), || {
+            Ok(format!("rushgate-{}@127.0.0.1", random_hex(6)?))
+        })?;
+        remembered(&home.path().join(".erlang.cookie"), || random_hex(20))?;
         let RabbitMqOptions { management, extra_config, .. } = options;
         Server::start_with(RabbitMqRecipe { home, program, node, management, extra_config }).await
     }
@@ -228,21 +230,4 @@ async fn call(port: u16, method: &str, path: &str, body: &str) -> std::io::Resul
 fn installed_folders() -> Vec<PathBuf> {
     let versions = newest_first("/usr/lib/rabbitmq/lib").into_iter().map(|version| version.join("sbin"));
     std::iter::once(PathBuf::from("/usr/lib/rabbitmq/bin")).chain(versions).collect()
-}
-
-/// What a file in the home says, made up at the first start.
-fn remembered(
-    home: &Home,
-    name: &str,
-    make: impl FnOnce() -> Result<String, Error>,
-) -> Result<String, Error> {
-    let path = home.path().join(name);
-    if let Ok(known) = std::fs::read_to_string(&path)
-        && !known.is_empty()
-    {
-        return Ok(known);
-    }
-    let made = make()?;
-    write_private(&path, &made)?;
-    Ok(made)
 }
