@@ -4,7 +4,9 @@
 //! The folders stand in the order in which data flows: `http` → `gate` → `log` → `reconciler` → `relay`.
 
 pub mod config;
+pub mod demo;
 pub mod domain;
 pub mod gate;
 pub mod log;
 pub mod reconciler;
+pub mod servers;
