@@ -7,3 +7,4 @@ pub mod config;
 pub mod domain;
 pub mod gate;
 pub mod log;
+pub mod relay;

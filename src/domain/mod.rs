@@ -2,6 +2,7 @@
 //! is what both sides of the gate must agree on.
 
 pub mod coupon;
+pub mod event;
 pub mod ids;
 pub mod limits;
 pub mod order;
