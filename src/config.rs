@@ -76,6 +76,17 @@ pub mod bounds {
     pub const RELAY_STOP_GRACE: Duration = Duration::from_secs(2);
     /// Deliveries of one event to a consumer that keeps failing before it is dead-lettered.
     pub const RELAY_DELIVERY_LIMIT: i64 = 10;
+
+    /// How often the scheduler looks whether something is due.
+    pub const SCHEDULER_TICK: Duration = Duration::from_secs(60);
+    /// A midnight is acted on this long after it: the gate's clock, which dates orders, may be that far behind.
+    pub const SCHEDULER_GRACE: Duration = Duration::from_secs(2);
+    /// How long one tick waits for PostgreSQL to follow the gate …
+    pub const SCHEDULER_CATCH_UP: Duration = Duration::from_secs(10);
+    /// … and how long after midnight ticks insist on it, before the list is made from what is there.
+    pub const SCHEDULER_PATIENCE: Duration = Duration::from_secs(30 * 60);
+    /// Lists of popular products that are kept.
+    pub const SCHEDULER_LISTS: i64 = 10;
 }
 
 /// Where the servers are. Shared by all commands that talk to them.

@@ -8,3 +8,4 @@ pub mod domain;
 pub mod gate;
 pub mod log;
 pub mod relay;
+pub mod scheduler;
