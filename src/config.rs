@@ -87,6 +87,13 @@ pub mod bounds {
     pub const SCHEDULER_PATIENCE: Duration = Duration::from_secs(30 * 60);
     /// Lists of popular products that are kept.
     pub const SCHEDULER_LISTS: i64 = 10;
+
+    /// Elements that one page of a scan through Redis asks for.
+    pub const SCAN_PAGE: u32 = 500;
+    /// How often the audit compares anew because the gate went on meanwhile.
+    pub const AUDIT_ATTEMPTS: u32 = 5;
+    /// How often the audit looks whether PostgreSQL has caught up.
+    pub const AUDIT_POLL: Duration = Duration::from_millis(50);
 }
 
 /// Where the servers are. Shared by all commands that talk to them.

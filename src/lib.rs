@@ -3,6 +3,7 @@
 //!
 //! The folders stand in the order in which data flows: `http` → `gate` → `log` → `reconciler` → `relay`.
 
+pub mod audit;
 pub mod config;
 pub mod domain;
 pub mod gate;

@@ -7,6 +7,7 @@ use std::time::Instant;
 pub mod keys;
 mod refusal;
 mod request;
+pub mod scan;
 
 pub use refusal::*;
 pub use request::*;
