@@ -41,6 +41,59 @@ pub mod bounds {
     pub const GATE_REPEATS: u32 = 3;
     /// Seconds that a client is told to wait after a 503.
     pub const RETRY_AFTER_SECS: u64 = 1;
+
+    /// Events that the relay has under way at once, in number …
+    pub const RELAY_ROWS: i64 = 500;
+    /// … and in bytes; a single larger event is still sent.
+    pub const RELAY_BYTES: i64 = 4 * 1024 * 1024;
+    /// How often the relay looks into an empty outbox: an event waits this long at most, then only for RabbitMQ.
+    pub const RELAY_POLL: Duration = Duration::from_millis(50);
+    /// How often a stand-by tries to become the relay.
+    pub const RELAY_STANDBY_POLL: Duration = Duration::from_secs(1);
+    /// Connecting to RabbitMQ, its handshake included.
+    pub const RELAY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// Declaring exchanges, queues and bindings.
+    pub const RELAY_TOPOLOGY_TIMEOUT: Duration = Duration::from_secs(10);
+    /// Handing the events of one step to RabbitMQ; it takes none while its memory or disk alarm is on.
+    pub const RELAY_PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+    /// From the last event of a step to its confirm.
+    pub const RELAY_CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+    /// One statement of the relay, the scheduler's or the leader's lock in PostgreSQL.
+    pub const RELAY_TRUTH_TIMEOUT: Duration = Duration::from_secs(5);
+    /// Pause after the first failure of the relay; doubles with each further one …
+    pub const RELAY_RETRY_FIRST: Duration = Duration::from_millis(100);
+    /// … up to this.
+    pub const RELAY_RETRY_MAX: Duration = Duration::from_secs(5);
+    /// Pause after RabbitMQ refused an event, or while exchanges or queues are declared otherwise.
+    pub const RELAY_REFUSED_PAUSE: Duration = Duration::from_secs(2);
+    /// Heartbeat of the connection to RabbitMQ, in seconds.
+    pub const RELAY_HEARTBEAT_SECS: u16 = 10;
+    /// How often the outbox's length and age are measured.
+    pub const RELAY_MEASURE: Duration = Duration::from_secs(5);
+    /// Rows up to which the outbox is counted for the metric.
+    pub const RELAY_MEASURE_ROWS: i64 = 1_000_000;
+    /// How long a step under way may go on at shutdown, so that what was confirmed is not sent again.
+    pub const RELAY_STOP_GRACE: Duration = Duration::from_secs(2);
+    /// Deliveries of one event to a consumer that keeps failing before it is dead-lettered.
+    pub const RELAY_DELIVERY_LIMIT: i64 = 10;
+
+    /// How often the scheduler looks whether something is due.
+    pub const SCHEDULER_TICK: Duration = Duration::from_secs(60);
+    /// A midnight is acted on this long after it: the gate's clock, which dates orders, may be that far behind.
+    pub const SCHEDULER_GRACE: Duration = Duration::from_secs(2);
+    /// How long one tick waits for PostgreSQL to follow the gate …
+    pub const SCHEDULER_CATCH_UP: Duration = Duration::from_secs(10);
+    /// … and how long after midnight ticks insist on it, before the list is made from what is there.
+    pub const SCHEDULER_PATIENCE: Duration = Duration::from_secs(30 * 60);
+    /// Lists of popular products that are kept.
+    pub const SCHEDULER_LISTS: i64 = 10;
+
+    /// Elements that one page of a scan through Redis asks for.
+    pub const SCAN_PAGE: u32 = 500;
+    /// How often the audit compares anew because the gate went on meanwhile.
+    pub const AUDIT_ATTEMPTS: u32 = 5;
+    /// How often the audit looks whether PostgreSQL has caught up.
+    pub const AUDIT_POLL: Duration = Duration::from_millis(50);
 }
 
 /// Where the servers are. Shared by all commands that talk to them.

@@ -3,10 +3,14 @@
 //!
 //! The folders stand in the order in which data flows: `http` → `gate` → `log` → `reconciler` → `relay`.
 
+pub mod audit;
 pub mod config;
 pub mod demo;
 pub mod domain;
 pub mod gate;
 pub mod log;
 pub mod reconciler;
+pub mod relay;
+pub mod scheduler;
 pub mod servers;
+pub mod truth;

@@ -110,11 +110,11 @@ impl Worker {
         }
         match outcome {
             Ok(decided) => {
-                let position =
-                    Position { cell: self.cell.number, epoch: decided.epoch, seq: decided.seq };
+                let position = Position { cell: self.cell.number, epoch: decided.epoch, seq: decided.seq };
                 let mut verdicts = decided.verdicts.into_iter();
                 for job in jobs {
-                    let verdict = verdicts.next().map_or(Err(GateError::OutcomeUnknown), |Blob(v)| Ok((v, position)));
+                    let verdict =
+                        verdicts.next().map_or(Err(GateError::OutcomeUnknown), |Blob(v)| Ok((v, position)));
                     let _ = job.answer.send(verdict); // the client may have gone meanwhile
                 }
             }
@@ -156,7 +156,8 @@ impl Worker {
     }
 
     fn packed(&self, jobs: &[Job], view: &View) -> Vec<u8> {
-        let bytes: usize = jobs.iter().map(|j| j.body.len() + j.idempotency.as_ref().map_or(1, Vec::len) + 12).sum();
+        let bytes: usize =
+            jobs.iter().map(|j| j.body.len() + j.idempotency.as_ref().map_or(1, Vec::len) + 12).sum();
         let mut out = Vec::with_capacity(bytes + 5);
         // Writing to a Vec cannot fail.
         let _ = msgpack::write_array_len(&mut out, u32::try_from(jobs.len()).unwrap_or(u32::MAX));
@@ -185,7 +186,9 @@ impl Worker {
                 let known = self.cell.view().await.map_or(0, |view| view.epoch);
                 if known > refused.epoch {
                     self.cell.close(refused.epoch, "Redis went back to an earlier epoch").await;
-                    return unavailable("Redis went back to an earlier epoch; the reconciler rebuilds the gate");
+                    return unavailable(
+                        "Redis went back to an earlier epoch; the reconciler rebuilds the gate",
+                    );
                 }
                 Next::Repeat
             }

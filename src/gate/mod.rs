@@ -11,6 +11,7 @@ pub mod read;
 pub mod redis;
 mod refusal;
 mod request;
+pub mod scan;
 pub mod script;
 mod sold_out;
 
@@ -186,8 +187,7 @@ impl Gate {
         let lanes = self.lanes_of(&request.user_id);
         let wanted = (template, request.user_id.as_str());
         let key = key.map(|key| record_key("issue_coupon", &key, &wanted));
-        let decision =
-            decide(&lanes.issue_coupon, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        let decision = decide(&lanes.issue_coupon, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
         match &decision {
             Ok(Err(IssueRefusal::SoldOut)) => self.sold_out_templates.remember(template),
             Ok(Ok(_)) => self.sold_out_templates.forget(template),
@@ -246,8 +246,7 @@ impl Gate {
         let order = Id(request.order_id);
         let key = key.map(|key| record_key("cancel_order", &key, &order));
         let coupon = request.coupon_id.map(Id);
-        let body =
-            (order, request.user_id.as_str(), &lines, request.refund, coupon, request.read_in_epoch);
+        let body = (order, request.user_id.as_str(), &lines, request.refund, coupon, request.read_in_epoch);
         let decision = decide(&lanes.cancel_order, &body, key, deadline).await;
         if let Ok(Ok(_)) = &decision {
             request.lines.iter().for_each(|l| self.sold_out_products.forget(l.product_id.as_str()));

@@ -4,9 +4,7 @@ use serde::Deserialize;
 
 use super::refusal::{GateError, HeldCoupon};
 use crate::domain::limits::COUPON_USABLE_MS;
-use crate::domain::{
-    CouponTemplate, Discount, Product, ProductId, ProductStatus, TemplateId, TimestampMs,
-};
+use crate::domain::{CouponTemplate, Discount, Product, ProductId, ProductStatus, TemplateId, TimestampMs};
 use crate::log::wire::{Blob, Id};
 
 /// The value of `products`.

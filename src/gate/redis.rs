@@ -14,7 +14,9 @@ pub enum RedisSetupError {
     Url(String),
     #[error("Redis at {server} does not answer ({why}): start it, or correct RUSHGATE_REDIS_URL")]
     Unreachable { server: String, why: String },
-    #[error("Redis would lose acknowledged writes: {0}; mend its configuration, or accept the loss with RUSHGATE_DURABILITY=relaxed")]
+    #[error(
+        "Redis would lose acknowledged writes: {0}; mend its configuration, or accept the loss with RUSHGATE_DURABILITY=relaxed"
+    )]
     Unsafe(String),
 }
 

@@ -44,9 +44,8 @@ macro_rules! deciding {
 pub static ISSUE_COUPON: Script =
     deciding!("issue_coupon", |k| vec![k.templates(), k.issued(), k.held(), k.coupons()]);
 pub static CHARGE_WALLET: Script = deciding!("charge_wallet", |k| vec![k.wallets()]);
-pub static PLACE_ORDER: Script = deciding!("place_order", |k| {
-    vec![k.wallets(), k.products(), k.stocks(), k.coupons(), k.templates()]
-});
+pub static PLACE_ORDER: Script =
+    deciding!("place_order", |k| { vec![k.wallets(), k.products(), k.stocks(), k.coupons(), k.templates()] });
 pub static CANCEL_ORDER: Script =
     deciding!("cancel_order", |k| vec![k.wallets(), k.stocks(), k.coupons(), k.cancelled()]);
 pub static PUT_PRODUCT: Script =
@@ -170,7 +169,11 @@ fn classify(error: Error) -> CallError {
     let inside = text.contains("script: ") || text.contains("user_script");
     let server_answered = matches!(
         error.kind(),
-        ErrorKind::Unknown | ErrorKind::InvalidArgument | ErrorKind::Auth | ErrorKind::Cluster | ErrorKind::InvalidCommand
+        ErrorKind::Unknown
+            | ErrorKind::InvalidArgument
+            | ErrorKind::Auth
+            | ErrorKind::Cluster
+            | ErrorKind::InvalidCommand
     );
     if inside {
         CallError::ScriptFailed(text)

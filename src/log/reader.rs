@@ -55,8 +55,7 @@ impl LogReader {
     pub async fn wait_after(&self, epoch: u64, seq: u64) -> Result<(), LogError> {
         let key = Keys::new(self.cell, epoch).log();
         let block_ms = u64::try_from(LOG_POLL.as_millis()).unwrap_or(u64::MAX);
-        let _: Value =
-            self.blocking.xread(Some(1), Some(block_ms), key, format!("{epoch}-{seq}")).await?;
+        let _: Value = self.blocking.xread(Some(1), Some(block_ms), key, format!("{epoch}-{seq}")).await?;
         Ok(())
     }
 
@@ -82,7 +81,7 @@ impl LogReader {
                 .filter(|key| {
                     let mut parts = key.split(':').skip(2);
                     let epoch = parts.next().and_then(|e| e.parse().ok());
-                    epoch.is_some_and(|epoch| chosen(epoch, parts.next_back().unwrap_or("")))
+                    epoch.is_some_and(|epoch| chosen(epoch, parts.last().unwrap_or("")))
                 })
                 .collect();
             if !doomed.is_empty() {

@@ -1,12 +1,14 @@
 //! One plan, one transaction: the cursor moves and the rows are written together, or neither.
 
+use std::collections::BTreeMap;
+
 use sqlx::postgres::PgQueryResult;
 use sqlx::{Connection, PgConnection};
 
 use super::cursor::{Cursor, Target};
 use super::plan::{Plan, PlanError};
-use crate::domain::event::{OutboxEvent, order_cancelled};
 use crate::domain::TimestampMs;
+use crate::domain::event::{OutboxEvent, order_cancelled};
 use crate::truth;
 
 /// A batch that was not applied.
@@ -82,11 +84,11 @@ macro_rules! columns {
     }};
 }
 
-fn keys<V>(map: &std::collections::BTreeMap<String, V>) -> Vec<&str> {
+fn keys<V>(map: &BTreeMap<String, V>) -> Vec<&str> {
     map.keys().map(String::as_str).collect()
 }
 
-fn column<K, V, T>(map: &std::collections::BTreeMap<K, V>, value: impl Fn(&V) -> T) -> Vec<T> {
+fn column<'a, K, V, T>(map: &'a BTreeMap<K, V>, value: impl Fn(&'a V) -> T) -> Vec<T> {
     map.values().map(value).collect()
 }
 
@@ -111,7 +113,8 @@ async fn catalogue(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError>
     }
     let s = &plan.stocks;
     if !s.is_empty() {
-        let done = columns!("stocks", keys(s), column(s, |v| v.0), column(s, |v| v.1)).execute(&mut *tx).await?;
+        let done =
+            columns!("stocks", keys(s), column(s, |v| v.0), column(s, |v| v.1)).execute(&mut *tx).await?;
         all_found(&done, s.len(), "products")?;
     }
     let a = &plan.stock_adjustments;
@@ -167,8 +170,9 @@ async fn coupons(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
     if !u.is_empty() {
         let ids: Vec<_> = u.keys().copied().collect();
         let orders = column(u, |use_| use_.map(|(order, _)| order));
-        let done =
-            columns!("coupon_uses", ids, orders, column(u, |use_| use_.map(|(_, at)| at))).execute(&mut *tx).await?;
+        let done = columns!("coupon_uses", ids, orders, column(u, |use_| use_.map(|(_, at)| at)))
+            .execute(&mut *tx)
+            .await?;
         all_found(&done, u.len(), "coupons")?;
     }
     Ok(())

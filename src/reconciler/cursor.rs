@@ -42,16 +42,20 @@ fn cell_number(cell: u32) -> i32 {
 impl Cursor {
     /// Reads the cell's cursor; a new cell starts before its first epoch.
     pub async fn read(conn: &mut PgConnection, cell: u32) -> Result<Self, sqlx::Error> {
-        sqlx::query("INSERT INTO cell_cursors (cell, epoch, seq, tip) VALUES ($1, 0, 0, $2) ON CONFLICT DO NOTHING")
-            .bind(cell_number(cell))
-            .bind(genesis_tip(cell, 0))
-            .execute(&mut *conn)
-            .await?;
+        sqlx::query(
+            "INSERT INTO cell_cursors (cell, epoch, seq, tip) VALUES ($1, 0, 0, $2) ON CONFLICT DO NOTHING",
+        )
+        .bind(cell_number(cell))
+        .bind(genesis_tip(cell, 0))
+        .execute(&mut *conn)
+        .await?;
         let (epoch, seq, tip, clock_ms, halted_reason): (i64, i64, String, i64, Option<String>) =
-            sqlx::query_as("SELECT epoch, seq, tip, clock_ms, halted_reason FROM cell_cursors WHERE cell = $1")
-                .bind(cell_number(cell))
-                .fetch_one(conn)
-                .await?;
+            sqlx::query_as(
+                "SELECT epoch, seq, tip, clock_ms, halted_reason FROM cell_cursors WHERE cell = $1",
+            )
+            .bind(cell_number(cell))
+            .fetch_one(conn)
+            .await?;
         Ok(Self { cell, epoch: unsigned(epoch), seq: unsigned(seq), tip, clock_ms, halted_reason })
     }
 

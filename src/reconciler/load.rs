@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use fred::interfaces::{HashesInterface, SortedSetsInterface};
 use fred::prelude::*;
+use fred::types::Key;
 use futures::TryStreamExt;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -81,7 +82,7 @@ impl<'a> HashLoader<'a> {
         self.sent += self.fields.len() as u64;
         let fields: Vec<(Key, Value)> =
             self.fields.drain(..).map(|(field, value)| (Key::from(field), value)).collect();
-        let _: i64 = self.client.hset(self.key.as_str(), Map::try_from(fields)?).await?;
+        let _: i64 = self.client.hset(self.key.as_str(), fields).await?;
         Ok(())
     }
 
@@ -216,9 +217,10 @@ async fn idempotency_records(
     keys: &Keys,
     clock_ms: TimestampMs,
 ) -> Result<u64, LoadError> {
-    let mut rows = sqlx::query_as::<_, (String, Vec<u8>, Vec<u8>, i64)>(include_str!("sql/load_idempotency.sql"))
-        .bind(clock_ms - IDEMPOTENCY_KEPT_MS)
-        .fetch(conn);
+    let mut rows =
+        sqlx::query_as::<_, (String, Vec<u8>, Vec<u8>, i64)>(include_str!("sql/load_idempotency.sql"))
+            .bind(clock_ms - IDEMPOTENCY_KEPT_MS)
+            .fetch(conn);
     let (mut loaded, mut bucket) = (0, None::<(i64, HashLoader<'_>)>);
     while let Some((scope, hash, reply, decided_at)) = rows.try_next().await? {
         let day = decided_at.div_euclid(DAY_MS);

@@ -20,9 +20,7 @@ use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Servers;
-use crate::config::bounds::{
-    APPLY_BYTES, APPLY_ENTRIES, LOG_KEPT_ENTRIES, RETRY_PAUSE,
-};
+use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES, LOG_KEPT_ENTRIES, RETRY_PAUSE};
 use crate::gate::RedisSetupError;
 use crate::gate::cell::Meta;
 use crate::gate::keys::{DAY_MS, Keys};
@@ -261,8 +259,7 @@ impl Reconciler {
             return Ok(());
         }
         let keys = vec![Keys::meta(cell), Keys::new(cell, cursor.epoch).log()];
-        let args =
-            vec![cursor.epoch.to_string(), cursor.seq.to_string(), LOG_KEPT_ENTRIES.to_string()];
+        let args = vec![cursor.epoch.to_string(), cursor.seq.to_string(), LOG_KEPT_ENTRIES.to_string()];
         ADVANCE_WATERMARK.call(&self.log.client, keys, args).await?;
         Ok(())
     }

@@ -243,7 +243,13 @@ impl Plan {
 
     fn product_put(&mut self, f: &ProductPut) -> Result<(), PlanError> {
         if f.created {
-            self.stock_adjustment(&f.product_id, big(f.stock_after)?, f.stock_after, Some("initial stock"), f.put_at)?;
+            self.stock_adjustment(
+                &f.product_id,
+                big(f.stock_after)?,
+                f.stock_after,
+                Some("initial stock"),
+                f.put_at,
+            )?;
         }
         self.products.insert(f.product_id.clone(), f.clone());
         Ok(())

@@ -42,13 +42,8 @@ impl Reconciler {
         }
 
         let drained = Cursor::read(self.connection().await?, cell).await?;
-        let target = Target {
-            epoch,
-            seq: 0,
-            tip: genesis_tip(cell, epoch),
-            clock_ms: meta.clock_ms,
-            events: 0,
-        };
+        let target =
+            Target { epoch, seq: 0, tip: genesis_tip(cell, epoch), clock_ms: meta.clock_ms, events: 0 };
         if !drained.advance(self.connection().await?, &target).await? {
             return Ok(Step::Superseded);
         }
@@ -63,7 +58,16 @@ impl Reconciler {
         }
         self.log.unlink_before(epoch).await?;
         metrics::counter!("rushgate_rebuilds_total").increment(1);
-        tracing::info!(cell, epoch, ?loaded, "the gate is open");
+        tracing::info!(
+            cell,
+            epoch,
+            wallets = loaded.wallets,
+            products = loaded.products,
+            templates = loaded.templates,
+            coupons = loaded.coupons,
+            idempotency_records = loaded.idempotency_records,
+            "the gate is open"
+        );
         Ok(Step::Rebuilt(epoch))
     }
 

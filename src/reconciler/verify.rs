@@ -21,10 +21,16 @@ pub fn compare(cursor: &Cursor, meta: &Meta) -> Comparison {
         return rebuild("Redis holds no gate".into());
     }
     if meta.epoch > cursor.epoch {
-        return went_back(format!("the gate is in epoch {}, PostgreSQL only in {}", meta.epoch, cursor.epoch));
+        return went_back(format!(
+            "the gate is in epoch {}, PostgreSQL only in {}",
+            meta.epoch, cursor.epoch
+        ));
     }
     if meta.epoch < cursor.epoch {
-        return rebuild(format!("the gate is in epoch {}, PostgreSQL already in {}", meta.epoch, cursor.epoch));
+        return rebuild(format!(
+            "the gate is in epoch {}, PostgreSQL already in {}",
+            meta.epoch, cursor.epoch
+        ));
     }
     if meta.applied > cursor.seq {
         return went_back(format!(
@@ -33,13 +39,19 @@ pub fn compare(cursor: &Cursor, meta: &Meta) -> Comparison {
         ));
     }
     if meta.seq < cursor.seq {
-        return rebuild(format!("Redis went back in time: its log ends at {}, PostgreSQL has {}", meta.seq, cursor.seq));
+        return rebuild(format!(
+            "Redis went back in time: its log ends at {}, PostgreSQL has {}",
+            meta.seq, cursor.seq
+        ));
     }
     if meta.seq == cursor.seq && meta.tip != cursor.tip {
         return rebuild(format!("Redis holds another entry {} than PostgreSQL has applied", meta.seq));
     }
     if meta.state != "open" {
-        return rebuild(format!("the cell is closed: {}", meta.reason.as_deref().unwrap_or("no reason given")));
+        return rebuild(format!(
+            "the cell is closed: {}",
+            meta.reason.as_deref().unwrap_or("no reason given")
+        ));
     }
     Comparison::Same
 }

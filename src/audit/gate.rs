@@ -1,0 +1,322 @@
+//! Gate = truth: PostgreSQL is read in pages by key, each page is looked up in Redis, and where Redis has more, it is
+//! scanned for what PostgreSQL lacks. Memory holds one page of each.
+
+use serde_json::Value as Json;
+use sqlx::types::Json as SqlJson;
+use sqlx::{PgConnection, Row};
+use std::collections::{HashMap, HashSet};
+
+use super::report::Check;
+use super::{AuditError, PAGE_ROWS};
+use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
+use crate::gate::keys::{DAY_MS, Keys};
+use crate::gate::scan::{HeldCoupon, Meta, Part, Record, Scan};
+
+/// One part of the gate and the rows that it must equal.
+struct Equal {
+    part: Part,
+    name: &'static str,
+    rule: &'static str,
+    /// A page of the rows after id $1, at most $2: id, shown.
+    page: &'static str,
+    /// Which of the ids $1 exist.
+    find: &'static str,
+}
+
+const FIND_PRODUCTS: &str = "SELECT product_id FROM products WHERE product_id = ANY ($1)";
+const FIND_TEMPLATES: &str = "SELECT template_id FROM coupon_templates WHERE template_id = ANY ($1)";
+
+const EQUALS: [Equal; 8] = [
+    Equal {
+        part: Part::Wallets,
+        name: "gate-wallets",
+        rule: "balances: gate = truth",
+        page: include_str!("sql/page_wallets.sql"),
+        find: "SELECT user_id FROM wallets WHERE user_id = ANY ($1)",
+    },
+    Equal {
+        part: Part::Products,
+        name: "gate-products",
+        rule: "products' names, prices, status: gate = truth",
+        page: include_str!("sql/page_products.sql"),
+        find: FIND_PRODUCTS,
+    },
+    Equal {
+        part: Part::Stocks,
+        name: "gate-stocks",
+        rule: "stock: gate = truth",
+        page: include_str!("sql/page_stocks.sql"),
+        find: FIND_PRODUCTS,
+    },
+    Equal {
+        part: Part::ProductIds,
+        name: "gate-product-ids",
+        rule: "the list of products: gate = truth",
+        page: include_str!("sql/page_product_ids.sql"),
+        find: FIND_PRODUCTS,
+    },
+    Equal {
+        part: Part::Templates,
+        name: "gate-templates",
+        rule: "templates' terms: gate = truth",
+        page: include_str!("sql/page_templates.sql"),
+        find: FIND_TEMPLATES,
+    },
+    Equal {
+        part: Part::Issued,
+        name: "gate-issued",
+        rule: "coupons issued per template: gate = truth",
+        page: include_str!("sql/page_issued.sql"),
+        find: FIND_TEMPLATES,
+    },
+    Equal {
+        part: Part::TemplateIds,
+        name: "gate-template-ids",
+        rule: "the list of templates: gate = truth",
+        page: include_str!("sql/page_template_ids.sql"),
+        find: FIND_TEMPLATES,
+    },
+    Equal {
+        part: Part::Coupons,
+        name: "gate-coupons",
+        rule: "coupons' holders, serials, times, orders: gate = truth",
+        page: include_str!("sql/page_coupons.sql"),
+        find: "SELECT coupon_id::text FROM coupons WHERE coupon_id::text = ANY ($1)",
+    },
+];
+
+const ABSENT: &str = "nothing";
+
+/// One comparison's two sides: the gate's state in an epoch and PostgreSQL's snapshot.
+pub(super) struct Sides<'a> {
+    pub scan: &'a Scan,
+    pub keys: Keys,
+    pub snapshot: &'a mut PgConnection,
+}
+
+impl Sides<'_> {
+    pub async fn compare(&mut self, meta: &Meta) -> Result<Vec<Check>, AuditError> {
+        let mut checks = vec![self.log_end(meta).await?];
+        for equal in &EQUALS {
+            checks.push(self.equal(equal).await?);
+        }
+        checks.push(self.held().await?);
+        checks.push(self.cancelled().await?);
+        checks.push(self.records(meta.clock_ms).await?);
+        Ok(checks)
+    }
+
+    /// The log ends where `meta` says; an entry beyond tells of a script that stopped half way.
+    async fn log_end(&mut self, meta: &Meta) -> Result<Check, AuditError> {
+        let mut check = Check::new("gate-log", "the log ends where gate and cursor stand");
+        check.looked_at = 1;
+        let expected = format!("{}-{} with tip {}", meta.epoch, meta.seq, meta.tip);
+        let found = match self.scan.log_end(self.keys).await? {
+            Some(end) => format!("{}-{} with tip {}", end.epoch, end.seq, end.tip),
+            None => String::from("no log"),
+        };
+        if found != expected {
+            check.differs(format!("cell {}", self.keys.cell), expected, found);
+        }
+        Ok(check)
+    }
+
+    async fn equal(&mut self, equal: &Equal) -> Result<Check, AuditError> {
+        let mut check = Check::new(equal.name, equal.rule);
+        let mut missing = 0;
+        let mut after = String::new();
+        loop {
+            let rows = page(self.snapshot, equal.page, &after).await?;
+            let ids: Vec<String> = rows.iter().map(|(id, _)| id.clone()).collect();
+            let values = self.scan.values(self.keys, equal.part, &ids).await?;
+            for ((id, truth), gate) in rows.iter().zip(values) {
+                missing += i64::from(gate.is_none());
+                if gate.as_ref() != Some(truth) {
+                    check.differs(id, truth.to_string(), gate.map_or(ABSENT.into(), |gate| gate.to_string()));
+                }
+            }
+            check.looked_at += rows.len() as i64;
+            match ids.into_iter().last() {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
+        let in_gate = self.scan.count(self.keys, equal.part).await? as i64;
+        if in_gate > check.looked_at - missing {
+            self.extra(equal, &mut check).await?;
+        }
+        Ok(check)
+    }
+
+    /// Names what the gate has and the truth has not.
+    async fn extra(&mut self, equal: &Equal, check: &mut Check) -> Result<(), AuditError> {
+        let mut from = None;
+        loop {
+            let page = self.scan.ids(self.keys, equal.part, from).await?;
+            let known: Vec<String> =
+                sqlx::query_scalar(equal.find).bind(&page.elements).fetch_all(&mut *self.snapshot).await?;
+            let known: HashSet<String> = known.into_iter().collect();
+            let extra: Vec<String> = page.elements.into_iter().filter(|id| !known.contains(id)).collect();
+            let values = self.scan.values(self.keys, equal.part, &extra).await?;
+            for (id, gate) in extra.into_iter().zip(values) {
+                check.differs(id, ABSENT, gate.map_or(ABSENT.into(), |gate| gate.to_string()));
+            }
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Who holds what: every coupon is in its holder's list, and the lists have nothing else and nothing twice.
+    async fn held(&mut self) -> Result<Check, AuditError> {
+        let mut check = Check::new("gate-held", "who holds which template's coupon: gate = truth");
+        let mut after = String::new();
+        loop {
+            let rows = sqlx::query(include_str!("sql/page_held.sql"))
+                .bind(&after)
+                .bind(PAGE_ROWS)
+                .fetch_all(&mut *self.snapshot)
+                .await?;
+            let coupons = rows.iter().map(held_row).collect::<Result<Vec<_>, _>>()?;
+            let Some(last) = coupons.last() else {
+                break;
+            };
+            after = last.coupon_id.to_string();
+            check.looked_at += coupons.len() as i64;
+            let users: HashSet<&String> = coupons.iter().map(|coupon| &coupon.user).collect();
+            let users: Vec<String> = users.into_iter().cloned().collect();
+            let held: HashSet<HeldCoupon> =
+                self.scan.held_by(self.keys, &users).await?.into_iter().flatten().collect();
+            for coupon in coupons.iter().filter(|coupon| !held.contains(*coupon)) {
+                check.differs(&coupon.user, shown(coupon), ABSENT);
+            }
+        }
+        self.held_beyond_truth(&mut check).await?;
+        Ok(check)
+    }
+
+    async fn held_beyond_truth(&mut self, check: &mut Check) -> Result<(), AuditError> {
+        let mut from = None;
+        loop {
+            let page = self.scan.held(self.keys, from).await?;
+            let ids: Vec<String> =
+                page.elements.iter().flatten().map(|held| held.coupon_id.to_string()).collect();
+            let mut truth = HashSet::new();
+            for some in ids.chunks(PAGE_ROWS as usize) {
+                let rows = sqlx::query(include_str!("sql/find_held.sql"))
+                    .bind(some)
+                    .fetch_all(&mut *self.snapshot)
+                    .await?;
+                for row in &rows {
+                    truth.insert(held_row(row)?);
+                }
+            }
+            for list in &page.elements {
+                let mut seen = HashSet::new();
+                for held in list {
+                    if !truth.contains(held) {
+                        check.differs(&held.user, ABSENT, shown(held));
+                    } else if !seen.insert(held) {
+                        check.differs(&held.user, format!("{} once", shown(held)), "it twice");
+                    }
+                }
+            }
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn cancelled(&mut self) -> Result<Check, AuditError> {
+        let mut check =
+            Check::new("gate-cancelled", "orders cancelled in the gate are cancelled in the truth");
+        let mut from = None;
+        loop {
+            let page = self.scan.cancelled(self.keys, from).await?;
+            let rows: Vec<(String, String)> =
+                sqlx::query_as("SELECT order_id::text, status FROM orders WHERE order_id::text = ANY ($1)")
+                    .bind(&page.elements)
+                    .fetch_all(&mut *self.snapshot)
+                    .await?;
+            let status: HashMap<String, String> = rows.into_iter().collect();
+            check.looked_at += page.elements.len() as i64;
+            for id in page.elements {
+                match status.get(&id).map(String::as_str) {
+                    Some("cancelled") => {}
+                    Some(other) => check.differs(id, other, "cancelled"),
+                    None => check.differs(id, "no order", "cancelled"),
+                }
+            }
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(check),
+            }
+        }
+    }
+
+    /// Live idempotency records of the gate are in the truth. (The reverse is not asked: the truth keeps them longer.)
+    async fn records(&mut self, clock_ms: i64) -> Result<Check, AuditError> {
+        let mut check = Check::new("gate-records", "idempotency records of the gate are in the truth");
+        let today = clock_ms.div_euclid(DAY_MS);
+        for day in [today - 1, today] {
+            let mut from = None;
+            loop {
+                let page = self.scan.records(self.keys, day, from).await?;
+                let live = |record: &Record| record.decided_at > clock_ms.saturating_sub(IDEMPOTENCY_KEPT_MS);
+                let live: Vec<Record> = page.elements.into_iter().filter(live).collect();
+                self.compare_records(live, &mut check).await?;
+                match page.next {
+                    Some(next) => from = Some(next),
+                    None => break,
+                }
+            }
+        }
+        Ok(check)
+    }
+
+    async fn compare_records(&mut self, records: Vec<Record>, check: &mut Check) -> Result<(), AuditError> {
+        let scopes: Vec<&str> = records.iter().map(|record| record.scope.as_str()).collect();
+        let rows = sqlx::query(include_str!("sql/find_records.sql"))
+            .bind(&scopes)
+            .fetch_all(&mut *self.snapshot)
+            .await?;
+        let truth: HashMap<String, Json> = rows.iter().map(shown_row).collect::<Result<_, _>>()?;
+        check.looked_at += records.len() as i64;
+        for record in records {
+            let expected = truth.get(&record.scope);
+            if expected != Some(&record.shown) {
+                let expected = expected.map_or(ABSENT.into(), Json::to_string);
+                check.differs(record.scope, expected, record.shown.to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn page(
+    snapshot: &mut PgConnection,
+    sql: &'static str,
+    after: &str,
+) -> Result<Vec<(String, Json)>, sqlx::Error> {
+    let rows = sqlx::query(sql).bind(after).bind(PAGE_ROWS).fetch_all(snapshot).await?;
+    rows.iter().map(shown_row).collect()
+}
+
+fn shown_row(row: &sqlx::postgres::PgRow) -> Result<(String, Json), sqlx::Error> {
+    let SqlJson(shown) = row.try_get("shown")?;
+    Ok((row.try_get("id")?, shown))
+}
+
+fn held_row(row: &sqlx::postgres::PgRow) -> Result<HeldCoupon, sqlx::Error> {
+    Ok(HeldCoupon {
+        user: row.try_get("user_id")?,
+        template_number: u64::try_from(row.try_get::<i64, _>("number")?).unwrap_or_default(),
+        coupon_id: row.try_get::<String, _>("id")?.parse().unwrap_or_default(),
+    })
+}
+
+fn shown(held: &HeldCoupon) -> String {
+    format!("coupon {} of template number {}", held.coupon_id, held.template_number)
+}

@@ -1,0 +1,204 @@
+//! The audit: gate = truth = outbox, and the shop's rules hold.
+//!
+//! PostgreSQL is looked at in one `REPEATABLE READ` snapshot, so the rules within it can be checked at any time. Redis has
+//! no snapshots: gate and truth are comparable only where the snapshot's cursor stands at the gate's `seq`, in the same
+//! epoch, and the gate decides nothing until the last page is read. So the audit waits until PostgreSQL has caught up,
+//! compares, and looks whether the gate moved meanwhile; then what it saw may be no difference at all, and it starts
+//! again, [`bounds::AUDIT_ATTEMPTS`] times. A shop that is never quiet for as long as that takes is told so (check
+//! `cell`) and counts as not clean: "could not compare" must not look like "compared". Pausing the gate would answer, too,
+//! but an audit must not be able to stop the shop.
+
+mod gate;
+mod report;
+mod truth;
+
+use sqlx::{PgConnection, PgPool, Row};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+pub use report::{Check, Difference, Report};
+
+use crate::config::{Servers, bounds};
+use crate::gate::keys::Keys;
+use crate::gate::scan::{Meta, Scan, ScanError};
+use gate::Sides;
+
+/// Rows of one page.
+const PAGE_ROWS: i64 = 1_000;
+/// There is one cell for now.
+const CELL: u32 = 0;
+
+/// How to audit.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long to wait for PostgreSQL to have what the gate has decided, and for the gate to be quiet.
+    pub wait: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error("PostgreSQL: {0}")]
+    Sql(#[from] sqlx::Error),
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+}
+
+/// How far PostgreSQL has applied the cell's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cursor {
+    epoch: i64,
+    seq: i64,
+    tip: String,
+    halted: Option<String>,
+}
+
+/// Compares everything. An `Err` means that a server could not be asked; every difference is in the report.
+pub async fn audit(servers: &Servers, pool: &PgPool, options: Options) -> Result<Report, AuditError> {
+    let scan = Scan::connect(&servers.redis_url).await?;
+    let report = compare(&scan, pool, Instant::now() + options.wait).await;
+    scan.close().await;
+    report
+}
+
+async fn compare(scan: &Scan, pool: &PgPool, deadline: Instant) -> Result<Report, AuditError> {
+    let mut attempt = 1;
+    loop {
+        let reached = wait_until_level(scan, pool, deadline).await?;
+        let mut transaction = pool.begin().await?;
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .execute(&mut *transaction)
+            .await?;
+        let picture = picture(scan, &mut transaction).await?;
+        let again = picture.moved && attempt < bounds::AUDIT_ATTEMPTS && reached.is_ok();
+        if !again {
+            let truth = truth::check_truth(&mut transaction).await?;
+            transaction.rollback().await?;
+            return Ok(report(picture, truth));
+        }
+        transaction.rollback().await?;
+        attempt += 1;
+    }
+}
+
+/// Waits until gate and cursor stand at the same place; `Err`: not in time.
+async fn wait_until_level(
+    scan: &Scan,
+    pool: &PgPool,
+    deadline: Instant,
+) -> Result<Result<(), ()>, AuditError> {
+    loop {
+        let cursor = read_cursor(&mut *pool.acquire().await?).await?;
+        let meta = scan.meta(CELL).await?;
+        if apart(&cursor, &meta).is_none() {
+            return Ok(Ok(()));
+        }
+        if Instant::now() >= deadline {
+            return Ok(Err(()));
+        }
+        sleep(bounds::AUDIT_POLL).await;
+    }
+}
+
+/// What was seen of gate and truth together.
+struct Picture {
+    cursor: Option<Cursor>,
+    cell: Check,
+    /// Empty unless the two were level all the time.
+    gate: Vec<Check>,
+    /// The gate decided something meanwhile.
+    moved: bool,
+}
+
+async fn picture(scan: &Scan, snapshot: &mut PgConnection) -> Result<Picture, AuditError> {
+    let mut cell = Check::new("cell", "the cell is open and PostgreSQL has all that it decided");
+    cell.looked_at = 1;
+    let cursor = read_cursor(snapshot).await?;
+    let meta = scan.meta(CELL).await?;
+    let id = format!("cell {CELL}");
+    if let Some((expected, found)) = apart(&cursor, &meta) {
+        cell.differs(id, expected, found);
+        // A gate that runs ahead under traffic is level again a moment later.
+        let moved = matches!((&cursor, &meta), (Some(c), Some(m)) if behind(c, m) && c.halted.is_none());
+        return Ok(Picture { cursor, cell, gate: Vec::new(), moved });
+    }
+    let Some(meta) = meta else {
+        return Ok(Picture { cursor, cell, gate: Vec::new(), moved: false }); // no cell here nor there: a new shop
+    };
+    let mut sides = Sides { scan, keys: Keys::new(CELL, meta.epoch), snapshot };
+    let mut gate = sides.compare(&meta).await?;
+    let after = scan.meta(CELL).await?;
+    let moved = after.as_ref().is_none_or(|after| (after.epoch, after.seq) != (meta.epoch, meta.seq));
+    if moved {
+        let found = match after {
+            Some(after) => format!("busy: went on to {}-{} meanwhile", after.epoch, after.seq),
+            None => String::from("the cell vanished meanwhile"),
+        };
+        let expected = format!("a gate that stays at {}-{} while it is compared", meta.epoch, meta.seq);
+        cell.differs(id, expected, format!("{found}; audit again at a quieter moment"));
+        gate.clear();
+    }
+    Ok(Picture { cursor, cell, gate, moved })
+}
+
+fn report(picture: Picture, truth: Vec<Check>) -> Report {
+    let gate_compared = !picture.gate.is_empty();
+    let mut checks = vec![picture.cell];
+    checks.extend(picture.gate);
+    checks.extend(truth);
+    let (epoch, seq) = picture.cursor.map_or((0, 0), |cursor| (cursor.epoch, cursor.seq));
+    Report { clean: checks.iter().all(Check::holds), cell: CELL, epoch, seq, gate_compared, checks }
+}
+
+async fn read_cursor(connection: &mut PgConnection) -> Result<Option<Cursor>, sqlx::Error> {
+    let row = sqlx::query("SELECT epoch, seq, tip, halted_reason FROM cell_cursors WHERE cell = $1")
+        .bind(CELL as i32)
+        .fetch_optional(connection)
+        .await?;
+    row.map(|row| {
+        Ok(Cursor {
+            epoch: row.try_get("epoch")?,
+            seq: row.try_get("seq")?,
+            tip: row.try_get("tip")?,
+            halted: row.try_get("halted_reason")?,
+        })
+    })
+    .transpose()
+}
+
+fn behind(cursor: &Cursor, meta: &Meta) -> bool {
+    cursor.epoch as u64 == meta.epoch && (cursor.seq as u64) < meta.seq && meta.state == "open"
+}
+
+/// Expected and found, where gate and cursor do not stand at the same place or the cell does not decide.
+fn apart(cursor: &Option<Cursor>, meta: &Option<Meta>) -> Option<(String, String)> {
+    let (cursor, meta) = match (cursor, meta) {
+        (Some(cursor), Some(meta)) => (cursor, meta),
+        (None, None) => return None,
+        (Some(cursor), None) => {
+            return Some((
+                format!("a gate at {}-{}", cursor.epoch, cursor.seq),
+                "no gate: Redis is empty".into(),
+            ));
+        }
+        (None, Some(meta)) => {
+            return Some((
+                "no gate: PostgreSQL knows of none".into(),
+                format!("a gate at {}-{}", meta.epoch, meta.seq),
+            ));
+        }
+    };
+    if let Some(reason) = &cursor.halted {
+        return Some(("a cell that PostgreSQL follows".into(), format!("halted: {reason}")));
+    }
+    if meta.state != "open" {
+        let reason = meta.reason.as_deref().unwrap_or("no reason given");
+        return Some(("an open cell".into(), format!("{}: {reason}", meta.state)));
+    }
+    let level = (cursor.epoch as u64, cursor.seq as u64, &cursor.tip) == (meta.epoch, meta.seq, &meta.tip);
+    (!level).then(|| {
+        (
+            format!("a gate at {}-{} with tip {}", cursor.epoch, cursor.seq, cursor.tip),
+            format!("one at {}-{} with tip {}", meta.epoch, meta.seq, meta.tip),
+        )
+    })
+}

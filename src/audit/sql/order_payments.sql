@@ -1,0 +1,30 @@
+-- The ledger has each order's payment, and its refund when it is cancelled, once and from the orderer; and no others.
+SELECT coalesce(o.order_id, e.ref_id)::text AS id,
+       CASE
+           WHEN o.order_id IS NULL THEN 'no entries'
+           ELSE o.user_id || ' paid ' || o.total
+                || CASE o.status WHEN 'cancelled' THEN ', refunded ' || o.total ELSE '' END
+       END AS expected,
+       CASE
+           WHEN e.ref_id IS NULL THEN 'no entries'
+           ELSE e.users || ' paid ' || e.paid || ' in ' || e.payments
+                || CASE e.refunds WHEN 0 THEN '' ELSE ', refunded ' || e.refunded || ' in ' || e.refunds END
+       END AS found
+FROM orders o
+FULL JOIN (
+    SELECT ref_id,
+           string_agg(DISTINCT user_id, ', ') AS users,
+           coalesce(-sum(amount) FILTER (WHERE kind = 'payment'), 0) AS paid,
+           coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0) AS refunded,
+           count(*) FILTER (WHERE kind = 'payment') AS payments,
+           count(*) FILTER (WHERE kind = 'refund') AS refunds
+    FROM wallet_entries
+    WHERE kind IN ('payment', 'refund')
+    GROUP BY ref_id
+) AS e ON e.ref_id = o.order_id
+WHERE o.order_id IS NULL
+   OR o.total <> coalesce(e.paid, 0)
+   OR CASE o.status WHEN 'cancelled' THEN o.total ELSE 0 END <> coalesce(e.refunded, 0)
+   OR e.payments > 1
+   OR e.refunds > CASE o.status WHEN 'cancelled' THEN 1 ELSE 0 END
+   OR e.users <> o.user_id

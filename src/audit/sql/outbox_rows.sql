@@ -1,0 +1,17 @@
+-- Each waiting event tells of an order that is so: completed, or cancelled.
+SELECT event_id AS id,
+       'an order that is ' || coalesce(substr(event_id, 38), '?') || ', key order.' || coalesce(substr(event_id, 38), '?')
+           AS expected,
+       coalesce('an order that is ' || o.status, 'no order') || ', key ' || routing_key AS found
+FROM (
+    SELECT event_id, routing_key,
+           CASE
+               WHEN event_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[.](completed|cancelled)$'
+               THEN left(event_id, 36)::uuid
+           END AS order_id
+    FROM outbox
+) AS waiting
+LEFT JOIN orders o USING (order_id)
+WHERE o.order_id IS NULL
+   OR routing_key <> 'order.' || substr(event_id, 38)
+   OR (substr(event_id, 38) = 'cancelled' AND o.status <> 'cancelled')

@@ -1,0 +1,120 @@
+//! What must hold within PostgreSQL: each rule is one query that returns the rows that break it.
+
+use sqlx::{PgConnection, Row};
+
+use super::report::{Check, Difference};
+
+struct Rule {
+    name: &'static str,
+    rule: &'static str,
+    /// How many things the rule is about.
+    count: &'static str,
+    /// Columns: id, expected, found, total.
+    broken: &'static str,
+}
+
+/// Wraps a rule's query so that a few differences come back, with the number of all.
+macro_rules! broken {
+    ($file:literal) => {
+        concat!(
+            "SELECT id, expected, found, count(*) OVER () AS total FROM (\n",
+            include_str!(concat!("sql/", $file)),
+            "\n) AS broken ORDER BY id LIMIT 20"
+        )
+    };
+}
+
+const RULES: [Rule; 12] = [
+    Rule {
+        name: "ledger-sum",
+        rule: "a wallet's balance is the sum of its ledger",
+        count: "SELECT count(*) FROM wallets",
+        broken: broken!("ledger_sum.sql"),
+    },
+    Rule {
+        name: "ledger-steps",
+        rule: "every ledger balance follows from the one before",
+        count: "SELECT count(*) FROM wallet_entries",
+        broken: broken!("ledger_steps.sql"),
+    },
+    Rule {
+        name: "ledger-last",
+        rule: "a ledger's last balance is the wallet's",
+        count: "SELECT count(*) FROM wallets",
+        broken: broken!("ledger_last.sql"),
+    },
+    Rule {
+        name: "stock-sums",
+        rule: "stock is what was put in less what paid orders hold",
+        count: "SELECT count(*) FROM products",
+        broken: broken!("stock_sums.sql"),
+    },
+    Rule {
+        name: "order-amounts",
+        rule: "an order's items add up to its amounts",
+        count: "SELECT count(*) FROM orders",
+        broken: broken!("order_amounts.sql"),
+    },
+    Rule {
+        name: "order-payments",
+        rule: "the ledger has each payment and refund once",
+        count: "SELECT count(*) FROM orders",
+        broken: broken!("order_payments.sql"),
+    },
+    Rule {
+        name: "coupon-use",
+        rule: "coupons used are those that orders used",
+        count: "SELECT count(*) FROM coupons WHERE order_id IS NOT NULL",
+        broken: broken!("coupon_use.sql"),
+    },
+    Rule {
+        name: "template-counts",
+        rule: "serials are 1 to issued, one per user, within the limit",
+        count: "SELECT count(*) FROM coupon_templates",
+        broken: broken!("template_counts.sql"),
+    },
+    Rule {
+        name: "coupon-expiry",
+        rule: "coupons are usable for 365 days",
+        count: "SELECT count(*) FROM coupons",
+        broken: broken!("coupon_expiry.sql"),
+    },
+    Rule {
+        name: "outbox-count",
+        rule: "events written less events published wait in the outbox",
+        count: "SELECT count(*) FROM outbox",
+        broken: broken!("outbox_count.sql"),
+    },
+    Rule {
+        name: "outbox-rows",
+        rule: "each waiting event tells of an order that is so",
+        count: "SELECT count(*) FROM outbox",
+        broken: broken!("outbox_rows.sql"),
+    },
+    Rule {
+        name: "events-written",
+        rule: "each order and cancellation became one event",
+        count: "SELECT count(*) + count(*) FILTER (WHERE status = 'cancelled') FROM orders",
+        broken: broken!("events_written.sql"),
+    },
+];
+
+/// Checks every rule on the snapshot of `snapshot`.
+pub(super) async fn check_truth(snapshot: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> {
+    let mut checks = Vec::with_capacity(RULES.len());
+    for rule in &RULES {
+        let mut check = Check::new(rule.name, rule.rule);
+        check.looked_at = sqlx::query_scalar(rule.count).fetch_one(&mut *snapshot).await?;
+        for row in sqlx::query(rule.broken).fetch_all(&mut *snapshot).await? {
+            check.differences.push(Difference {
+                id: row.try_get("id")?,
+                expected: row.try_get("expected")?,
+                found: row.try_get("found")?,
+            });
+            check.more = row.try_get("total")?;
+        }
+        check.more -= check.differences.len() as i64;
+        checks.push(check);
+    }
+    Ok(checks)
+}

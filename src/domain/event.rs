@@ -1,0 +1,117 @@
+//! What the data platform is told: CloudEvents 1.0 in structured JSON, one per completed and per cancelled order.
+//!
+//! The reconciler stores them in the outbox, in the transaction that applies the order; the relay only carries them.
+//! An event's `id` is made from the order's, so whoever repeats it, repeats the same event.
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{TimestampMs, rfc3339};
+
+/// Routing key of a completed order.
+pub const ORDER_COMPLETED: &str = "order.completed";
+/// Routing key of a cancelled order.
+pub const ORDER_CANCELLED: &str = "order.cancelled";
+/// Media type of an event's text.
+pub const CLOUD_EVENTS_JSON: &str = "application/cloudevents+json";
+
+/// One row of the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxEvent {
+    /// The same for every repeat of the event.
+    pub event_id: String,
+    pub routing_key: &'static str,
+    /// The complete CloudEvent.
+    pub payload: String,
+}
+
+/// The CloudEvents `type` of a routing key.
+pub fn event_type(routing_key: &str) -> String {
+    format!("rushgate.{routing_key}.v1")
+}
+
+/// `order` is the order as `GET /v1/orders/{id}` gives it right after it was paid.
+pub fn order_completed(
+    order_id: Uuid,
+    ordered_at: TimestampMs,
+    order: &impl Serialize,
+) -> Result<OutboxEvent, serde_json::Error> {
+    order_event(format!("{order_id}.completed"), ORDER_COMPLETED, order_id, ordered_at, order)
+}
+
+/// `order` is the order as `GET /v1/orders/{id}` gives it right after it was cancelled.
+pub fn order_cancelled(
+    order_id: Uuid,
+    cancelled_at: TimestampMs,
+    order: &impl Serialize,
+) -> Result<OutboxEvent, serde_json::Error> {
+    order_event(format!("{order_id}.cancelled"), ORDER_CANCELLED, order_id, cancelled_at, order)
+}
+
+fn order_event(
+    event_id: String,
+    routing_key: &'static str,
+    order_id: Uuid,
+    at: TimestampMs,
+    order: &impl Serialize,
+) -> Result<OutboxEvent, serde_json::Error> {
+    #[derive(Serialize)]
+    struct CloudEvent<'a, T> {
+        specversion: &'static str,
+        id: &'a str,
+        source: &'static str,
+        r#type: String,
+        subject: Uuid,
+        time: String,
+        datacontenttype: &'static str,
+        data: &'a T,
+    }
+    let payload = serde_json::to_string(&CloudEvent {
+        specversion: "1.0",
+        id: &event_id,
+        source: "rushgate",
+        r#type: event_type(routing_key),
+        subject: order_id,
+        time: rfc3339(at),
+        datacontenttype: "application/json",
+        data: order,
+    })?;
+    Ok(OutboxEvent { event_id, routing_key, payload })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn an_event_is_a_cloud_event_whose_id_is_stable() {
+        let order_id = Uuid::from_u128(7);
+        let order = json!({"order_id": order_id, "total": 1_000});
+        let event = order_completed(order_id, 1_700_000_000_123, &order).unwrap();
+        assert_eq!(event.event_id, "00000000-0000-0000-0000-000000000007.completed");
+        assert_eq!(event.routing_key, "order.completed");
+        assert_eq!(
+            serde_json::from_str::<Value>(&event.payload).unwrap(),
+            json!({
+                "specversion": "1.0",
+                "id": "00000000-0000-0000-0000-000000000007.completed",
+                "source": "rushgate",
+                "type": "rushgate.order.completed.v1",
+                "subject": "00000000-0000-0000-0000-000000000007",
+                "time": "2023-11-14T22:13:20.123Z",
+                "datacontenttype": "application/json",
+                "data": order,
+            })
+        );
+        assert_eq!(order_completed(order_id, 1_700_000_000_123, &order).unwrap(), event);
+    }
+
+    #[test]
+    fn a_cancellation_is_an_event_of_its_own() {
+        let event = order_cancelled(Uuid::from_u128(7), 0, &json!({})).unwrap();
+        assert_eq!(event.event_id, "00000000-0000-0000-0000-000000000007.cancelled");
+        assert_eq!(event.routing_key, "order.cancelled");
+        assert!(event.payload.contains("\"type\":\"rushgate.order.cancelled.v1\""));
+    }
+}

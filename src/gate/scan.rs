@@ -1,0 +1,389 @@
+//! The gate's state read in pages, for the audit: plain values outwards, nothing is changed.
+//!
+//! Each page is one bounded command (`HMGET`, `HSCAN`, …), so a scan never holds up Redis. Pages together are *not* one
+//! moment: who compares them with something else reads [`Scan::meta`] before and after.
+
+use bytes::Bytes;
+use fred::prelude::*;
+use fred::types::{ClusterHash, CustomCommand};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+use std::collections::HashMap;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::keys::Keys;
+use crate::config::bounds::{CONNECT_TIMEOUT, REDIS_COMMAND_TIMEOUT, SCAN_PAGE};
+use crate::log::wire::{Blob, Id};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    #[error("Redis: {0}")]
+    Redis(#[from] fred::error::Error),
+    #[error("Redis did not answer within {CONNECT_TIMEOUT:?}: start it, or correct RUSHGATE_REDIS_URL")]
+    Unreachable,
+    #[error("Redis answered {0} with something else than expected")]
+    Answer(&'static str),
+}
+
+/// What stands in a cell's `meta`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    pub epoch: u64,
+    pub seq: u64,
+    pub tip: String,
+    pub applied: u64,
+    pub clock_ms: i64,
+    pub state: String,
+    pub reason: Option<String>,
+}
+
+/// The newest entry of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    pub epoch: u64,
+    pub seq: u64,
+    pub tip: String,
+}
+
+/// A part of the state that has one value per id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Wallets,
+    Products,
+    Stocks,
+    ProductIds,
+    Templates,
+    Issued,
+    TemplateIds,
+    Coupons,
+}
+
+/// Some elements, and where to go on; `None`: that was the last page. An element may come twice.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    pub elements: Vec<T>,
+    pub next: Option<String>,
+}
+
+/// A coupon in the index of who holds what.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HeldCoupon {
+    pub user: String,
+    pub template_number: u64,
+    pub coupon_id: Uuid,
+}
+
+/// An idempotency record: whose key, and the record as [`Part`]s' values are given.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub scope: String,
+    pub decided_at: i64,
+    pub shown: Json,
+}
+
+/// A connection of its own.
+pub struct Scan {
+    client: Client,
+}
+
+impl Scan {
+    pub async fn connect(redis_url: &str) -> Result<Self, ScanError> {
+        let client = Builder::from_config(Config::from_url(redis_url)?)
+            .with_connection_config(|c| {
+                c.connection_timeout = CONNECT_TIMEOUT;
+                c.internal_command_timeout = CONNECT_TIMEOUT;
+                c.max_command_attempts = 1;
+            })
+            .with_performance_config(|c| c.default_command_timeout = REDIS_COMMAND_TIMEOUT)
+            .build()?;
+        match timeout(CONNECT_TIMEOUT, client.init()).await {
+            Ok(result) => result.map(|_| Self { client }).map_err(ScanError::from),
+            Err(_) => Err(ScanError::Unreachable),
+        }
+    }
+
+    /// `None`: there is no such cell.
+    pub async fn meta(&self, cell: u32) -> Result<Option<Meta>, ScanError> {
+        let fields: HashMap<String, String> = self.client.hgetall(Keys::meta(cell)).await?;
+        let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok());
+        let text = |name: &str| fields.get(name).cloned();
+        let Some(epoch) = number("epoch") else {
+            return Ok(None);
+        };
+        Ok(Some(Meta {
+            epoch,
+            seq: number("seq").unwrap_or_default(),
+            tip: text("tip").unwrap_or_default(),
+            applied: number("applied").unwrap_or_default(),
+            clock_ms: text("clock").and_then(|text| text.parse().ok()).unwrap_or_default(),
+            state: text("state").unwrap_or_default(),
+            reason: text("reason"),
+        }))
+    }
+
+    /// `None`: the log is gone.
+    pub async fn log_end(&self, keys: Keys) -> Result<Option<LogEnd>, ScanError> {
+        let newest: Vec<(String, HashMap<String, Bytes>)> =
+            self.client.xrevrange(keys.log(), "+", "-", Some(1)).await?;
+        let Some((id, fields)) = newest.into_iter().next() else {
+            return Ok(None);
+        };
+        let (epoch, seq) = id.split_once('-').ok_or(ScanError::Answer("XREVRANGE"))?;
+        Ok(Some(LogEnd {
+            epoch: epoch.parse().map_err(|_| ScanError::Answer("XREVRANGE"))?,
+            seq: seq.parse().map_err(|_| ScanError::Answer("XREVRANGE"))?,
+            tip: fields.get("t").map(|tip| lossy(tip)).unwrap_or_default(),
+        }))
+    }
+
+    /// The values of these ids, in their order; what cannot be decoded is shown as it is.
+    pub async fn values(
+        &self,
+        keys: Keys,
+        part: Part,
+        ids: &[String],
+    ) -> Result<Vec<Option<Json>>, ScanError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<Bytes> = ids.iter().map(|id| part.field(id)).collect();
+        let values: Vec<Option<Bytes>> =
+            self.command(part.command("HMGET", "ZMSCORE"), part.key(keys), names).await?;
+        if values.len() != ids.len() {
+            return Err(ScanError::Answer("a look-up"));
+        }
+        Ok(values.into_iter().map(|value| value.map(|value| part.shown(&value))).collect())
+    }
+
+    pub async fn count(&self, keys: Keys, part: Part) -> Result<u64, ScanError> {
+        self.command(part.command("HLEN", "ZCARD"), part.key(keys), Vec::new()).await
+    }
+
+    /// The ids that a part has.
+    pub async fn ids(&self, keys: Keys, part: Part, from: Option<String>) -> Result<Page<String>, ScanError> {
+        let page = self.page(part.command("HSCAN", "ZSCAN"), part.key(keys), from).await?;
+        Ok(page.map_pairs(|field, _| part.id(&field)))
+    }
+
+    /// What these users hold, one list per user.
+    pub async fn held_by(&self, keys: Keys, users: &[String]) -> Result<Vec<Vec<HeldCoupon>>, ScanError> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names = users.iter().map(|user| Bytes::from(user.clone().into_bytes())).collect();
+        let lists: Vec<Option<Bytes>> = self.command("HMGET", keys.held(), names).await?;
+        Ok(users.iter().zip(lists).map(|(user, list)| held(user, &list.unwrap_or_default())).collect())
+    }
+
+    /// All that is held, a page of users at a time.
+    pub async fn held(&self, keys: Keys, from: Option<String>) -> Result<Page<Vec<HeldCoupon>>, ScanError> {
+        let page = self.page("HSCAN", keys.held(), from).await?;
+        Ok(page.map_pairs(|user, list| held(&lossy(&user), &list)))
+    }
+
+    /// Orders cancelled in this epoch.
+    pub async fn cancelled(&self, keys: Keys, from: Option<String>) -> Result<Page<String>, ScanError> {
+        let page = self.page("SSCAN", keys.cancelled(), from).await?;
+        let elements = page.elements.iter().map(|id| uuid_text(id)).collect();
+        Ok(Page { elements, next: page.next })
+    }
+
+    /// The idempotency records of one day; a record's `day` is its `decided_at` in days.
+    pub async fn records(
+        &self,
+        keys: Keys,
+        day: i64,
+        from: Option<String>,
+    ) -> Result<Page<Record>, ScanError> {
+        let page = self.page("HSCAN", keys.idempotency(day), from).await?;
+        Ok(page.map_pairs(|scope, value| record(&lossy(&scope), &value)))
+    }
+
+    async fn page(
+        &self,
+        command: &'static str,
+        key: String,
+        from: Option<String>,
+    ) -> Result<Page<Bytes>, ScanError> {
+        let position = from.unwrap_or_else(|| String::from("0"));
+        let arguments = vec![position.into(), "COUNT".into(), SCAN_PAGE.to_string().into()];
+        let (next, elements): (String, Vec<Bytes>) = self.command(command, key, arguments).await?;
+        Ok(Page { elements, next: (next != "0").then_some(next) })
+    }
+
+    async fn command<R: FromValue>(
+        &self,
+        command: &'static str,
+        key: String,
+        arguments: Vec<Bytes>,
+    ) -> Result<R, ScanError> {
+        let mut all: Vec<Value> = vec![key.into()];
+        all.extend(arguments.into_iter().map(Value::from));
+        let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
+        Ok(self.client.custom(command, all).await?)
+    }
+
+    pub async fn close(self) {
+        let _ = timeout(CONNECT_TIMEOUT, self.client.quit()).await;
+    }
+}
+
+impl Page<Bytes> {
+    fn map_pairs<T>(self, make: impl Fn(Bytes, Bytes) -> T) -> Page<T> {
+        let mut rest = self.elements.into_iter();
+        let mut elements = Vec::with_capacity(rest.len() / 2);
+        while let (Some(field), Some(value)) = (rest.next(), rest.next()) {
+            elements.push(make(field, value));
+        }
+        Page { elements, next: self.next }
+    }
+}
+
+impl Part {
+    fn key(self, keys: Keys) -> String {
+        match self {
+            Self::Wallets => keys.wallets(),
+            Self::Products => keys.products(),
+            Self::Stocks => keys.stocks(),
+            Self::ProductIds => keys.product_ids(),
+            Self::Templates => keys.templates(),
+            Self::Issued => keys.issued(),
+            Self::TemplateIds => keys.template_ids(),
+            Self::Coupons => keys.coupons(),
+        }
+    }
+
+    fn command(self, of_hash: &'static str, of_sorted_set: &'static str) -> &'static str {
+        match self {
+            Self::ProductIds | Self::TemplateIds => of_sorted_set,
+            _ => of_hash,
+        }
+    }
+
+    fn field(self, id: &str) -> Bytes {
+        match (self, Uuid::parse_str(id)) {
+            (Self::Coupons, Ok(id)) => Bytes::copy_from_slice(id.as_bytes()),
+            _ => Bytes::copy_from_slice(id.as_bytes()),
+        }
+    }
+
+    fn id(self, field: &[u8]) -> String {
+        if self == Self::Coupons { uuid_text(field) } else { lossy(field) }
+    }
+
+    fn shown(self, value: &[u8]) -> Json {
+        let decoded = match self {
+            Self::Wallets | Self::Stocks | Self::Issued => lossy(value).parse::<u64>().ok().map(Json::from),
+            Self::ProductIds | Self::TemplateIds => Some(json!("listed")),
+            Self::Products => product(value),
+            Self::Templates => template(value),
+            Self::Coupons => coupon(value),
+        };
+        decoded.unwrap_or_else(|| undecodable(value))
+    }
+}
+
+fn product(value: &[u8]) -> Option<Json> {
+    let (name, price, status): (String, u64, String) = rmp_serde::from_slice(value).ok()?;
+    Some(json!({"name": name, "price": price, "status": status}))
+}
+
+fn template(value: &[u8]) -> Option<Json> {
+    #[derive(Deserialize)]
+    struct Template {
+        number: u64,
+        name: String,
+        discount_type: String,
+        discount_value: u64,
+        discount_max: Option<u64>,
+        min_subtotal: u64,
+        max_issued: u64,
+        issue_from: i64,
+        issue_until: i64,
+    }
+    let t: Template = rmp_serde::from_slice(value).ok()?;
+    Some(json!({
+        "number": t.number, "name": t.name, "discount_type": t.discount_type,
+        "discount_value": t.discount_value, "discount_max": t.discount_max, "min_subtotal": t.min_subtotal,
+        "max_issued": t.max_issued, "issue_from": t.issue_from, "issue_until": t.issue_until,
+    }))
+}
+
+fn coupon(value: &[u8]) -> Option<Json> {
+    let (template, user, serial, issued_at, order): (String, String, u64, i64, Option<Id>) =
+        rmp_serde::from_slice(value).ok()?;
+    Some(json!({
+        "template": template, "user": user, "serial": serial, "issued_at": issued_at,
+        "order": order.map(|id| id.to_string()),
+    }))
+}
+
+fn record(scope: &str, value: &[u8]) -> Record {
+    let scope = scope.to_owned();
+    match rmp_serde::from_slice::<(Blob, i64, Blob)>(value) {
+        Ok((request_hash, decided_at, reply)) => Record {
+            scope,
+            decided_at,
+            shown: json!({
+                "request_hash": hex(&request_hash.0), "decided_at": decided_at, "reply": hex(&reply.0),
+            }),
+        },
+        Err(_) => Record { scope, decided_at: i64::MAX, shown: undecodable(value) },
+    }
+}
+
+/// 20 bytes per coupon: template number, coupon id. A rest that is no whole element shows as a coupon of zeros.
+fn held(user: &str, list: &[u8]) -> Vec<HeldCoupon> {
+    let element = |bytes: &[u8]| {
+        let (number, id) = bytes.split_at_checked(4).unwrap_or_default();
+        HeldCoupon {
+            user: user.to_owned(),
+            template_number: number.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+            coupon_id: Uuid::from_slice(id).unwrap_or_default(),
+        }
+    };
+    list.chunks(20).map(element).collect()
+}
+
+fn uuid_text(bytes: &[u8]) -> String {
+    Uuid::from_slice(bytes).map_or_else(|_| hex(bytes), |id| id.to_string())
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn undecodable(value: &[u8]) -> Json {
+    json!({ "undecodable": hex(value) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_coupons_are_twenty_bytes_each() {
+        let id = Uuid::from_u128(0x0102);
+        let mut list = vec![0, 0, 1, 2];
+        list.extend(id.as_bytes());
+        let found = held("u", &list);
+        assert_eq!(found, vec![HeldCoupon { user: "u".into(), template_number: 258, coupon_id: id }]);
+        list.push(9);
+        assert_eq!(held("u", &list)[1].coupon_id, Uuid::nil());
+    }
+
+    #[test]
+    fn values_are_shown_by_their_fields_and_rubbish_as_it_is() {
+        let packed = rmp_serde::to_vec(&("Tea", 500, "on_sale")).unwrap();
+        let shown = json!({"name": "Tea", "price": 500, "status": "on_sale"});
+        assert_eq!(Part::Products.shown(&packed), shown);
+        assert_eq!(Part::Products.shown(b"\xff"), json!({"undecodable": "ff"}));
+        assert_eq!(Part::Wallets.shown(b"12"), json!(12));
+        assert_eq!(Part::Wallets.shown(b"-1"), json!({"undecodable": "2d31"}));
+    }
+}

@@ -1,0 +1,271 @@
+//! The relay: carries events from the outbox to RabbitMQ, in order, at least once.
+//!
+//! One relay in the cluster publishes: it holds an advisory lock on a PostgreSQL connection of its own, and does all its
+//! reading and deleting there. The others stand by. The lock is for order and economy; two relays at once (a leader that
+//! lost its session while publishing) could repeat events, never lose one, nor count one twice.
+//!
+//! A [`Relay::step`] claims the next rows, publishes them (persistent, `mandatory`, confirms), awaits each confirm, and
+//! deletes exactly the delivered rows. On any doubt the connection to RabbitMQ is dropped and a later step begins again at
+//! the first row that is left. lapin's own recovery is off. The outbox is polled ([`bounds::RELAY_POLL`]): a look
+//! at the head of an index costs less than the lock that NOTIFY takes in each of the reconciler's commits.
+
+mod broker;
+mod outbox;
+mod publish;
+pub mod topology;
+
+use sqlx::PgPool;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub use broker::BrokerError;
+pub use outbox::{Backlog, OutboxError, OutboxRow};
+pub use publish::{Refusal, Refused};
+
+use crate::config::bounds;
+use broker::Broker;
+use outbox::Outbox;
+use publish::{Window, publish_window};
+
+/// What a step did.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Another relay publishes.
+    StandBy,
+    /// The outbox is empty.
+    Idle,
+    /// Events were sent: `delivered` are confirmed and gone from the outbox, `refused` are kept.
+    Published { delivered: usize, refused: Vec<Refused> },
+}
+
+/// Why a step could not do its work. Everything undelivered is still in the outbox.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// A relay, leading or standing by.
+pub struct Relay {
+    amqp_url: String,
+    pool: PgPool,
+    outbox: Option<Outbox>,
+    broker: Option<Broker>,
+    measured: Option<Instant>,
+}
+
+impl Relay {
+    /// Connects to nothing yet. `pool` only says where PostgreSQL is.
+    pub fn new(amqp_url: impl Into<String>, pool: PgPool) -> Self {
+        Self { amqp_url: amqp_url.into(), pool, outbox: None, broker: None, measured: None }
+    }
+
+    /// Delivers the next events, if this relay leads. Can be dropped at any await: events may then be sent again.
+    pub async fn step(&mut self) -> Result<Step, RelayError> {
+        // Taken out while in use: whatever ends this step early, drops them, and with the session the lock.
+        let Some(mut outbox) = self.lead().await? else {
+            return Ok(Step::StandBy);
+        };
+        self.measure(&mut outbox).await?;
+        let broker = match self.connected().await {
+            Ok(broker) => broker,
+            Err(error) => {
+                self.outbox = Some(outbox); // no doubt about PostgreSQL: keep leading
+                return Err(error.into());
+            }
+        };
+        let rows = outbox.claim().await?;
+        if rows.is_empty() {
+            self.broker = Some(broker);
+            self.outbox = Some(outbox);
+            return Ok(Step::Idle);
+        }
+        let window = publish_window(broker.channel(), &rows).await;
+        count(&window);
+        if !window.confirmed.is_empty() {
+            outbox.delivered(&window.confirmed).await?;
+        }
+        self.outbox = Some(outbox);
+        if let Some(doubt) = window.doubt {
+            let blocked = broker.is_blocked();
+            return Err(if blocked { BrokerError::Blocked } else { doubt }.into());
+        }
+        if window.refused.is_empty() {
+            self.broker = Some(broker);
+        } // else: reconnecting declares anew what somebody may have taken away
+        Ok(Step::Published { delivered: window.confirmed.len(), refused: window.refused })
+    }
+
+    async fn lead(&mut self) -> Result<Option<Outbox>, OutboxError> {
+        match self.outbox.take() {
+            Some(outbox) => Ok(Some(outbox)),
+            None => Outbox::lead(&self.pool.connect_options()).await,
+        }
+    }
+
+    /// Also connects when there is nothing to send, so that exchanges and queues are there from the start.
+    async fn connected(&mut self) -> Result<Broker, BrokerError> {
+        match self.broker.take() {
+            Some(broker) if broker.is_usable() => Ok(broker),
+            _ => Broker::connect(&self.amqp_url).await,
+        }
+    }
+
+    async fn measure(&mut self, outbox: &mut Outbox) -> Result<(), OutboxError> {
+        if self.measured.is_some_and(|at| at.elapsed() < bounds::RELAY_MEASURE) {
+            return Ok(());
+        }
+        let backlog = outbox.backlog().await?;
+        metrics::gauge!("rushgate_outbox_rows").set(backlog.rows as f64);
+        metrics::gauge!("rushgate_outbox_oldest_age_seconds").set(backlog.oldest_ms as f64 / 1000.0);
+        self.measured = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Whether this relay holds the lock, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.outbox.is_some()
+    }
+
+    /// Gives lock and connections back.
+    pub async fn stop(mut self) {
+        if let Some(broker) = self.broker.take() {
+            broker.close().await;
+        }
+        if let Some(outbox) = self.outbox.take() {
+            outbox.resign().await;
+        }
+    }
+}
+
+fn count(window: &Window) {
+    metrics::counter!("rushgate_relay_published_total").increment(window.sent as u64);
+    metrics::counter!("rushgate_relay_confirmed_total").increment(window.confirmed.len() as u64);
+    for refused in &window.refused {
+        let reason = match refused.why {
+            Refusal::Unroutable(_) => "unroutable",
+            Refusal::Nacked => "nacked",
+            Refusal::Unpublishable(_) => "unpublishable",
+        };
+        metrics::counter!("rushgate_relay_refused_total", "reason" => reason).increment(1);
+    }
+}
+
+/// Runs the relay until `shutdown`. Whatever fails, it waits and tries again: no other role ever notices.
+pub async fn run(settings: &crate::config::Servers, pool: PgPool, shutdown: CancellationToken) {
+    let mut relay = Relay::new(settings.amqp_url.as_str(), pool);
+    let mut mood = Mood::default();
+    while !shutdown.is_cancelled() {
+        let outcome = {
+            let mut step = pin!(relay.step());
+            tokio::select! {
+                outcome = &mut step => outcome,
+                () = shutdown.cancelled() => {
+                    let _ = timeout(bounds::RELAY_STOP_GRACE, step).await;
+                    break;
+                }
+            }
+        };
+        let pause = mood.after(&outcome);
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+    relay.stop().await;
+    mood.turn(State::Stopped, "");
+}
+
+/// How the relay is doing, to log each change once and to pause for longer while nothing gets better.
+#[derive(Default)]
+struct Mood {
+    state: Option<State>,
+    failures: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    StandBy,
+    Delivering,
+    Refused,
+    NoBroker,
+    Misdeclared,
+    NoTruth,
+    Stopped,
+}
+
+impl Mood {
+    /// Notes what a step did; returns how long to wait before the next.
+    fn after(&mut self, outcome: &Result<Step, RelayError>) -> Duration {
+        let (state, detail, pause) = match outcome {
+            Ok(Step::StandBy) => (State::StandBy, String::new(), bounds::RELAY_STANDBY_POLL),
+            Ok(Step::Idle) => (State::Delivering, String::new(), bounds::RELAY_POLL),
+            Ok(Step::Published { refused, .. }) if refused.is_empty() => {
+                (State::Delivering, String::new(), Duration::ZERO)
+            }
+            Ok(Step::Published { refused, .. }) => {
+                let first = &refused[0];
+                let detail =
+                    format!("{} events, the first is {}: {:?}", refused.len(), first.event_id, first.why);
+                (State::Refused, detail, bounds::RELAY_REFUSED_PAUSE)
+            }
+            Err(RelayError::Broker(error @ BrokerError::DeclaredOtherwise(_))) => {
+                (State::Misdeclared, error.to_string(), bounds::RELAY_RETRY_MAX)
+            }
+            Err(RelayError::Broker(error)) => (State::NoBroker, error.to_string(), self.backoff()),
+            Err(RelayError::Outbox(error)) => (State::NoTruth, error.to_string(), self.backoff()),
+        };
+        self.failures = if outcome.is_err() { self.failures.saturating_add(1) } else { 0 };
+        self.turn(state, &detail);
+        pause
+    }
+
+    fn backoff(&self) -> Duration {
+        let doubled = bounds::RELAY_RETRY_FIRST.saturating_mul(1 << self.failures.min(16));
+        doubled.min(bounds::RELAY_RETRY_MAX)
+    }
+
+    fn turn(&mut self, state: State, detail: &str) {
+        let flag = |on: bool| if on { 1.0 } else { 0.0 };
+        metrics::gauge!("rushgate_relay_leading")
+            .set(flag(!matches!(state, State::StandBy | State::NoTruth | State::Stopped)));
+        metrics::gauge!("rushgate_relay_connected")
+            .set(flag(matches!(state, State::Delivering | State::Refused)));
+        if self.state.replace(state) == Some(state) {
+            return;
+        }
+        match state {
+            State::StandBy => info!("relay: another instance carries the events; standing by"),
+            State::Delivering => info!("relay: carrying events to RabbitMQ"),
+            State::Refused => error!(detail, "relay: RabbitMQ refused events; they are kept and sent again"),
+            State::NoBroker => warn!(detail, "relay: RabbitMQ cannot be used; events wait in the outbox"),
+            State::Misdeclared => {
+                error!(detail, "relay: RabbitMQ is set up otherwise; events wait in the outbox")
+            }
+            State::NoTruth => warn!(detail, "relay: PostgreSQL cannot be used; events wait in the outbox"),
+            State::Stopped => info!("relay: stopped"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_end_with_the_trouble() {
+        let mut mood = Mood::default();
+        let failed = || Err(RelayError::Broker(BrokerError::Blocked));
+        let pauses: Vec<_> = (0..40).map(|_| mood.after(&failed())).collect();
+        assert_eq!(pauses[0], bounds::RELAY_RETRY_FIRST);
+        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]));
+        assert_eq!(pauses[39], bounds::RELAY_RETRY_MAX);
+        assert_eq!(mood.after(&Ok(Step::Idle)), bounds::RELAY_POLL);
+        assert_eq!(mood.after(&failed()), bounds::RELAY_RETRY_FIRST);
+    }
+}

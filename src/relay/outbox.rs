@@ -1,0 +1,125 @@
+//! The PostgreSQL side of the relay: one connection that holds the leader's lock and does all of the relay's reading
+//! and deleting. When it is lost, the lock is lost, and so is the ability to delete: there is nothing to keep in step.
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection, Row};
+use std::future::Future;
+use tokio::time::timeout;
+
+use crate::config::bounds::{
+    RELAY_BYTES, RELAY_MEASURE_ROWS, RELAY_ROWS, RELAY_STOP_GRACE, RELAY_TRUTH_TIMEOUT,
+};
+
+/// Key of the advisory lock: "rgrelay" in ASCII.
+const LEADER_LOCK: i64 = 0x0072_6772_656c_6179;
+
+/// One event on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxRow {
+    pub outbox_id: i64,
+    pub event_id: String,
+    pub routing_key: String,
+    pub payload: String,
+    pub created_secs: i64,
+}
+
+/// How much waits in the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    pub rows: i64,
+    /// Age of the oldest row.
+    pub oldest_ms: i64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    #[error("PostgreSQL: {0}")]
+    Sql(#[from] sqlx::Error),
+    #[error("PostgreSQL did not answer within {RELAY_TRUTH_TIMEOUT:?}")]
+    TimedOut,
+}
+
+/// The outbox in the hands of the only relay that publishes.
+pub struct Outbox {
+    connection: PgConnection,
+}
+
+impl Outbox {
+    /// `None`: another relay holds the lock.
+    pub async fn lead(options: &PgConnectOptions) -> Result<Option<Self>, OutboxError> {
+        let options = session_options(options);
+        let mut connection = limited(options.connect()).await?;
+        let locked: bool = limited(
+            sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+                .bind(LEADER_LOCK)
+                .fetch_one(&mut connection),
+        )
+        .await?;
+        if locked {
+            return Ok(Some(Self { connection }));
+        }
+        let _ = timeout(RELAY_STOP_GRACE, connection.close()).await;
+        Ok(None)
+    }
+
+    /// The next rows in order; also proves that the lock's session lives.
+    pub async fn claim(&mut self) -> Result<Vec<OutboxRow>, OutboxError> {
+        let rows = limited(
+            sqlx::query(include_str!("claim.sql"))
+                .bind(RELAY_ROWS)
+                .bind(RELAY_BYTES)
+                .fetch_all(&mut self.connection),
+        )
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(OutboxRow {
+                    outbox_id: row.try_get("outbox_id")?,
+                    event_id: row.try_get("event_id")?,
+                    routing_key: row.try_get("routing_key")?,
+                    payload: row.try_get("payload")?,
+                    created_secs: row.try_get("created_secs")?,
+                })
+            })
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(OutboxError::from)
+    }
+
+    /// Deletes exactly these rows and counts them as published.
+    pub async fn delivered(&mut self, outbox_ids: &[i64]) -> Result<(), OutboxError> {
+        limited(sqlx::query(include_str!("delivered.sql")).bind(outbox_ids).execute(&mut self.connection))
+            .await?;
+        Ok(())
+    }
+
+    pub async fn backlog(&mut self) -> Result<Backlog, OutboxError> {
+        let row = limited(
+            sqlx::query(include_str!("backlog.sql")).bind(RELAY_MEASURE_ROWS).fetch_one(&mut self.connection),
+        )
+        .await?;
+        Ok(Backlog { rows: row.try_get("rows")?, oldest_ms: row.try_get("oldest_ms")? })
+    }
+
+    /// Gives the lock back at once, instead of when PostgreSQL notices.
+    pub async fn resign(self) {
+        let _ = timeout(RELAY_STOP_GRACE, self.connection.close()).await;
+    }
+}
+
+/// A leader whose machine vanished must lose its session, and with it the lock, within half a minute.
+fn session_options(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().application_name("rushgate-relay").options([
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+    ])
+}
+
+/// No transaction is ever begun here (each statement is one), so a statement cut off by the limit leaves nothing half
+/// done; its connection must be dropped, though, and callers do.
+async fn limited<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, OutboxError> {
+    match timeout(RELAY_TRUTH_TIMEOUT, work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(OutboxError::TimedOut),
+    }
+}

@@ -1,0 +1,147 @@
+//! Publishing a window of events and learning for each what became of it.
+
+use lapin::options::BasicPublishOptions;
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use std::collections::HashMap;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::broker::BrokerError;
+use super::outbox::OutboxRow;
+use super::topology::EVENTS_EXCHANGE;
+use crate::config::bounds::{RELAY_CONFIRM_TIMEOUT, RELAY_PUBLISH_TIMEOUT};
+use crate::domain::event::{CLOUD_EVENTS_JSON, event_type};
+
+/// AMQP's mark of a message that survives the broker's restart.
+const PERSISTENT: u8 = 2;
+
+/// An event that the broker did not take, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub outbox_id: i64,
+    pub event_id: String,
+    pub why: Refusal,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No queue is bound for its routing key.
+    Unroutable(String),
+    /// The broker could not store it.
+    Nacked,
+    /// It cannot be put into an AMQP message.
+    Unpublishable(String),
+}
+
+/// What became of the events of one step. Those that are in neither list are unknown: they stay and are sent again.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    pub sent: usize,
+    pub confirmed: Vec<i64>,
+    pub refused: Vec<Refused>,
+    /// The connection is not to be used again.
+    pub doubt: Option<BrokerError>,
+}
+
+/// Publishes `rows` in order, then awaits every confirm.
+pub(super) async fn publish_window(channel: &Channel, rows: &[OutboxRow]) -> Window {
+    let mut window = Window::default();
+    let mut pending = Vec::with_capacity(rows.len());
+    let sent =
+        timeout(RELAY_PUBLISH_TIMEOUT, send_all(channel, rows, &mut pending, &mut window.refused)).await;
+    window.sent = pending.len();
+    window.doubt = match sent {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.into()),
+        Err(_) => Some(BrokerError::TimedOut { what: "taking events", limit: RELAY_PUBLISH_TIMEOUT }),
+    };
+    // After a failure only those confirms count that are already here.
+    let patience = if window.doubt.is_none() { RELAY_CONFIRM_TIMEOUT } else { Default::default() };
+    let mut outcomes = Vec::with_capacity(pending.len());
+    let deadline = Instant::now() + patience;
+    for (row, confirm) in pending {
+        let outcome = match timeout_at(deadline, confirm).await {
+            Ok(Ok(confirmation)) => Some(confirmation),
+            Ok(Err(error)) => {
+                window.doubt.get_or_insert(error.into());
+                None
+            }
+            Err(_) => {
+                window.doubt.get_or_insert(BrokerError::TimedOut {
+                    what: "confirming events",
+                    limit: RELAY_CONFIRM_TIMEOUT,
+                });
+                None
+            }
+        };
+        outcomes.push((row, outcome));
+    }
+    judge(outcomes, &mut window);
+    window
+}
+
+async fn send_all<'a>(
+    channel: &Channel,
+    rows: &'a [OutboxRow],
+    pending: &mut Vec<(&'a OutboxRow, PublisherConfirm)>,
+    refused: &mut Vec<Refused>,
+) -> Result<(), lapin::Error> {
+    for row in rows {
+        let (routing_key, properties) = match address(row) {
+            Ok(address) => address,
+            Err(problem) => {
+                refused.push(row.refused(Refusal::Unpublishable(problem)));
+                continue;
+            }
+        };
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let confirm = channel
+            .basic_publish(EVENTS_EXCHANGE.into(), routing_key, options, row.payload.as_bytes(), properties)
+            .await?;
+        pending.push((row, confirm));
+    }
+    Ok(())
+}
+
+fn address(row: &OutboxRow) -> Result<(ShortString, BasicProperties), String> {
+    let short = |text: &str| ShortString::try_new(text.to_owned()).map_err(|error| error.to_string());
+    let properties = BasicProperties::default()
+        .with_content_type(CLOUD_EVENTS_JSON.into())
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(short(&row.event_id)?)
+        .with_type(short(&event_type(&row.routing_key))?)
+        .with_app_id("rushgate".into())
+        .with_timestamp(u64::try_from(row.created_secs).unwrap_or_default());
+    Ok((short(&row.routing_key)?, properties))
+}
+
+/// An event is delivered when its own confirm is a plain ack *and* it was not returned.
+///
+/// Both are needed: lapin hands a returned message to whichever confirm completes next, which, when the broker acks
+/// several at once, need not be the confirm of that message. A return always comes before its message's ack, so by
+/// the time that ack is here, the return is in one of the window's outcomes. An ack that carries somebody else's return
+/// proves nothing about its own event; that one is sent again.
+fn judge(outcomes: Vec<(&OutboxRow, Option<Confirmation>)>, window: &mut Window) {
+    let mut returned: HashMap<String, String> = HashMap::new();
+    for (_, outcome) in &outcomes {
+        if let Some(Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message))) = outcome
+            && let Some(event_id) = message.delivery.properties.message_id()
+        {
+            returned.insert(event_id.to_string(), message.reply_text.to_string());
+        }
+    }
+    for (row, outcome) in outcomes {
+        match (returned.get(&row.event_id), outcome) {
+            (Some(reason), _) => window.refused.push(row.refused(Refusal::Unroutable(reason.clone()))),
+            (None, Some(Confirmation::Ack(None))) => window.confirmed.push(row.outbox_id),
+            (None, Some(Confirmation::Nack(_))) => window.refused.push(row.refused(Refusal::Nacked)),
+            (None, Some(Confirmation::Ack(Some(_)) | Confirmation::NotRequested) | None) => {}
+        }
+    }
+}
+
+impl OutboxRow {
+    fn refused(&self, why: Refusal) -> Refused {
+        Refused { outbox_id: self.outbox_id, event_id: self.event_id.clone(), why }
+    }
+}

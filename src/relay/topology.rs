@@ -1,0 +1,73 @@
+//! What the relay declares in RabbitMQ, at start and after each reconnect.
+//!
+//! ```text
+//! rushgate.events (topic) ─ order.completed, order.cancelled → data-platform.orders (quorum)
+//!     ─ rejected, or delivered too often → rushgate.dead-letters (topic) ─ # → data-platform.orders.dead (quorum)
+//! ```
+//! Dead-lettering is at-least-once, so that a broken consumer cannot lose an event either.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind};
+
+use crate::config::bounds::RELAY_DELIVERY_LIMIT;
+use crate::domain::event::{ORDER_CANCELLED, ORDER_COMPLETED};
+
+/// Where every event is published.
+pub const EVENTS_EXCHANGE: &str = "rushgate.events";
+/// The data platform's queue.
+pub const ORDERS_QUEUE: &str = "data-platform.orders";
+/// Where events go that a consumer rejected or failed on too often.
+pub const DEAD_LETTER_EXCHANGE: &str = "rushgate.dead-letters";
+/// … and where they stay for a human.
+pub const DEAD_ORDERS_QUEUE: &str = "data-platform.orders.dead";
+
+pub(super) async fn declare(channel: &Channel) -> Result<(), lapin::Error> {
+    for exchange in [EVENTS_EXCHANGE, DEAD_LETTER_EXCHANGE] {
+        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        channel
+            .exchange_declare(exchange.into(), ExchangeKind::Topic, durable, FieldTable::default())
+            .await?;
+    }
+    for (queue, arguments) in
+        [(DEAD_ORDERS_QUEUE, dead_queue_arguments()), (ORDERS_QUEUE, orders_queue_arguments())]
+    {
+        channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await?;
+    }
+    for (queue, exchange, routing_key) in [
+        (DEAD_ORDERS_QUEUE, DEAD_LETTER_EXCHANGE, "#"),
+        (ORDERS_QUEUE, EVENTS_EXCHANGE, ORDER_COMPLETED),
+        (ORDERS_QUEUE, EVENTS_EXCHANGE, ORDER_CANCELLED),
+    ] {
+        channel
+            .queue_bind(
+                queue.into(),
+                exchange.into(),
+                routing_key.into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+fn dead_queue_arguments() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments
+}
+
+/// `reject-publish` is what at-least-once dead-lettering asks for; without a length limit it never rejects.
+fn orders_queue_arguments() -> FieldTable {
+    let mut arguments = dead_queue_arguments();
+    arguments.insert("x-dead-letter-exchange".into(), text(DEAD_LETTER_EXCHANGE));
+    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(RELAY_DELIVERY_LIMIT));
+    arguments
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
