@@ -39,7 +39,7 @@ use crate::log::fact::{
     CouponIssued, Idempotency, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
     WalletCharged,
 };
-use crate::log::wire::{Blob, Id};
+use crate::log::wire::{self, Blob, Id};
 
 /// One handle for all of an instance's requests; cheap to share.
 pub struct Gate {
@@ -421,7 +421,7 @@ fn record_key(script: &str, key: &IdempotencyKey, wanted: &impl Serialize) -> Id
 }
 
 fn pack(value: &impl Serialize) -> Result<Vec<u8>, GateError> {
-    rmp_serde::to_vec(value).map_err(|e| GateError::Unavailable(format!("cannot pack a request: {e}")))
+    wire::pack(value).map_err(|e| GateError::Unavailable(format!("cannot pack a request: {e}")))
 }
 
 /// One request through its script's queue. A refusal as late that came before the deadline (the gate's clock was set

@@ -1,10 +1,45 @@
-//! MessagePack helpers. The scripts' `cmsgpack` has one string type, so bytes that come back from Lua may be marked as
-//! a string or as binary; these types accept both.
+//! MessagePack as the scripts' `cmsgpack` speaks it: it has one string type and does not know the binary one, so bytes
+//! are written as strings, and read whatever their mark.
 
+use rmp::Marker;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use uuid::Uuid;
+
+/// Packs a value so that the scripts can read it.
+pub fn pack(value: &impl Serialize) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+    let mut packed = rmp_serde::to_vec(value)?;
+    mark_bytes_as_strings(&mut packed);
+    Ok(packed)
+}
+
+/// Binary and string marks have the same length fields, so only the mark's byte changes.
+fn mark_bytes_as_strings(packed: &mut [u8]) {
+    let mut at = 0;
+    while at < packed.len() {
+        let marker = Marker::from_u8(packed[at]);
+        if let Marker::Bin8 | Marker::Bin16 | Marker::Bin32 = marker {
+            packed[at] += Marker::Str8.to_u8() - Marker::Bin8.to_u8();
+        }
+        let length = |bytes: usize| {
+            let field = packed.get(at + 1..at + 1 + bytes).unwrap_or_default();
+            bytes + field.iter().fold(0, |n, byte| n << 8 | usize::from(*byte))
+        };
+        at += 1 + match marker {
+            Marker::FixStr(n) => usize::from(n),
+            Marker::Str8 | Marker::Bin8 => length(1),
+            Marker::Str16 | Marker::Bin16 => length(2),
+            Marker::Str32 | Marker::Bin32 => length(4),
+            Marker::U8 | Marker::I8 => 1,
+            Marker::U16 | Marker::I16 | Marker::Array16 | Marker::Map16 => 2,
+            Marker::U32 | Marker::I32 | Marker::F32 | Marker::Array32 | Marker::Map32 => 4,
+            Marker::U64 | Marker::I64 | Marker::F64 => 8,
+            // what is left carries nothing, or its elements follow
+            _ => 0,
+        };
+    }
+}
 
 struct AnyBytes;
 
@@ -31,7 +66,7 @@ impl<'de> Visitor<'de> for AnyBytes {
     }
 }
 
-/// Bytes, written as binary, read from binary or string.
+/// Bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Blob(pub Vec<u8>);
 
@@ -86,6 +121,20 @@ impl<'de> Deserialize<'de> for Id {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_packed_as_strings_wherever_they_stand() {
+        let id = Id(Uuid::from_bytes([0xc4; 16]));
+        let long = Blob(vec![0xc5; 300]);
+        let value = (1_000_000u64, "한글", vec![(id, -5i64)], long, None::<u64>, true, 70_000u64);
+        let packed = pack(&value).unwrap();
+        let strings = packed.windows(2).filter(|w| w[0] == Marker::Str8.to_u8() && w[1] == 16).count();
+        assert_eq!(strings, 1, "the id is a string of 16 bytes");
+        assert!(packed.windows(3).any(|w| w == [Marker::Str16.to_u8(), 1, 44]), "the blob is one of 300");
+        let back: (u64, String, Vec<(Id, i64)>, Blob, Option<u64>, bool, u64) =
+            rmp_serde::from_slice(&packed).unwrap();
+        assert_eq!((back.0, back.1.as_str(), back.2, back.3, back.4, back.5, back.6), value);
+    }
 
     #[test]
     fn ids_and_blobs_read_both_marks() {

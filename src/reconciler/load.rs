@@ -12,7 +12,7 @@ use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
 use crate::domain::{ProductStatus, TimestampMs};
 use crate::gate::keys::{DAY_MS, Keys};
 use crate::gate::read::{CouponRecord, IdempotencyRecord, ProductRecord, TemplateRecord, held_record};
-use crate::log::wire::{Blob, Id};
+use crate::log::wire::{self, Blob, Id};
 
 /// Fields that one HSET carries.
 const FIELDS_PER_COMMAND: usize = 1_000;
@@ -93,7 +93,7 @@ impl<'a> HashLoader<'a> {
 }
 
 fn packed(value: &impl serde::Serialize) -> Result<Value, rmp_serde::encode::Error> {
-    Ok(Value::Bytes(rmp_serde::to_vec(value)?.into()))
+    Ok(Value::Bytes(wire::pack(value)?.into()))
 }
 
 fn unsigned(value: i64) -> u64 {

@@ -1,0 +1,51 @@
+//! The main way: a request, the gate, the log, PostgreSQL, on real servers.
+
+use rushgate::gate::*;
+use rushgate::reconciler::Step;
+use sqlx::Row;
+
+use crate::shop::*;
+
+#[tokio::test]
+async fn an_order_goes_from_the_gate_to_the_truth() {
+    let mut shop = Shop::open().await;
+    shop.put_product("mug", 15_000, 10).await;
+    shop.put_template(open_template("welcome", 3)).await;
+    assert_eq!(shop.charge("ann", 100_000).await.balance_after, 100_000);
+    let coupon = shop.issue("welcome", "ann").await.unwrap();
+    assert_eq!((coupon.serial, coupon.remaining), (1, 2));
+    let again = shop.issue("welcome", "ann").await;
+    assert_eq!(again, Err(IssueRefusal::AlreadyIssued(coupon.coupon_id)));
+
+    let placed = shop.place(order("ann", &[("mug", 2)], Some(coupon.coupon_id.0))).await.unwrap();
+    assert_eq!((placed.subtotal, placed.discount, placed.total), (30_000, 1_000, 29_000));
+    assert_eq!(placed.balance_after, 71_000);
+    assert_eq!(shop.balance("ann").await, Some(71_000));
+    assert_eq!(shop.stock("mug").await, 8);
+
+    assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Applied(5)));
+    shop.apply_all().await;
+    let row =
+        sqlx::query("SELECT status, total, balance_after FROM orders").fetch_one(&shop.pool).await.unwrap();
+    assert_eq!(row.get::<String, _>(0), "paid");
+    assert_eq!((row.get::<i64, _>(1), row.get::<i64, _>(2)), (29_000, 71_000));
+    shop.assert_audit_clean().await;
+
+    let cancelled = shop.cancel(&placed).await.unwrap();
+    assert!(cancelled.coupon_returned);
+    assert_eq!(cancelled.balance_after, 100_000);
+    assert_eq!(shop.cancel(&placed).await, Err(CancelRefusal::AlreadyCancelled));
+    assert_eq!(shop.stock("mug").await, 10);
+    shop.apply_all().await;
+    shop.assert_audit_clean().await;
+    let events: Vec<String> = sqlx::query_scalar("SELECT payload FROM outbox ORDER BY outbox_id")
+        .fetch_all(&shop.pool)
+        .await
+        .unwrap();
+    let events: Vec<serde_json::Value> = events.iter().map(|e| serde_json::from_str(e).unwrap()).collect();
+    assert_eq!(events[0]["type"], "rushgate.order.completed.v1");
+    assert_eq!(events[1]["type"], "rushgate.order.cancelled.v1");
+    assert_eq!(events[1]["data"]["status"], "cancelled");
+    assert_eq!(events[1]["data"]["balance"], 100_000);
+    assert_eq!(events[1]["data"]["items"], events[0]["data"]["items"]);
+}

@@ -1,0 +1,184 @@
+//! A shop for tests: a Redis of its own, a database of its own, a gate and a reconciler that the test drives.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fred::prelude::*;
+use rushgate::audit;
+use rushgate::config::{Durability, Servers};
+use rushgate::domain::order::merge_lines;
+use rushgate::domain::*;
+use rushgate::gate::cell::Meta;
+use rushgate::gate::keys::Keys;
+use rushgate::gate::*;
+use rushgate::log::fact::*;
+use rushgate::reconciler::{Reconciler, Step};
+use rushgate::servers::{DataFolder, RedisOptions, RedisServer};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::truth;
+
+pub const LIMITS: BatchLimits = BatchLimits { queue: 10_000, batch: 128, log: 100_000 };
+
+pub struct Shop {
+    pub redis: RedisServer,
+    /// A plain connection, for looking at keys and for breaking things.
+    pub raw: Client,
+    pub pool: PgPool,
+    pub servers: Servers,
+    pub gate: Arc<Gate>,
+    pub reconciler: Reconciler,
+}
+
+pub fn user(id: &str) -> UserId {
+    UserId::parse(id).unwrap()
+}
+pub fn product(id: &str) -> ProductId {
+    ProductId::parse(id).unwrap()
+}
+pub fn template(id: &str) -> TemplateId {
+    TemplateId::parse(id).unwrap()
+}
+pub fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+pub fn key(user_id: &str, key: &str) -> Option<IdempotencyKey> {
+    Some(IdempotencyKey { user: user(user_id), key: key.to_owned() })
+}
+pub fn lines(wanted: &[(&str, u64)]) -> Vec<Line> {
+    merge_lines(wanted.iter().map(|(id, n)| Line { product_id: product(id), quantity: *n }).collect())
+        .unwrap()
+}
+pub fn order(user_id: &str, wanted: &[(&str, u64)], coupon_id: Option<Uuid>) -> PlaceOrder {
+    PlaceOrder { user_id: user(user_id), lines: lines(wanted), coupon_id, expected_total: None }
+}
+/// A template that is open now, 1,000 won off.
+pub fn open_template(id: &str, max_issued: u64) -> PutTemplate {
+    let now = jiff::Timestamp::now().as_millisecond();
+    PutTemplate {
+        template_id: template(id),
+        name: format!("Template {id}"),
+        discount: Discount::Amount { value: 1_000 },
+        min_subtotal: 0,
+        max_issued,
+        issue_from: now - 3_600_000,
+        issue_until: now + 3_600_000,
+    }
+}
+
+impl Shop {
+    /// An empty shop, open in epoch 1.
+    pub async fn open() -> Self {
+        Self::with_limits(LIMITS).await
+    }
+
+    pub async fn with_limits(limits: BatchLimits) -> Self {
+        let _ = tracing_subscriber::fmt().with_env_filter("rushgate=info").with_test_writer().try_init();
+        let redis = RedisServer::start(RedisOptions::new(DataFolder::Scratch)).await.unwrap();
+        let pool = truth::database().await;
+        let database: String =
+            sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
+        let servers = Servers {
+            redis_url: redis.url(),
+            database_url: truth::database_url(&database).await,
+            amqp_url: String::new(),
+            cells: 1,
+            durability: Durability::Strict,
+        };
+        let gate = Gate::with_limits(&servers, limits).await.unwrap();
+        let mut reconciler = Reconciler::connect(&servers, 0).await.unwrap();
+        assert!(reconciler.try_lead().await.unwrap());
+        assert_eq!(reconciler.step().await.unwrap(), Step::Rebuilt(1));
+        let raw = rushgate::gate::redis::connect(&servers.redis_url).await.unwrap();
+        Self { redis, raw, pool, servers, gate, reconciler }
+    }
+
+    pub async fn meta(&self) -> Meta {
+        Meta::read(&self.raw, 0).await.unwrap()
+    }
+
+    pub async fn keys(&self) -> Keys {
+        Keys::new(0, self.meta().await.epoch)
+    }
+
+    /// Applies all that is in the log.
+    pub async fn apply_all(&mut self) {
+        loop {
+            match self.reconciler.step().await.unwrap() {
+                Step::Idle => return,
+                Step::Applied(_) => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+
+    /// Sets the gate's clock forward; it stays there until real time has passed it.
+    pub async fn set_clock(&self, at_ms: i64) {
+        let _: i64 = self.raw.hset(Keys::meta(0), ("clock", at_ms)).await.unwrap();
+    }
+
+    pub async fn audit(&self) -> audit::Report {
+        let options = audit::Options { wait: Duration::from_secs(5) };
+        audit::audit(&self.servers, &self.pool, options).await.unwrap()
+    }
+
+    pub async fn assert_audit_clean(&self) {
+        let report = self.audit().await;
+        assert!(report.clean && report.gate_compared, "{report:#?}");
+    }
+
+    pub async fn put_product(&self, id: &str, price: u64, stock: u64) -> ProductPut {
+        let request = PutProduct {
+            product_id: product(id),
+            name: format!("Product {id}"),
+            price,
+            status: ProductStatus::OnSale,
+            stock: Some(stock),
+        };
+        self.gate.put_product(request, soon()).await.unwrap().unwrap().fact
+    }
+
+    pub async fn put_template(&self, request: PutTemplate) -> TemplatePut {
+        self.gate.put_template(request, soon()).await.unwrap().unwrap().fact
+    }
+
+    pub async fn charge(&self, user_id: &str, amount: u64) -> WalletCharged {
+        let request = ChargeWallet { user_id: user(user_id), amount };
+        self.gate.charge_wallet(request, None, soon()).await.unwrap().unwrap().fact
+    }
+
+    pub async fn issue(&self, template_id: &str, user_id: &str) -> Result<CouponIssued, IssueRefusal> {
+        let request = IssueCoupon { template_id: template(template_id), user_id: user(user_id) };
+        self.gate.issue_coupon(request, None, soon()).await.unwrap().map(|a| a.fact)
+    }
+
+    pub async fn place(&self, request: PlaceOrder) -> Result<OrderPlaced, OrderRefusal> {
+        self.gate.place_order(request, None, soon()).await.unwrap().map(|a| a.fact)
+    }
+
+    pub async fn cancel(&self, placed: &OrderPlaced) -> Result<OrderCancelled, CancelRefusal> {
+        self.gate.cancel_order(self.cancellation(placed).await, None, soon()).await.unwrap().map(|a| a.fact)
+    }
+
+    pub async fn cancellation(&self, placed: &OrderPlaced) -> CancelOrder {
+        let lines: Vec<(&str, u64)> =
+            placed.lines.iter().map(|l| (l.product_id.as_str(), l.quantity)).collect();
+        CancelOrder {
+            order_id: placed.order_id.0,
+            user_id: user(&placed.user_id),
+            lines: self::lines(&lines),
+            refund: placed.total,
+            coupon_id: placed.coupon_id.map(|id| id.0),
+            read_in_epoch: self.meta().await.epoch,
+        }
+    }
+
+    pub async fn balance(&self, user_id: &str) -> Option<u64> {
+        self.gate.balance(&user(user_id)).await.unwrap()
+    }
+
+    pub async fn stock(&self, product_id: &str) -> u64 {
+        self.gate.products(&[product(product_id)]).await.unwrap()[0].stock
+    }
+}
