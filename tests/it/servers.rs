@@ -251,7 +251,7 @@ fn child(test: &str) -> Command {
 }
 
 /// Children, their children and so on.
-fn descendants(pid: u32) -> Vec<u32> {
+pub fn descendants(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
         let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
@@ -264,13 +264,13 @@ fn descendants(pid: u32) -> Vec<u32> {
 }
 
 /// Whether a process has ended; a zombie has.
-fn is_gone(pid: u32) -> bool {
+pub fn is_gone(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.is_empty() || status.contains("State:\tZ")
 }
 
-struct TempFolder {
-    path: PathBuf,
+pub struct TempFolder {
+    pub path: PathBuf,
 }
 
 impl Drop for TempFolder {
@@ -279,7 +279,7 @@ impl Drop for TempFolder {
     }
 }
 
-fn tempfile() -> TempFolder {
+pub fn tempfile() -> TempFolder {
     let path = std::env::temp_dir().join(format!("rushgate-test-{}", uuid::Uuid::now_v7()));
     std::fs::create_dir(&path).unwrap();
     TempFolder { path }
