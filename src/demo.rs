@@ -322,3 +322,26 @@ mod shop {
         Ok(format!("no-token-yet-for-{subject}-as-{scope}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_as_one_that_can_be_opened() {
+        for (address, shown) in [
+            ("0.0.0.0:8080", "http://127.0.0.1:8080"),
+            ("[::]:8080", "http://127.0.0.1:8080"),
+            ("10.1.2.3:80", "http://10.1.2.3:80"),
+            ("[::1]:8080", "http://[::1]:8080"),
+        ] {
+            assert_eq!(address.parse().map(url), Ok(shown.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_the_shell() {
+        assert_eq!(shell_word("@/srv/my-shop/data.1"), "@/srv/my-shop/data.1");
+        assert_eq!(shell_word("/it's here"), r"'/it'\''s here'");
+    }
+}

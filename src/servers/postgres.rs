@@ -21,6 +21,8 @@ use super::{DataFolder, Error, Recipe, Server, random_hex};
 const POSTGRES: Program = Program { name: "postgres", package: "postgresql" };
 const INITDB: Program = Program { name: "initdb", package: "postgresql" };
 const INITDB_LIMIT: Duration = Duration::from_secs(120);
+/// PostgreSQL's code for a database that is there already.
+const DUPLICATE_DATABASE: &str = "42P04";
 /// The home folder of the user `postgres` in the packages of Debian and Ubuntu.
 const POSTGRES_HOME: &str = "/var/lib/postgresql";
 
@@ -90,8 +92,9 @@ impl Server<PostgresRecipe> {
         let created = sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await;
         let _ = connection.close().await;
         match created {
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P04") => {} // duplicate_database
-            other => drop(other.map_err(failed)?),
+            Ok(_) => {}
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(DUPLICATE_DATABASE) => {}
+            Err(error) => return Err(failed(error)),
         }
         Ok(self.database_url(database))
     }

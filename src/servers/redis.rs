@@ -92,13 +92,17 @@ impl Recipe for RedisRecipe {
     }
 
     async fn answers(&self, ports: &[u16], pid: u32) -> bool {
-        ask(ports[0]).await.is_ok_and(|info| info.contains(&format!("\nprocess_id:{pid}\r\n")))
+        ask(ports[0]).await.is_ok_and(|info| {
+            let says = |line: &str| info.lines().any(|other| other == line);
+            // While it reads its append-only file, it answers this question and no other.
+            says(&format!("process_id:{pid}")) && says("loading:0")
+        })
     }
 }
 
 async fn ask(port: u16) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.write_all(b"INFO server\r\nQUIT\r\n").await?;
+    stream.write_all(b"INFO\r\nQUIT\r\n").await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)

@@ -1,7 +1,11 @@
 //! All integration tests in one binary: one link, servers shared, one file per concern.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod audit;
+mod demo;
 mod main_way;
+mod relay;
+mod scheduler;
 mod servers;
 mod shop;
 mod truth;

@@ -214,13 +214,13 @@ async fn no_server_outlives_a_killed_parent() {
         .filter_map(|line| Some(line.strip_prefix("scratch ")?.to_owned()))
         .take(3)
         .collect();
-    let family = processes_naming(&scratch);
-    assert!(family.len() >= 9, "a server, a guard and a watcher each at least: {family:?}");
+    let family = descendants(parent.id());
+    assert!(family.len() >= 12, "a server, a guard, a watcher and a sweeper each at least: {family:?}");
     parent.kill().unwrap();
     parent.wait().unwrap();
 
     let deadline = Instant::now() + CLEAR_UP_LIMIT;
-    let left = || family.iter().filter(|pid| !is_gone(**pid)).count() + processes_naming(&scratch).len();
+    let left = || family.iter().filter(|pid| !is_gone(**pid)).count();
     while left() > 0 || scratch.iter().any(|folder| Path::new(folder).exists()) {
         assert!(Instant::now() < deadline, "left: {} processes of {family:?}, folders {scratch:?}", left());
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -250,26 +250,27 @@ fn child(test: &str) -> Command {
     command
 }
 
-/// Processes with one of the texts in their command line, this process aside.
-fn processes_naming(texts: &[String]) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|pid| {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command);
-        texts.iter().any(|text| command.contains(text.as_str()))
-    })
-    .collect()
+/// Children, their children and so on.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+        let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().map(|id| id.parse().unwrap()) {
+            found.push(child);
+            found.extend(descendants(child));
+        }
+    }
+    found
 }
 
 /// Whether a process has ended; a zombie has.
-fn is_gone(pid: u32) -> bool {
+pub fn is_gone(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.is_empty() || status.contains("State:\tZ")
 }
 
-struct TempFolder {
-    path: PathBuf,
+pub struct TempFolder {
+    pub path: PathBuf,
 }
 
 impl Drop for TempFolder {
@@ -278,7 +279,7 @@ impl Drop for TempFolder {
     }
 }
 
-fn tempfile() -> TempFolder {
+pub fn tempfile() -> TempFolder {
     let path = std::env::temp_dir().join(format!("rushgate-test-{}", uuid::Uuid::now_v7()));
     std::fs::create_dir(&path).unwrap();
     TempFolder { path }
