@@ -10,3 +10,4 @@ pub mod gate;
 pub mod log;
 pub mod relay;
 pub mod scheduler;
+pub mod servers;

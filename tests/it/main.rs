@@ -1,1 +1,4 @@
-mod x {}
+//! All integration tests in one binary: one link, servers shared, one file per concern.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod servers;

@@ -1,0 +1,104 @@
+//! Where a server's files live, and who may use them.
+//!
+//! Each home has a *hold*: a file descriptor that we keep and that every guard inherits. For a kept folder it is a
+//! locked file, so that nobody starts a second server on it, not even while the guard of a killed process is still
+//! stopping the first. For a scratch folder it is the pipe of a sweeper, which removes the folder once all holders
+//! are gone.
+
+use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::guard::{STOP_GRACE, reap_in_background, shell};
+use super::{DataFolder, Error, random_hex};
+
+const SWEEPER: &str = include_str!("sweeper.sh");
+/// Long enough for the guard of a process that was just killed to stop its server.
+const LOCK_LIMIT: Duration = STOP_GRACE.saturating_add(Duration::from_secs(5));
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+pub struct Home {
+    path: PathBuf,
+    /// `None` only while being dropped.
+    hold: Option<OwnedFd>,
+    sweeper: Option<Child>,
+}
+
+impl Home {
+    pub(super) async fn open(folder: &DataFolder) -> Result<Home, Error> {
+        match folder {
+            DataFolder::Kept(path) => Home::keep(path).await,
+            DataFolder::Scratch => Home::scratch(),
+        }
+    }
+
+    async fn keep(path: &Path) -> Result<Home, Error> {
+        let failed = |source| Error::io(format!("use the data folder {}", path.display()), source);
+        std::fs::create_dir_all(path).map_err(failed)?;
+        let path = path.canonicalize().map_err(failed)?;
+        let lock = lock(&path.join("lock"), LOCK_LIMIT).await?;
+        Ok(Home { path, hold: Some(lock.into()), sweeper: None })
+    }
+
+    fn scratch() -> Result<Home, Error> {
+        let path = std::env::temp_dir().join(format!("rushgate-{}", random_hex(8)?));
+        let failed = |source| Error::io(format!("make the scratch folder {}", path.display()), source);
+        DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+        let mut sweeper = shell(SWEEPER);
+        sweeper.arg(&path).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut sweeper = sweeper.spawn().map_err(failed)?;
+        let hold = sweeper.stdin.take().map(OwnedFd::from);
+        Ok(Home { path, hold, sweeper: Some(sweeper) })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A copy of the hold for one more guard.
+    pub(super) fn hold(&self) -> Result<OwnedFd, Error> {
+        self.hold
+            .as_ref()
+            .map_or_else(|| Err(std::io::Error::other("it is being removed")), OwnedFd::try_clone)
+            .map_err(|source| Error::io(format!("hold {}", self.path.display()), source))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        drop(self.hold.take());
+        if let Some(sweeper) = self.sweeper.take() {
+            reap_in_background(sweeper);
+        }
+    }
+}
+
+/// Locks a file for as long as it is open; waits at most `limit` for another holder.
+pub(super) async fn lock(path: &Path, limit: Duration) -> Result<File, Error> {
+    let failed = |source| Error::io(format!("lock {}", path.display()), source);
+    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    let deadline = Instant::now() + limit;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(LOCK_POLL).await,
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::FolderInUse { folder: path.parent().unwrap_or(path).to_owned() });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+    }
+}
+
+/// Writes a file that only its owner may read.
+pub(super) fn write_private(path: &Path, content: &str) -> Result<(), Error> {
+    std::fs::write(path, "")
+        .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o600)))
+        .and_then(|()| std::fs::write(path, content))
+        .map_err(|source| Error::io(format!("write {}", path.display()), source))
+}

@@ -1,0 +1,49 @@
+//! Free loopback ports.
+//!
+//! Not those of the kernel's ephemeral range (what binding port 0 gives): a client that keeps reconnecting to a stopped
+//! server there can be given the server's own port as its source and connect to itself, and any outgoing connection can
+//! take the port while the server restarts.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::Error;
+
+/// Below this are the ports that well-known servers use.
+const LOWEST: u16 = 10_240;
+const USUAL_EPHEMERAL_START: u16 = 32_768;
+const ATTEMPTS: u32 = 1_000;
+
+/// `count` different ports that were free a moment ago. Another process may be faster: try again with others then.
+pub(super) fn free(count: usize) -> Result<Vec<u16>, Error> {
+    let listeners = (0..count)
+        .map(|_| bind())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| Error::io("find a free port on 127.0.0.1".into(), source))?;
+    Ok(listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect())
+}
+
+fn bind() -> std::io::Result<TcpListener> {
+    /// Counts on from a start of its own in each process, so that two servers of one process never compete.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let _ = NEXT.compare_exchange(
+        0,
+        std::process::id().wrapping_mul(101) | 1,
+        Ordering::Relaxed,
+        Ordering::Relaxed,
+    );
+    let end = ephemeral_start().max(LOWEST + 1_000);
+    for _ in 0..ATTEMPTS {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed) % u32::from(end - LOWEST);
+        let port = LOWEST + u16::try_from(offset).unwrap_or(0);
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(listener);
+        }
+    }
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+}
+
+fn ephemeral_start() -> u16 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    range.split_whitespace().next().and_then(|start| start.parse().ok()).unwrap_or(USUAL_EPHEMERAL_START)
+}

@@ -1,0 +1,248 @@
+//! A private RabbitMQ on loopback ports, without the port mapper (epmd) that Erlang would otherwise leave running.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::guard::Spec;
+use super::home::{Home, write_private};
+use super::program::{Program, newest_first};
+use super::{DataFolder, Error, Recipe, Server, random_hex};
+
+const RABBITMQ: Program = Program { name: "rabbitmq-server", package: "rabbitmq-server" };
+/// One call of the management API.
+const MANAGEMENT_LIMIT: Duration = Duration::from_secs(10);
+/// The fixed beginning of every AMQP 0-9-1 conversation.
+const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
+
+#[derive(Clone, Debug)]
+pub struct RabbitMqOptions {
+    pub folder: DataFolder,
+    /// The management plugin's HTTP API, on a port of its own; [`RabbitMqServer::create_vhost`] needs it.
+    pub management: bool,
+    /// Lines of rabbitmq.conf, after those that the server has anyway.
+    pub extra_config: Vec<String>,
+    /// Instead of the `rabbitmq-server` that is installed.
+    pub program: Option<PathBuf>,
+}
+
+impl RabbitMqOptions {
+    pub fn new(folder: DataFolder) -> RabbitMqOptions {
+        RabbitMqOptions { folder, management: false, extra_config: Vec::new(), program: None }
+    }
+}
+
+pub type RabbitMqServer = Server<RabbitMqRecipe>;
+
+pub struct RabbitMqRecipe {
+    home: Home,
+    program: PathBuf,
+    /// Kept with the data, which Erlang's database binds to the name.
+    node: String,
+    management: bool,
+    extra_config: Vec<String>,
+}
+
+impl Server<RabbitMqRecipe> {
+    pub async fn start(options: RabbitMqOptions) -> Result<RabbitMqServer, Error> {
+        let program = RABBITMQ.find(options.program.as_deref(), &installed_folders())?;
+        let home = Home::open(&options.folder).await?;
+        let node = remembered(&home, "node-name", || Ok(format!("rushgate-{}@127.0.0.1", random_hex(6)?)))?;
+        remembered(&home, ".erlang.cookie", || random_hex(20))?;
+        let RabbitMqOptions { management, extra_config, .. } = options;
+        Server::start_with(RabbitMqRecipe { home, program, node, management, extra_config }).await
+    }
+
+    /// The virtual host `/`, as the user `guest`.
+    pub fn url(&self) -> String {
+        self.vhost_url("%2f")
+    }
+
+    pub fn vhost_url(&self, vhost: &str) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/{vhost}", self.port())
+    }
+
+    /// Where the management API answers, if the option was set.
+    pub fn management_url(&self) -> Option<String> {
+        self.management_port().map(|port| format!("http://127.0.0.1:{port}/api"))
+    }
+
+    /// Makes a virtual host that `guest` may use, and returns its URL. Names are of letters, digits, `-` and `_`.
+    pub async fn create_vhost(&self, vhost: &str) -> Result<String, Error> {
+        self.manage("PUT", &format!("vhosts/{vhost}"), "{}").await?;
+        let everything = r#"{"configure":".*","write":".*","read":".*"}"#;
+        self.manage("PUT", &format!("permissions/{vhost}/guest"), everything).await?;
+        Ok(self.vhost_url(vhost))
+    }
+
+    /// Removes a virtual host with all that is in it; its connections are closed.
+    pub async fn delete_vhost(&self, vhost: &str) -> Result<(), Error> {
+        self.manage("DELETE", &format!("vhosts/{vhost}"), "").await
+    }
+
+    fn management_port(&self) -> Option<u16> {
+        self.ports.get(2).copied()
+    }
+
+    async fn manage(&self, method: &str, path: &str, body: &str) -> Result<(), Error> {
+        let Some(port) = self.management_port() else {
+            return Err(Error::Management("not enabled for this server".into()));
+        };
+        match timeout(MANAGEMENT_LIMIT, call(port, method, path, body)).await {
+            Ok(Ok(status)) if (200..300).contains(&status) => Ok(()),
+            Ok(Ok(status)) => Err(Error::Management(format!("{method} {path}: status {status}"))),
+            Ok(Err(error)) => Err(Error::Management(format!("{method} {path}: {error}"))),
+            Err(_) => Err(Error::Management(format!("{method} {path}: no answer"))),
+        }
+    }
+}
+
+impl RabbitMqRecipe {
+    fn write_config(&self, ports: &[u16]) -> Result<(), Error> {
+        let folder = self.home.path();
+        let mut lines = vec![
+            format!("listeners.tcp.1 = 127.0.0.1:{}", ports[0]),
+            "log.file = false".into(),
+            "log.console = true".into(),
+            "log.console.level = info".into(),
+        ];
+        if let Some(port) = ports.get(2) {
+            lines.extend(["management.tcp.ip = 127.0.0.1".into(), format!("management.tcp.port = {port}")]);
+        }
+        lines.extend(self.extra_config.iter().cloned());
+        write_private(&folder.join("rabbitmq.conf"), &(lines.join("\n") + "\n"))?;
+        let plugins = if self.management { "[rabbitmq_management].\n" } else { "[].\n" };
+        write_private(&folder.join("enabled_plugins"), plugins)
+    }
+
+    fn erlang_args(&self, dist_port: u16) -> String {
+        // With a port of its own given here, the node needs no epmd to be found, and starts none. RabbitMQ would start
+        // one when it names the node itself, so the name is given to Erlang.
+        // One scheduler thread starts faster than several on the small machines that this is for, and needs less memory.
+        format!(
+            "-name {} -start_epmd false -erl_epmd_port {dist_port} \
+             -kernel inet_dist_use_interface {{127,0,0,1}} \
+             -kernel inet_dist_listen_min {dist_port} -kernel inet_dist_listen_max {dist_port} \
+             +S 1:1 +SDcpu 1:1 +SDio 2",
+            self.node
+        )
+    }
+}
+
+impl Recipe for RabbitMqRecipe {
+    const READY_LIMIT: Duration = Duration::from_secs(180);
+
+    fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// For clients, for Erlang's distribution, for the management API.
+    fn port_count(&self) -> usize {
+        if self.management { 3 } else { 2 }
+    }
+
+    fn spec(&self, ports: &[u16]) -> Result<Spec, Error> {
+        self.write_config(ports)?;
+        let folder = self.home.path();
+        let in_folder = |name: &str| OsString::from(folder.join(name));
+        Ok(Spec {
+            server: "RabbitMQ",
+            program: self.program.clone(),
+            args: Vec::new(),
+            env: vec![
+                ("HOME", folder.into()),
+                // The start script then becomes the server instead of waiting beside it.
+                ("detached", "true".into()),
+                // A system-wide file could rename the node.
+                ("RABBITMQ_CONF_ENV_FILE", "/dev/null".into()),
+                ("RABBITMQ_NODENAME", self.node.clone().into()),
+                ("RABBITMQ_USE_LONGNAME", "true".into()),
+                ("RABBITMQ_DIST_PORT", ports[1].to_string().into()),
+                // Without its ".conf".
+                ("RABBITMQ_CONFIG_FILE", in_folder("rabbitmq")),
+                ("RABBITMQ_MNESIA_BASE", in_folder("mnesia")),
+                ("RABBITMQ_LOG_BASE", in_folder("log")),
+                ("RABBITMQ_LOGS", "-".into()),
+                ("RABBITMQ_ENABLED_PLUGINS_FILE", in_folder("enabled_plugins")),
+                ("RABBITMQ_PID_FILE", in_folder("pid")),
+                ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", self.erlang_args(ports[1]).into()),
+                // Once a minute RabbitMQ starts a second, short-lived Erlang to make sure of an epmd: this tells that one
+                // not to start any. (It then ends with an error that RabbitMQ does not mind.)
+                ("ERL_ZFLAGS", "-start_epmd false".into()),
+                ("ERL_CRASH_DUMP_BYTES", "0".into()),
+            ],
+            folder: folder.to_owned(),
+            log: folder.join("rabbitmq.log"),
+            stop_signal: Signal::SIGTERM,
+            owner: None,
+            hold: self.home.hold()?,
+        })
+    }
+
+    async fn answers(&self, ports: &[u16], _pid: u32) -> bool {
+        let greeted = greeting(ports[0]).await.is_ok_and(|frame| {
+            // The cluster's name begins with its first node's, though the machine's name follows.
+            let name = self.node.split('@').next().unwrap_or(&self.node).as_bytes();
+            frame.windows(name.len()).any(|part| part == name)
+        });
+        let Some(&management) = ports.get(2) else { return greeted };
+        greeted && call(management, "GET", "whoami", "").await.is_ok_and(|status| status == 200)
+    }
+}
+
+/// The frame with which the broker introduces itself.
+async fn greeting(port: u16) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(PROTOCOL_HEADER).await?;
+    let mut head = [0; 7];
+    stream.read_exact(&mut head).await?;
+    let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
+    let mut frame = Vec::new();
+    stream.take(u64::from(size)).read_to_end(&mut frame).await?;
+    Ok(frame)
+}
+
+/// One HTTP call of the management API as `guest`; returns the status.
+async fn call(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<u16> {
+    let guest = base64::engine::general_purpose::STANDARD.encode("guest:guest");
+    let request = format!(
+        "{method} /api/{path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Basic {guest}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let status = String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|code| code.parse().ok());
+    status.ok_or_else(|| std::io::Error::other("no HTTP answer"))
+}
+
+/// The real start script. The one in Debian's `PATH` is a wrapper that insists on the system's own user and folders.
+fn installed_folders() -> Vec<PathBuf> {
+    let versions = newest_first("/usr/lib/rabbitmq/lib").into_iter().map(|version| version.join("sbin"));
+    std::iter::once(PathBuf::from("/usr/lib/rabbitmq/bin")).chain(versions).collect()
+}
+
+/// What a file in the home says, made up at the first start.
+fn remembered(
+    home: &Home,
+    name: &str,
+    make: impl FnOnce() -> Result<String, Error>,
+) -> Result<String, Error> {
+    let path = home.path().join(name);
+    if let Ok(known) = std::fs::read_to_string(&path)
+        && !known.is_empty()
+    {
+        return Ok(known);
+    }
+    let made = make()?;
+    write_private(&path, &made)?;
+    Ok(made)
+}

@@ -1,0 +1,105 @@
+//! A private Redis that keeps every acknowledged write.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::guard::Spec;
+use super::home::{Home, write_private};
+use super::program::Program;
+use super::{DataFolder, Error, Recipe, Server};
+
+const REDIS: Program = Program { name: "redis-server", package: "redis-server" };
+
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    pub folder: DataFolder,
+    /// Lines of redis.conf, after (so, over) those that the server has anyway.
+    pub extra_config: Vec<String>,
+    /// Instead of the `redis-server` that is installed.
+    pub program: Option<PathBuf>,
+}
+
+impl RedisOptions {
+    pub fn new(folder: DataFolder) -> RedisOptions {
+        RedisOptions { folder, extra_config: Vec::new(), program: None }
+    }
+}
+
+pub type RedisServer = Server<RedisRecipe>;
+
+pub struct RedisRecipe {
+    home: Home,
+    program: PathBuf,
+    extra_config: Vec<String>,
+}
+
+impl Server<RedisRecipe> {
+    pub async fn start(options: RedisOptions) -> Result<RedisServer, Error> {
+        let program = REDIS.find(options.program.as_deref(), &[])?;
+        let home = Home::open(&options.folder).await?;
+        Server::start_with(RedisRecipe { home, program, extra_config: options.extra_config }).await
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port())
+    }
+}
+
+impl Recipe for RedisRecipe {
+    /// Long only because a big append-only file is read before the first answer.
+    const READY_LIMIT: Duration = Duration::from_secs(60);
+
+    fn home(&self) -> &Home {
+        &self.home
+    }
+
+    fn port_count(&self) -> usize {
+        1
+    }
+
+    fn spec(&self, ports: &[u16]) -> Result<Spec, Error> {
+        let folder = self.home.path();
+        let config = folder.join("redis.conf");
+        let mut lines = vec![
+            "bind 127.0.0.1".to_owned(),
+            format!("port {}", ports[0]),
+            "protected-mode yes".into(),
+            "daemonize no".into(),
+            "always-show-logo no".into(),
+            "save \"\"".into(),
+            "appendonly yes".into(),
+            "appendfsync always".into(),
+            "no-appendfsync-on-rewrite no".into(),
+            "maxmemory-policy noeviction".into(),
+        ];
+        lines.extend(self.extra_config.iter().cloned());
+        write_private(&config, &(lines.join("\n") + "\n"))?;
+        Ok(Spec {
+            server: "Redis",
+            program: self.program.clone(),
+            args: vec![config.into()],
+            env: Vec::new(),
+            folder: folder.to_owned(),
+            log: folder.join("redis.log"),
+            stop_signal: Signal::SIGTERM,
+            owner: None,
+            hold: self.home.hold()?,
+        })
+    }
+
+    async fn answers(&self, ports: &[u16], pid: u32) -> bool {
+        ask(ports[0]).await.is_ok_and(|info| info.contains(&format!("\nprocess_id:{pid}\r\n")))
+    }
+}
+
+async fn ask(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(b"INFO server\r\nQUIT\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
