@@ -1,0 +1,41 @@
+//! Databases and virtual hosts for tests: one PostgreSQL and one RabbitMQ for the whole binary, a database or virtual host
+//! of its own for each test.
+
+use rushgate::servers::{DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+static POSTGRES: OnceCell<PostgresServer> = OnceCell::const_new();
+static RABBITMQ: OnceCell<RabbitMqServer> = OnceCell::const_new();
+
+/// A migrated, empty database.
+pub async fn database() -> PgPool {
+    let start = || async { PostgresServer::start(PostgresOptions::new(DataFolder::Scratch)).await.unwrap() };
+    let server = POSTGRES.get_or_init(start).await;
+    let url = server.create_database(&format!("t{}", Uuid::now_v7().simple())).await.unwrap();
+    let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
+    sqlx::migrate!().run(&pool).await.unwrap();
+    pool
+}
+
+/// The address of an empty virtual host.
+pub async fn virtual_host() -> String {
+    let start = || async {
+        let mut options = RabbitMqOptions::new(DataFolder::Scratch);
+        options.management = true;
+        RabbitMqServer::start(options).await.unwrap()
+    };
+    let server = RABBITMQ.get_or_init(start).await;
+    server.create_vhost(&format!("t{}", Uuid::now_v7().simple())).await.unwrap()
+}
+
+/// Runs several statements.
+pub async fn execute(pool: &PgPool, statements: &'static str) {
+    sqlx::raw_sql(statements).execute(pool).await.unwrap();
+}
+
+pub async fn number(pool: &PgPool, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+}
