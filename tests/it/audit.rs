@@ -229,7 +229,7 @@ async fn differences_between_gate_and_truth_are_named() {
     shop.expect("gate-cancelled", ORDER_1, "paid", "cancelled").await;
 
     shop.put_record("u2 key", 1_700_000_100_250).await;
-    shop.expect("gate-records", "u2 key", "nothing", "9300").await;
+    shop.expect("gate-records", "u2 key", "nothing", "93ff00").await;
     shop.put_record("u1 key", 1_700_000_100_251).await;
     shop.expect("gate-records", "u1 key", "1700000100250", "1700000100251").await;
     shop.put_record("u2 old", CLOCK_MS - 25 * 3_600_000).await; // no longer answers anybody
@@ -281,6 +281,24 @@ async fn it_waits_for_postgresql_and_for_a_quiet_gate() {
     });
     assert!(report.clean, "{report}");
     assert!(since.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_gate_that_never_rests_is_not_called_clean() {
+    let shop = Shop::open().await;
+    let working = async {
+        for seq in 8.. {
+            shop.hset(&Keys::meta(0), "seq", &seq.to_string()).await;
+            sqlx::query("UPDATE cell_cursors SET seq = $1").bind(seq).execute(&shop.pool).await.unwrap();
+        }
+    };
+    let report = tokio::select! {
+        report = shop.audit_waiting(Duration::from_secs(10)) => report,
+        () = working => unreachable!(),
+    };
+    assert!(!report.clean && !report.gate_compared, "{report}");
+    assert_eq!(report.check("cell").unwrap().differences.len(), 1);
+    assert_eq!(report.check("ledger-sum").unwrap().looked_at, 2);
 }
 
 #[tokio::test]
@@ -357,7 +375,7 @@ async fn broken_rules_within_the_truth_are_named() {
         shop.expect(check, id, expected, found).await;
     }
     execute(&shop.pool, "UPDATE outbox SET event_id = 'x'").await;
-    shop.expect("outbox-rows", "x", "?", "no order").await;
+    shop.expect("outbox-rows", "x", "the id of an order", "no order").await;
 }
 
 #[tokio::test]
