@@ -157,8 +157,8 @@ fn count(window: &Window) {
 }
 
 /// Runs the relay until `shutdown`. Whatever fails, it waits and tries again: no other role ever notices.
-pub async fn run(settings: &crate::config::Servers, pool: PgPool, shutdown: CancellationToken) {
-    let mut relay = Relay::new(settings.amqp_url.as_str(), pool);
+pub async fn run(amqp_url: &str, pool: PgPool, shutdown: CancellationToken) {
+    let mut relay = Relay::new(amqp_url, pool);
     let mut mood = Mood::default();
     while !shutdown.is_cancelled() {
         let outcome = {

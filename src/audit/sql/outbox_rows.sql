@@ -1,7 +1,9 @@
 -- Each waiting event tells of an order that is so: completed, or cancelled.
 SELECT event_id AS id,
-       'an order that is ' || coalesce(substr(event_id, 38), '?') || ', key order.' || coalesce(substr(event_id, 38), '?')
-           AS expected,
+       CASE
+           WHEN order_id IS NULL THEN 'the id of an order and what became of it'
+           ELSE 'an order that is ' || substr(event_id, 38) || ', key order.' || substr(event_id, 38)
+       END AS expected,
        coalesce('an order that is ' || o.status, 'no order') || ', key ' || routing_key AS found
 FROM (
     SELECT event_id, routing_key,

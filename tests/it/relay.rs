@@ -1,0 +1,373 @@
+//! The relay against real servers: in order, at least once, never lost, whatever the broker does.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use lapin::options::*;
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use rushgate::domain::event;
+use rushgate::relay::topology::{DEAD_ORDERS_QUEUE, EVENTS_EXCHANGE, ORDERS_QUEUE};
+use rushgate::relay::{BrokerError, Refusal, Relay, RelayError, Step};
+use rushgate::servers::{DataFolder, RabbitMqOptions, RabbitMqServer};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::truth::{database, number, virtual_host};
+
+const OUTBOX: &str = "SELECT count(*) FROM outbox";
+const PUBLISHED: &str = "SELECT events_published FROM relay_progress";
+
+#[tokio::test]
+async fn events_are_delivered_in_order_once_and_then_gone() {
+    let (pool, url) = (database().await, virtual_host().await);
+    put(&pool, 1..=1_200, event::ORDER_COMPLETED).await;
+    let mut relay = Relay::new(&url, pool.clone());
+    assert_eq!(step_until_idle(&mut relay).await, 1_200);
+    assert_eq!((number(&pool, OUTBOX).await, number(&pool, PUBLISHED).await), (0, 1_200));
+    let got = take_all(&url, ORDERS_QUEUE).await;
+    assert_eq!(ids(&got), (1..=1_200).map(id).collect::<Vec<_>>());
+
+    let (properties, payload) = &got[0];
+    assert_eq!(payload, "{\"n\":1}");
+    let expected = BasicProperties::default()
+        .with_content_type("application/cloudevents+json".into())
+        .with_delivery_mode(2)
+        .with_message_id("event-00001".into())
+        .with_type("rushgate.order.completed.v1".into())
+        .with_app_id("rushgate".into())
+        .with_timestamp(1_700_000_001);
+    // quorum queues add a header that counts deliveries
+    assert_eq!(
+        properties.clone().with_headers(FieldTable::default()),
+        expected.with_headers(FieldTable::default())
+    );
+}
+
+#[tokio::test]
+async fn many_bytes_are_sent_in_several_steps() {
+    let (pool, url) = (database().await, virtual_host().await);
+    for n in 1..=3 {
+        let payload = "x".repeat(3 * 1024 * 1024);
+        insert(&pool, n, event::ORDER_CANCELLED, &payload).await;
+    }
+    let mut relay = Relay::new(&url, pool.clone());
+    for _ in 0..3 {
+        assert_eq!(relay.step().await.unwrap(), Step::Published { delivered: 1, refused: vec![] });
+    }
+    assert_eq!(relay.step().await.unwrap(), Step::Idle);
+}
+
+#[tokio::test]
+async fn unroutable_events_are_kept_and_named_and_hold_up_no_other() {
+    let (pool, url) = (database().await, virtual_host().await);
+    for n in 1..=300 {
+        let key = if n % 3 == 0 { "order.unknown" } else { event::ORDER_COMPLETED };
+        insert(&pool, n, key, "{}").await;
+    }
+    let mut relay = Relay::new(&url, pool.clone());
+    let mut named = HashSet::new();
+    // An ack that carries somebody else's return counts for nothing, so a second round may be needed.
+    for _ in 0..3 {
+        let Step::Published { refused, .. } = relay.step().await.unwrap() else { panic!("nothing sent") };
+        for refused in refused {
+            assert!(matches!(&refused.why, Refusal::Unroutable(why) if why == "NO_ROUTE"), "{refused:?}");
+            named.insert(refused.outbox_id);
+        }
+    }
+    let unroutable: HashSet<i64> = (1..=300).filter(|n| n % 3 == 0).collect();
+    assert_eq!(named, unroutable);
+    let kept: Vec<i64> = sqlx::query_scalar("SELECT outbox_id FROM outbox").fetch_all(&pool).await.unwrap();
+    assert_eq!(kept.into_iter().collect::<HashSet<_>>(), unroutable);
+    assert_eq!(number(&pool, PUBLISHED).await, 200);
+    let got: HashSet<String> = ids(&take_all(&url, ORDERS_QUEUE).await).into_iter().collect();
+    assert_eq!(got.len(), 200);
+}
+
+#[tokio::test]
+async fn a_binding_that_somebody_removed_is_made_again() {
+    let (pool, url) = (database().await, virtual_host().await);
+    let mut relay = Relay::new(&url, pool.clone());
+    assert_eq!(relay.step().await.unwrap(), Step::Idle);
+    let (_connection, channel) = connect(&url).await;
+    let key = event::ORDER_COMPLETED.into();
+    channel
+        .queue_unbind(ORDERS_QUEUE.into(), EVENTS_EXCHANGE.into(), key, FieldTable::default())
+        .await
+        .unwrap();
+    put(&pool, 1..=2, event::ORDER_COMPLETED).await;
+    let Step::Published { delivered: 0, refused } = relay.step().await.unwrap() else { panic!() };
+    assert_eq!(refused.len(), 2);
+    assert_eq!(number(&pool, OUTBOX).await, 2);
+    assert_eq!(relay.step().await.unwrap(), Step::Published { delivered: 2, refused: vec![] });
+}
+
+#[tokio::test]
+async fn exchanges_and_queues_are_as_specified() {
+    let (pool, url) = (database().await, virtual_host().await);
+    let mut relay = Relay::new(&url, pool.clone());
+    relay.step().await.unwrap(); // declared before there is anything to send
+    put(&pool, 1..=1, event::ORDER_CANCELLED).await;
+    relay.step().await.unwrap();
+
+    // What a consumer rejects goes to the dead letters, at least once.
+    let (_connection, channel) = connect(&url).await;
+    let message = channel.basic_get(ORDERS_QUEUE.into(), BasicGetOptions::default()).await.unwrap().unwrap();
+    assert_eq!(message.routing_key.as_str(), "order.cancelled");
+    message.reject(BasicRejectOptions { requeue: false }).await.unwrap();
+    let dead =
+        eventually(|| async { Some(take_all(&url, DEAD_ORDERS_QUEUE).await).filter(|got| !got.is_empty()) });
+    assert_eq!(ids(&dead.await), vec![id(1)]);
+
+    // So does what it fails on too often.
+    put(&pool, 2..=2, event::ORDER_COMPLETED).await;
+    relay.step().await.unwrap();
+    let mut deliveries = 0;
+    while let Some(message) =
+        channel.basic_get(ORDERS_QUEUE.into(), BasicGetOptions::default()).await.unwrap()
+    {
+        deliveries += 1;
+        message.reject(BasicRejectOptions { requeue: true }).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(deliveries < 20, "no delivery limit");
+    }
+    assert!(deliveries >= 10, "only {deliveries}");
+}
+
+#[tokio::test]
+async fn a_queue_that_is_declared_otherwise_is_said_clearly() {
+    let (pool, url) = (database().await, virtual_host().await);
+    let (_connection, channel) = connect(&url).await;
+    let durable = QueueDeclareOptions::durable();
+    channel.queue_declare(ORDERS_QUEUE.into(), durable, FieldTable::default()).await.unwrap();
+    put(&pool, 1..=1, event::ORDER_COMPLETED).await;
+    let mut relay = Relay::new(&url, pool.clone());
+    let error = relay.step().await.unwrap_err();
+    assert!(matches!(error, RelayError::Broker(BrokerError::DeclaredOtherwise(_))), "{error:?}");
+    for part in ["data-platform.orders", "PRECONDITION_FAILED", "rabbitmqctl delete_queue"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert_eq!(number(&pool, OUTBOX).await, 1);
+    channel.queue_delete(ORDERS_QUEUE.into(), QueueDeleteOptions::default()).await.unwrap();
+    assert_eq!(relay.step().await.unwrap(), Step::Published { delivered: 1, refused: vec![] });
+}
+
+#[tokio::test]
+async fn of_two_relays_one_publishes_and_the_other_takes_over() {
+    let (pool, url) = (database().await, virtual_host().await);
+    let (mut first, mut second) = (Relay::new(&url, pool.clone()), Relay::new(&url, pool.clone()));
+    assert_eq!(first.step().await.unwrap(), Step::Idle);
+    put(&pool, 1..=10, event::ORDER_COMPLETED).await;
+    assert_eq!(second.step().await.unwrap(), Step::StandBy);
+    assert_eq!(first.step().await.unwrap(), Step::Published { delivered: 10, refused: vec![] });
+
+    // The leader's session ends: it notices, and cannot delete what it no longer owns.
+    put(&pool, 11..=12, event::ORDER_COMPLETED).await;
+    number(
+        &pool,
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+         WHERE application_name = 'rushgate-relay' AND datname = current_database()",
+    )
+    .await;
+    assert!(matches!(first.step().await.unwrap_err(), RelayError::Outbox(_)));
+    assert_eq!(second.step().await.unwrap(), Step::Published { delivered: 2, refused: vec![] });
+    assert_eq!(first.step().await.unwrap(), Step::StandBy);
+    second.stop().await;
+    assert_eq!(first.step().await.unwrap(), Step::Idle);
+    assert_eq!(ids(&take_all(&url, ORDERS_QUEUE).await), (1..=12).map(id).collect::<Vec<_>>());
+    assert_eq!(number(&pool, PUBLISHED).await, 12);
+}
+
+#[tokio::test]
+async fn an_idle_relay_is_quick_and_stops_at_once() {
+    let (pool, url) = (database().await, virtual_host().await);
+    let (running, shutdown) = start(&pool, &url);
+    let (_connection, channel) = connect(&url).await;
+    eventually(|| async { queue_length(&url, ORDERS_QUEUE).await }).await;
+    let mut lags = Vec::new();
+    for n in 1..=5 {
+        insert(&pool, n, event::ORDER_COMPLETED, "{}").await;
+        let since = Instant::now();
+        let get = || async {
+            channel.basic_get(ORDERS_QUEUE.into(), BasicGetOptions { no_ack: true }).await.unwrap()
+        };
+        eventually(get).await;
+        lags.push(since.elapsed());
+        tokio::time::sleep(Duration::from_millis(70)).await;
+    }
+    lags.sort();
+    assert!(lags[2] < Duration::from_millis(100), "median of {lags:?}");
+    let since = Instant::now();
+    shutdown.cancel();
+    running.await.unwrap();
+    assert!(since.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn what_piled_up_while_the_broker_was_away_is_delivered() {
+    let pool = database().await;
+    let broker = RabbitMqServer::start(RabbitMqOptions::new(DataFolder::Scratch)).await.unwrap();
+    let url = broker.url();
+    let mut relay = Relay::new(&url, pool.clone());
+    assert_eq!(relay.step().await.unwrap(), Step::Idle);
+    broker.kill().await;
+    put(&pool, 1..=20, event::ORDER_COMPLETED).await;
+    for _ in 0..3 {
+        assert!(matches!(relay.step().await.unwrap_err(), RelayError::Broker(_)));
+    }
+    assert_eq!((number(&pool, OUTBOX).await, number(&pool, PUBLISHED).await), (20, 0));
+    assert!(relay.leads());
+    broker.restart().await.unwrap();
+    assert_eq!(step_until_idle(&mut relay).await, 20);
+    assert_eq!(ids(&take_all(&url, ORDERS_QUEUE).await), (1..=20).map(id).collect::<Vec<_>>());
+    relay.stop().await;
+
+    // Crashes in the midst of publishing: repeats, no loss, and first deliveries in order.
+    put(&pool, 21..=6_000, event::ORDER_COMPLETED).await;
+    let (running, shutdown) = start(&pool, &url);
+    for at_least in [1_000, 3_000] {
+        eventually(|| async { (number(&pool, PUBLISHED).await >= at_least).then_some(()) }).await;
+        broker.kill().await;
+        broker.restart().await.unwrap();
+    }
+    eventually(|| async { (number(&pool, OUTBOX).await == 0).then_some(()) }).await;
+    shutdown.cancel();
+    running.await.unwrap();
+    let mut seen = HashSet::new();
+    let mut got = ids(&take_all(&url, ORDERS_QUEUE).await);
+    got.retain(|id| seen.insert(id.clone()));
+    assert_eq!(got, (21..=6_000).map(id).collect::<Vec<_>>());
+    assert_eq!(number(&pool, PUBLISHED).await, 6_000);
+
+    // Frozen: the step gives up in time, and no connection is left hanging.
+    put(&pool, 6_001..=6_001, event::ORDER_COMPLETED).await;
+    let mut relay = Relay::new(&url, pool.clone());
+    broker.pause();
+    let since = Instant::now();
+    for _ in 0..2 {
+        let error = relay.step().await.unwrap_err();
+        assert!(matches!(error, RelayError::Broker(BrokerError::TimedOut { .. })), "{error}");
+    }
+    assert!(since.elapsed() < Duration::from_secs(15));
+    eventually(|| async { (connections_to(broker.port()) == 0).then_some(()) }).await;
+    broker.resume();
+    assert_eq!(step_until_idle(&mut relay).await, 1);
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_nothing_is_left_in_time() {
+    let pool = database().await;
+    let mut options = RabbitMqOptions::new(DataFolder::Scratch);
+    options.extra_config.push("vm_memory_high_watermark.absolute = 1MB".into());
+    let broker = RabbitMqServer::start(options).await.unwrap();
+    let mut relay = Relay::new(broker.url(), pool.clone());
+    put(&pool, 1..=3, event::ORDER_COMPLETED).await;
+    let since = Instant::now();
+    let error = relay.step().await.unwrap_err();
+    assert!(matches!(error, RelayError::Broker(BrokerError::Blocked)), "{error}");
+    assert!(since.elapsed() < Duration::from_secs(20));
+    assert_eq!(number(&pool, OUTBOX).await, 3);
+    eventually(|| async { (connections_to(broker.port()) == 0).then_some(()) }).await;
+}
+
+fn id(n: i64) -> String {
+    format!("event-{n:05}")
+}
+
+async fn put(pool: &PgPool, numbers: std::ops::RangeInclusive<i64>, routing_key: &str) {
+    sqlx::query(
+        "INSERT INTO outbox (event_id, routing_key, payload, created_at)
+         SELECT 'event-' || lpad(n::text, 5, '0'), $3, '{\"n\":' || n || '}', to_timestamp(1700000000 + n)
+         FROM generate_series($1, $2) n ORDER BY n",
+    )
+    .bind(numbers.start())
+    .bind(numbers.end())
+    .bind(routing_key)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+async fn insert(pool: &PgPool, n: i64, routing_key: &str, payload: &str) {
+    sqlx::query("INSERT INTO outbox (event_id, routing_key, payload, created_at) VALUES ($1, $2, $3, now())")
+        .bind(id(n))
+        .bind(routing_key)
+        .bind(payload)
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+/// Steps until the outbox is empty, over failures of the broker; how many were delivered.
+async fn step_until_idle(relay: &mut Relay) -> usize {
+    let mut total = 0;
+    for _ in 0..50 {
+        match relay.step().await {
+            Ok(Step::Published { delivered, refused }) if refused.is_empty() => total += delivered,
+            Ok(Step::Idle) => return total,
+            Err(RelayError::Broker(error)) => println!("{:?} {error}", Instant::now()),
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("never idle");
+}
+
+fn start(pool: &PgPool, url: &str) -> (tokio::task::JoinHandle<()>, CancellationToken) {
+    let shutdown = CancellationToken::new();
+    let (pool, url, token) = (pool.clone(), url.to_owned(), shutdown.clone());
+    let running = tokio::spawn(async move { rushgate::relay::run(&url, pool, token).await });
+    (running, shutdown)
+}
+
+async fn connect(url: &str) -> (Connection, Channel) {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    (connection, channel)
+}
+
+async fn queue_length(url: &str, queue: &str) -> Option<u32> {
+    let (_connection, channel) = connect(url).await;
+    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+    let queue = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok()?;
+    Some(queue.message_count())
+}
+
+type Got = Vec<(BasicProperties, String)>;
+
+async fn take_all(url: &str, queue: &str) -> Got {
+    let (_connection, channel) = connect(url).await;
+    let mut got = Vec::new();
+    let no_ack = BasicGetOptions { no_ack: true };
+    while let Some(message) = channel.basic_get(queue.into(), no_ack).await.unwrap() {
+        let text = String::from_utf8(message.delivery.data).unwrap();
+        got.push((message.delivery.properties, text));
+    }
+    got
+}
+
+fn ids(got: &Got) -> Vec<String> {
+    got.iter()
+        .map(|(properties, _)| properties.message_id().as_ref().map(ShortString::to_string).unwrap())
+        .collect()
+}
+
+/// Connections of this machine to a local port that are still open at our end.
+fn connections_to(port: u16) -> usize {
+    let established = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[2].ends_with(&format!(":{port:04X}")) && fields[3] == "01"
+    };
+    std::fs::read_to_string("/proc/self/net/tcp").unwrap().lines().skip(1).filter(established).count()
+}
+
+/// Asks until there is an answer, for a minute at most.
+async fn eventually<T, F: Future<Output = Option<T>>>(ask: impl Fn() -> F) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
