@@ -6,4 +6,6 @@
 pub mod config;
 pub mod domain;
 pub mod gate;
+pub mod http;
 pub mod log;
+pub mod truth;

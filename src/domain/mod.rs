@@ -5,11 +5,13 @@ pub mod coupon;
 pub mod ids;
 pub mod limits;
 pub mod order;
+pub mod order_view;
 pub mod product;
 
 pub use coupon::{CouponStatus, CouponTemplate, Discount, TemplateState};
 pub use ids::{ProductId, TemplateId, UserId};
 pub use order::{Line, OrderStatus};
+pub use order_view::{OrderItemView, OrderView};
 pub use product::{Product, ProductStatus};
 
 /// Milliseconds since the Unix epoch, as the gate's clock tells them.

@@ -1,0 +1,74 @@
+//! PostgreSQL, read for the API: orders, ledgers, popular products, and how far the log is applied.
+//!
+//! Nothing here writes: the reconciler, the relay and the scheduler do, each in its own module. Every query has a time
+//! limit on both sides (`statement_timeout` there, a deadline here), so that a hanging PostgreSQL costs an answer, never
+//! a request that waits for ever. Times leave and enter PostgreSQL as milliseconds since the Unix epoch.
+
+use std::future::Future;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+use crate::config::InvalidSetting;
+
+mod ledger;
+mod orders;
+mod popular;
+mod progress;
+
+pub use ledger::LedgerEntry;
+pub use orders::RepeatedKey;
+pub use popular::{PopularList, PopularRank};
+pub use progress::{CellCursor, Progress};
+
+/// PostgreSQL could not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("PostgreSQL did not answer: {0}")]
+pub struct TruthError(pub String);
+
+/// Connections for reads; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Truth {
+    pool: PgPool,
+    timeout: Duration,
+}
+
+/// A pool that connects when it is first used. `timeout` bounds the wait for a connection and each statement.
+pub fn pool(database_url: &str, connections: u32, timeout: Duration) -> Result<PgPool, InvalidSetting> {
+    let options = PgConnectOptions::from_str(database_url)
+        .map_err(|error| InvalidSetting(format!("RUSHGATE_DATABASE_URL cannot be read: {error}")))?
+        .application_name("rushgate")
+        .options([("statement_timeout", timeout.as_millis().to_string())]);
+    Ok(PgPoolOptions::new().max_connections(connections).acquire_timeout(timeout).connect_lazy_with(options))
+}
+
+impl Truth {
+    /// `timeout` bounds each read, the wait for a connection included.
+    pub fn new(pool: PgPool, timeout: Duration) -> Self {
+        Self { pool, timeout }
+    }
+
+    /// Whether PostgreSQL answers at all.
+    pub async fn ping(&self) -> Result<(), TruthError> {
+        self.read(sqlx::query("SELECT 1").execute(&self.pool)).await.map(|_| ())
+    }
+
+    async fn read<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, TruthError> {
+        match tokio::time::timeout(self.timeout, query).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(TruthError(error.to_string())),
+            Err(_) => Err(TruthError(format!("no answer within {} ms", self.timeout.as_millis()))),
+        }
+    }
+}
+
+/// Columns are `bigint` with a constraint that keeps them at or above zero; a negative one would be a broken database.
+fn unsigned(column: &'static str, value: i64) -> Result<u64, TruthError> {
+    u64::try_from(value)
+        .map_err(|_| TruthError(format!("column {column} holds {value}, which is below zero")))
+}
+
+fn limit_of(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

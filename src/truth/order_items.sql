@@ -1,0 +1,5 @@
+-- The items of a page of orders, each order's in its own order. $1: orders
+SELECT order_id, product_id, name, unit_price, quantity, amount
+FROM order_items
+WHERE order_id = ANY($1)
+ORDER BY order_id, line_no

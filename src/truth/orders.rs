@@ -1,0 +1,138 @@
+//! Orders, by id and by user.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::{Truth, TruthError, limit_of, unsigned};
+use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
+use crate::domain::{OrderItemView, OrderStatus, OrderView, TimestampMs, UserId, rfc3339};
+use crate::log::fact::OrderCancelled;
+
+#[derive(sqlx::FromRow)]
+struct OrderRow {
+    order_id: Uuid,
+    user_id: String,
+    status: String,
+    subtotal: i64,
+    discount: i64,
+    total: i64,
+    coupon_id: Option<Uuid>,
+    balance_after: i64,
+    ordered_at_ms: TimestampMs,
+    cancelled_at_ms: Option<TimestampMs>,
+}
+
+#[derive(sqlx::FromRow)]
+struct ItemRow {
+    order_id: Uuid,
+    product_id: String,
+    name: String,
+    unit_price: i64,
+    quantity: i64,
+    amount: i64,
+}
+
+/// What an `Idempotency-Key` was used for before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepeatedKey {
+    /// Not in the last 24 hours.
+    No,
+    /// For the cancellation of this very order.
+    Same,
+    /// For another request.
+    Other,
+}
+
+impl Truth {
+    /// One order.
+    pub async fn order(&self, order_id: Uuid) -> Result<Option<OrderView>, TruthError> {
+        let query = sqlx::query_as::<_, OrderRow>(include_str!("order.sql")).bind(order_id);
+        let rows = self.read(query.fetch_all(&self.pool)).await?;
+        Ok(self.with_items(rows).await?.pop())
+    }
+
+    /// A user's orders, newest first, those older than `after`.
+    pub async fn orders_of(
+        &self,
+        user_id: &UserId,
+        after: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<OrderView>, TruthError> {
+        let query = sqlx::query_as::<_, OrderRow>(include_str!("orders_of_user.sql"))
+            .bind(user_id.as_str())
+            .bind(after)
+            .bind(limit_of(limit));
+        let rows = self.read(query.fetch_all(&self.pool)).await?;
+        self.with_items(rows).await
+    }
+
+    /// Whether `key` was used by `user_id` in the last 24 hours, and whether it was to cancel this order.
+    pub async fn cancelled_with(
+        &self,
+        user_id: &UserId,
+        key: &str,
+        order_id: Uuid,
+    ) -> Result<RepeatedKey, TruthError> {
+        let query = sqlx::query_scalar::<_, Vec<u8>>(
+            "SELECT reply FROM idempotency_records
+             WHERE scope = $1 AND decided_at > now() - $2 * interval '1 millisecond'",
+        )
+        .bind(format!("{user_id} {key}"))
+        .bind(IDEMPOTENCY_KEPT_MS);
+        let reply = self.read(query.fetch_optional(&self.pool)).await?;
+        Ok(match reply.map(|bytes| rmp_serde::from_slice::<OrderCancelled>(&bytes)) {
+            None => RepeatedKey::No,
+            Some(Ok(cancelled)) if cancelled.order_id.0 == order_id => RepeatedKey::Same,
+            Some(_) => RepeatedKey::Other,
+        })
+    }
+
+    async fn with_items(&self, rows: Vec<OrderRow>) -> Result<Vec<OrderView>, TruthError> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<Uuid> = rows.iter().map(|row| row.order_id).collect();
+        let query = sqlx::query_as::<_, ItemRow>(include_str!("order_items.sql")).bind(ids);
+        let mut items: HashMap<Uuid, Vec<OrderItemView>> = HashMap::with_capacity(rows.len());
+        for item in self.read(query.fetch_all(&self.pool)).await? {
+            items.entry(item.order_id).or_default().push(item.view()?);
+        }
+        rows.into_iter()
+            .map(|row| {
+                let items = items.remove(&row.order_id).unwrap_or_default();
+                row.view(items)
+            })
+            .collect()
+    }
+}
+
+impl OrderRow {
+    fn view(self, items: Vec<OrderItemView>) -> Result<OrderView, TruthError> {
+        Ok(OrderView {
+            order_id: self.order_id,
+            user_id: self.user_id,
+            status: if self.status == "cancelled" { OrderStatus::Cancelled } else { OrderStatus::Paid },
+            items,
+            subtotal: unsigned("orders.subtotal", self.subtotal)?,
+            discount: unsigned("orders.discount", self.discount)?,
+            total: unsigned("orders.total", self.total)?,
+            coupon_id: self.coupon_id,
+            balance: unsigned("orders.balance_after", self.balance_after)?,
+            ordered_at: rfc3339(self.ordered_at_ms),
+            cancelled_at: self.cancelled_at_ms.map(rfc3339),
+        })
+    }
+}
+
+impl ItemRow {
+    fn view(self) -> Result<OrderItemView, TruthError> {
+        Ok(OrderItemView {
+            product_id: self.product_id,
+            name: self.name,
+            unit_price: unsigned("order_items.unit_price", self.unit_price)?,
+            quantity: unsigned("order_items.quantity", self.quantity)?,
+            amount: unsigned("order_items.amount", self.amount)?,
+        })
+    }
+}

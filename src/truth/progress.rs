@@ -1,0 +1,39 @@
+//! How far the log is applied, and how much waits for RabbitMQ.
+
+use super::{Truth, TruthError, unsigned};
+
+/// A cell's cursor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CellCursor {
+    pub cell: u32,
+    pub epoch: u64,
+    pub seq: u64,
+    /// Why the cell is halted; `None` when it is not.
+    pub halted_reason: Option<String>,
+}
+
+/// What the truth knows of the cells and of the events that wait.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Progress {
+    pub cursors: Vec<CellCursor>,
+    pub outbox_length: u64,
+}
+
+impl Truth {
+    /// All cursors and the length of the outbox.
+    pub async fn progress(&self) -> Result<Progress, TruthError> {
+        let query = sqlx::query_as::<_, (i32, i64, i64, Option<String>, i64)>(include_str!("progress.sql"));
+        let rows = self.read(query.fetch_all(&self.pool)).await?;
+        let mut progress = Progress::default();
+        for (cell, epoch, seq, halted_reason, outbox_length) in rows {
+            progress.outbox_length = unsigned("outbox length", outbox_length)?;
+            progress.cursors.push(CellCursor {
+                cell: u32::try_from(cell).map_err(|_| TruthError("a cell below zero".to_owned()))?,
+                epoch: unsigned("cell_cursors.epoch", epoch)?,
+                seq: unsigned("cell_cursors.seq", seq)?,
+                halted_reason,
+            });
+        }
+        Ok(progress)
+    }
+}
