@@ -1,0 +1,289 @@
+//! Who is calling: bearer tokens (JWT), checked by a secret or by the public keys of a JWKS file.
+//!
+//! One algorithm is configured (HS256 by secret; EdDSA, ES256 or RS256 by file), and a token that names any other is
+//! refused before its signature is looked at. Time has no leeway but [`LEEWAY_SECS`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, get_current_timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::Api;
+use super::problem::{Code, Problem};
+use crate::config::{Auth, InvalidSetting};
+use crate::domain::UserId;
+
+/// Seconds that clocks may differ by: none, tokens are short-lived and clocks are kept by NTP.
+const LEEWAY_SECS: u64 = 0;
+/// Longest token that is looked at.
+const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// Keys that one JWKS file may hold; a token without `kid` is tried against each.
+const MAX_KEYS: usize = 16;
+/// RSA keys below 2048 bits are too weak to trust.
+const MIN_RSA_BYTES: usize = 256;
+
+#[derive(Serialize)]
+struct MintedClaims<'a> {
+    sub: &'a str,
+    exp: u64,
+    scope: &'a str,
+}
+
+/// What is read from a token; `exp` and `nbf` are the library's business.
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    #[serde(default)]
+    scope: String,
+}
+
+/// The caller of a request, as its token says. To extract one is to refuse a request without a valid token (401), and
+/// one whose token has none of the three scopes (403).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub sub: UserId,
+    shop: bool,
+    service: bool,
+    admin: bool,
+}
+
+/// A caller with scope `admin`; others are refused with 403.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staff(pub Caller);
+
+impl Caller {
+    fn new(sub: UserId, scope: &str) -> Self {
+        let has = |name: &str| scope.split(' ').any(|one| one == name);
+        let admin = has("admin");
+        Self { sub, shop: has("shop"), service: admin || has("service"), admin }
+    }
+
+    /// Whether the caller may act for, and see what belongs to, `user`.
+    pub fn may_act_for(&self, user: &str) -> bool {
+        self.service || (self.shop && self.sub.as_str() == user)
+    }
+
+    /// 404 unless [`Self::may_act_for`]: what is somebody else's is as if it were not there.
+    pub fn check_acts_for(&self, user: &UserId) -> Result<(), Problem> {
+        if self.may_act_for(user.as_str()) { Ok(()) } else { Err(Problem::no_such_user()) }
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let token = bearer(parts)?;
+        let caller = api.verifier.verify(token).map_err(|refused| unauthenticated(refused.0))?;
+        if caller.shop || caller.service {
+            return Ok(caller);
+        }
+        Err(forbidden("The token has none of the scopes shop, service and admin."))
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Staff {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, api).await?;
+        if caller.admin { Ok(Self(caller)) } else { Err(forbidden("This needs a token with scope admin.")) }
+    }
+}
+
+fn bearer(parts: &Parts) -> Result<&str, Problem> {
+    let mut values = parts.headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Err(unauthenticated("Send one header `Authorization: Bearer <token>`."));
+    };
+    let token = value.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    token.ok_or_else(|| unauthenticated("The header must be `Authorization: Bearer <token>`."))
+}
+
+fn unauthenticated(detail: &'static str) -> Problem {
+    Problem::new(Code::Unauthenticated, detail)
+}
+
+fn forbidden(detail: &'static str) -> Problem {
+    Problem::new(Code::Forbidden, detail)
+}
+
+/// Why a token was refused. Says no more than a client can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenRefused(pub &'static str);
+
+struct Key {
+    id: Option<String>,
+    key: DecodingKey,
+}
+
+/// Checks tokens against the configured keys.
+pub struct TokenVerifier {
+    keys: Vec<Key>,
+    validation: Validation,
+}
+
+impl TokenVerifier {
+    /// By the settings of `rushgate serve`.
+    pub fn from_settings(auth: &Auth) -> Result<Self, InvalidSetting> {
+        auth.check()?;
+        if let Some(secret) = &auth.jwt_secret {
+            return Ok(Self::from_secret(secret.as_bytes()));
+        }
+        let path = auth.jwt_jwks_file.as_deref().unwrap_or_else(|| std::path::Path::new(""));
+        let bad =
+            |reason: String| InvalidSetting(format!("RUSHGATE_JWT_JWKS_FILE {}: {reason}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+        Self::from_jwks(&text).map_err(|InvalidSetting(reason)| bad(reason))
+    }
+
+    /// HS256 by a shared secret.
+    pub fn from_secret(secret: &[u8]) -> Self {
+        let key = Key { id: None, key: DecodingKey::from_secret(secret) };
+        Self { keys: vec![key], validation: validation(Algorithm::HS256) }
+    }
+
+    /// EdDSA, ES256 or RS256 by the public keys of a JWKS document, all of one algorithm.
+    pub fn from_jwks(json: &str) -> Result<Self, InvalidSetting> {
+        let set: JwkSet = serde_json::from_str(json)
+            .map_err(|error| InvalidSetting(format!("this is no JWKS document: {error}")))?;
+        if set.keys.len() > MAX_KEYS {
+            return Err(InvalidSetting(format!(
+                "it holds more than {MAX_KEYS} keys: leave out the retired ones"
+            )));
+        }
+        let mut keys = Vec::new();
+        let mut algorithm = None;
+        for jwk in set.keys.iter().filter(|jwk| is_for_signatures(jwk)) {
+            let this = algorithm_of(jwk)?;
+            if *algorithm.get_or_insert(this) != this {
+                return Err(InvalidSetting(
+                    "its keys are of several algorithms: keep those of one".to_owned(),
+                ));
+            }
+            let key = DecodingKey::from_jwk(jwk)
+                .map_err(|error| InvalidSetting(format!("one of its keys cannot be used: {error}")))?;
+            keys.push(Key { id: jwk.common.key_id.clone(), key });
+        }
+        match algorithm {
+            Some(algorithm) => Ok(Self { keys, validation: validation(algorithm) }),
+            None => Err(InvalidSetting("it holds no key for signatures".to_owned())),
+        }
+    }
+
+    /// The caller that a token names.
+    pub fn verify(&self, token: &str) -> Result<Caller, TokenRefused> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenRefused("The token is too long."));
+        }
+        let header =
+            jsonwebtoken::decode_header(token).map_err(|_| TokenRefused("The token cannot be read."))?;
+        if header.crit.is_some() {
+            return Err(TokenRefused("The token demands extensions that are not supported."));
+        }
+        let mut refused = TokenRefused("The token was signed with a key that is not known here.");
+        for key in self.keys.iter().filter(|key| key.serves(header.kid.as_deref())) {
+            match jsonwebtoken::decode::<Claims>(token, &key.key, &self.validation) {
+                Ok(data) => {
+                    let sub = UserId::parse(data.claims.sub)
+                        .map_err(|_| TokenRefused("The token's sub is not a user id."))?;
+                    return Ok(Caller::new(sub, &data.claims.scope));
+                }
+                Err(error) => refused = TokenRefused(reason(error.kind())),
+            }
+        }
+        Err(refused)
+    }
+}
+
+impl Key {
+    /// A key without an id (the secret) serves every token, a token without a `kid` is tried against every key.
+    fn serves(&self, kid: Option<&str>) -> bool {
+        match (self.id.as_deref(), kid) {
+            (Some(id), Some(kid)) => id == kid,
+            _ => true,
+        }
+    }
+}
+
+fn validation(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.leeway = LEEWAY_SECS;
+    // A token is no longer good in the second that `exp` names (RFC 7519, 4.1.4).
+    validation.reject_tokens_expiring_in_less_than = 1;
+    validation.validate_nbf = true;
+    validation.set_required_spec_claims(&["exp", "sub"]);
+    validation
+}
+
+fn reason(kind: &jsonwebtoken::errors::ErrorKind) -> &'static str {
+    use jsonwebtoken::errors::ErrorKind;
+    match kind {
+        ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => "The token has expired: get a new one.",
+        ErrorKind::ImmatureSignature => "The token is not valid yet.",
+        ErrorKind::InvalidAlgorithm => "The token is signed with an algorithm that is not accepted here.",
+        ErrorKind::MissingRequiredClaim(_) => "The token lacks exp or sub.",
+        ErrorKind::InvalidAudience => "The token was made for another service (aud).",
+        ErrorKind::InvalidSignature => "The token's signature is wrong.",
+        _ => "The token cannot be read.",
+    }
+}
+
+fn is_for_signatures(jwk: &Jwk) -> bool {
+    !matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption))
+}
+
+fn algorithm_of(jwk: &Jwk) -> Result<Algorithm, InvalidSetting> {
+    let bad = |text: &str| Err(InvalidSetting(text.to_owned()));
+    let bytes = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).map_or(0, |bytes| bytes.len());
+    let (algorithm, named) = match &jwk.algorithm {
+        AlgorithmParameters::OctetKeyPair(key) => {
+            if key.curve != EllipticCurve::Ed25519 || bytes(&key.x) != 32 {
+                return bad("its OKP keys must be Ed25519 keys of 32 bytes");
+            }
+            (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
+        }
+        AlgorithmParameters::EllipticCurve(key) => {
+            if key.curve != EllipticCurve::P256 || bytes(&key.x) != 32 || bytes(&key.y) != 32 {
+                return bad("its EC keys must be P-256 keys");
+            }
+            (Algorithm::ES256, KeyAlgorithm::ES256)
+        }
+        AlgorithmParameters::RSA(key) => {
+            if bytes(&key.n) < MIN_RSA_BYTES {
+                return bad("its RSA keys must have at least 2048 bits");
+            }
+            (Algorithm::RS256, KeyAlgorithm::RS256)
+        }
+        AlgorithmParameters::OctetKey(_) => {
+            return bad("it holds a shared secret: use RUSHGATE_JWT_SECRET for HS256");
+        }
+        _ => return bad("it holds a key of an unknown kind: keep Ed25519, P-256 or RSA keys"),
+    };
+    match jwk.common.key_algorithm {
+        Some(other) if other != named => bad("it names an algorithm (alg) other than EdDSA, ES256 or RS256"),
+        _ => Ok(algorithm),
+    }
+}
+
+/// A token signed with HS256, for `rushgate token`, demos and tests.
+pub fn mint_token(
+    secret: &[u8],
+    sub: &UserId,
+    scope: &str,
+    ttl: Duration,
+) -> Result<String, jsonwebtoken::errors::Error> {
+    let exp = get_current_timestamp().saturating_add(ttl.as_secs());
+    let claims = MintedClaims { sub: sub.as_str(), exp, scope };
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret))
+}
