@@ -1,6 +1,8 @@
 //! What handlers take from a request: path ids, pages, idempotency keys, JSON bodies. Each refuses what the contract
 //! refuses: 400 for what cannot be read, 422 with the field's name for what was read and is not acceptable.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
@@ -258,7 +260,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 #[derive(Debug)]
 pub struct NoBody;
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NoMembers {}
 
@@ -279,7 +281,7 @@ async fn json_body(request: Request) -> Result<Option<Bytes>, Problem> {
     if media_type == Some(false) {
         return Err(not_json());
     }
-    let body = read_body(request).await?;
+    let body = read_body(request, BODY_TIMEOUT).await?;
     match (body.is_empty(), media_type) {
         (true, _) => Ok(None),
         (false, None) => Err(not_json()),
@@ -300,16 +302,16 @@ fn too_large() -> Problem {
     Problem::new(Code::BodyTooLarge, format!("The body may have at most {MAX_BODY_BYTES} bytes."))
 }
 
-async fn read_body(request: Request) -> Result<Bytes, Problem> {
+async fn read_body(request: Request, limit: Duration) -> Result<Bytes, Problem> {
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIMEOUT, collect(request.into_body())).await {
+    match tokio::time::timeout(limit, collect(request.into_body())).await {
         Ok(body) => body,
         Err(_) => Err(Problem::new(
             Code::RequestTimeout,
-            format!("The body did not arrive within {} seconds.", BODY_TIMEOUT.as_secs()),
+            format!("The body did not arrive within {} seconds.", limit.as_secs()),
         )),
     }
 }
@@ -373,4 +375,38 @@ fn join_path(path: &str, member: Option<&str>) -> String {
         Some(member) => format!("{path}.{member}"),
     };
     joined.chars().take(MAX_FIELD_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let never = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+        let request = Request::new(Body::from_stream(never));
+        let problem = read_body(request, Duration::from_millis(10)).await.unwrap_err();
+        assert_eq!(problem.code(), Code::RequestTimeout);
+    }
+
+    #[test]
+    fn percent_encoding_is_decoded_or_refused() {
+        assert_eq!(percent_decode("a%20b%ED%95%9c").unwrap(), "a b한");
+        for bad in ["%", "%2", "%zz", "%+1", "%FF", "a%"] {
+            assert!(percent_decode(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_invented_name_does_not_make_an_endless_answer() {
+        let body = format!("{{\"{}\":1}}", "x".repeat(10_000));
+        let problem = serde_json::to_value(parse_json::<NoMembers>(body.as_bytes()).unwrap_err()).unwrap();
+        assert_eq!(problem["field"].as_str().unwrap().len(), 200);
+    }
+
+    #[test]
+    fn media_types_are_compared_without_their_parameters() {
+        assert!(is_json(b"application/json") && is_json(b"APPLICATION/json ;charset=utf-8"));
+        assert!(!is_json(b"application/jsonp") && !is_json(b"text/json") && !is_json(b""));
+    }
 }

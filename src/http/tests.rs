@@ -275,17 +275,6 @@ async fn a_body_must_say_that_it_is_json_and_be_small() {
     assert_eq!(refused(charge(Some("application/json"), Body::from(just))).await.0, 422);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_body_that_does_not_come_is_not_waited_for() {
-    let admin = token("me", "admin");
-    let request = Request::post("/v1/orders")
-        .header("authorization", format!("Bearer {admin}"))
-        .header("content-type", "application/json")
-        .body(Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>()))
-        .unwrap();
-    assert_eq!(refused(request).await, (408, "request-timeout".into()));
-}
-
 #[tokio::test]
 async fn idempotency_keys_are_printable_and_single() {
     let admin = token("me", "admin");
@@ -324,12 +313,12 @@ async fn a_panic_is_an_answer() {
     assert_eq!(json(response).await["code"], "internal-error");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_handler_that_hangs_is_ended() {
     let app = || {
         Router::new()
             .route("/", axum::routing::any(std::future::pending::<StatusCode>))
-            .layer(from_fn_with_state(Duration::from_secs(1), around::around))
+            .layer(from_fn_with_state(Duration::from_millis(10), around::around))
     };
     for (method, code) in [("GET", "gate-unavailable"), ("POST", "outcome-unknown")] {
         let response = app().oneshot(request(method, "/", None, "")).await.unwrap();
