@@ -17,6 +17,18 @@ pub mod bounds {
     pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
     /// … and its body within this time.
     pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+    /// Connections that one port serves at once; more wait in the system's backlog.
+    pub const MAX_CONNECTIONS: usize = 16_384;
+    /// Requests that one HTTP/2 connection may have under way at once.
+    pub const MAX_STREAMS: u32 = 128;
+    /// Bytes of one request's headers.
+    pub const MAX_HEADER_BYTES: u32 = 32 * 1024;
+    /// Pause after a connection could not be accepted (usually: no file descriptor is left).
+    pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+    /// How long a stopping server waits for requests under way; the rest of SHUTDOWN_TIMEOUT is for what comes after.
+    pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
+    /// How often metrics are folded; without it their memory grows.
+    pub const METRICS_UPKEEP: Duration = Duration::from_secs(5);
     /// From SIGTERM to the end of the process.
     pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
     /// First connection to a server at start-up.

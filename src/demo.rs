@@ -106,7 +106,12 @@ async fn run_shop(
     let mut serving = tokio::spawn(shop::serve(settings.clone(), stop_serving.clone(), ready_sender));
     let opening = async {
         // A sender that is gone means that serving has failed, which `serving` tells better.
-        if ready.await.is_ok() {
+        if let Ok(addresses) = ready.await {
+            let settings = Settings {
+                listen: addresses.api.unwrap_or(settings.listen),
+                ops_listen: addresses.ops,
+                ..settings.clone()
+            };
             let contents = shop::seed(&settings).await.map_err(Error::Shop)?;
             say(format_args!("  {:<12} {contents}\n", "Shop"));
             introduce(&settings, data)?;
@@ -293,33 +298,74 @@ fn stop_on_signals() -> Result<CancellationToken, Error> {
     Ok(stop)
 }
 
-/// The three things that the demo asks of the rest of the crate. Stand-ins until `crate::serve`, `crate::seed` and
-/// `crate::token` are there: the addresses are taken, and nothing answers.
+/// The three things that the demo asks of the rest of the crate.
 mod shop {
+    use std::sync::Arc;
+    use std::time::Instant;
+
     use super::{CancellationToken, Duration, Settings, oneshot};
+    use crate::config::{self, Ack, Durability, LogFormat, Role};
+    use crate::domain::UserId;
+    use crate::gate::{BatchLimits, Gate};
+    use crate::{http, seed, serve};
 
     pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-    /// Migrates, runs all roles, says when it is ready, and returns once it has been stopped.
+    /// Building the gate from an old demo's data may take a moment.
+    const OPEN_LIMIT: Duration = Duration::from_secs(60);
+    const OPEN_POLL: Duration = Duration::from_millis(50);
+
+    fn servers(settings: &Settings) -> config::Servers {
+        config::Servers {
+            redis_url: settings.redis_url.clone(),
+            database_url: settings.database_url.clone(),
+            amqp_url: settings.amqp_url.clone(),
+            cells: 1,
+            durability: Durability::Strict,
+        }
+    }
+
+    /// Migrates, runs all roles, says where it listens, and returns once it has been stopped.
     pub async fn serve(
         settings: Settings,
         stop: CancellationToken,
-        ready: oneshot::Sender<()>,
+        ready: oneshot::Sender<serve::Addresses>,
     ) -> Result<(), Error> {
-        let _api = tokio::net::TcpListener::bind(settings.listen).await?;
-        let _ops = tokio::net::TcpListener::bind(settings.ops_listen).await?;
-        let _ = ready.send(());
-        stop.cancelled().await;
-        Ok(())
+        let all = config::Serve {
+            servers: servers(&settings),
+            auth: config::Auth { jwt_secret: Some(settings.jwt_secret), jwt_jwks_file: None },
+            listen: settings.listen,
+            ops_listen: settings.ops_listen,
+            roles: vec![Role::Api, Role::Reconciler, Role::Relay, Role::Scheduler],
+            ack: Ack::Gate,
+            timezone: "Asia/Seoul".into(),
+            request_timeout_ms: 3_000,
+            truth_timeout_ms: 2_000,
+            log_limit: 100_000,
+            queue_limit: 8_192,
+            max_batch: 128,
+            database_connections: 10,
+            log_format: LogFormat::Pretty,
+        };
+        Ok(serve::run(all, stop, ready).await?)
     }
 
-    /// Returns what the shop now has, for people to read.
-    pub async fn seed(_settings: &Settings) -> Result<String, Error> {
-        Ok("6 products, 3 coupon templates, 1,000 users".into())
+    /// Waits until the gate is open, and fills it. Returns what the shop now has, for people to read.
+    pub async fn seed(settings: &Settings) -> Result<String, Error> {
+        let limits = BatchLimits { queue: 1_000, batch: 128, log: 100_000 };
+        let gate: Arc<Gate> = Gate::with_limits(&servers(settings), limits).await?;
+        let give_up = Instant::now() + OPEN_LIMIT;
+        while gate.status().await?.iter().any(|cell| cell.state != "open") {
+            if Instant::now() > give_up {
+                return Err("the gate did not open; see the lines above".into());
+            }
+            tokio::time::sleep(OPEN_POLL).await;
+        }
+        Ok(seed::run(&gate).await?)
     }
 
-    pub fn token(_settings: &Settings, subject: &str, scope: &str, _ttl: Duration) -> Result<String, Error> {
-        Ok(format!("no-token-yet-for-{subject}-as-{scope}"))
+    pub fn token(settings: &Settings, subject: &str, scope: &str, ttl: Duration) -> Result<String, Error> {
+        Ok(http::mint_token(settings.jwt_secret.as_bytes(), &UserId::parse(subject)?, scope, ttl)?)
     }
 }
 

@@ -1,12 +1,23 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use rushgate::config::{LogFormat, Serve, Servers};
 use rushgate::demo::{self, DemoOptions};
+use rushgate::domain::UserId;
+use rushgate::gate::{BatchLimits, Gate};
+use rushgate::log::reader::LogReader;
+use rushgate::reconciler::{Reconciler, Step};
+use rushgate::{audit, http, log, seed, serve, truth};
+use sqlx::{Connection, PgConnection};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
+/// First-come coupons and stock-limited orders, decided by Redis, followed by PostgreSQL.
 #[derive(Parser)]
 #[command(version, about)]
 struct CommandLine {
@@ -16,29 +27,248 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Migrate the database, then run this instance's roles until SIGTERM
+    Serve(Box<Serve>),
+    /// Bring the database to this version's schema, and nothing else
+    Migrate(Servers),
+    /// Fill a demo shop: 6 products, 3 coupon templates, 1,000 users; repeatable
+    Seed(Servers),
+    /// Print a token signed by RUSHGATE_JWT_SECRET
+    Token(Token),
+    /// Prove that gate, truth and outbox agree; exit 1 and each difference when they do not
+    Audit(Audit),
+    /// Close, drain and build the gate anew from PostgreSQL
+    Rebuild(Rebuild),
+    /// Look at log entries, or take one that PostgreSQL refuses out of the way
+    #[command(subcommand)]
+    Log(Log),
     /// A whole shop on private servers, for trying it out
-    Demo(DemoArgs),
+    Demo(Demo),
 }
 
 #[derive(Args)]
-struct DemoArgs {
+struct Token {
+    /// User that the token stands for
+    #[arg(long)]
+    sub: String,
+    /// shop, service or admin; several separated by spaces
+    #[arg(long)]
+    scope: String,
+    /// How long it is valid, such as 30s, 15m, 1h, 7d
+    #[arg(long, default_value = "1h", value_parser = parse_duration)]
+    ttl: Duration,
+    #[arg(long, env = "RUSHGATE_JWT_SECRET", hide_env_values = true)]
+    jwt_secret: String,
+}
+
+#[derive(Args)]
+struct Audit {
+    #[command(flatten)]
+    servers: Servers,
+    /// How long to wait for PostgreSQL to have what the gate has decided
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    wait: Duration,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Rebuild {
+    #[command(flatten)]
+    servers: Servers,
+    /// The cell to rebuild
+    #[arg(long, default_value_t = 0)]
+    cell: u32,
+}
+
+#[derive(Subcommand)]
+enum Log {
+    /// Print entries, those after the cursor unless --seq says otherwise
+    Show {
+        #[command(flatten)]
+        servers: Servers,
+        #[arg(long, default_value_t = 0)]
+        cell: u32,
+        /// First entry to print
+        #[arg(long)]
+        seq: Option<u64>,
+        /// Number of entries at most
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        limit: u64,
+    },
+    /// Quarantine the entry that halted a cell and go on after it
+    Skip {
+        #[command(flatten)]
+        servers: Servers,
+        #[arg(long, default_value_t = 0)]
+        cell: u32,
+        /// The entry at which the cell is halted
+        #[arg(long)]
+        seq: u64,
+        /// Why, for those who look at the quarantine later
+        #[arg(long, default_value = "skipped by an operator")]
+        reason: String,
+    },
+}
+
+#[derive(Args)]
+struct Demo {
     /// Where the servers keep their data
     #[arg(long, value_name = "DIR", default_value = "./data")]
     data: PathBuf,
+    /// Address of the API
     #[arg(long, env = "RUSHGATE_LISTEN", default_value = "0.0.0.0:8080")]
-    listen: SocketAddr,
+    listen: std::net::SocketAddr,
+    /// Address of /healthz, /readyz and /metrics
     #[arg(long, env = "RUSHGATE_OPS_LISTEN", default_value = "0.0.0.0:9090")]
-    ops_listen: SocketAddr,
+    ops_listen: std::net::SocketAddr,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let Command::Demo(DemoArgs { data, listen, ops_listen }) = CommandLine::parse().command;
-    match demo::run(DemoOptions { data, listen, ops_listen }).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("rushgate: {error}");
-            ExitCode::FAILURE
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let command = CommandLine::parse().command;
+    // Two parts of the tree bring TLS; they must agree on its provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return failed(&e.into()),
+    };
+    match runtime.block_on(run(command)) {
+        Ok(code) => code,
+        Err(e) => failed(&e),
+    }
+}
+
+fn failed(error: &Failure) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "rushgate: {error}");
+    ExitCode::FAILURE
+}
+
+async fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Serve(settings) => Box::pin(run_serve(*settings)).await?,
+        Command::Migrate(servers) => serve::migrate(&servers).await?,
+        Command::Seed(servers) => {
+            let limits = BatchLimits { queue: 1_000, batch: 128, log: 100_000 };
+            let done = seed::run(&Gate::with_limits(&servers, limits).await?).await?;
+            say(&format!("The shop has {done}."));
+        }
+        Command::Token(token) => say(&mint(&token)?),
+        Command::Audit(options) => return run_audit(&options).await,
+        Command::Rebuild(options) => run_rebuild(&options).await?,
+        Command::Log(command) => run_log(command).await?,
+        Command::Demo(Demo { data, listen, ops_listen }) => {
+            log_to_stderr(LogFormat::Pretty, "warn");
+            Box::pin(demo::run(DemoOptions { data, listen, ops_listen })).await?;
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// To whoever is looking; a closed pipe is no reason to fail.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// The process's own log; RUST_LOG overrides what is shown.
+fn log_to_stderr(format: LogFormat, default: &str) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Pretty => builder.init(),
+    }
+}
+
+async fn run_serve(settings: Serve) -> Result<(), Failure> {
+    log_to_stderr(settings.log_format, "rushgate=info,warn,fred=error");
+    let stopping = CancellationToken::new();
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let token = stopping.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        token.cancel();
+    });
+    let (ready, _) = tokio::sync::oneshot::channel();
+    Ok(serve::run(settings, stopping, ready).await?)
+}
+
+fn mint(token: &Token) -> Result<String, Failure> {
+    let user = UserId::parse(token.sub.as_str()).map_err(|e| format!("--sub {e}"))?;
+    for scope in token.scope.split_whitespace() {
+        if !["shop", "service", "admin"].contains(&scope) {
+            return Err(format!("--scope: `{scope}` is unknown; use shop, service or admin").into());
+        }
+    }
+    if token.jwt_secret.len() < 32 {
+        return Err(
+            "RUSHGATE_JWT_SECRET is shorter than 32 bytes: make one with `openssl rand -hex 32`".into()
+        );
+    }
+    Ok(http::mint_token(token.jwt_secret.as_bytes(), &user, &token.scope, token.ttl)?)
+}
+
+async fn run_audit(options: &Audit) -> Result<ExitCode, Failure> {
+    let pool = truth::pool(&options.servers.database_url, 4, Duration::from_secs(600))?;
+    let report = audit::audit(&options.servers, &pool, audit::Options { wait: options.wait }).await?;
+    say(&if options.json { serde_json::to_string_pretty(&report)? } else { report.to_string() });
+    Ok(ExitCode::from(report.exit_code()))
+}
+
+async fn run_rebuild(options: &Rebuild) -> Result<(), Failure> {
+    log_to_stderr(LogFormat::Pretty, "rushgate=info,fred=error");
+    serve::migrate(&options.servers).await?;
+    let mut reconciler = Reconciler::connect(&options.servers, options.cell).await?;
+    match reconciler.rebuild_now().await? {
+        Step::Rebuilt(epoch) => say(&format!("Cell {} is open, in epoch {epoch}.", options.cell)),
+        Step::Superseded => say("Another rebuild was faster; the cell opens with that one."),
+        Step::Halted(reason) => return Err(reason.into()),
+        other => return Err(format!("the rebuild stopped at {other:?}; run it again").into()),
+    }
+    Ok(())
+}
+
+async fn run_log(command: Log) -> Result<(), Failure> {
+    let connect = async |servers: &Servers, cell| -> Result<(PgConnection, LogReader), Failure> {
+        let conn = PgConnection::connect(&servers.database_url).await?;
+        Ok((conn, LogReader::connect(&servers.redis_url, cell).await?))
+    };
+    match command {
+        Log::Show { servers, cell, seq, limit } => {
+            let (mut conn, reader) = connect(&servers, cell).await?;
+            say(log::admin::show(&mut conn, &reader, seq, limit).await?.trim_end());
+        }
+        Log::Skip { servers, cell, seq, reason } => {
+            let (mut conn, reader) = connect(&servers, cell).await?;
+            log::admin::skip(&mut conn, &reader, seq, &reason).await?;
+            say(&format!(
+                "Entry {seq} is in the quarantine; the cell goes on after it. The audit will name what it left undone."
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `30s`, `15m`, `1h`, `7d`; a bare number is seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let rule = || format!("`{text}` is no length of time; use one like 30s, 15m, 1h, 7d");
+    let (number, unit) = match text.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
+        Some((at, _)) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let number: u64 = number.parse().map_err(|_| rule())?;
+    let secs = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(rule()),
+    };
+    number.checked_mul(secs).map(Duration::from_secs).ok_or_else(rule)
 }

@@ -5,6 +5,7 @@
 //! (MessagePack: version, kind, decided_at, facts), field `t` the tip: `sha1(previous tip · payload)` in hex, so the log
 //! is a hash chain. An entry lives until the reconciler has applied it and it is well behind the cursor.
 
+pub mod admin;
 pub mod entry;
 pub mod fact;
 pub mod reader;

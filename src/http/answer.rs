@@ -1,0 +1,145 @@
+//! From what the gate decided to an answer: replays, and the wait for PostgreSQL of `RUSHGATE_ACK=truth`.
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Api;
+use super::problem::Problem;
+use crate::config::Ack;
+use crate::gate::{CaughtUp, Decision};
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// An accepted request on its way to an answer.
+#[derive(Debug)]
+pub struct Decided<F> {
+    pub fact: F,
+    pub replayed: bool,
+    /// The answer may be given in full: PostgreSQL has it, or was not asked for.
+    acknowledged: bool,
+}
+
+/// 202, with `RUSHGATE_ACK=truth` only: the request is decided and logged, and PostgreSQL does not have it yet.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(title = "AcceptedOnly")]
+pub struct AcceptedOnly {
+    pub status: AcceptedStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub charge_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub coupon_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub order_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub product_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub template_id: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AcceptedStatus {
+    #[default]
+    Accepted,
+}
+
+impl Api {
+    /// When the gate must have decided a request that came now.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.settings.request_timeout
+    }
+
+    /// Waits, bounded, until PostgreSQL has what the gate has: what a client has been told, it can read.
+    pub async fn catch_up(&self) -> Result<CaughtUp, Problem> {
+        Ok(self.gate.catch_up(Instant::now() + self.settings.truth_timeout).await?)
+    }
+
+    /// What the gate decided; waits for PostgreSQL, bounded, with `RUSHGATE_ACK=truth`.
+    pub async fn decided<F, R>(
+        &self,
+        decision: Decision<F, R>,
+        refused: impl FnOnce(R) -> Problem,
+    ) -> Result<Decided<F>, Problem> {
+        let accepted = decision?.map_err(refused)?;
+        let acknowledged = match self.settings.ack {
+            Ack::Gate => true,
+            Ack::Truth => {
+                let deadline = Instant::now() + self.settings.truth_timeout;
+                self.gate.wait_applied(accepted.position, deadline).await.is_ok()
+            }
+        };
+        Ok(Decided { fact: accepted.fact, replayed: accepted.replayed, acknowledged })
+    }
+}
+
+impl<F> Decided<F> {
+    /// `body` with `status`, or the ids alone with 202.
+    pub fn answer<B: Serialize>(
+        self,
+        status: StatusCode,
+        ids: impl FnOnce(&F) -> AcceptedOnly,
+        body: impl FnOnce(F) -> B,
+    ) -> Response {
+        let response = if self.acknowledged {
+            (status, Json(body(self.fact))).into_response()
+        } else {
+            (StatusCode::ACCEPTED, Json(ids(&self.fact))).into_response()
+        };
+        marked(response, self.replayed)
+    }
+}
+
+/// Marks the answer to a repeated `Idempotency-Key`.
+pub fn marked(mut response: Response, replayed: bool) -> Response {
+    if replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// One page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(title = "List")]
+pub struct List<T> {
+    pub data: Vec<T>,
+    /// Pass it as `after` to get the next page; null on the last.
+    pub next: Option<String>,
+}
+
+impl<T> List<T> {
+    /// From up to `limit + 1` elements: the one too many only tells that there is a next page.
+    pub fn page(mut data: Vec<T>, limit: usize, id: impl Fn(&T) -> String) -> Self {
+        let more = data.len() > limit;
+        data.truncate(limit);
+        let next = if more { data.last().map(id) } else { None };
+        Self { data, next }
+    }
+
+    pub fn map<U>(self, element: impl FnMut(T) -> U) -> List<U> {
+        List { data: self.data.into_iter().map(element).collect(), next: self.next }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_names_the_next_only_when_there_is_one() {
+        let page = |n: u64, limit| List::page((0..n).collect(), limit, u64::to_string);
+        assert_eq!((page(3, 2).data, page(3, 2).next), (vec![0, 1], Some("1".to_owned())));
+        assert_eq!((page(2, 2).data, page(2, 2).next), (vec![0, 1], None));
+        assert_eq!(page(0, 2).next, None);
+    }
+}

@@ -1,0 +1,461 @@
+//! Who is calling: bearer tokens (JWT), checked by a secret or by the public keys of a JWKS file.
+//!
+//! One algorithm is configured (HS256 by secret; EdDSA, ES256 or RS256 by file), and a token that names any other is
+//! refused before its signature is looked at. Time has no leeway but [`LEEWAY_SECS`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, get_current_timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::Api;
+use super::problem::{Code, Problem};
+use crate::config::{Auth, InvalidSetting};
+use crate::domain::UserId;
+
+/// Seconds that clocks may differ by: none, tokens are short-lived and clocks are kept by NTP.
+const LEEWAY_SECS: u64 = 0;
+/// Longest token that is looked at.
+const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// Keys that one JWKS file may hold; a token without `kid` is tried against each.
+const MAX_KEYS: usize = 16;
+/// RSA keys below 2048 bits are too weak to trust.
+const MIN_RSA_BYTES: usize = 256;
+
+#[derive(Serialize)]
+struct MintedClaims<'a> {
+    sub: &'a str,
+    exp: u64,
+    scope: &'a str,
+}
+
+/// What is read from a token; `exp` and `nbf` are the library's business.
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    #[serde(default)]
+    scope: String,
+}
+
+/// The caller of a request, as its token says. To extract one is to refuse a request without a valid token (401), and
+/// one whose token has none of the three scopes (403).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub sub: UserId,
+    shop: bool,
+    service: bool,
+    admin: bool,
+}
+
+/// A caller with scope `admin`; others are refused with 403.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staff(pub Caller);
+
+impl Caller {
+    fn new(sub: UserId, scope: &str) -> Self {
+        let has = |name: &str| scope.split(' ').any(|one| one == name);
+        let admin = has("admin");
+        Self { sub, shop: has("shop"), service: admin || has("service"), admin }
+    }
+
+    /// Whether the caller may act for, and see what belongs to, `user`.
+    pub fn may_act_for(&self, user: &str) -> bool {
+        self.service || (self.shop && self.sub.as_str() == user)
+    }
+
+    /// 404 unless [`Self::may_act_for`]: what is somebody else's is as if it were not there.
+    pub fn check_acts_for(&self, user: &UserId) -> Result<(), Problem> {
+        if self.may_act_for(user.as_str()) { Ok(()) } else { Err(Problem::no_such_user()) }
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let token = bearer(parts)?;
+        let caller = api.verifier.verify(token).map_err(|refused| unauthenticated(refused.0))?;
+        if caller.shop || caller.service {
+            return Ok(caller);
+        }
+        Err(forbidden("The token has none of the scopes shop, service and admin."))
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Staff {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, api).await?;
+        if caller.admin { Ok(Self(caller)) } else { Err(forbidden("This needs a token with scope admin.")) }
+    }
+}
+
+fn bearer(parts: &Parts) -> Result<&str, Problem> {
+    let mut values = parts.headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Err(unauthenticated("Send one header `Authorization: Bearer <token>`."));
+    };
+    let token = value.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    token.ok_or_else(|| unauthenticated("The header must be `Authorization: Bearer <token>`."))
+}
+
+fn unauthenticated(detail: &'static str) -> Problem {
+    Problem::new(Code::Unauthenticated, detail)
+}
+
+fn forbidden(detail: &'static str) -> Problem {
+    Problem::new(Code::Forbidden, detail)
+}
+
+/// Why a token was refused. Says no more than a client can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenRefused(pub &'static str);
+
+struct Key {
+    id: Option<String>,
+    key: DecodingKey,
+}
+
+/// Checks tokens against the configured keys.
+pub struct TokenVerifier {
+    keys: Vec<Key>,
+    validation: Validation,
+}
+
+impl TokenVerifier {
+    /// By the settings of `rushgate serve`.
+    pub fn from_settings(auth: &Auth) -> Result<Self, InvalidSetting> {
+        auth.check()?;
+        if let Some(secret) = &auth.jwt_secret {
+            return Ok(Self::from_secret(secret.as_bytes()));
+        }
+        let path = auth.jwt_jwks_file.as_deref().unwrap_or_else(|| std::path::Path::new(""));
+        let bad =
+            |reason: String| InvalidSetting(format!("RUSHGATE_JWT_JWKS_FILE {}: {reason}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+        Self::from_jwks(&text).map_err(|InvalidSetting(reason)| bad(reason))
+    }
+
+    /// HS256 by a shared secret.
+    pub fn from_secret(secret: &[u8]) -> Self {
+        let key = Key { id: None, key: DecodingKey::from_secret(secret) };
+        Self { keys: vec![key], validation: validation(Algorithm::HS256) }
+    }
+
+    /// EdDSA, ES256 or RS256 by the public keys of a JWKS document, all of one algorithm.
+    pub fn from_jwks(json: &str) -> Result<Self, InvalidSetting> {
+        let set: JwkSet = serde_json::from_str(json)
+            .map_err(|error| InvalidSetting(format!("this is no JWKS document: {error}")))?;
+        if set.keys.len() > MAX_KEYS {
+            return Err(InvalidSetting(format!(
+                "it holds more than {MAX_KEYS} keys: leave out the retired ones"
+            )));
+        }
+        let mut keys = Vec::new();
+        let mut algorithm = None;
+        for jwk in set.keys.iter().filter(|jwk| is_for_signatures(jwk)) {
+            let this = algorithm_of(jwk)?;
+            if *algorithm.get_or_insert(this) != this {
+                return Err(InvalidSetting(
+                    "its keys are of several algorithms: keep those of one".to_owned(),
+                ));
+            }
+            let key = DecodingKey::from_jwk(jwk)
+                .map_err(|error| InvalidSetting(format!("one of its keys cannot be used: {error}")))?;
+            keys.push(Key { id: jwk.common.key_id.clone(), key });
+        }
+        match algorithm {
+            Some(algorithm) => Ok(Self { keys, validation: validation(algorithm) }),
+            None => Err(InvalidSetting("it holds no key for signatures".to_owned())),
+        }
+    }
+
+    /// The caller that a token names.
+    pub fn verify(&self, token: &str) -> Result<Caller, TokenRefused> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenRefused("The token is too long."));
+        }
+        let header =
+            jsonwebtoken::decode_header(token).map_err(|_| TokenRefused("The token cannot be read."))?;
+        if header.crit.is_some() {
+            return Err(TokenRefused("The token demands extensions that are not supported."));
+        }
+        let mut refused = TokenRefused("The token was signed with a key that is not known here.");
+        for key in self.keys.iter().filter(|key| key.serves(header.kid.as_deref())) {
+            match jsonwebtoken::decode::<Claims>(token, &key.key, &self.validation) {
+                Ok(data) => {
+                    let sub = UserId::parse(data.claims.sub)
+                        .map_err(|_| TokenRefused("The token's sub is not a user id."))?;
+                    return Ok(Caller::new(sub, &data.claims.scope));
+                }
+                Err(error) => refused = TokenRefused(reason(error.kind())),
+            }
+        }
+        Err(refused)
+    }
+}
+
+impl Key {
+    /// A key without an id (the secret) serves every token, a token without a `kid` is tried against every key.
+    fn serves(&self, kid: Option<&str>) -> bool {
+        match (self.id.as_deref(), kid) {
+            (Some(id), Some(kid)) => id == kid,
+            _ => true,
+        }
+    }
+}
+
+fn validation(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.leeway = LEEWAY_SECS;
+    // A token is no longer good in the second that `exp` names (RFC 7519, 4.1.4).
+    validation.reject_tokens_expiring_in_less_than = 1;
+    validation.validate_nbf = true;
+    validation.set_required_spec_claims(&["exp", "sub"]);
+    validation
+}
+
+fn reason(kind: &jsonwebtoken::errors::ErrorKind) -> &'static str {
+    use jsonwebtoken::errors::ErrorKind;
+    match kind {
+        ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => "The token has expired: get a new one.",
+        ErrorKind::ImmatureSignature => "The token is not valid yet.",
+        ErrorKind::InvalidAlgorithm => "The token is signed with an algorithm that is not accepted here.",
+        ErrorKind::MissingRequiredClaim(_) => "The token lacks exp or sub.",
+        ErrorKind::InvalidAudience => "The token was made for another service (aud).",
+        ErrorKind::InvalidSignature => "The token's signature is wrong.",
+        _ => "The token cannot be read.",
+    }
+}
+
+fn is_for_signatures(jwk: &Jwk) -> bool {
+    !matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption))
+}
+
+fn algorithm_of(jwk: &Jwk) -> Result<Algorithm, InvalidSetting> {
+    let bad = |text: &str| Err(InvalidSetting(text.to_owned()));
+    let bytes = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).map_or(0, |bytes| bytes.len());
+    let (algorithm, named) = match &jwk.algorithm {
+        AlgorithmParameters::OctetKeyPair(key) => {
+            if key.curve != EllipticCurve::Ed25519 || bytes(&key.x) != 32 {
+                return bad("its OKP keys must be Ed25519 keys of 32 bytes");
+            }
+            (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
+        }
+        AlgorithmParameters::EllipticCurve(key) => {
+            if key.curve != EllipticCurve::P256 || bytes(&key.x) != 32 || bytes(&key.y) != 32 {
+                return bad("its EC keys must be P-256 keys");
+            }
+            (Algorithm::ES256, KeyAlgorithm::ES256)
+        }
+        AlgorithmParameters::RSA(key) => {
+            if bytes(&key.n) < MIN_RSA_BYTES {
+                return bad("its RSA keys must have at least 2048 bits");
+            }
+            (Algorithm::RS256, KeyAlgorithm::RS256)
+        }
+        AlgorithmParameters::OctetKey(_) => {
+            return bad("it holds a shared secret: use RUSHGATE_JWT_SECRET for HS256");
+        }
+        _ => return bad("it holds a key of an unknown kind: keep Ed25519, P-256 or RSA keys"),
+    };
+    match jwk.common.key_algorithm {
+        Some(other) if other != named => bad("it names an algorithm (alg) other than EdDSA, ES256 or RS256"),
+        _ => Ok(algorithm),
+    }
+}
+
+/// A token signed with HS256, for `rushgate token`, demos and tests.
+pub fn mint_token(
+    secret: &[u8],
+    sub: &UserId,
+    scope: &str,
+    ttl: Duration,
+) -> Result<String, jsonwebtoken::errors::Error> {
+    let exp = get_current_timestamp().saturating_add(ttl.as_secs());
+    let claims = MintedClaims { sub: sub.as_str(), exp, scope };
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+    /// The key of RFC 8037, appendix A.
+    const ED_PUBLIC: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    const ED_PRIVATE: &str = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A";
+
+    fn now() -> u64 {
+        get_current_timestamp()
+    }
+
+    fn claims(exp: u64) -> Value {
+        json!({"sub": "user-1", "exp": exp, "scope": "shop"})
+    }
+
+    fn signed(header: &Header, claims: &Value, key: &EncodingKey) -> String {
+        jsonwebtoken::encode(header, claims, key).unwrap()
+    }
+
+    fn hs256(claims: &Value) -> String {
+        signed(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(SECRET))
+    }
+
+    fn unsigned(header: &Value, claims: &Value) -> String {
+        let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+        format!("{}.{}.", part(header), part(claims))
+    }
+
+    fn by_secret(token: &str) -> Result<Caller, TokenRefused> {
+        TokenVerifier::from_secret(SECRET).verify(token)
+    }
+
+    fn ed_key(kid: &str) -> Value {
+        json!({"kty": "OKP", "crv": "Ed25519", "x": ED_PUBLIC, "kid": kid})
+    }
+
+    fn ed_verifier() -> TokenVerifier {
+        TokenVerifier::from_jwks(&json!({"keys": [ed_key("one")]}).to_string()).unwrap()
+    }
+
+    fn ed_token(kid: Option<&str>) -> String {
+        // PKCS #8 of an Ed25519 private key: a fixed head, then its 32 bytes.
+        let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+        der.extend(BASE64_URL_SAFE_NO_PAD.decode(ED_PRIVATE).unwrap());
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = kid.map(str::to_owned);
+        signed(&header, &claims(now() + 60), &EncodingKey::from_ed_der(&der))
+    }
+
+    #[test]
+    fn a_good_token_names_its_caller_and_scopes() {
+        let mint = |scope| mint_token(SECRET, &UserId::parse("u").unwrap(), scope, Duration::from_secs(60));
+        let caller = |scope| by_secret(&mint(scope).unwrap()).unwrap();
+        assert!(caller("shop").may_act_for("u") && !caller("shop").may_act_for("v"));
+        assert!(caller("read service").may_act_for("v") && !caller("service").admin);
+        assert!(caller("admin").may_act_for("v") && caller("admin").admin);
+        for nothing in ["", "shopping", "SHOP", "admins"] {
+            assert!(!caller(nothing).may_act_for("u"), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn a_token_ends_when_it_says_and_begins_when_it_says() {
+        assert!(by_secret(&hs256(&claims(now() + 30))).is_ok());
+        for exp in [0, now() - 3_600, now() - 1, now()] {
+            assert!(by_secret(&hs256(&claims(exp))).is_err(), "{exp}");
+        }
+        let early = json!({"sub": "u", "exp": now() + 60, "nbf": now() + 30, "scope": "shop"});
+        assert!(by_secret(&hs256(&early)).is_err());
+    }
+
+    #[test]
+    fn a_token_without_its_claims_is_refused() {
+        let exp = now() + 60;
+        for bad in [
+            json!({"sub": "u", "scope": "shop"}),
+            json!({"exp": exp, "scope": "shop"}),
+            json!({"sub": "u", "exp": "never", "scope": "shop"}),
+            json!({"sub": "u", "exp": null, "scope": "shop"}),
+            json!({"sub": "u", "exp": -1, "scope": "shop"}),
+            json!({"sub": "a b", "exp": exp, "scope": "shop"}),
+            json!({"sub": "", "exp": exp, "scope": "shop"}),
+            json!({"sub": 5, "exp": exp, "scope": "shop"}),
+            json!({"sub": "u", "exp": exp, "scope": ["shop"]}),
+            json!({"sub": "u", "exp": exp, "scope": "shop", "aud": "another"}),
+        ] {
+            assert!(by_secret(&hs256(&bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_forged_token_is_refused() {
+        let good = hs256(&claims(now() + 60));
+        let (message, signature) = good.rsplit_once('.').unwrap();
+        let (header, _) = message.split_once('.').unwrap();
+        let other = BASE64_URL_SAFE_NO_PAD
+            .encode(json!({"sub": "v", "exp": now() + 60, "scope": "admin"}).to_string());
+        for bad in [
+            format!("{header}.{other}.{signature}"),
+            format!("{message}."),
+            message.to_owned(),
+            format!("{good}x"),
+            format!("{good}.{signature}"),
+            String::new(),
+            "..".to_owned(),
+            "x".repeat(MAX_TOKEN_BYTES + 1),
+        ] {
+            assert!(by_secret(&bad).is_err(), "{bad}");
+        }
+        let key = EncodingKey::from_secret(b"another secret of 32 bytes or so");
+        assert!(by_secret(&signed(&Header::default(), &claims(now() + 60), &key)).is_err());
+    }
+
+    #[test]
+    fn no_other_algorithm_is_accepted() {
+        for alg in ["none", "None", "NONE", "HS384", "RS256", "EdDSA", "ES256", ""] {
+            let token = unsigned(&json!({"alg": alg, "typ": "JWT"}), &claims(now() + 60));
+            assert!(by_secret(&token).is_err(), "{alg}");
+            assert!(ed_verifier().verify(&token).is_err(), "{alg}");
+        }
+        let key = EncodingKey::from_secret(SECRET);
+        for algorithm in [Algorithm::HS384, Algorithm::HS512] {
+            assert!(by_secret(&signed(&Header::new(algorithm), &claims(now() + 60), &key)).is_err());
+        }
+        let critical = unsigned(&json!({"alg": "HS256", "crit": ["exp"]}), &claims(now() + 60));
+        assert!(by_secret(&critical).is_err());
+    }
+
+    #[test]
+    fn a_public_key_is_no_secret() {
+        let verifier = ed_verifier();
+        for secret in [ED_PUBLIC.as_bytes().to_vec(), BASE64_URL_SAFE_NO_PAD.decode(ED_PUBLIC).unwrap()] {
+            let token = signed(&Header::default(), &claims(now() + 60), &EncodingKey::from_secret(&secret));
+            assert!(verifier.verify(&token).is_err());
+        }
+        assert!(by_secret(&ed_token(None)).is_err());
+    }
+
+    #[test]
+    fn a_key_is_chosen_by_its_id() {
+        let verifier = ed_verifier();
+        assert_eq!(verifier.verify(&ed_token(Some("one"))).unwrap().sub.as_str(), "user-1");
+        assert!(verifier.verify(&ed_token(None)).is_ok());
+        assert!(verifier.verify(&ed_token(Some("two"))).is_err());
+    }
+
+    #[test]
+    fn a_key_file_holds_keys_of_one_algorithm() {
+        let load = |keys: Value| TokenVerifier::from_jwks(&json!({"keys": keys}).to_string()).is_ok();
+        let coordinate = BASE64_URL_SAFE_NO_PAD.encode([7; 32]);
+        let ec = |curve| json!({"kty": "EC", "crv": curve, "x": coordinate, "y": coordinate});
+        let rsa =
+            |bytes| json!({"kty": "RSA", "n": BASE64_URL_SAFE_NO_PAD.encode(vec![200; bytes]), "e": "AQAB"});
+        assert!(load(json!([ed_key("a"), ed_key("b")])));
+        assert!(load(json!([ec("P-256")])) && load(json!([rsa(256)])));
+        assert!(!load(json!([])));
+        assert!(!load(json!([ed_key("a"), ec("P-256")])), "two algorithms");
+        assert!(!load(json!([ec("P-384")])) && !load(json!([rsa(128)])));
+        assert!(!load(json!([{"kty": "oct", "k": "c2VjcmV0"}])), "a secret");
+        let mut named = ed_key("a");
+        named["alg"] = json!("ES256");
+        assert!(!load(json!([named])), "an algorithm of another kind of key");
+        let mut encryption = ed_key("a");
+        encryption["use"] = json!("enc");
+        assert!(!load(json!([encryption])), "no key for signatures");
+        assert!(TokenVerifier::from_jwks("{}").is_err() && TokenVerifier::from_jwks("x").is_err());
+    }
+}

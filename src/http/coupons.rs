@@ -1,0 +1,239 @@
+//! Coupons: issued first come, first served; and what a user holds.
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::{FromRequestParts, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::Api;
+use super::answer::{AcceptedOnly, List};
+use super::auth::Caller;
+use super::coupon_templates::DiscountView;
+use super::extract::{IdempotencyKeyParam, Json, Key, Page, PageParams, PathId, Query};
+use super::fields::ShopId;
+use super::problem::Problem;
+use super::refusals;
+use crate::domain::{CouponStatus, TemplateId, TimestampMs, UserId, rfc3339};
+use crate::gate::{HeldCoupon, IssueCoupon};
+use crate::log::fact::CouponIssued;
+
+/// Whom to issue a coupon to.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(title = "IssueCoupon", as = IssueCoupon, example = json!({"user_id": "user-1"}))]
+pub struct IssueBody {
+    #[schema(value_type = ShopId)]
+    user_id: UserId,
+}
+
+/// An issued coupon.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(title = "IssuedCoupon", as = IssuedCoupon)]
+pub struct IssuedView {
+    coupon_id: Uuid,
+    #[schema(value_type = ShopId, example = "welcome")]
+    template_id: String,
+    #[schema(value_type = ShopId, example = "user-1")]
+    user_id: String,
+    /// 1 … `max_issued`, unique within the template.
+    #[schema(minimum = 1, example = 17)]
+    serial: u64,
+    status: CouponStatus,
+    #[schema(format = DateTime, example = "2026-11-22T09:00:00.000Z")]
+    issued_at: String,
+    /// 365 days after `issued_at`.
+    #[schema(format = DateTime, example = "2027-11-22T09:00:00.000Z")]
+    expires_at: String,
+}
+
+impl From<CouponIssued> for IssuedView {
+    fn from(issued: CouponIssued) -> Self {
+        Self {
+            coupon_id: issued.coupon_id.0,
+            template_id: issued.template_id,
+            user_id: issued.user_id,
+            serial: issued.serial,
+            status: CouponStatus::Available,
+            issued_at: rfc3339(issued.issued_at),
+            expires_at: rfc3339(issued.expires_at),
+        }
+    }
+}
+
+/// A coupon that a user holds.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(title = "Coupon", as = Coupon)]
+pub struct CouponView {
+    coupon_id: Uuid,
+    #[schema(value_type = ShopId, example = "welcome")]
+    template_id: String,
+    /// The template's name.
+    #[schema(example = "Welcome, 10% off")]
+    name: String,
+    discount: DiscountView,
+    status: CouponStatus,
+    #[schema(format = DateTime, example = "2026-11-22T09:00:00.000Z")]
+    issued_at: String,
+    #[schema(format = DateTime, example = "2027-11-22T09:00:00.000Z")]
+    expires_at: String,
+    /// The order that used it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    order_id: Option<Uuid>,
+}
+
+impl CouponView {
+    fn new(held: HeldCoupon, now: TimestampMs) -> Self {
+        Self {
+            coupon_id: held.coupon_id,
+            template_id: held.template.template_id.into(),
+            name: held.template.name,
+            discount: held.template.discount.into(),
+            status: CouponStatus::at(held.order_id.is_some(), held.expires_at, now),
+            issued_at: rfc3339(held.issued_at),
+            expires_at: rfc3339(held.expires_at),
+            order_id: held.order_id,
+        }
+    }
+}
+
+/// Which of a user's coupons: a page, and a status.
+#[derive(Debug)]
+pub struct Filter {
+    page: Page<Uuid>,
+    status: Option<CouponStatus>,
+}
+
+/// `status`, for the OpenAPI description.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+struct StatusParam {
+    /// Only coupons that are in this state now.
+    status: Option<CouponStatus>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Filter {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut query = Query::of(parts)?;
+        let page = query.page()?;
+        let status = query.take("status").map(|text| parse_status(&text)).transpose()?;
+        query.finish()?;
+        Ok(Self { page, status })
+    }
+}
+
+fn parse_status(text: &str) -> Result<CouponStatus, Problem> {
+    match text {
+        "available" => Ok(CouponStatus::Available),
+        "used" => Ok(CouponStatus::Used),
+        "expired" => Ok(CouponStatus::Expired),
+        _ => Err(Problem::invalid("status", "must be available, used or expired")),
+    }
+}
+
+/// Issue a coupon, first come, first served
+#[utoipa::path(post, path = "/v1/coupon-templates/{id}/coupons", tag = "coupons",
+    params(("id" = ShopId, Path), IdempotencyKeyParam),
+    request_body = IssueBody, security(("token" = ["shop", "service"])),
+    responses((status = 201, description = "Issued", body = IssuedView),
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+pub async fn issue_coupon(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    PathId(template_id): PathId<TemplateId>,
+    key: Key,
+    Json(body): Json<IssueBody>,
+) -> Result<Response, Problem> {
+    caller.check_acts_for(&body.user_id)?;
+    let key = key.of(&body.user_id);
+    let request = IssueCoupon { template_id: template_id.clone(), user_id: body.user_id };
+    let decision = api.gate.issue_coupon(request, key, api.deadline()).await;
+    let decided = api.decided(decision, |refusal| refusals::issue(refusal, &template_id)).await?;
+    let ids = |it: &CouponIssued| AcceptedOnly { coupon_id: Some(it.coupon_id.0), ..Default::default() };
+    Ok(decided.answer(StatusCode::CREATED, ids, IssuedView::from))
+}
+
+/// The coupons that a user holds, newest first
+#[utoipa::path(get, path = "/v1/users/{user}/coupons", tag = "coupons",
+    params(("user" = ShopId, Path), PageParams, StatusParam), security(("token" = ["shop", "service"])),
+    responses((status = 200, body = List<CouponView>)))]
+pub async fn list_coupons(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    PathId(user_id): PathId<UserId>,
+    filter: Filter,
+) -> Result<Answer<List<CouponView>>, Problem> {
+    caller.check_acts_for(&user_id)?;
+    let read = api.gate.held_coupons(&user_id).await?;
+    let all = read.value.into_iter().map(|held| CouponView::new(held, read.now)).collect();
+    filter.of(all).map(Answer)
+}
+
+impl Filter {
+    /// A page of a user's coupons. `after` is looked for among all of them: its status may have changed since.
+    fn of(self, all: Vec<CouponView>) -> Result<List<CouponView>, Problem> {
+        let start = match self.page.after {
+            None => 0,
+            Some(after) => match all.iter().position(|coupon| coupon.coupon_id == after) {
+                Some(place) => place + 1,
+                None => return Err(Problem::invalid("after", "must be one of the user's coupons")),
+            },
+        };
+        let wanted = |coupon: &CouponView| self.status.is_none_or(|status| coupon.status == status);
+        let page = all.into_iter().skip(start).filter(wanted).take(self.page.limit + 1).collect();
+        Ok(List::page(page, self.page.limit, |coupon| coupon.coupon_id.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{CouponTemplate, Discount};
+
+    fn coupon(number: u128, used: bool) -> CouponView {
+        let template = CouponTemplate {
+            template_id: TemplateId::parse("t").unwrap(),
+            name: "t".into(),
+            discount: Discount::Amount { value: 100 },
+            min_subtotal: 0,
+            max_issued: 9,
+            issued: 1,
+            issue_from: 0,
+            issue_until: 1,
+        };
+        let held = HeldCoupon {
+            coupon_id: Uuid::from_u128(number),
+            template,
+            serial: 1,
+            issued_at: 0,
+            expires_at: 100,
+            order_id: used.then(|| Uuid::from_u128(99)),
+        };
+        CouponView::new(held, 50)
+    }
+
+    fn page(after: Option<u128>, status: Option<CouponStatus>) -> (Vec<u128>, Option<String>) {
+        let all = vec![coupon(5, false), coupon(4, true), coupon(3, false), coupon(2, false)];
+        let filter = Filter { page: Page { limit: 2, after: after.map(Uuid::from_u128) }, status };
+        let list = filter.of(all).unwrap();
+        (list.data.iter().map(|coupon| coupon.coupon_id.as_u128()).collect(), list.next)
+    }
+
+    #[test]
+    fn coupons_are_filtered_and_paged() {
+        assert_eq!(page(None, None).0, [5, 4]);
+        assert_eq!(page(Some(4), None), (vec![3, 2], None));
+        let (available, next) = page(None, Some(CouponStatus::Available));
+        assert_eq!((available, next), (vec![5, 3], Some(Uuid::from_u128(3).to_string())));
+        assert_eq!(page(Some(4), Some(CouponStatus::Used)).0, [0; 0]);
+    }
+}

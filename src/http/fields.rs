@@ -1,0 +1,172 @@
+//! Types of the members of request bodies: to be parsed is to be within the contract's bounds.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaFormat, SchemaType, Type};
+use utoipa::openapi::{KnownFormat, RefOr};
+use utoipa::{PartialSchema, ToSchema};
+use uuid::Uuid;
+
+use crate::domain::TimestampMs;
+use crate::domain::limits::MAX_NAME_CHARS;
+
+/// A JSON object. (A derived `Deserialize` would take a list of the members' values, too.)
+#[derive(Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Members(PhantomData))
+    }
+}
+
+impl<T: ToSchema> PartialSchema for Object<T> {
+    fn schema() -> RefOr<Schema> {
+        T::schema()
+    }
+}
+
+impl<T: ToSchema> ToSchema for Object<T> {
+    fn name() -> std::borrow::Cow<'static, str> {
+        T::name()
+    }
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        T::schemas(schemas);
+    }
+}
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whole<const MIN: i64, const MAX: i64>(i64);
+
+impl<const MIN: i64, const MAX: i64> Whole<MIN, MAX> {
+    pub fn get(self) -> u64 {
+        self.0.unsigned_abs()
+    }
+
+    /// For ranges that begin below zero.
+    pub fn signed(self) -> i64 {
+        self.0
+    }
+}
+
+impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Whole<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number<const MIN: i64, const MAX: i64>;
+        impl<const MIN: i64, const MAX: i64> Number<MIN, MAX> {
+            fn rule<E: Error>() -> E {
+                E::custom(format_args!("must be a whole number from {MIN} to {MAX}"))
+            }
+        }
+        impl<const MIN: i64, const MAX: i64> Visitor<'_> for Number<MIN, MAX> {
+            type Value = Whole<MIN, MAX>;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                write!(f, "a whole number from {MIN} to {MAX}")
+            }
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+                if (MIN..=MAX).contains(&value) { Ok(Whole(value)) } else { Err(Self::rule()) }
+            }
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+                i64::try_from(value).map_or_else(|_| Err(Self::rule()), |value| self.visit_i64(value))
+            }
+        }
+        deserializer.deserialize_i64(Number)
+    }
+}
+
+impl<const MIN: i64, const MAX: i64> PartialSchema for Whole<MIN, MAX> {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::Integer))
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+            .minimum(Some(MIN))
+            .maximum(Some(MAX))
+            .into()
+    }
+}
+
+impl<const MIN: i64, const MAX: i64> ToSchema for Whole<MIN, MAX> {}
+
+/// A bound of the domain as the type parameter of [`Whole`].
+pub const fn bound(limit: u64) -> i64 {
+    // All bounds stay far below 2^53 (see `domain::limits`).
+    limit.cast_signed()
+}
+
+/// A name or a reason: 1 to 200 characters, none of them a control character.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text(pub String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let chars = text.chars().count();
+        if chars == 0 || chars > MAX_NAME_CHARS || text.chars().any(char::is_control) {
+            let rule = format_args!("must be 1 to {MAX_NAME_CHARS} characters without control characters");
+            return Err(D::Error::custom(rule));
+        }
+        Ok(Self(text))
+    }
+}
+
+/// A moment, in any offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(pub TimestampMs);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // jiff reads more than RFC 3339 knows: annotations such as [Asia/Seoul].
+        let parsed = if text.contains('[') { None } else { text.parse::<jiff::Timestamp>().ok() };
+        match parsed.map(jiff::Timestamp::as_millisecond) {
+            Some(ms) if ms >= 0 => Ok(Self(ms)),
+            _ => Err(D::Error::custom("must be a time like 2026-11-22T09:00:00Z (RFC 3339), from 1970 on")),
+        }
+    }
+}
+
+/// A UUID in its usual form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UuidText(pub Uuid);
+
+impl<'de> Deserialize<'de> for UuidText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_uuid(&text).map(Self).ok_or_else(|| D::Error::custom("must be a UUID"))
+    }
+}
+
+/// `8-4-4-4-12` hexadecimal digits only; the library would read other spellings, too.
+pub fn parse_uuid(text: &str) -> Option<Uuid> {
+    if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
+}
+
+/// The schema of an id that the shop chooses.
+pub struct ShopId;
+
+impl PartialSchema for ShopId {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::String))
+            .description(Some("An id that the shop chooses."))
+            .min_length(Some(1))
+            .max_length(Some(64))
+            .pattern(Some("^[A-Za-z0-9._-]{1,64}$"))
+            .into()
+    }
+}
+
+impl ToSchema for ShopId {}

@@ -1,0 +1,121 @@
+//! The HTTP side: every route stands in [`routes`]; each resource's file holds its requests, answers and handlers.
+//!
+//! A request goes through [`around`] (time limit, panics, metrics), then through the extractors of its handler in their
+//! order (token, path, query, idempotency key, body: who may not ask is told so before what was asked is read), to the
+//! gate, and back through [`answer`]. Every refusal is a [`problem::Problem`].
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use futures::future::BoxFuture;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::config::bounds::BODY_TIMEOUT;
+use crate::config::{Ack, Serve};
+use crate::gate::Gate;
+use crate::truth::Truth;
+
+pub mod admin;
+pub mod answer;
+mod around;
+pub mod auth;
+pub mod coupon_templates;
+pub mod coupons;
+mod docs;
+pub mod extract;
+pub mod fields;
+mod openapi;
+pub mod ops;
+pub mod orders;
+pub mod popular;
+pub mod problem;
+pub mod products;
+pub mod refusals;
+pub mod server;
+pub mod wallets;
+
+pub use auth::{TokenVerifier, mint_token};
+pub use ops::{Ops, ops_router};
+
+/// Makes the list of popular products anew; the scheduler's function, handed in by `rushgate serve`. The error is for
+/// the process's own log.
+pub type RefreshPopular = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// What handlers work with.
+pub struct Api {
+    pub gate: Arc<Gate>,
+    pub truth: Truth,
+    pub verifier: Arc<TokenVerifier>,
+    pub settings: Settings,
+    pub refresh_popular: RefreshPopular,
+    /// Whether the relay of this instance is connected to RabbitMQ; `None` when this instance runs none.
+    pub rabbitmq_connected: Option<Arc<AtomicBool>>,
+}
+
+/// What of the settings handlers need.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub ack: Ack,
+    pub request_timeout: Duration,
+    pub truth_timeout: Duration,
+}
+
+impl From<&Serve> for Settings {
+    fn from(serve: &Serve) -> Self {
+        Self {
+            ack: serve.ack,
+            request_timeout: serve.request_timeout(),
+            truth_timeout: serve.truth_timeout(),
+        }
+    }
+}
+
+impl Settings {
+    /// A limit over the whole of a request, above the limits of its parts: only what escaped those runs into it.
+    fn handler_timeout(&self) -> Duration {
+        BODY_TIMEOUT + self.request_timeout * 2 + self.truth_timeout * 4
+    }
+}
+
+/// Every route of the API.
+#[rustfmt::skip]
+fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(openapi::Description::openapi())
+        .routes(routes!(products::list_products))                         // GET  /v1/products
+        .routes(routes!(products::get_product, products::put_product))    // GET, PUT /v1/products/{id}
+        .routes(routes!(products::adjust_stock))                          // POST /v1/products/{id}/stock-adjustments
+        .routes(routes!(popular::get_popular))                            // GET  /v1/products/popular
+        .routes(routes!(popular::refresh_popular))                        // POST /v1/products/popular/refresh
+        .routes(routes!(wallets::get_wallet))                             // GET  /v1/users/{user}/wallet
+        .routes(routes!(wallets::charge_wallet))                          // POST /v1/users/{user}/wallet/charges
+        .routes(routes!(wallets::list_entries))                           // GET  /v1/users/{user}/wallet/entries
+        .routes(routes!(coupon_templates::list_templates))                // GET  /v1/coupon-templates
+        .routes(routes!(coupon_templates::get_template, coupon_templates::put_template)) // GET, PUT /v1/coupon-templates/{id}
+        .routes(routes!(coupons::issue_coupon))                           // POST /v1/coupon-templates/{id}/coupons
+        .routes(routes!(coupons::list_coupons))                           // GET  /v1/users/{user}/coupons
+        .routes(routes!(orders::place_order))                             // POST /v1/orders
+        .routes(routes!(orders::get_order))                               // GET  /v1/orders/{id}
+        .routes(routes!(orders::cancel_order))                            // POST /v1/orders/{id}/cancel
+        .routes(routes!(orders::list_orders))                             // GET  /v1/users/{user}/orders
+        .routes(routes!(admin::get_status))                               // GET  /v1/admin/status
+}
+
+/// The API, with `/openapi.json` and `/docs`.
+pub fn router(api: Arc<Api>) -> Router {
+    let handler_timeout = api.settings.handler_timeout();
+    let (router, description) = routes().split_for_parts();
+    router
+        .with_state(api)
+        .merge(docs::router(openapi::complete(description)))
+        .fallback(around::route_not_found)
+        .method_not_allowed_fallback(around::method_not_allowed)
+        .layer(from_fn_with_state(handler_timeout, around::around))
+}
+
+#[cfg(test)]
+mod tests;

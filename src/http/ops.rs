@@ -1,0 +1,135 @@
+//! The operations port: does the process live, can it decide, what does it count. No tokens: keep it inside.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::around;
+use crate::config::bounds::{METRICS_UPKEEP, REDIS_COMMAND_TIMEOUT};
+use crate::gate::Gate;
+use crate::truth::Truth;
+
+/// Upper ends of the histograms' buckets, in seconds: from what a gate in memory takes to the longest time limits.
+const BUCKETS_SECS: &[f64] = &[
+    0.000_5, 0.001, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0,
+];
+
+/// What the operations port looks at.
+pub struct Ops {
+    /// `None` when this instance serves no API: then it is ready when PostgreSQL answers.
+    pub gate: Option<Arc<Gate>>,
+    pub truth: Truth,
+    pub metrics: PrometheusHandle,
+    /// As in [`super::Api`].
+    pub rabbitmq_connected: Option<Arc<AtomicBool>>,
+    /// Cancelled once the process stops: no new requests, please.
+    pub stopping: CancellationToken,
+}
+
+/// Installs the process's metrics recorder; once per process. Buckets are set for every name that ends in `_seconds`.
+pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), BUCKETS_SECS)?
+        .install_recorder()
+        .inspect(|_| {
+            metrics::describe_counter!(
+                around::REQUESTS,
+                "Requests by route, method, status and refusal code (empty: none)"
+            );
+            metrics::describe_histogram!(
+                around::DURATION,
+                metrics::Unit::Seconds,
+                "Time from a request's headers to its answer"
+            );
+        })
+}
+
+/// Folds metrics until the process stops; without it their memory grows.
+pub async fn upkeep(metrics: PrometheusHandle, stopping: CancellationToken) {
+    let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        metrics.run_upkeep();
+    }
+}
+
+/// `/healthz`, `/readyz`, `/metrics`.
+pub fn ops_router(ops: Arc<Ops>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render_metrics))
+        .with_state(ops)
+        .fallback(around::route_not_found)
+        .method_not_allowed_fallback(around::method_not_allowed)
+}
+
+async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ops.metrics.render()).into_response()
+}
+
+/// Whether requests can be decided; if not, why.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Readiness {
+    ready: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<String>,
+    /// What is wrong and does not keep requests from being decided.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
+    let readiness = ops.readiness().await;
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness)).into_response()
+}
+
+impl Ops {
+    async fn readiness(&self) -> Readiness {
+        let (mut reasons, mut warnings) = (Vec::new(), Vec::new());
+        if self.stopping.is_cancelled() {
+            reasons.push("this process is stopping".to_owned());
+        }
+        let (gate, truth) = futures::join!(self.gate_troubles(), self.truth.ping());
+        reasons.extend(gate);
+        if let Err(error) = truth {
+            // The gate decides without PostgreSQL until the log limit.
+            let place = if self.gate.is_some() { &mut warnings } else { &mut reasons };
+            place.push(error.to_string());
+        }
+        if self.rabbitmq_connected.as_ref().is_some_and(|connected| !connected.load(Ordering::Relaxed)) {
+            warnings.push("RabbitMQ is not connected; events wait in PostgreSQL".to_owned());
+        }
+        Readiness { ready: reasons.is_empty(), reasons, warnings }
+    }
+
+    async fn gate_troubles(&self) -> Vec<String> {
+        const GRACE: Duration = Duration::from_millis(500);
+        let Some(gate) = &self.gate else {
+            return Vec::new();
+        };
+        match tokio::time::timeout(REDIS_COMMAND_TIMEOUT + GRACE, gate.status()).await {
+            Err(_) => vec!["Redis did not answer in time".to_owned()],
+            Ok(Err(error)) => vec![format!("Redis: {error}")],
+            Ok(Ok(cells)) => cells
+                .into_iter()
+                .filter(|cell| cell.state != "open")
+                .map(|cell| match cell.reason {
+                    Some(reason) => format!("cell {} is {}: {reason}", cell.cell, cell.state),
+                    None => format!("cell {} is {}", cell.cell, cell.state),
+                })
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Orders: placed and paid at once, read, cancelled.
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Api;
+use super::answer::{AcceptedOnly, List, marked};
+use super::auth::Caller;
+use super::extract::{IdempotencyKeyParam, Json, Key, NoBody, Page, PageParams, PathId};
+use super::fields::{Object, ShopId, UuidText, Whole, bound};
+use super::problem::Problem;
+use super::refusals;
+use crate::domain::limits::{MAX_ORDER_AMOUNT, MAX_QUANTITY};
+use crate::domain::order::merge_lines;
+use crate::domain::{Line, OrderStatus, OrderView, ProductId, UserId};
+use crate::gate::{CancelOrder, CancelRefusal, GateError, IdempotencyKey, PlaceOrder};
+use crate::log::fact::{OrderCancelled, OrderPlaced};
+use crate::truth::RepeatedKey;
+
+/// How often an order is read anew when it changed between the read and the decision.
+const CANCEL_READS: usize = 4;
+
+/// What to order.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(title = "PlaceOrder", as = PlaceOrder)]
+#[schema(example = json!({"user_id": "user-1", "items": [{"product_id": "mug", "quantity": 2}], "expected_total": 30_000}))]
+pub struct PlaceOrderBody {
+    #[schema(value_type = ShopId)]
+    user_id: UserId,
+    /// 1 to 50 products; the same product named twice counts as the sum.
+    #[schema(value_type = Vec<ItemBody>, min_items = 1)]
+    items: Vec<Object<ItemBody>>,
+    #[schema(value_type = Option<Uuid>)]
+    coupon_id: Option<UuidText>,
+    /// What the user was shown; another total is refused with `price-changed`.
+    #[schema(inline)]
+    expected_total: Option<Whole<0, { bound(MAX_ORDER_AMOUNT) }>>,
+}
+
+/// One product to order.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(title = "PlaceOrderItem", as = PlaceOrderItem)]
+struct ItemBody {
+    #[schema(value_type = ShopId)]
+    product_id: ProductId,
+    #[schema(inline)]
+    quantity: Whole<1, { bound(MAX_QUANTITY) }>,
+}
+
+impl PlaceOrderBody {
+    fn request(self) -> Result<PlaceOrder, Problem> {
+        let lines: Vec<Line> = self.items.into_iter().map(|Object(item)| item.into()).collect();
+        let sent: Vec<ProductId> = lines.iter().map(|line| line.product_id.clone()).collect();
+        let lines = merge_lines(lines).map_err(|invalid| refusals::lines(&invalid, &sent))?;
+        Ok(PlaceOrder {
+            user_id: self.user_id,
+            lines,
+            coupon_id: self.coupon_id.map(|id| id.0),
+            expected_total: self.expected_total.map(Whole::get),
+        })
+    }
+}
+
+impl From<ItemBody> for Line {
+    fn from(item: ItemBody) -> Self {
+        Self { product_id: item.product_id, quantity: item.quantity.get() }
+    }
+}
+
+/// Order and pay
+#[utoipa::path(post, path = "/v1/orders", tag = "orders", params(IdempotencyKeyParam),
+    request_body = PlaceOrderBody, security(("token" = ["shop", "service"])),
+    responses((status = 201, description = "Ordered and paid", body = OrderView),
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+pub async fn place_order(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    key: Key,
+    Json(body): Json<PlaceOrderBody>,
+) -> Result<Response, Problem> {
+    caller.check_acts_for(&body.user_id)?;
+    let request = body.request()?;
+    let (key, lines, coupon_id) = (key.of(&request.user_id), request.lines.clone(), request.coupon_id);
+    let decision = api.gate.place_order(request, key, api.deadline()).await;
+    let decided = api.decided(decision, |refusal| refusals::order(refusal, &lines, coupon_id)).await?;
+    let ids = |it: &OrderPlaced| AcceptedOnly { order_id: Some(it.order_id.0), ..Default::default() };
+    Ok(decided.answer(StatusCode::CREATED, ids, |placed| OrderView::from(&placed)))
+}
+
+/// One order
+#[utoipa::path(get, path = "/v1/orders/{id}", tag = "orders", params(("id" = Uuid, Path)),
+    security(("token" = ["shop", "service"])), responses((status = 200, body = OrderView)))]
+pub async fn get_order(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    PathId(order_id): PathId<Uuid>,
+) -> Result<Answer<OrderView>, Problem> {
+    api.catch_up().await?;
+    visible_order(&api, &caller, order_id).await.map(Answer)
+}
+
+/// A user's orders, newest first
+#[utoipa::path(get, path = "/v1/users/{user}/orders", tag = "orders",
+    params(("user" = ShopId, Path), PageParams), security(("token" = ["shop", "service"])),
+    responses((status = 200, body = List<OrderView>)))]
+pub async fn list_orders(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    PathId(user_id): PathId<UserId>,
+    page: Page<Uuid>,
+) -> Result<Answer<List<OrderView>>, Problem> {
+    caller.check_acts_for(&user_id)?;
+    api.catch_up().await?;
+    let found = api.truth.orders_of(&user_id, page.after, page.limit + 1).await?;
+    Ok(Answer(List::page(found, page.limit, |order| order.order_id.to_string())))
+}
+
+/// Cancel an order
+///
+/// Gives back stock, balance and coupon (if not expired by then), once. Cancelling again answers the same.
+#[utoipa::path(post, path = "/v1/orders/{id}/cancel", tag = "orders",
+    params(("id" = Uuid, Path), IdempotencyKeyParam), security(("token" = ["shop", "service"])),
+    responses((status = 200, description = "Cancelled", body = OrderView),
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+pub async fn cancel_order(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    PathId(order_id): PathId<Uuid>,
+    key: Key,
+    _: NoBody,
+) -> Result<Response, Problem> {
+    // The gate knows no orders, only which were cancelled in its epoch. So an order is read from PostgreSQL, and when
+    // it changed between that and the decision, it is read again.
+    for _ in 0..CANCEL_READS {
+        let caught_up = api.catch_up().await?;
+        let order = visible_order(&api, &caller, order_id).await?;
+        let user_id = UserId::parse(order.user_id.clone()).map_err(|_| Problem::internal())?;
+        let key = key.of(&user_id);
+        if order.status == OrderStatus::Cancelled {
+            return cancelled_before(&api, order, key).await;
+        }
+        let request = cancellation(&order, user_id.clone(), caught_up.epoch_of(&user_id))?;
+        let decision = match api.gate.cancel_order(request, key, api.deadline()).await {
+            Ok(Err(CancelRefusal::AlreadyCancelled | CancelRefusal::StaleRead)) => continue,
+            decision => decision,
+        };
+        let decided = api.decided(decision, |refusal| refusals::cancel(refusal, order.total)).await?;
+        let ids = |it: &OrderCancelled| AcceptedOnly { order_id: Some(it.order_id.0), ..Default::default() };
+        return Ok(decided.answer(StatusCode::OK, ids, |fact| order.cancelled(&fact)));
+    }
+    Err(refusals::order_in_flux())
+}
+
+/// An order that the caller may see; others are as if they were not there.
+async fn visible_order(api: &Api, caller: &Caller, order_id: Uuid) -> Result<OrderView, Problem> {
+    let order = api.truth.order(order_id).await?.filter(|order| caller.may_act_for(&order.user_id));
+    order.ok_or_else(Problem::no_such_order)
+}
+
+fn cancellation(order: &OrderView, user_id: UserId, read_in_epoch: u64) -> Result<CancelOrder, Problem> {
+    let lines = order.items.iter().map(|item| {
+        let product_id = ProductId::parse(item.product_id.clone()).map_err(|_| Problem::internal())?;
+        Ok(Line { product_id, quantity: item.quantity })
+    });
+    Ok(CancelOrder {
+        order_id: order.order_id,
+        user_id,
+        lines: lines.collect::<Result<_, Problem>>()?,
+        refund: order.total,
+        coupon_id: order.coupon_id,
+        read_in_epoch,
+    })
+}
+
+/// The answer for an order that was cancelled before. The gate is not asked: after a rebuild it no longer knows what
+/// was cancelled earlier. So what an idempotency key was used for is read where the order is.
+async fn cancelled_before(
+    api: &Api,
+    order: OrderView,
+    key: Option<IdempotencyKey>,
+) -> Result<Response, Problem> {
+    let repeated = match &key {
+        Some(key) => api.truth.cancelled_with(&key.user, &key.key, order.order_id).await?,
+        None => RepeatedKey::No,
+    };
+    match repeated {
+        RepeatedKey::Other => Err(GateError::IdempotencyKeyReused.into()),
+        RepeatedKey::Same | RepeatedKey::No => {
+            Ok(marked(Answer(order).into_response(), repeated == RepeatedKey::Same))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::extract::parse_json;
+    use serde_json::{Value, json};
+
+    fn request(body: &str) -> Result<PlaceOrder, (String, String)> {
+        let parsed = parse_json::<PlaceOrderBody>(body.as_bytes());
+        parsed.and_then(PlaceOrderBody::request).map_err(|problem| {
+            let json = serde_json::to_value(problem).unwrap();
+            let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+            (text("code"), text("field"))
+        })
+    }
+
+    fn refused_field(items: &Value) -> String {
+        let body = json!({"user_id": "u", "items": items}).to_string();
+        let (code, field) = request(&body).unwrap_err();
+        assert_eq!(code, "invalid-field", "{body}");
+        field
+    }
+
+    #[test]
+    fn an_order_is_read_with_its_lines_merged() {
+        let body = r#"{"user_id":"u","items":[{"product_id":"a","quantity":1},{"product_id":"a","quantity":2}],
+            "coupon_id":"01939E5A-7c2f-7b3e-9d54-8a1c6f2e0b47","expected_total":0}"#;
+        let order = request(body).unwrap();
+        assert_eq!(order.lines, [Line { product_id: ProductId::parse("a").unwrap(), quantity: 3 }]);
+        assert_eq!(order.expected_total, Some(0));
+        assert!(order.coupon_id.is_some());
+    }
+
+    #[test]
+    fn the_value_at_fault_is_named_by_its_path() {
+        let item = |quantity: Value| json!([{"product_id": "a", "quantity": quantity}]);
+        for bad in [json!(0), json!(-1), json!(1_001), json!(1.5), json!("1"), json!(null), json!(u64::MAX)] {
+            assert_eq!(refused_field(&item(bad)), "items[0].quantity");
+        }
+        assert_eq!(refused_field(&json!([])), "items");
+        assert_eq!(refused_field(&json!("a")), "items");
+        assert_eq!(refused_field(&json!([["a", 1]])), "items[0]");
+        assert_eq!(refused_field(&json!([{"product_id": "a"}])), "items[0].quantity");
+        assert_eq!(refused_field(&json!([{"product_id": "a b", "quantity": 1}])), "items[0].product_id");
+        assert_eq!(refused_field(&json!([{"product_id": "a", "quantity": 1, "price": 5}])), "items[0].price");
+        let twice = json!([{"product_id": "a", "quantity": 1_000}, {"product_id": "a", "quantity": 1}]);
+        assert_eq!(refused_field(&twice), "items[1].quantity");
+        let many: Vec<Value> =
+            (0..51).map(|n| json!({"product_id": format!("p{n}"), "quantity": 1})).collect();
+        assert_eq!(refused_field(&json!(many)), "items");
+    }
+
+    #[test]
+    fn what_is_no_json_is_malformed_and_json_of_another_shape_is_invalid() {
+        let with_total = |total: &str| {
+            format!(
+                r#"{{"user_id":"u","items":[{{"product_id":"a","quantity":1}}],"expected_total":{total}}}"#
+            )
+        };
+        for bad in ["1.0", "1e3", "-1", "1e400", "-0", "50000000000001", "18446744073709551616", "true", "[]"]
+        {
+            let refused = request(&with_total(bad)).unwrap_err();
+            assert_eq!(refused, ("invalid-field".into(), "expected_total".into()), "{bad}");
+        }
+        for bad in ["01", "+1", "NaN", "0x1", "1_000", "", "'1'"] {
+            assert_eq!(request(&with_total(bad)).unwrap_err().0, "malformed-request", "{bad}");
+        }
+        for bad in ["", "{", "nonsense", "{}x", r#"{"user_id":5,"#, "{\"user_id\":\"\u{1}\"}"] {
+            assert_eq!(request(bad).unwrap_err().0, "malformed-request", "{bad}");
+        }
+        let twice = r#"{"user_id":"u","user_id":"v","items":[]}"#;
+        assert_eq!(request(twice).unwrap_err().0, "malformed-request");
+        for (bad, field) in [
+            ("{}", "user_id"),
+            ("[]", ""),
+            ("5", ""),
+            ("null", ""),
+            (r#"["u",[]]"#, ""),
+            (r#"{"user_id":"u","items":[],"note":1}"#, "note"),
+            (r#"{"user_id":"u/v","items":[]}"#, "user_id"),
+            (r#"{"user_id":"u","items":[],"coupon_id":"01939e5a7c2f7b3e9d548a1c6f2e0b47"}"#, "coupon_id"),
+        ] {
+            assert_eq!(request(bad).unwrap_err(), ("invalid-field".into(), field.into()), "{bad}");
+        }
+        assert_eq!(parse_json::<PlaceOrderBody>(b"\xff{}").unwrap_err().code().as_str(), "malformed-request");
+    }
+}

@@ -1,0 +1,131 @@
+//! Popular products: the scheduler's latest list, with the products as they are now.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::auth::Staff;
+use super::extract::{Key, NoBody};
+use super::problem::{Code, Problem};
+use super::products::ProductView;
+use crate::domain::{Product, ProductId, rfc3339};
+use crate::truth::PopularList;
+
+/// The most sold products of the window `from` … `to`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(title = "Popular", as = Popular)]
+pub struct PopularView {
+    #[schema(format = DateTime, example = "2026-11-22T15:00:00.000Z")]
+    refreshed_at: String,
+    #[schema(format = DateTime, example = "2026-11-19T15:00:00.000Z")]
+    from: String,
+    #[schema(format = DateTime, example = "2026-11-22T15:00:00.000Z")]
+    to: String,
+    /// Up to five, by rank.
+    data: Vec<PopularProductView>,
+}
+
+/// A product and how often it was sold in the window.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(title = "PopularProduct", as = PopularProduct)]
+pub struct PopularProductView {
+    #[schema(minimum = 1, maximum = 5, example = 1)]
+    rank: u64,
+    #[serde(flatten)]
+    product: ProductView,
+    /// Pieces sold, cancelled orders not counted.
+    #[schema(minimum = 1, example = 42)]
+    sold: u64,
+}
+
+impl PopularView {
+    fn new(list: PopularList, products: Vec<Product>) -> Self {
+        let mut products: HashMap<ProductId, Product> =
+            products.into_iter().map(|product| (product.product_id.clone(), product)).collect();
+        let ranked = list.ranks.into_iter().filter_map(|rank| {
+            let product = products.remove(&rank.product_id)?.into();
+            Some(PopularProductView { rank: rank.rank, product, sold: rank.sold })
+        });
+        Self {
+            refreshed_at: rfc3339(list.refreshed_at),
+            from: rfc3339(list.from),
+            to: rfc3339(list.to),
+            data: ranked.collect(),
+        }
+    }
+}
+
+/// The most sold products of the last three days
+#[utoipa::path(get, path = "/v1/products/popular", tag = "products",
+    responses((status = 200, body = PopularView)))]
+pub async fn get_popular(State(api): State<Arc<Api>>) -> Result<Answer<PopularView>, Problem> {
+    latest(&api).await
+}
+
+/// Make the list of popular products anew
+///
+/// Naturally repeatable: an `Idempotency-Key` is checked for its form and otherwise not needed; each call makes the
+/// list of its moment.
+#[utoipa::path(post, path = "/v1/products/popular/refresh", tag = "products",
+    params(super::extract::IdempotencyKeyParam), security(("token" = ["admin"])),
+    responses((status = 200, body = PopularView)))]
+pub async fn refresh_popular(
+    State(api): State<Arc<Api>>,
+    _: Staff,
+    _: Key,
+    _: NoBody,
+) -> Result<Answer<PopularView>, Problem> {
+    if let Err(error) = (api.refresh_popular)().await {
+        tracing::warn!(error, "the popular products could not be refreshed");
+        return Err(Problem::new(
+            Code::TruthUnavailable,
+            "The list could not be made: PostgreSQL does not answer. Try again shortly.",
+        ));
+    }
+    latest(&api).await
+}
+
+async fn latest(api: &Api) -> Result<Answer<PopularView>, Problem> {
+    let Some(list) = api.truth.popular().await? else {
+        return Err(Problem::new(
+            Code::TruthUnavailable,
+            "There is no list yet; the scheduler makes the first one at start-up. Try again shortly.",
+        ));
+    };
+    let ids: Vec<ProductId> = list.ranks.iter().map(|rank| rank.product_id.clone()).collect();
+    let products = if ids.is_empty() { Vec::new() } else { api.gate.products(&ids).await? };
+    Ok(Answer(PopularView::new(list, products)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ProductStatus;
+    use crate::truth::PopularRank;
+
+    #[test]
+    fn the_list_shows_products_as_they_are_now_in_the_order_of_rank() {
+        let id = |text: &str| ProductId::parse(text).unwrap();
+        let product = |text: &str| Product {
+            product_id: id(text),
+            name: text.to_uppercase(),
+            price: 100,
+            status: ProductStatus::Suspended,
+            stock: 1,
+        };
+        let rank = |rank, text| PopularRank { rank, product_id: id(text), sold: 9 };
+        let list = PopularList { refreshed_at: 3, from: 1, to: 2, ranks: vec![rank(1, "b"), rank(2, "a")] };
+        let view = PopularView::new(list, vec![product("a"), product("b")]);
+        let json = serde_json::to_value(view).unwrap();
+        assert_eq!(json["data"][0]["id"], "b");
+        assert_eq!(json["data"][0]["sold"], 9);
+        assert_eq!(json["data"][1]["name"], "A");
+        assert_eq!(json["data"][1]["status"], "suspended");
+        assert_eq!(json["from"], "1970-01-01T00:00:00.001Z");
+    }
+}

@@ -1,0 +1,307 @@
+//! Refusals: one error type, and the one place where it becomes status and body (RFC 9457).
+
+use std::borrow::Cow;
+
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::config::bounds::RETRY_AFTER_SECS;
+use crate::gate::{GateError, NotApplied};
+use crate::truth::TruthError;
+
+macro_rules! codes {
+    ($($name:ident $text:literal $status:ident $title:literal)*) => {
+        /// What went wrong, for programs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ToSchema)]
+        #[schema(title = "ProblemCode", as = ProblemCode)]
+        pub enum Code { $(#[schema(rename = $text)] $name),* }
+
+        impl Code {
+            /// Every code there is.
+            pub const ALL: &[Code] = &[$(Code::$name),*];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status),* }
+            }
+
+            fn title(self) -> &'static str {
+                match self { $(Self::$name => $title),* }
+            }
+        }
+    };
+}
+
+codes! {
+    MalformedRequest "malformed-request" BAD_REQUEST "The request cannot be read"
+    Unauthenticated "unauthenticated" UNAUTHORIZED "A valid token is needed"
+    Forbidden "forbidden" FORBIDDEN "The token does not allow this"
+    ProductNotFound "product-not-found" NOT_FOUND "No such product"
+    CouponTemplateNotFound "coupon-template-not-found" NOT_FOUND "No such coupon template"
+    CouponNotFound "coupon-not-found" NOT_FOUND "No such coupon"
+    OrderNotFound "order-not-found" NOT_FOUND "No such order"
+    UserNotFound "user-not-found" NOT_FOUND "No such user"
+    RouteNotFound "route-not-found" NOT_FOUND "No such route"
+    MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route does not know this method"
+    RequestTimeout "request-timeout" REQUEST_TIMEOUT "The request body came too slowly"
+    SoldOut "sold-out" CONFLICT "All coupons are gone"
+    AlreadyIssued "already-issued" CONFLICT "The user has this coupon already"
+    IssuanceNotOpen "issuance-not-open" CONFLICT "Coupons are not issued yet"
+    IssuanceClosed "issuance-closed" CONFLICT "Coupons are not issued any more"
+    InsufficientStock "insufficient-stock" CONFLICT "Not enough in stock"
+    InsufficientBalance "insufficient-balance" CONFLICT "Not enough in the wallet"
+    BalanceLimitExceeded "balance-limit-exceeded" CONFLICT "The wallet cannot hold that much"
+    ProductNotOnSale "product-not-on-sale" CONFLICT "The product is not on sale"
+    CouponNotAvailable "coupon-not-available" CONFLICT "The coupon was used"
+    CouponExpired "coupon-expired" CONFLICT "The coupon has expired"
+    SubtotalTooLow "subtotal-too-low" CONFLICT "The order is too small for the coupon"
+    PriceChanged "price-changed" CONFLICT "The total is not what was expected"
+    StockBelowZero "stock-below-zero" CONFLICT "The stock would fall below zero"
+    LimitBelowIssued "limit-below-issued" CONFLICT "More coupons than that are issued"
+    BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE "The request body is too large"
+    UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE "The body must be JSON"
+    InvalidField "invalid-field" UNPROCESSABLE_ENTITY "A value is not acceptable"
+    IdempotencyKeyReused "idempotency-key-reused" UNPROCESSABLE_ENTITY "The key belongs to another request"
+    RateLimited "rate-limited" TOO_MANY_REQUESTS "Too many requests"
+    InternalError "internal-error" INTERNAL_SERVER_ERROR "Rushgate failed"
+    GateUnavailable "gate-unavailable" SERVICE_UNAVAILABLE "The gate cannot decide now"
+    Overloaded "overloaded" SERVICE_UNAVAILABLE "Too many requests at once"
+    BacklogFull "backlog-full" SERVICE_UNAVAILABLE "The database is too far behind"
+    OutcomeUnknown "outcome-unknown" SERVICE_UNAVAILABLE "It is not known whether this was done"
+    TruthUnavailable "truth-unavailable" SERVICE_UNAVAILABLE "The database does not answer in time"
+}
+
+/// A refusal on its way to the client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    code: Code,
+    detail: Cow<'static, str>,
+    members: Vec<(&'static str, Value)>,
+}
+
+/// The code of a refusal, left in the response for the metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct RefusalCode(pub &'static str);
+
+impl Problem {
+    /// `detail` says what happened and what to do.
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, detail: detail.into(), members: Vec::new() }
+    }
+
+    /// Adds a member that helps.
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.members.push((name, value.into()));
+        self
+    }
+
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// 400: the request could not even be read.
+    pub fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::MalformedRequest, detail)
+    }
+
+    /// 422: one value is not acceptable. `rule` completes the sentence that begins with the field's name.
+    pub fn invalid(field: impl Into<String>, rule: impl std::fmt::Display) -> Self {
+        let field = field.into();
+        let named = if field.is_empty() { "The body" } else { field.as_str() };
+        Self::new(Code::InvalidField, format!("{named}: {rule}.")).with("field", field)
+    }
+
+    /// 404: another user's, or nobody's.
+    pub fn no_such_user() -> Self {
+        Self::new(Code::UserNotFound, "There is no such user, or the token may not act for this user.")
+    }
+
+    /// 404: no order of this id that the caller may see.
+    pub fn no_such_order() -> Self {
+        Self::new(Code::OrderNotFound, "There is no order with this id.")
+    }
+
+    /// 500: a defect of Rushgate; the process's own log says which.
+    pub fn internal() -> Self {
+        Self::new(
+            Code::InternalError,
+            "Rushgate failed to answer; its log says why. Report this as a defect.",
+        )
+    }
+
+    fn retry_after_secs(&self) -> Option<u64> {
+        matches!(self.code.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+            .then_some(RETRY_AFTER_SECS)
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("type", &format_args!("/problems/{}", self.code.as_str()))?;
+        map.serialize_entry("title", self.code.title())?;
+        map.serialize_entry("status", &self.code.status().as_u16())?;
+        map.serialize_entry("detail", &self.detail)?;
+        map.serialize_entry("code", self.code.as_str())?;
+        for (name, value) in &self.members {
+            map.serialize_entry(name, value)?;
+        }
+        if let Some(secs) = self.retry_after_secs() {
+            map.serialize_entry("retry_after", &secs)?;
+        }
+        map.end()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (self.code.status(), body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(secs) = self.retry_after_secs() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(secs));
+        }
+        if self.code == Code::Unauthenticated {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response.extensions_mut().insert(RefusalCode(self.code.as_str()));
+        response
+    }
+}
+
+impl From<GateError> for Problem {
+    fn from(error: GateError) -> Self {
+        match error {
+            GateError::Unavailable(_) => Self::new(
+                Code::GateUnavailable,
+                "The gate cannot be reached or is closed; nothing was changed. Try again shortly.",
+            ),
+            GateError::Overloaded => Self::new(
+                Code::Overloaded,
+                "Too many requests are waiting for the gate; nothing was changed. Try again shortly.",
+            ),
+            GateError::BacklogFull => Self::new(
+                Code::BacklogFull,
+                "PostgreSQL is too far behind the gate; nothing was changed. Try again shortly.",
+            ),
+            GateError::OutcomeUnknown => Self::new(
+                Code::OutcomeUnknown,
+                "The request was sent to the gate and no answer came back: it may or may not have been done. \
+                 Repeat it with the same Idempotency-Key; without one, look before you repeat.",
+            ),
+            GateError::IdempotencyKeyReused => Self::new(
+                Code::IdempotencyKeyReused,
+                "This Idempotency-Key was used for another request in the last 24 hours. Use a new key.",
+            ),
+        }
+    }
+}
+
+impl From<TruthError> for Problem {
+    fn from(error: TruthError) -> Self {
+        tracing::warn!(%error, "a read from PostgreSQL failed");
+        Self::new(Code::TruthUnavailable, "PostgreSQL does not answer. Try again shortly.")
+    }
+}
+
+impl From<NotApplied> for Problem {
+    fn from(error: NotApplied) -> Self {
+        match error {
+            NotApplied::TimedOut => Self::new(
+                Code::TruthUnavailable,
+                "PostgreSQL does not yet have what the gate has decided. Try again shortly.",
+            ),
+            NotApplied::EpochChanged => {
+                Self::new(Code::TruthUnavailable, "The gate was rebuilt meanwhile. Try again shortly.")
+            }
+            NotApplied::Gate(error) => error.into(),
+        }
+    }
+}
+
+/// A refusal (RFC 9457). Members beyond the first five help with some codes only.
+#[derive(ToSchema)]
+#[schema(title = "Problem", as = Problem)]
+#[allow(dead_code)] // stands for `Problem` in the OpenAPI description
+pub struct ProblemBody {
+    #[schema(example = "/problems/insufficient-stock")]
+    r#type: String,
+    #[schema(example = "Not enough in stock")]
+    title: String,
+    #[schema(minimum = 400, maximum = 599, example = 409)]
+    status: u16,
+    /// What happened and what to do, for people.
+    #[schema(example = "Only 3 of product mug are left. Order fewer.")]
+    detail: String,
+    code: Code,
+    /// `invalid-field`: the member, parameter or header, such as `items[0].quantity`.
+    #[schema(nullable = false)]
+    field: Option<String>,
+    #[schema(nullable = false, example = "mug")]
+    product_id: Option<String>,
+    /// Pieces that are available.
+    #[schema(nullable = false, example = 3)]
+    available: Option<u64>,
+    /// What is needed: pieces, won.
+    #[schema(nullable = false)]
+    required: Option<u64>,
+    /// The wallet's balance.
+    #[schema(nullable = false)]
+    balance: Option<u64>,
+    /// The order's subtotal.
+    #[schema(nullable = false)]
+    subtotal: Option<u64>,
+    /// `price-changed`: the total as it is now.
+    #[schema(nullable = false)]
+    total: Option<u64>,
+    #[schema(nullable = false)]
+    coupon_id: Option<uuid::Uuid>,
+    /// Coupons issued so far.
+    #[schema(nullable = false)]
+    issued: Option<u64>,
+    /// `issuance-not-open`: since when coupons will be issued.
+    #[schema(nullable = false, format = DateTime)]
+    issue_from: Option<String>,
+    /// `issuance-closed`: until when coupons were issued.
+    #[schema(nullable = false, format = DateTime)]
+    issue_until: Option<String>,
+    /// `coupon-expired`: when it did.
+    #[schema(nullable = false, format = DateTime)]
+    expired_at: Option<String>,
+    /// Seconds to wait before trying again; as in the header `Retry-After`.
+    #[schema(nullable = false)]
+    retry_after: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_has_its_members_in_order_and_its_headers() {
+        let problem = Problem::new(Code::Overloaded, "Busy.").with("field", "x");
+        assert_eq!(
+            serde_json::to_string(&problem).unwrap(),
+            r#"{"type":"/problems/overloaded","title":"Too many requests at once","status":503,"detail":"Busy.","code":"overloaded","field":"x","retry_after":1}"#
+        );
+        let response = problem.into_response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+    }
+
+    #[test]
+    fn every_code_has_a_text_of_its_own_and_the_status_of_a_refusal() {
+        let texts: std::collections::HashSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(texts.len(), Code::ALL.len());
+        assert!(Code::ALL.iter().all(|code| code.status().as_u16() >= 400));
+    }
+}

@@ -1,0 +1,190 @@
+//! Products: the catalogue, and what staff change in it.
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Api;
+use super::answer::{AcceptedOnly, List};
+use super::auth::Staff;
+use super::extract::{IdempotencyKeyParam, Json, Key, Page, PageParams, PathId};
+use super::fields::{ShopId, Text, Whole, bound};
+use super::problem::Problem;
+use super::refusals;
+use crate::domain::limits::{MAX_PRICE, MAX_STOCK, PRICE_STEP};
+use crate::domain::{Product, ProductId, ProductStatus};
+use crate::gate::{AdjustStock, PutProduct};
+use crate::log::fact::{ProductPut, StockAdjusted};
+
+/// A product. `price` in won, `stock` in pieces.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(title = "Product", as = Product)]
+pub struct ProductView {
+    #[schema(value_type = ShopId, example = "mug")]
+    pub id: String,
+    #[schema(example = "Mug")]
+    pub name: String,
+    #[schema(minimum = 100, multiple_of = 100, example = 15_000)]
+    pub price: u64,
+    #[schema(minimum = 0, example = 120)]
+    pub stock: u64,
+    pub status: ProductStatus,
+}
+
+impl From<Product> for ProductView {
+    fn from(product: Product) -> Self {
+        Self {
+            id: product.product_id.into(),
+            name: product.name,
+            price: product.price,
+            stock: product.stock,
+            status: product.status,
+        }
+    }
+}
+
+impl From<ProductPut> for ProductView {
+    fn from(put: ProductPut) -> Self {
+        Self {
+            id: put.product_id,
+            name: put.name,
+            price: put.price,
+            stock: put.stock_after,
+            status: put.status,
+        }
+    }
+}
+
+/// What staff decide about a product.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(title = "PutProduct", as = PutProduct)]
+#[schema(example = json!({"name": "Mug", "price": 15_000, "status": "on_sale", "stock": 120}))]
+pub struct PutProductBody {
+    #[schema(value_type = String, min_length = 1, max_length = 200)]
+    name: Text,
+    /// In won, a multiple of 100.
+    #[schema(inline, multiple_of = 100)]
+    price: Whole<{ bound(PRICE_STEP) }, { bound(MAX_PRICE) }>,
+    status: ProductStatus,
+    /// Only when the product is created (default 0); later it changes by stock adjustments.
+    #[schema(inline)]
+    stock: Option<Whole<0, { bound(MAX_STOCK) }>>,
+}
+
+/// How much to add to a stock, or to take out of it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(title = "AdjustStock", as = AdjustStock, example = json!({"delta": -3, "reason": "broken in transit"}))]
+pub struct AdjustStockBody {
+    #[schema(inline)]
+    delta: Whole<{ -bound(MAX_STOCK) }, { bound(MAX_STOCK) }>,
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    reason: Option<Text>,
+}
+
+/// An adjusted stock.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(title = "StockAdjustment", as = StockAdjustment)]
+pub struct StockAdjustmentView {
+    #[schema(value_type = ShopId, example = "mug")]
+    product_id: String,
+    #[schema(example = -3)]
+    delta: i64,
+    /// The stock after it.
+    #[schema(minimum = 0, example = 117)]
+    stock: u64,
+}
+
+impl From<StockAdjusted> for StockAdjustmentView {
+    fn from(adjusted: StockAdjusted) -> Self {
+        Self { product_id: adjusted.product_id, delta: adjusted.delta, stock: adjusted.stock_after }
+    }
+}
+
+/// Products in the order of their ids
+#[utoipa::path(get, path = "/v1/products", tag = "products", params(PageParams),
+    responses((status = 200, body = List<ProductView>)))]
+pub async fn list_products(
+    State(api): State<Arc<Api>>,
+    page: Page<ProductId>,
+) -> Result<Answer<List<ProductView>>, Problem> {
+    let found = api.gate.list_products(page.after.as_ref(), page.limit + 1).await?;
+    let list = List::page(found, page.limit, |product| product.product_id.to_string());
+    Ok(Answer(list.map(ProductView::from)))
+}
+
+/// One product
+#[utoipa::path(get, path = "/v1/products/{id}", tag = "products", params(("id" = ShopId, Path)),
+    responses((status = 200, body = ProductView)))]
+pub async fn get_product(
+    State(api): State<Arc<Api>>,
+    PathId(id): PathId<ProductId>,
+) -> Result<Answer<ProductView>, Problem> {
+    let found = api.gate.products(std::slice::from_ref(&id)).await?.pop();
+    found.map(|product| Answer(product.into())).ok_or_else(|| refusals::no_product(id.as_str()))
+}
+
+/// Create or change a product
+#[utoipa::path(put, path = "/v1/products/{id}", tag = "products", params(("id" = ShopId, Path)),
+    request_body = PutProductBody, security(("token" = ["admin"])),
+    responses((status = 201, description = "Created", body = ProductView),
+              (status = 200, description = "Changed", body = ProductView),
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+pub async fn put_product(
+    State(api): State<Arc<Api>>,
+    _: Staff,
+    PathId(product_id): PathId<ProductId>,
+    Json(body): Json<PutProductBody>,
+) -> Result<Response, Problem> {
+    let request = body.request(product_id)?;
+    let decision = api.gate.put_product(request, api.deadline()).await;
+    let decided = api.decided(decision, |refusal| refusals::product(&refusal)).await?;
+    let status = if decided.fact.created { StatusCode::CREATED } else { StatusCode::OK };
+    let ids =
+        |put: &ProductPut| AcceptedOnly { product_id: Some(put.product_id.clone()), ..Default::default() };
+    Ok(decided.answer(status, ids, ProductView::from))
+}
+
+impl PutProductBody {
+    fn request(self, product_id: ProductId) -> Result<PutProduct, Problem> {
+        if !self.price.get().is_multiple_of(PRICE_STEP) {
+            return Err(Problem::invalid("price", format_args!("must be a multiple of {PRICE_STEP}")));
+        }
+        Ok(PutProduct {
+            product_id,
+            name: self.name.0,
+            price: self.price.get(),
+            status: self.status,
+            stock: self.stock.map(Whole::get),
+        })
+    }
+}
+
+/// Add to a product's stock, or take out of it
+#[utoipa::path(post, path = "/v1/products/{id}/stock-adjustments", tag = "products",
+    params(("id" = ShopId, Path), IdempotencyKeyParam),
+    request_body = AdjustStockBody, security(("token" = ["admin"])),
+    responses((status = 201, description = "Adjusted", body = StockAdjustmentView),
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+pub async fn adjust_stock(
+    State(api): State<Arc<Api>>,
+    Staff(caller): Staff,
+    PathId(product_id): PathId<ProductId>,
+    key: Key,
+    Json(body): Json<AdjustStockBody>,
+) -> Result<Response, Problem> {
+    let delta = body.delta.signed();
+    let request =
+        AdjustStock { product_id: product_id.clone(), delta, reason: body.reason.map(|text| text.0) };
+    let decision = api.gate.adjust_stock(request, key.of(&caller.sub), api.deadline()).await;
+    let decided = api.decided(decision, |refusal| refusals::stock(&refusal, &product_id, delta)).await?;
+    let ids =
+        |it: &StockAdjusted| AcceptedOnly { product_id: Some(it.product_id.clone()), ..Default::default() };
+    Ok(decided.answer(StatusCode::CREATED, ids, StockAdjustmentView::from))
+}

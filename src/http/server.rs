@@ -1,0 +1,149 @@
+//! The server loop: accepts connections and speaks HTTP/1 and HTTP/2 on them, each step with a time limit.
+//!
+//! A connection ends when its client is gone, when it sends no request headers in time, or when the server stops: then
+//! idle connections close at once, those with requests under way close after them, and what is left at the end of
+//! [`DRAIN_TIMEOUT`] is cut.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use crate::config::bounds::{
+    ACCEPT_PAUSE, DRAIN_TIMEOUT, HEADER_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_STREAMS,
+};
+
+/// How often an HTTP/2 client that sends nothing is asked whether it is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// An address that cannot be listened on; the message says which setting to change.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {error}; free the port, or give another one by {setting}")]
+pub struct BindError {
+    address: SocketAddr,
+    setting: &'static str,
+    #[source]
+    error: std::io::Error,
+}
+
+/// Listens on `address`, which the setting of this name gave.
+pub async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|error| BindError { address, setting, error })
+}
+
+/// Serves until `stopping`, then finishes the requests under way, for [`DRAIN_TIMEOUT`] at most.
+pub async fn run(listener: TcpListener, router: Router, stopping: CancellationToken) {
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    let builder = Arc::new(builder());
+    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    while let Some((stream, permit)) = stopping.run_until_cancelled(accept(&listener, &free)).await {
+        let serving = serve(builder.clone(), stream, router.clone(), stopping.clone());
+        let cut = cut.clone();
+        connections.spawn(async move {
+            cut.run_until_cancelled(serving).await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "requests under way did not end in time and are cut");
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+/// The next connection, once there is room for it.
+async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, Option<impl Send + use<>>) {
+    // The semaphore is never closed.
+    let permit = free.clone().acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            Err(error) if of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The client hung up before it was accepted; nothing is wrong here.
+fn of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset
+    )
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(HEADER_TIMEOUT);
+    builder
+}
+
+async fn serve(
+    builder: Arc<Builder<TokioExecutor>>,
+    stream: TcpStream,
+    router: Router,
+    stopping: CancellationToken,
+) {
+    // Answers are small and whole; waiting to fill packets would only delay them.
+    let _ = stream.set_nodelay(true);
+    let spoken = Arc::new(AtomicBool::new(false));
+    let service = service_fn({
+        let spoken = spoken.clone();
+        move |request| {
+            spoken.store(true, Ordering::Relaxed);
+            router.clone().call(request)
+        }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut silence = pin!(silence(&spoken));
+    let mut told_to_stop = false;
+    loop {
+        tokio::select! {
+            // Errors are the client's: it hung up, or spoke no HTTP. It was answered as far as possible.
+            _ = connection.as_mut() => return,
+            () = silence.as_mut() => return,
+            () = stopping.cancelled(), if !told_to_stop => {
+                told_to_stop = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Ends when a connection has brought no request in time. (hyper's own limit begins only once it knows the version of
+/// HTTP, for which it waits without one.)
+async fn silence(spoken: &AtomicBool) {
+    tokio::time::sleep(HEADER_TIMEOUT).await;
+    if spoken.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,125 @@
+//! `rushgate seed`: a demo shop, through the gate as any other change. Repeatable: what exists stays as it is.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+
+use crate::domain::ids::InvalidId;
+use crate::domain::{Discount, ProductId, ProductStatus, TemplateId, UserId};
+use crate::gate::{ChargeWallet, Gate, GateError, PutProduct, PutTemplate};
+
+const USERS: usize = 1_000;
+const BALANCE: u64 = 100_000;
+const TEMPLATES_OPEN_FOR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Users charged at the same time.
+const CONCURRENT: usize = 64;
+
+/// The shop could not be filled.
+#[derive(Debug, thiserror::Error)]
+pub enum SeedError {
+    #[error("{0}; is an instance of `rushgate serve` with the role reconciler running?")]
+    Gate(#[from] GateError),
+    #[error("the gate refused the demo's {what}: {refusal}")]
+    Refused { what: String, refusal: String },
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+}
+
+/// id, name, price in won, stock
+const PRODUCTS: [(&str, &str, u64, u64); 6] = [
+    ("americano", "Americano", 4_500, 100_000),
+    ("latte", "Caffè latte", 5_000, 100_000),
+    ("cheesecake", "Cheesecake", 7_800, 5_000),
+    ("tumbler", "Tumbler, limited edition", 35_000, 500),
+    ("sneakers", "Sneakers, numbered", 89_000, 100),
+    ("concert-ticket", "Concert ticket", 55_000, 50),
+];
+
+/// id, name, discount, least subtotal, limit
+fn templates() -> [(&'static str, &'static str, Discount, u64, u64); 3] {
+    [
+        ("welcome", "Welcome: 1,000 won off", Discount::Amount { value: 1_000 }, 0, 10_000),
+        ("rush-100", "First 100: half price", Discount::Percent { value: 50, max: Some(20_000) }, 0, 100),
+        ("big-basket", "10% off from 30,000 won", Discount::Percent { value: 10, max: None }, 30_000, 1_000),
+    ]
+}
+
+/// Fills the shop; says what is in it now.
+pub async fn run(gate: &Arc<Gate>) -> Result<String, SeedError> {
+    for (id, name, price, stock) in PRODUCTS {
+        put_product(gate, id, name, price, stock).await?;
+    }
+    for (id, name, discount, min_subtotal, max_issued) in templates() {
+        put_template(gate, id, name, discount, min_subtotal, max_issued).await?;
+    }
+    let mut charges = futures::stream::iter(1..=USERS)
+        .map(|n| charge(gate, format!("user-{n}")))
+        .buffer_unordered(CONCURRENT);
+    while let Some(charged) = charges.next().await {
+        charged?;
+    }
+    Ok(format!(
+        "{} products, {} coupon templates, {USERS} users with a balance",
+        PRODUCTS.len(),
+        templates().len()
+    ))
+}
+
+fn deadline() -> Instant {
+    Instant::now() + STEP_TIMEOUT
+}
+
+fn refused(what: impl Into<String>) -> impl FnOnce(String) -> SeedError {
+    let what = what.into();
+    move |refusal| SeedError::Refused { what, refusal }
+}
+
+async fn put_product(gate: &Gate, id: &str, name: &str, price: u64, stock: u64) -> Result<(), SeedError> {
+    let product_id = ProductId::parse(id)?;
+    if !gate.products(std::slice::from_ref(&product_id)).await?.is_empty() {
+        return Ok(());
+    }
+    let (name, status) = (name.to_owned(), ProductStatus::OnSale);
+    let request = PutProduct { product_id, name, price, status, stock: Some(stock) };
+    gate.put_product(request, deadline()).await?.map_err(|r| refused(id)(format!("{r:?}")))?;
+    Ok(())
+}
+
+async fn put_template(
+    gate: &Gate,
+    id: &str,
+    name: &str,
+    discount: Discount,
+    min_subtotal: u64,
+    max_issued: u64,
+) -> Result<(), SeedError> {
+    let template_id = TemplateId::parse(id)?;
+    let found = gate.template(&template_id).await?;
+    if found.value.is_some() {
+        return Ok(());
+    }
+    let open_for_ms = i64::try_from(TEMPLATES_OPEN_FOR.as_millis()).unwrap_or(i64::MAX);
+    let request = PutTemplate {
+        template_id,
+        name: name.to_owned(),
+        discount,
+        min_subtotal,
+        max_issued,
+        issue_from: found.now,
+        issue_until: found.now.saturating_add(open_for_ms),
+    };
+    gate.put_template(request, deadline()).await?.map_err(|r| refused(id)(format!("{r:?}")))?;
+    Ok(())
+}
+
+async fn charge(gate: &Gate, id: String) -> Result<(), SeedError> {
+    let user_id = UserId::parse(id.as_str())?;
+    if gate.balance(&user_id).await?.is_some() {
+        return Ok(());
+    }
+    let request = ChargeWallet { user_id, amount: BALANCE };
+    gate.charge_wallet(request, None, deadline()).await?.map_err(|r| refused(id)(format!("{r:?}")))?;
+    Ok(())
+}

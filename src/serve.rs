@@ -1,0 +1,210 @@
+//! `rushgate serve`: checks the settings, connects, migrates, runs its roles, and stops in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use jiff::tz::TimeZone;
+use sqlx::PgPool;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::bounds::{CONNECT_TIMEOUT, RETRY_PAUSE, SHUTDOWN_TIMEOUT};
+use crate::config::{InvalidSetting, Role, Serve, Servers};
+use crate::gate::{Gate, RedisSetupError};
+use crate::http::server::BindError;
+use crate::http::{self, Api, Ops, TokenVerifier};
+use crate::reconciler::Reconciler;
+use crate::relay;
+use crate::scheduler::{self, Scheduler};
+use crate::truth::{self, Truth};
+
+/// Why an instance cannot run; one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+    #[error(transparent)]
+    Redis(#[from] RedisSetupError),
+    #[error(
+        "PostgreSQL cannot be used ({0}): start it and create the database, or correct RUSHGATE_DATABASE_URL"
+    )]
+    Database(String),
+    #[error(
+        "RabbitMQ cannot be used ({0}): start it, correct RUSHGATE_AMQP_URL, or leave `relay` out of RUSHGATE_ROLES"
+    )]
+    Amqp(String),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("the metrics recorder cannot be installed: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+}
+
+/// Where an instance listens, once it does; port 0 in the settings becomes a real one here.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// `None` without the role `api`.
+    pub api: Option<SocketAddr>,
+    pub ops: SocketAddr,
+}
+
+/// Connections that the scheduler and the relay share.
+const BACKGROUND_CONNECTIONS: u32 = 6;
+/// Background roles stop after the API; this much of the time to stop is left for them.
+const BACKGROUND_STOP_LIMIT: Duration = Duration::from_secs(3);
+/// Statements outside the API may take longer: they work on many rows.
+const BACKGROUND_STATEMENT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs until `stopping`. `ready` is told the addresses once requests are accepted.
+pub async fn run(
+    settings: Serve,
+    stopping: CancellationToken,
+    ready: oneshot::Sender<Addresses>,
+) -> Result<(), ServeError> {
+    settings.check()?;
+    let verifier = match settings.has(Role::Api) {
+        true => Some(Arc::new(TokenVerifier::from_settings(&settings.auth)?)),
+        false => None,
+    };
+    let zone = TimeZone::get(&settings.timezone).map_err(|e| InvalidSetting(e.to_string()))?;
+    let pool =
+        truth::pool(&settings.servers.database_url, BACKGROUND_CONNECTIONS, BACKGROUND_STATEMENT_LIMIT)?;
+    migrate(&settings.servers).await?;
+    let gate = Gate::connect(&settings).await?;
+    if settings.has(Role::Relay) {
+        reach_broker(&settings.servers.amqp_url).await?;
+    }
+
+    let background = CancellationToken::new();
+    let mut roles = JoinSet::new();
+    if settings.has(Role::Reconciler) {
+        for cell in 0..settings.servers.cells {
+            let reconciler = Reconciler::connect(&settings.servers, cell).await?;
+            roles.spawn(reconciler.run(background.clone()));
+        }
+    }
+    if settings.has(Role::Relay) {
+        let (url, pool, stop) = (settings.servers.amqp_url.clone(), pool.clone(), background.clone());
+        roles.spawn(async move { relay::run(&url, pool, stop).await });
+    }
+    if settings.has(Role::Scheduler) {
+        roles.spawn(schedule(gate.clone(), pool.clone(), zone.clone(), background.clone()));
+    }
+
+    let outcome = listen(&settings, verifier, gate, pool, zone, stopping, ready).await;
+    background.cancel();
+    if tokio::time::timeout(BACKGROUND_STOP_LIMIT, roles.join_all()).await.is_err() {
+        tracing::warn!(
+            "background work was cut off; what it had not finished is done again at the next start"
+        );
+    }
+    outcome
+}
+
+/// Listens on both ports until `stopping`.
+async fn listen(
+    settings: &Serve,
+    verifier: Option<Arc<TokenVerifier>>,
+    gate: Arc<Gate>,
+    pool: PgPool,
+    zone: TimeZone,
+    stopping: CancellationToken,
+    ready: oneshot::Sender<Addresses>,
+) -> Result<(), ServeError> {
+    let timeout = settings.truth_timeout();
+    let reads = Truth::new(
+        truth::pool(&settings.servers.database_url, settings.database_connections, timeout)?,
+        timeout,
+    );
+    let metrics = http::ops::install_metrics()?;
+    let ops_listener = http::server::bind(settings.ops_listen, "RUSHGATE_OPS_LISTEN").await?;
+    let local = |listener: &tokio::net::TcpListener, asked| listener.local_addr().unwrap_or(asked);
+    let mut addresses = Addresses { api: None, ops: local(&ops_listener, settings.ops_listen) };
+
+    let mut servers = JoinSet::new();
+    if let Some(verifier) = verifier {
+        let listener = http::server::bind(settings.listen, "RUSHGATE_LISTEN").await?;
+        addresses.api = Some(local(&listener, settings.listen));
+        let api = Api {
+            gate: gate.clone(),
+            truth: reads.clone(),
+            verifier,
+            settings: settings.into(),
+            refresh_popular: refresher(pool, zone),
+            rabbitmq_connected: None,
+        };
+        servers.spawn(http::server::run(listener, http::router(Arc::new(api)), stopping.clone()));
+    }
+    let ops = Ops {
+        gate: settings.has(Role::Api).then(|| gate.clone()),
+        truth: reads,
+        metrics: metrics.clone(),
+        rabbitmq_connected: None,
+        stopping: stopping.clone(),
+    };
+    servers.spawn(http::server::run(ops_listener, http::ops_router(Arc::new(ops)), stopping.clone()));
+    servers.spawn(http::ops::upkeep(metrics, stopping.clone()));
+    tracing::info!(api = ?addresses.api, ops = %addresses.ops, roles = ?settings.roles, "serving");
+    let _ = ready.send(addresses); // nobody has to be interested
+    stopping.cancelled().await;
+    tracing::info!("stopping: no new requests; those under way are finished");
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT - BACKGROUND_STOP_LIMIT, servers.join_all()).await.is_err() {
+        tracing::warn!("requests still under way were cut off");
+    }
+    Ok(())
+}
+
+/// Brings the database to this version's schema; several instances may do so at once (sqlx takes a lock).
+pub async fn migrate(servers: &Servers) -> Result<(), ServeError> {
+    let unusable = |e: String| ServeError::Database(e);
+    let pool = truth::pool(&servers.database_url, 1, BACKGROUND_STATEMENT_LIMIT)?;
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, pool.acquire()).await;
+    match connected {
+        Ok(Ok(conn)) => drop(conn),
+        Ok(Err(e)) => return Err(unusable(e.to_string())),
+        Err(_) => return Err(unusable(format!("no answer in {CONNECT_TIMEOUT:?}"))),
+    }
+    sqlx::migrate!().run(&pool).await.map_err(|e| unusable(e.to_string()))?;
+    pool.close().await;
+    Ok(())
+}
+
+/// One connection at start-up, so that a wrong address is found at once and not at night.
+async fn reach_broker(url: &str) -> Result<(), ServeError> {
+    let connecting = lapin::Connection::connect(url, lapin::ConnectionProperties::default());
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(connection)) => {
+            let _ = connection.close(200, "reached".into()).await; // it has served
+            Ok(())
+        }
+        Ok(Err(e)) => Err(ServeError::Amqp(e.to_string())),
+        Err(_) => Err(ServeError::Amqp(format!("no answer in {CONNECT_TIMEOUT:?}"))),
+    }
+}
+
+async fn schedule(gate: Arc<Gate>, pool: PgPool, zone: TimeZone, stop: CancellationToken) {
+    // An instance that has just been started may have to build the gate first.
+    while !stop.is_cancelled()
+        && gate.status().await.is_ok_and(|cells| cells.iter().any(|c| c.state != "open"))
+    {
+        tokio::select! {
+            () = tokio::time::sleep(RETRY_PAUSE) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    let caught_up = |deadline| gate.catch_up(deadline).map(|done| done.map(|_| ()));
+    Scheduler::new(pool, zone, caught_up).run(stop).await;
+}
+
+fn refresher(pool: PgPool, zone: TimeZone) -> http::RefreshPopular {
+    Arc::new(move || {
+        let (pool, zone) = (pool.clone(), zone.clone());
+        // A task of its own: a client that hangs up must not cut a transaction off.
+        let made = tokio::spawn(async move {
+            scheduler::refresh_now(&pool, &zone, jiff::Timestamp::now().as_millisecond()).await
+        });
+        async move { made.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string()) }.boxed()
+    })
+}
