@@ -58,7 +58,7 @@ enum CellState {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(title = "Connections")]
+#[schema(title = "Connections", as = Connections)]
 struct ConnectionsView {
     redis: Connection,
     postgres: Connection,

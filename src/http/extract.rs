@@ -195,7 +195,7 @@ pub struct PageParams {
 pub struct IdempotencyKeyParam {
     /// Makes the request safe to repeat: for 24 hours, a repeat by the same user gets the first answer again, with
     /// `Idempotent-Replayed: true`. Printable ASCII.
-    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[ -~]{1,255}$")]
+    #[param(rename = "Idempotency-Key", value_type = String, required = false, min_length = 1, max_length = 255, pattern = "^[ -~]{1,255}$")]
     key: Option<String>,
 }
 
@@ -355,13 +355,11 @@ fn wrong_shape(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem
     if message.starts_with("duplicate field ") {
         return Problem::malformed(format!("The body has a {message}."));
     }
-    let (member, rule) = if let Some(rest) = message.strip_prefix("missing field `") {
-        (Some(rest.trim_end_matches('`')), "is missing")
-    } else if let Some(rest) = message.strip_prefix("unknown field `") {
-        let end = rest.rfind("`, expected ").or_else(|| rest.rfind("`, there are no fields"));
-        (Some(end.map_or(rest, |end| &rest[..end])), "is not known here")
-    } else {
-        (None, message)
+    // The path of an unknown member ends with its name, that of a missing one with what it is missing from.
+    let (member, rule) = match message.strip_prefix("missing field `") {
+        Some(rest) => (Some(rest.trim_end_matches('`')), "is missing"),
+        None if message.starts_with("unknown field `") => (None, "is not known here"),
+        None => (None, message),
     };
     Problem::invalid(join_path(path, member), rule)
 }
