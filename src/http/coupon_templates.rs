@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::Api;
 use super::answer::{AcceptedOnly, List};
 use super::auth::Staff;
-use super::extract::{Json, Page, PageParams, PathId};
+use super::extract::{Json, NoQuery, Page, PageParams, PathId};
 use super::fields::{Moment, Object, ShopId, Text, Whole, Word, bound};
 use super::problem::Problem;
 use super::refusals;
@@ -200,6 +200,7 @@ pub async fn list_templates(
 pub async fn get_template(
     State(api): State<Arc<Api>>,
     PathId(id): PathId<TemplateId>,
+    _: NoQuery,
 ) -> Result<Answer<TemplateView>, Problem> {
     let read = api.gate.template(&id).await?;
     let template = read.value.ok_or_else(|| refusals::no_template(&id))?;

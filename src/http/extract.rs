@@ -6,9 +6,9 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
-use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde::Deserialize;
@@ -112,9 +112,9 @@ fn percent_decode(text: &str) -> Result<String, Problem> {
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    pub fn of(parts: &Parts) -> Result<Self, Problem> {
+    pub fn of(uri: &Uri) -> Result<Self, Problem> {
         let mut pairs: Vec<(String, String)> = Vec::new();
-        for pair in parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let decode = |text: &str| percent_decode(&text.replace('+', " "));
             let (name, value) = (decode(name)?, decode(value)?);
@@ -169,10 +169,23 @@ impl<S: Send + Sync, A: Identifier> FromRequestParts<S> for Page<A> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let mut query = Query::of(parts)?;
+        let mut query = Query::of(&parts.uri)?;
         let page = query.page()?;
         query.finish()?;
         Ok(page)
+    }
+}
+
+/// No query parameters. Routes with a body take none either.
+#[derive(Debug)]
+pub struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Query::of(&parts.uri)?.finish()?;
+        Ok(Self)
     }
 }
 
@@ -277,6 +290,7 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
 
 /// The body, `None` when it is empty. A body must say that it is JSON.
 async fn json_body(request: Request) -> Result<Option<Bytes>, Problem> {
+    Query::of(request.uri())?.finish()?;
     let media_type = request.headers().get(CONTENT_TYPE).map(|value| is_json(value.as_bytes()));
     if media_type == Some(false) {
         return Err(not_json());

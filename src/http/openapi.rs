@@ -153,12 +153,10 @@ fn common_refusals(operation: &Operation, decides: bool) -> Vec<Code> {
     let has_key =
         parameters.iter().any(|it| matches!(it, RefOr::T(it) if it.parameter_in == ParameterIn::Header));
     let has_body = operation.request_body.is_some();
-    let mut codes = vec![Code::InternalError];
+    // Unknown query parameters are refused on every route.
+    let mut codes = vec![Code::InternalError, Code::MalformedRequest, Code::InvalidField];
     if operation.security.is_some() {
         codes.extend([Code::Unauthenticated, Code::Forbidden]);
-    }
-    if !parameters.is_empty() || has_body {
-        codes.extend([Code::MalformedRequest, Code::InvalidField]);
     }
     if has_body || has_key {
         codes.extend([Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType]);

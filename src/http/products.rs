@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::Api;
 use super::answer::{AcceptedOnly, List};
 use super::auth::Staff;
-use super::extract::{IdempotencyKeyParam, Json, Key, Page, PageParams, PathId};
+use super::extract::{IdempotencyKeyParam, Json, Key, NoQuery, Page, PageParams, PathId};
 use super::fields::{ShopId, Text, Whole, Word, bound};
 use super::problem::Problem;
 use super::refusals;
@@ -126,6 +126,7 @@ pub async fn list_products(
 pub async fn get_product(
     State(api): State<Arc<Api>>,
     PathId(id): PathId<ProductId>,
+    _: NoQuery,
 ) -> Result<Answer<ProductView>, Problem> {
     let found = api.gate.products(std::slice::from_ref(&id)).await?.pop();
     found.map(|product| Answer(product.into())).ok_or_else(|| refusals::no_product(id.as_str()))
