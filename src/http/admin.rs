@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::auth::Staff;
+use super::extract::NoQuery;
 use super::problem::Problem;
 use crate::gate::CellStatus;
 use crate::truth::{CellCursor, Progress};
@@ -58,7 +59,7 @@ enum CellState {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(title = "Connections")]
+#[schema(title = "Connections", as = Connections)]
 struct ConnectionsView {
     redis: Connection,
     postgres: Connection,
@@ -86,7 +87,11 @@ impl From<bool> for Connection {
 /// Answers also while Redis or PostgreSQL are away, with what the other knows.
 #[utoipa::path(get, path = "/v1/admin/status", tag = "operations", security(("token" = ["admin"])),
     responses((status = 200, body = StatusView)))]
-pub async fn get_status(State(api): State<Arc<Api>>, _: Staff) -> Result<Answer<StatusView>, Problem> {
+pub async fn get_status(
+    State(api): State<Arc<Api>>,
+    _: Staff,
+    _: NoQuery,
+) -> Result<Answer<StatusView>, Problem> {
     let (gate, truth) = futures::join!(api.gate.status(), api.truth.progress());
     let connections = ConnectionsView {
         redis: gate.is_ok().into(),

@@ -114,6 +114,7 @@ pub fn marked(mut response: Response, replayed: bool) -> Response {
 pub struct List<T> {
     pub data: Vec<T>,
     /// Pass it as `after` to get the next page; null on the last.
+    #[schema(required)]
     pub next: Option<String>,
 }
 

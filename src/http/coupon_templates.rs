@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 use super::Api;
 use super::answer::{AcceptedOnly, List};
 use super::auth::Staff;
-use super::extract::{Json, Page, PageParams, PathId};
-use super::fields::{Moment, Object, ShopId, Text, Whole, bound};
+use super::extract::{Json, NoQuery, Page, PageParams, PathId};
+use super::fields::{Moment, Object, ShopId, Text, Whole, Word, bound};
 use super::problem::Problem;
 use super::refusals;
 use crate::domain::limits::{MAX_DISCOUNT_AMOUNT, MAX_ORDER_AMOUNT, MAX_TEMPLATE_LIMIT};
@@ -109,7 +109,7 @@ pub struct PutTemplateBody {
     #[schema(value_type = DiscountBody)]
     discount: Object<DiscountBody>,
     /// May be raised, or lowered to no less than what is issued.
-    #[schema(inline)]
+    #[schema(value_type = u64, minimum = 0, maximum = 1_000_000_000)]
     max_issued: Whole<0, { bound(MAX_TEMPLATE_LIMIT) }>,
     /// RFC 3339, in any offset.
     #[schema(value_type = String, format = DateTime)]
@@ -126,9 +126,10 @@ pub struct PutTemplateBody {
 #[serde(deny_unknown_fields)]
 #[schema(title = "PutDiscount", as = PutDiscount, example = json!({"type": "percent", "value": 10, "max": 5_000}))]
 struct DiscountBody {
-    r#type: DiscountType,
+    #[schema(value_type = DiscountType)]
+    r#type: Word<DiscountType>,
     /// Won, or 1 to 100 percent.
-    #[schema(inline)]
+    #[schema(value_type = u64, minimum = 1, maximum = 1_000_000_000)]
     value: Whole<1, { bound(MAX_DISCOUNT_AMOUNT) }>,
     /// The most that a percentage takes off, in won; for percentages only.
     #[schema(inline)]
@@ -138,7 +139,7 @@ struct DiscountBody {
 impl DiscountBody {
     fn discount(&self) -> Result<Discount, Problem> {
         let (value, max) = (self.value.get(), self.max.map(Whole::get));
-        match self.r#type {
+        match self.r#type.0 {
             DiscountType::Amount if max.is_some() => {
                 Err(Problem::invalid("discount.max", "only a percentage can have a maximum; leave it out"))
             }
@@ -199,6 +200,7 @@ pub async fn list_templates(
 pub async fn get_template(
     State(api): State<Arc<Api>>,
     PathId(id): PathId<TemplateId>,
+    _: NoQuery,
 ) -> Result<Answer<TemplateView>, Problem> {
     let read = api.gate.template(&id).await?;
     let template = read.value.ok_or_else(|| refusals::no_template(&id))?;

@@ -123,7 +123,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Filter {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let mut query = Query::of(parts)?;
+        let mut query = Query::of(&parts.uri)?;
         let page = query.page()?;
         let status = query.take("status").map(|text| parse_status(&text)).transpose()?;
         query.finish()?;

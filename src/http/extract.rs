@@ -6,9 +6,9 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
-use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde::Deserialize;
@@ -112,9 +112,9 @@ fn percent_decode(text: &str) -> Result<String, Problem> {
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    pub fn of(parts: &Parts) -> Result<Self, Problem> {
+    pub fn of(uri: &Uri) -> Result<Self, Problem> {
         let mut pairs: Vec<(String, String)> = Vec::new();
-        for pair in parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let decode = |text: &str| percent_decode(&text.replace('+', " "));
             let (name, value) = (decode(name)?, decode(value)?);
@@ -169,10 +169,23 @@ impl<S: Send + Sync, A: Identifier> FromRequestParts<S> for Page<A> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let mut query = Query::of(parts)?;
+        let mut query = Query::of(&parts.uri)?;
         let page = query.page()?;
         query.finish()?;
         Ok(page)
+    }
+}
+
+/// No query parameters. Routes with a body take none either.
+#[derive(Debug)]
+pub struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Query::of(&parts.uri)?.finish()?;
+        Ok(Self)
     }
 }
 
@@ -195,7 +208,7 @@ pub struct PageParams {
 pub struct IdempotencyKeyParam {
     /// Makes the request safe to repeat: for 24 hours, a repeat by the same user gets the first answer again, with
     /// `Idempotent-Replayed: true`. Printable ASCII.
-    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[ -~]{1,255}$")]
+    #[param(rename = "Idempotency-Key", value_type = String, required = false, min_length = 1, max_length = 255, pattern = "^[ -~]{1,255}$")]
     key: Option<String>,
 }
 
@@ -277,6 +290,7 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
 
 /// The body, `None` when it is empty. A body must say that it is JSON.
 async fn json_body(request: Request) -> Result<Option<Bytes>, Problem> {
+    Query::of(request.uri())?.finish()?;
     let media_type = request.headers().get(CONTENT_TYPE).map(|value| is_json(value.as_bytes()));
     if media_type == Some(false) {
         return Err(not_json());
@@ -355,13 +369,11 @@ fn wrong_shape(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem
     if message.starts_with("duplicate field ") {
         return Problem::malformed(format!("The body has a {message}."));
     }
-    let (member, rule) = if let Some(rest) = message.strip_prefix("missing field `") {
-        (Some(rest.trim_end_matches('`')), "is missing")
-    } else if let Some(rest) = message.strip_prefix("unknown field `") {
-        let end = rest.rfind("`, expected ").or_else(|| rest.rfind("`, there are no fields"));
-        (Some(end.map_or(rest, |end| &rest[..end])), "is not known here")
-    } else {
-        (None, message)
+    // The path of an unknown member ends with its name, that of a missing one with what it is missing from.
+    let (member, rule) = match message.strip_prefix("missing field `") {
+        Some(rest) => (Some(rest.trim_end_matches('`')), "is missing"),
+        None if message.starts_with("unknown field `") => (None, "is not known here"),
+        None => (None, message),
     };
     Problem::invalid(join_path(path, member), rule)
 }

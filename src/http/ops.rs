@@ -133,3 +133,46 @@ impl Ops {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use axum::http::Request;
+    use tower::ServiceExt;
+
+    fn ops() -> Arc<Ops> {
+        let timeout = Duration::from_millis(100);
+        let pool = crate::truth::pool("postgres://postgres@127.0.0.1:1/nowhere", 1, timeout).unwrap();
+        Arc::new(Ops {
+            gate: None,
+            truth: Truth::new(pool, timeout),
+            metrics: PrometheusBuilder::new().build_recorder().handle(),
+            rabbitmq_connected: Some(Arc::new(AtomicBool::new(false))),
+            stopping: CancellationToken::new(),
+        })
+    }
+
+    async fn status(path: &str) -> u16 {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        ops_router(ops()).oneshot(request).await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn the_operations_port_answers_while_servers_are_away() {
+        assert_eq!(status("/healthz").await, 200);
+        assert_eq!(status("/metrics").await, 200);
+        assert_eq!(status("/readyz").await, 503);
+        assert_eq!(status("/nothing").await, 404);
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_is_not_ready_says_why() {
+        let ops = ops();
+        let readiness = ops.readiness().await;
+        assert!(readiness.reasons[0].starts_with("PostgreSQL"), "{readiness:?}");
+        assert!(readiness.warnings[0].starts_with("RabbitMQ"), "{readiness:?}");
+        ops.stopping.cancel();
+        assert_eq!(ops.readiness().await.reasons[0], "this process is stopping");
+    }
+}

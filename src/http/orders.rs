@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::Api;
 use super::answer::{AcceptedOnly, List, marked};
 use super::auth::Caller;
-use super::extract::{IdempotencyKeyParam, Json, Key, NoBody, Page, PageParams, PathId};
+use super::extract::{IdempotencyKeyParam, Json, Key, NoBody, NoQuery, Page, PageParams, PathId};
 use super::fields::{Object, ShopId, UuidText, Whole, bound};
 use super::problem::Problem;
 use super::refusals;
@@ -103,6 +103,7 @@ pub async fn get_order(
     State(api): State<Arc<Api>>,
     caller: Caller,
     PathId(order_id): PathId<Uuid>,
+    _: NoQuery,
 ) -> Result<Answer<OrderView>, Problem> {
     api.catch_up().await?;
     visible_order(&api, &caller, order_id).await.map(Answer)

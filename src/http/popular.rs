@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::auth::Staff;
-use super::extract::{Key, NoBody};
+use super::extract::{Key, NoBody, NoQuery};
 use super::problem::{Code, Problem};
 use super::products::ProductView;
 use crate::domain::{Product, ProductId, rfc3339};
@@ -63,7 +63,7 @@ impl PopularView {
 /// The most sold products of the last three days
 #[utoipa::path(get, path = "/v1/products/popular", tag = "products",
     responses((status = 200, body = PopularView)))]
-pub async fn get_popular(State(api): State<Arc<Api>>) -> Result<Answer<PopularView>, Problem> {
+pub async fn get_popular(State(api): State<Arc<Api>>, _: NoQuery) -> Result<Answer<PopularView>, Problem> {
     latest(&api).await
 }
 

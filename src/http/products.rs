@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 use super::Api;
 use super::answer::{AcceptedOnly, List};
 use super::auth::Staff;
-use super::extract::{IdempotencyKeyParam, Json, Key, Page, PageParams, PathId};
-use super::fields::{ShopId, Text, Whole, bound};
+use super::extract::{IdempotencyKeyParam, Json, Key, NoQuery, Page, PageParams, PathId};
+use super::fields::{ShopId, Text, Whole, Word, bound};
 use super::problem::Problem;
 use super::refusals;
 use crate::domain::limits::{MAX_PRICE, MAX_STOCK, PRICE_STEP};
@@ -68,10 +68,11 @@ impl From<ProductPut> for ProductView {
 pub struct PutProductBody {
     #[schema(value_type = String, min_length = 1, max_length = 200)]
     name: Text,
-    /// In won, a multiple of 100.
-    #[schema(inline, multiple_of = 100)]
+    /// In won.
+    #[schema(value_type = u64, minimum = 100, maximum = 1_000_000_000, multiple_of = 100)]
     price: Whole<{ bound(PRICE_STEP) }, { bound(MAX_PRICE) }>,
-    status: ProductStatus,
+    #[schema(value_type = ProductStatus)]
+    status: Word<ProductStatus>,
     /// Only when the product is created (default 0); later it changes by stock adjustments.
     #[schema(inline)]
     stock: Option<Whole<0, { bound(MAX_STOCK) }>>,
@@ -125,6 +126,7 @@ pub async fn list_products(
 pub async fn get_product(
     State(api): State<Arc<Api>>,
     PathId(id): PathId<ProductId>,
+    _: NoQuery,
 ) -> Result<Answer<ProductView>, Problem> {
     let found = api.gate.products(std::slice::from_ref(&id)).await?.pop();
     found.map(|product| Answer(product.into())).ok_or_else(|| refusals::no_product(id.as_str()))
@@ -160,7 +162,7 @@ impl PutProductBody {
             product_id,
             name: self.name.0,
             price: self.price.get(),
-            status: self.status,
+            status: self.status.0,
             stock: self.stock.map(Whole::get),
         })
     }

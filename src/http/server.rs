@@ -147,3 +147,63 @@ async fn silence(spoken: &AtomicBool) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use std::time::Instant;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinHandle;
+
+    async fn start() -> (SocketAddr, CancellationToken, JoinHandle<()>) {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), "RUSHGATE_LISTEN").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let slow = get(async || {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            "done"
+        });
+        let router = Router::new().route("/", get(async || "hello")).route("/slow", slow);
+        let stopping = CancellationToken::new();
+        (address, stopping.clone(), tokio::spawn(run(listener, router, stopping)))
+    }
+
+    async fn ask(address: SocketAddr, path: &str) -> TcpStream {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        client
+    }
+
+    async fn read(client: &mut TcpStream) -> String {
+        let mut buffer = vec![0; 4_096];
+        let length = client.read(&mut buffer).await.unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn stopping_finishes_what_is_under_way_and_does_not_wait_for_idle_connections() {
+        let (address, stopping, server) = start().await;
+        let silent = TcpStream::connect(address).await.unwrap();
+        let mut idle = ask(address, "/").await;
+        assert!(read(&mut idle).await.ends_with("hello"));
+        let mut busy = ask(address, "/slow").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let started = Instant::now();
+        stopping.cancel();
+        assert!(read(&mut busy).await.ends_with("done"));
+        server.await.unwrap();
+        assert!(started.elapsed() < Duration::from_secs(2));
+        assert_eq!(read(&mut idle).await, "", "closed");
+        assert!(TcpStream::connect(address).await.is_err(), "no longer listening");
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_says_which_setting_to_change() {
+        let (address, stopping, server) = start().await;
+        let error = bind(address, "RUSHGATE_OPS_LISTEN").await.unwrap_err().to_string();
+        assert!(error.contains("RUSHGATE_OPS_LISTEN") && error.contains(&address.to_string()), "{error}");
+        stopping.cancel();
+        server.await.unwrap();
+    }
+}

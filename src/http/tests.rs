@@ -184,6 +184,9 @@ async fn paths_and_queries_are_checked() {
         ("/v1/products?after=a%20b", "after"),
         ("/v1/products?after=", "after"),
         ("/v1/products?page=2", "page"),
+        ("/v1/products/mug?limit=5", "limit"),
+        ("/v1/products/popular?limit=5", "limit"),
+        ("/v1/users/u/wallet?x", "x"),
         ("/v1/products/a%20b", "id"),
         ("/v1/products/%ED%95%9C", "id"),
         ("/v1/products/a%2Fb", "id"),
@@ -236,6 +239,7 @@ async fn bodies_are_checked() {
     ] {
         assert_eq!(refused_field(method, uri, admin, body).await, field, "{body}");
     }
+    assert_eq!(refused_field("POST", "/v1/orders?dry_run=1", admin, "{}").await, "dry_run");
     let long = format!(r#"{{"name":"{}","price":100,"status":"on_sale"}}"#, "한".repeat(201));
     assert_eq!(refused_field("PUT", "/v1/products/mug", admin, &long).await, "name");
     for body in ["", "{", "nonsense"] {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::Api;
 use super::answer::{AcceptedOnly, List};
 use super::auth::Caller;
-use super::extract::{EntryId, IdempotencyKeyParam, Json, Key, Page, PageParams, PathId};
+use super::extract::{EntryId, IdempotencyKeyParam, Json, Key, NoQuery, Page, PageParams, PathId};
 use super::fields::{ShopId, Whole, bound};
 use super::problem::Problem;
 use super::refusals;
@@ -110,6 +110,7 @@ pub async fn get_wallet(
     State(api): State<Arc<Api>>,
     caller: Caller,
     PathId(user_id): PathId<UserId>,
+    _: NoQuery,
 ) -> Result<Answer<WalletView>, Problem> {
     caller.check_acts_for(&user_id)?;
     let balance = api.gate.balance(&user_id).await?.unwrap_or(0);
