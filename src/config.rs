@@ -54,6 +54,10 @@ pub mod bounds {
     pub const RELAY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
     /// Declaring exchanges, queues and bindings.
     pub const RELAY_TOPOLOGY_TIMEOUT: Duration = Duration::from_secs(10);
+    /// From connecting to the first event. A quorum queue of a broker that has just started needs a moment to elect its
+    /// leader, and in RabbitMQ 3.x an event that comes before can keep a single node from ever electing one
+    /// (rabbitmq-server issue 10070).
+    pub const RELAY_SETTLE: Duration = Duration::from_secs(2);
     /// Handing the events of one step to RabbitMQ; it takes none while its memory or disk alarm is on.
     pub const RELAY_PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
     /// From the last event of a step to its confirm.

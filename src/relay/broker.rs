@@ -12,10 +12,12 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::topology;
-use crate::config::bounds::{RELAY_CONNECT_TIMEOUT, RELAY_HEARTBEAT_SECS, RELAY_TOPOLOGY_TIMEOUT};
+use crate::config::bounds::{
+    RELAY_CONFIRM_TIMEOUT, RELAY_CONNECT_TIMEOUT, RELAY_HEARTBEAT_SECS, RELAY_SETTLE, RELAY_TOPOLOGY_TIMEOUT,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -25,6 +27,11 @@ pub enum BrokerError {
     Amqp(#[from] lapin::Error),
     #[error("RabbitMQ did not finish {what} within {limit:?}")]
     TimedOut { what: &'static str, limit: Duration },
+    #[error(
+        "RabbitMQ took events but did not confirm them within {RELAY_CONFIRM_TIMEOUT:?}; if this goes on, see whether the \
+         queue has a leader (rabbitmq-queues quorum_status data-platform.orders) and restart a node that has none"
+    )]
+    Unconfirmed,
     #[error("RabbitMQ takes no events (memory or disk alarm)")]
     Blocked,
     #[error(
@@ -40,6 +47,7 @@ pub struct Broker {
     _socket: SocketEnd,
     connection: Connection,
     channel: Channel,
+    settled_at: Instant,
 }
 
 impl Broker {
@@ -56,11 +64,16 @@ impl Broker {
             .map_err(declared_otherwise)?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         limited("turning confirms on", RELAY_CONNECT_TIMEOUT, confirms).await?;
-        Ok(Self { _socket: socket, connection, channel })
+        Ok(Self { _socket: socket, connection, channel, settled_at: Instant::now() + RELAY_SETTLE })
     }
 
     pub fn channel(&self) -> &Channel {
         &self.channel
+    }
+
+    /// Waits until the broker has been connected for long enough to be given events.
+    pub async fn settle(&self) {
+        sleep_until(self.settled_at).await;
     }
 
     /// Both ends still believe in the connection.

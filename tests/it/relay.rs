@@ -305,7 +305,7 @@ async fn step_until_idle(relay: &mut Relay) -> usize {
         match relay.step().await {
             Ok(Step::Published { delivered, refused }) if refused.is_empty() => total += delivered,
             Ok(Step::Idle) => return total,
-            Err(RelayError::Broker(error)) => println!("{:?} {error}", Instant::now()),
+            Err(RelayError::Broker(error)) => println!("{error}"),
             other => panic!("{other:?}"),
         }
     }
