@@ -54,15 +54,11 @@ pub mod bounds {
     pub const RELAY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
     /// Declaring exchanges, queues and bindings.
     pub const RELAY_TOPOLOGY_TIMEOUT: Duration = Duration::from_secs(10);
-    /// From connecting to the first event. A quorum queue of a broker that has just started needs a moment to elect its
-    /// leader, and in RabbitMQ 3.x an event that comes before can keep a single node from ever electing one
-    /// (rabbitmq-server issue 10070).
-    pub const RELAY_SETTLE: Duration = Duration::from_secs(2);
     /// Handing the events of one step to RabbitMQ; it takes none while its memory or disk alarm is on.
     pub const RELAY_PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
     /// From the last event of a step to its confirm.
     pub const RELAY_CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
-    /// One statement of the relay, the scheduler's or the leader's lock in PostgreSQL.
+    /// Connecting to PostgreSQL, or one statement there, by the relay.
     pub const RELAY_TRUTH_TIMEOUT: Duration = Duration::from_secs(5);
     /// Pause after the first failure of the relay; doubles with each further one …
     pub const RELAY_RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -94,7 +90,7 @@ pub mod bounds {
 
     /// Elements that one page of a scan through Redis asks for.
     pub const SCAN_PAGE: u32 = 500;
-    /// How often the audit compares anew because the gate went on meanwhile.
+    /// How often the audit compares, at most, because the gate went on meanwhile.
     pub const AUDIT_ATTEMPTS: u32 = 5;
     /// How often the audit looks whether PostgreSQL has caught up.
     pub const AUDIT_POLL: Duration = Duration::from_millis(50);

@@ -12,11 +12,11 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::topology;
 use crate::config::bounds::{
-    RELAY_CONFIRM_TIMEOUT, RELAY_CONNECT_TIMEOUT, RELAY_HEARTBEAT_SECS, RELAY_SETTLE, RELAY_TOPOLOGY_TIMEOUT,
+    RELAY_CONFIRM_TIMEOUT, RELAY_CONNECT_TIMEOUT, RELAY_HEARTBEAT_SECS, RELAY_TOPOLOGY_TIMEOUT,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,6 @@ pub struct Broker {
     _socket: SocketEnd,
     connection: Connection,
     channel: Channel,
-    settled_at: Instant,
 }
 
 impl Broker {
@@ -64,16 +63,11 @@ impl Broker {
             .map_err(declared_otherwise)?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         limited("turning confirms on", RELAY_CONNECT_TIMEOUT, confirms).await?;
-        Ok(Self { _socket: socket, connection, channel, settled_at: Instant::now() + RELAY_SETTLE })
+        Ok(Self { _socket: socket, connection, channel })
     }
 
     pub fn channel(&self) -> &Channel {
         &self.channel
-    }
-
-    /// Waits until the broker has been connected for long enough to be given events.
-    pub async fn settle(&self) {
-        sleep_until(self.settled_at).await;
     }
 
     /// Both ends still believe in the connection.

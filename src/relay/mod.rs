@@ -85,7 +85,6 @@ impl Relay {
             self.outbox = Some(outbox);
             return Ok(Step::Idle);
         }
-        broker.settle().await;
         let window = publish_window(broker.channel(), &rows).await;
         count(&window);
         if !window.confirmed.is_empty() {
