@@ -70,7 +70,7 @@ pub mod bounds {
     pub const RELAY_PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
     /// From the last event of a step to its confirm.
     pub const RELAY_CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
-    /// One statement of the relay, the scheduler's or the leader's lock in PostgreSQL.
+    /// Connecting to PostgreSQL, or one statement there, by the relay.
     pub const RELAY_TRUTH_TIMEOUT: Duration = Duration::from_secs(5);
     /// Pause after the first failure of the relay; doubles with each further one …
     pub const RELAY_RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -102,7 +102,7 @@ pub mod bounds {
 
     /// Elements that one page of a scan through Redis asks for.
     pub const SCAN_PAGE: u32 = 500;
-    /// How often the audit compares anew because the gate went on meanwhile.
+    /// How often the audit compares, at most, because the gate went on meanwhile.
     pub const AUDIT_ATTEMPTS: u32 = 5;
     /// How often the audit looks whether PostgreSQL has caught up.
     pub const AUDIT_POLL: Duration = Duration::from_millis(50);

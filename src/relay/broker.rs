@@ -15,7 +15,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::topology;
-use crate::config::bounds::{RELAY_CONNECT_TIMEOUT, RELAY_HEARTBEAT_SECS, RELAY_TOPOLOGY_TIMEOUT};
+use crate::config::bounds::{
+    RELAY_CONFIRM_TIMEOUT, RELAY_CONNECT_TIMEOUT, RELAY_HEARTBEAT_SECS, RELAY_TOPOLOGY_TIMEOUT,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -25,6 +27,11 @@ pub enum BrokerError {
     Amqp(#[from] lapin::Error),
     #[error("RabbitMQ did not finish {what} within {limit:?}")]
     TimedOut { what: &'static str, limit: Duration },
+    #[error(
+        "RabbitMQ took events but did not confirm them within {RELAY_CONFIRM_TIMEOUT:?}; if this goes on, see whether the \
+         queue has a leader (rabbitmq-queues quorum_status data-platform.orders) and restart a node that has none"
+    )]
+    Unconfirmed,
     #[error("RabbitMQ takes no events (memory or disk alarm)")]
     Blocked,
     #[error(

@@ -67,10 +67,7 @@ pub(super) async fn publish_window(channel: &Channel, rows: &[OutboxRow]) -> Win
                 None
             }
             Err(_) => {
-                window.doubt.get_or_insert(BrokerError::TimedOut {
-                    what: "confirming events",
-                    limit: RELAY_CONFIRM_TIMEOUT,
-                });
+                window.doubt.get_or_insert(BrokerError::Unconfirmed);
                 None
             }
         };

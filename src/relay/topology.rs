@@ -4,7 +4,8 @@
 //! rushgate.events (topic) ─ order.completed, order.cancelled → data-platform.orders (quorum)
 //!     ─ rejected, or delivered too often → rushgate.dead-letters (topic) ─ # → data-platform.orders.dead (quorum)
 //! ```
-//! Dead-lettering is at-least-once, so that a broken consumer cannot lose an event either.
+//! Dead-lettering is RabbitMQ's default, at-most-once: the other strategy can strand a queue without a leader when nodes
+//! end abruptly (rabbitmq-server issue 16652), which would cost every event its delivery to save a rejected one.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -58,12 +59,9 @@ fn dead_queue_arguments() -> FieldTable {
     arguments
 }
 
-/// `reject-publish` is what at-least-once dead-lettering asks for; without a length limit it never rejects.
 fn orders_queue_arguments() -> FieldTable {
     let mut arguments = dead_queue_arguments();
     arguments.insert("x-dead-letter-exchange".into(), text(DEAD_LETTER_EXCHANGE));
-    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-    arguments.insert("x-overflow".into(), text("reject-publish"));
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(RELAY_DELIVERY_LIMIT));
     arguments
 }
