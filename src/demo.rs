@@ -361,7 +361,9 @@ mod shop {
             }
             tokio::time::sleep(OPEN_POLL).await;
         }
-        Ok(seed::run(&gate).await?)
+        let contents = seed::run(&gate).await?;
+        gate.close().await;
+        Ok(contents)
     }
 
     pub fn token(settings: &Settings, subject: &str, scope: &str, ttl: Duration) -> Result<String, Error> {

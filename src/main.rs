@@ -152,7 +152,9 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Migrate(servers) => serve::migrate(&servers).await?,
         Command::Seed(servers) => {
             let limits = BatchLimits { queue: 1_000, batch: 128, log: 100_000 };
-            let done = seed::run(&Gate::with_limits(&servers, limits).await?).await?;
+            let gate = Gate::with_limits(&servers, limits).await?;
+            let done = seed::run(&gate).await?;
+            gate.close().await;
             say(&format!("The shop has {done}."));
         }
         Command::Token(token) => say(&mint(&token)?),
@@ -160,7 +162,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Rebuild(options) => run_rebuild(&options).await?,
         Command::Log(command) => run_log(command).await?,
         Command::Demo(Demo { data, listen, ops_listen }) => {
-            log_to_stderr(LogFormat::Pretty, "warn");
+            log_to_stderr(LogFormat::Pretty, "rushgate=warn,error,fred=off,lapin=off");
             Box::pin(demo::run(DemoOptions { data, listen, ops_listen })).await?;
         }
     }
@@ -184,7 +186,7 @@ fn log_to_stderr(format: LogFormat, default: &str) {
 }
 
 async fn run_serve(settings: Serve) -> Result<(), Failure> {
-    log_to_stderr(settings.log_format, "rushgate=info,warn,fred=error");
+    log_to_stderr(settings.log_format, "rushgate=info,warn,fred=error,lapin=off");
     let stopping = CancellationToken::new();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let token = stopping.clone();

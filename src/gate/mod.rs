@@ -15,6 +15,7 @@ pub mod scan;
 pub mod script;
 mod sold_out;
 
+use fred::interfaces::ClientLike;
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -22,6 +23,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use batcher::BatchLimits;
 use batcher::Batcher;
@@ -59,12 +61,16 @@ struct Lanes {
     adjust_stock: Batcher,
     put_template: Batcher,
     read: Batcher,
+    /// Ends with the gate.
+    _watermark: AbortOnDropHandle<()>,
 }
 
 impl Lanes {
     fn start(cell: Arc<Cell>, limits: BatchLimits) -> Self {
         let lane = |script: &'static Script| Batcher::start(Arc::clone(&cell), script, limits);
-        let lanes = Self {
+        let follower = Arc::clone(&cell);
+        let watermark = tokio::spawn(async move { follower.follow_watermark().await });
+        Self {
             issue_coupon: lane(&script::ISSUE_COUPON),
             charge_wallet: lane(&script::CHARGE_WALLET),
             place_order: lane(&script::PLACE_ORDER),
@@ -73,10 +79,9 @@ impl Lanes {
             adjust_stock: lane(&script::ADJUST_STOCK),
             put_template: lane(&script::PUT_TEMPLATE),
             read: lane(&script::READ),
-            cell: Arc::clone(&cell),
-        };
-        tokio::spawn(async move { cell.follow_watermark().await });
-        lanes
+            _watermark: AbortOnDropHandle::new(watermark),
+            cell,
+        }
     }
 }
 
@@ -393,6 +398,15 @@ impl Gate {
             });
         }
         Ok(all)
+    }
+
+    /// Ends the connections; for those who need a gate for a while only.
+    pub async fn close(&self) {
+        for Lanes { cell, .. } in &self.cells {
+            for client in [&cell.writer, &cell.reader] {
+                let _ = client.quit().await; // it may be gone already
+            }
+        }
     }
 
     /// For tests of what never reaches a cell.

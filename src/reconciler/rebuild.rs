@@ -32,7 +32,11 @@ impl Reconciler {
     ) -> Result<Step, StepError> {
         let cell = self.cell;
         let epoch = cursor.epoch.max(meta.epoch).max(meta.claim) + 1;
-        tracing::warn!(cell, epoch, reason, "rebuilds the gate from PostgreSQL");
+        if cursor.epoch == 0 {
+            tracing::info!(cell, epoch, "builds the gate for the first time");
+        } else {
+            tracing::warn!(cell, epoch, reason, "rebuilds the gate from PostgreSQL");
+        }
         let client = self.log.client.clone();
         if !CLAIM_EPOCH.call(&client, vec![Keys::meta(cell)], vec![epoch.to_string()]).await? {
             return Ok(Step::Superseded);

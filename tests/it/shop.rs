@@ -22,6 +22,7 @@ use crate::truth;
 pub const LIMITS: BatchLimits = BatchLimits { queue: 10_000, batch: 128, log: 100_000 };
 
 pub struct Shop {
+    /// Ends with the shop.
     pub redis: RedisServer,
     /// A plain connection, for looking at keys and for breaking things.
     pub raw: Client,
