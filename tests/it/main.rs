@@ -3,8 +3,11 @@
 
 mod audit;
 mod demo;
+mod gate_steps;
 mod main_way;
+mod reconciler;
 mod relay;
+mod rules;
 mod scheduler;
 mod servers;
 mod shop;
