@@ -24,6 +24,24 @@ async fn the_status_tells_of_cells_outbox_and_connections() {
 }
 
 #[tokio::test]
+async fn both_versions_of_http_are_spoken_and_idle_connections_are_kept() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let api = Api::shared().await;
+    let second = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let answer = second.get(format!("{}/v1/products", api.base)).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_2));
+    let mut first = tokio::net::TcpStream::connect(api.base.trim_start_matches("http://")).await.unwrap();
+    for pause in [0, 12] {
+        tokio::time::sleep(Duration::from_secs(pause)).await; // an idle connection, longer than browsers' and load tests' pauses
+        first.write_all(b"GET /v1/products/none HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 4_096];
+        let length = first.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        assert!(answer.starts_with("HTTP/1.1 404 "), "after {pause} s: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn the_operations_port_tells_life_readiness_and_numbers() {
     let backend = Backend::new().await;
     let instance = backend.serve_all(&[]).await;

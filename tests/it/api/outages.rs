@@ -1,6 +1,7 @@
 //! Servers that are away, hang or fall behind: 503 with the code that tells which, and service resumes by itself.
 //! Those that return codes are run by [`super::refusals`].
 
+use fred::interfaces::{ClientLike, HashesInterface};
 use rushgate::reconciler::{Reconciler, Step};
 use rushgate::servers::{PostgresOptions, PostgresServer};
 use serde_json::json;
@@ -181,7 +182,6 @@ async fn apply_all(reconciler: &mut Reconciler) {
 }
 
 pub async fn a_year_later() -> Codes {
-    use fred::interfaces::HashesInterface;
     let backend = Backend::new().await;
     let instance = backend.serve_all(&[]).await;
     let api = instance.client();
@@ -223,6 +223,68 @@ async fn before_the_gate_is_built_everything_is_refused_for_now() {
     backend.open_gate().await;
     instance.wait_until_ready().await;
     api.charge("ann", 5).user("ann").ok(201).await;
+}
+
+#[tokio::test]
+async fn an_emptied_redis_is_filled_again_and_keys_still_answer() {
+    let backend = Backend::new().await;
+    let instance = backend.serve_all(&[]).await;
+    let api = instance.client();
+    let (user, mug) = (api.user(50_000).await, api.product(1_000, 5).await);
+    let template = api.template(json!({})).await;
+    let charge = || api.charge(&user, 500).user(&user).key("charge");
+    let issue = || api.issue(&template, &user).key("issue");
+    let (charged, issued) = (charge().ok(201).await, issue().ok(201).await);
+    let coupon = text(&issued, "coupon_id");
+    let order = || api.order(&user, &[(&mug, 2)], json!({"coupon_id": coupon})).key("order");
+    let ordered = order().ok(201).await;
+    let kept = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
+    let cancel = || api.cancel(&ordered, &user).key("cancel");
+    let cancelled = cancel().ok(200).await;
+    let adjust = || {
+        api.post(&format!("/v1/products/{mug}/stock-adjustments"), &json!({"delta": 7})).admin().key("adjust")
+    };
+    let adjusted = adjust().ok(201).await;
+    let paths = [
+        format!("/v1/users/{user}/wallet"),
+        format!("/v1/users/{user}/wallet/entries"),
+        format!("/v1/users/{user}/coupons"),
+        format!("/v1/users/{user}/orders"),
+        format!("/v1/products/{mug}"),
+        format!("/v1/coupon-templates/{template}"),
+    ];
+    let state = async || {
+        let mut all = Vec::new();
+        for path in &paths {
+            all.push(api.get(path).admin().ok(200).await);
+        }
+        all
+    };
+    let before = state().await; // PostgreSQL has everything now
+    let raw = rushgate::gate::redis::connect(&backend.redis.url()).await.unwrap();
+    let _: () = raw.flushall(false).await.unwrap();
+    until("the gate is built again", async || {
+        let cell = api.get("/v1/admin/status").admin().ok(200).await["cells"][0].clone();
+        (cell["epoch"] == 2 && cell["state"] == "open").then_some(())
+    })
+    .await;
+    assert_eq!(state().await, before);
+    for (again, first) in [
+        (charge(), &charged),
+        (issue(), &issued),
+        (order(), &ordered),
+        (cancel(), &cancelled),
+        (adjust(), &adjusted),
+    ] {
+        let again = again.send().await;
+        assert!(again.replayed() && again.body == *first, "{again:?}");
+    }
+    api.charge(&user, 501).user(&user).key("charge").refused(422, "idempotency-key-reused").await;
+    api.issue(&template, &user).refused(409, "already-issued").await;
+    assert_eq!(api.cancel(&ordered, &user).ok(200).await, cancelled);
+    assert_eq!(state().await, before, "repeats change nothing");
+    assert_eq!(api.cancel(&kept, &user).ok(200).await["balance"], 50_500);
+    backend.assert_audit_clean().await;
 }
 
 #[tokio::test]

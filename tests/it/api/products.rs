@@ -74,6 +74,21 @@ async fn a_stock_is_adjusted_within_its_bounds() {
 }
 
 #[tokio::test]
+async fn what_comes_back_into_stock_can_be_ordered_at_once() {
+    let api = Api::shared().await;
+    let (user, id) = (api.user(10_000).await, api.product(1_000, 1).await);
+    let order = || api.order(&user, &[(&id, 1)], json!({}));
+    let placed = order().ok(201).await;
+    order().refused(409, "insufficient-stock").await;
+    api.cancel(&placed, &user).ok(200).await;
+    order().ok(201).await;
+    order().refused(409, "insufficient-stock").await;
+    let path = format!("/v1/products/{id}/stock-adjustments");
+    api.post(&path, &json!({"delta": 1})).admin().ok(201).await;
+    order().ok(201).await;
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_not_found() {
     let api = Api::shared().await;
     let id = fresh("nothing");
