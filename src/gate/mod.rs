@@ -383,8 +383,9 @@ impl Gate {
     pub async fn status(&self) -> Result<Vec<CellStatus>, GateError> {
         let mut all = Vec::with_capacity(self.cells.len());
         for Lanes { cell, .. } in &self.cells {
-            let meta = cell::Meta::read(&cell.reader, cell.number)
-                .await
+            // On both connections: after Redis was away, one may be back before the other.
+            let read = |client| cell::Meta::read(client, cell.number);
+            let (meta, _) = futures::try_join!(read(&cell.reader), read(&cell.writer))
                 .map_err(|e| GateError::Unavailable(format!("Redis: {}", e.details())))?;
             let state = match meta.state.as_str() {
                 "" => "absent",

@@ -1,6 +1,7 @@
 //! All integration tests in one binary: one link, servers shared, one file per concern.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod api;
 mod audit;
 mod demo;
 mod gate_steps;
