@@ -12,12 +12,17 @@ static RABBITMQ: OnceCell<RabbitMqServer> = OnceCell::const_new();
 
 /// A migrated, empty database.
 pub async fn database() -> PgPool {
-    let start = || async { PostgresServer::start(PostgresOptions::new(DataFolder::Scratch)).await.unwrap() };
-    let server = POSTGRES.get_or_init(start).await;
-    let url = server.create_database(&format!("t{}", Uuid::now_v7().simple())).await.unwrap();
+    let url = empty_database().await;
     let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
     sqlx::migrate!().run(&pool).await.unwrap();
     pool
+}
+
+/// The address of a database without any table.
+pub async fn empty_database() -> String {
+    let start = || async { PostgresServer::start(PostgresOptions::new(DataFolder::Scratch)).await.unwrap() };
+    let server = POSTGRES.get_or_init(start).await;
+    server.create_database(&format!("t{}", Uuid::now_v7().simple())).await.unwrap()
 }
 
 /// The address of an empty virtual host.
