@@ -1,6 +1,6 @@
 //! The scripts: pulled in from `lua/` here and nowhere else, called by their hash.
 
-use fred::interfaces::LuaInterface;
+use fred::interfaces::{ClientLike, LuaInterface};
 use fred::prelude::*;
 use serde::Deserialize;
 use sha1::{Digest, Sha1};
@@ -134,6 +134,9 @@ impl Script {
         head: Vec<u8>,
         batch: Vec<u8>,
     ) -> Result<Reply, CallError> {
+        if !client.is_connected() {
+            return Err(CallError::NotRun("not connected".into()));
+        }
         let args = vec![Value::Bytes(head.into()), Value::Bytes(batch.into())];
         let mut outcome = self.evaluate(client, keys.clone(), args.clone()).await;
         if matches!(&outcome, Err(e) if e.details().starts_with("NOSCRIPT")) {

@@ -4,9 +4,12 @@
 mod audit;
 mod cluster;
 mod demo;
+mod gate_steps;
 mod instances;
 mod main_way;
+mod reconciler;
 mod relay;
+mod rules;
 mod restarts;
 mod scheduler;
 mod servers;
