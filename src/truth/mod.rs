@@ -37,7 +37,12 @@ pub struct Truth {
 /// A pool that connects when it is first used. `timeout` bounds the wait for a connection and each statement.
 pub fn pool(database_url: &str, connections: u32, timeout: Duration) -> Result<PgPool, InvalidSetting> {
     let options = PgConnectOptions::from_str(database_url)
-        .map_err(|error| InvalidSetting(format!("RUSHGATE_DATABASE_URL cannot be read: {error}")))?
+        .map_err(|error| {
+            InvalidSetting(format!(
+                "RUSHGATE_DATABASE_URL is no PostgreSQL address ({error}): use one like \
+                 postgres://user:password@host:5432/database"
+            ))
+        })?
         .application_name("rushgate")
         .options([("statement_timeout", timeout.as_millis().to_string())]);
     Ok(PgPoolOptions::new().max_connections(connections).acquire_timeout(timeout).connect_lazy_with(options))
