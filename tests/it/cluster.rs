@@ -50,7 +50,7 @@ pub struct Cluster {
 }
 
 /// Environment variables of a command.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings(HashMap<&'static str, String>);
 
 impl Settings {
@@ -509,7 +509,8 @@ impl Request {
     }
 
     pub fn put_product(id: &str, price: u64, stock: u64) -> Self {
-        let body = json!({ "name": format!("Product {id}"), "price": price, "status": "on_sale", "stock": stock });
+        let body =
+            json!({ "name": format!("Product {id}"), "price": price, "status": "on_sale", "stock": stock });
         Self::new(Method::PUT, format!("/v1/products/{id}"), Some(body)).admin()
     }
 
@@ -533,6 +534,10 @@ impl Request {
     /// Sent by the user itself, not by the shop's backend.
     pub fn by(self, user: &str) -> Self {
         Self { token: token(user, "shop"), ..self }
+    }
+
+    pub fn token(self, token: &str) -> Self {
+        Self { token: token.to_owned(), ..self }
     }
 
     pub fn key(self, key: &str) -> Self {

@@ -30,7 +30,8 @@ async fn five_hundred_coupons_for_a_thousand_users_who_ask_twice() {
     let known = "SELECT coupon_id || ' ' || user_id || ' ' || serial FROM coupons";
     let known: HashSet<String> = cluster.texts(known).await.into_iter().collect();
     let text = |c: &Value, name: &str| c[name].as_str().unwrap().to_owned();
-    let told = issued.iter().map(|c| format!("{} {} {}", text(c, "coupon_id"), text(c, "user_id"), c["serial"]));
+    let told =
+        issued.iter().map(|c| format!("{} {} {}", text(c, "coupon_id"), text(c, "user_id"), c["serial"]));
     assert_eq!(known, told.collect::<HashSet<_>>());
 }
 

@@ -97,7 +97,7 @@ async fn a_redis_wiped_under_load_is_filled_again_and_nothing_is_oversold() {
             .await;
         }
     };
-    rush.run(&[&pair.instances[0], &pair.instances[1]], wipe).await;
+    Box::pin(rush.run(&[&pair.instances[0], &pair.instances[1]], wipe)).await;
     rush.sell_out(&pair.instances[0]).await;
     rush.assert_sold_exactly(&cluster).await;
 }
@@ -112,7 +112,11 @@ async fn a_redis_that_was_away_goes_on_where_it_was() {
     let before = cluster.meta().await;
 
     for crash in [false, true] {
-        if crash { cluster.redis.kill().await } else { cluster.redis.stop().await }
+        if crash {
+            cluster.redis.kill().await
+        } else {
+            cluster.redis.stop().await
+        }
         for instance in &pair.instances {
             eventually("/readyz names Redis", || async {
                 let (status, body) = instance.readiness().await;
@@ -227,7 +231,7 @@ async fn when_the_leader_is_killed_the_other_goes_on() {
         eventually("the other leads", || async { other.said(LEADS).then_some(()) }).await;
         rush.until_placed(&cluster, 120).await;
     };
-    rush.run(&[&other], crash).await;
+    Box::pin(rush.run(&[&other], crash)).await;
     rush.sell_out(&other).await;
     rush.assert_sold_exactly(&cluster).await;
 }
