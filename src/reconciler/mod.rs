@@ -139,7 +139,12 @@ impl Reconciler {
     async fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         let conn = match self.conn.take() {
             Some(conn) => conn,
-            None => PgConnection::connect(&self.database_url).await?,
+            None => {
+                let mut conn = PgConnection::connect(&self.database_url).await?;
+                // What the gate is told to be applied must survive a crash of PostgreSQL.
+                sqlx::query(include_str!("sql/insist_on_commit.sql")).execute(&mut conn).await?;
+                conn
+            }
         };
         Ok(self.conn.insert(conn))
     }

@@ -160,8 +160,8 @@ impl Cluster {
         let (postgres, database_url) = match private.postgres {
             false => (None, truth::empty_database().await),
             true => {
-                // It is going to crash, so it keeps what it has acknowledged.
-                let options = PostgresOptions::new(DataFolder::Scratch);
+                // It acknowledges commits before they are on disk, unless it is told not to.
+                let options = PostgresOptions { fsync: false, ..PostgresOptions::new(DataFolder::Scratch) };
                 let server = PostgresServer::start(options).await.unwrap();
                 let url = server.create_database("shop").await.unwrap();
                 (Some(server), url)
