@@ -188,7 +188,9 @@ pub async fn migrate(servers: &Servers) -> Result<(), ServeError> {
 
 /// One connection at start-up, so that a wrong address is found at once and not at night.
 async fn reach_broker(url: &str) -> Result<(), ServeError> {
-    let connecting = lapin::Connection::connect(url, lapin::ConnectionProperties::default());
+    let uri: lapin::uri::AMQPUri =
+        url.parse().map_err(|e| InvalidSetting(relay::BrokerError::Address(e).to_string()))?;
+    let connecting = lapin::Connection::connect_uri(uri, lapin::ConnectionProperties::default());
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => {
             let _ = connection.close(200, "reached".into()).await; // it has served

@@ -150,7 +150,13 @@ impl Reconciler {
     async fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         let conn = match self.conn.take() {
             Some(conn) => conn,
-            None => truth::leader_session(&self.database_url, "rushgate-reconciler")?.connect().await?,
+            None => {
+                let options = truth::leader_session(&self.database_url, "rushgate-reconciler")?;
+                let mut conn = options.connect().await?;
+                // What the gate is told to be applied must survive a crash of PostgreSQL.
+                sqlx::query(include_str!("sql/insist_on_commit.sql")).execute(&mut conn).await?;
+                conn
+            }
         };
         Ok(self.conn.insert(conn))
     }

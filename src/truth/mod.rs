@@ -37,7 +37,12 @@ pub struct Truth {
 /// A pool that connects when it is first used. `timeout` bounds the wait for a connection and each statement.
 pub fn pool(database_url: &str, connections: u32, timeout: Duration) -> Result<PgPool, InvalidSetting> {
     let options = PgConnectOptions::from_str(database_url)
-        .map_err(|error| InvalidSetting(format!("RUSHGATE_DATABASE_URL cannot be read: {error}")))?
+        .map_err(|error| {
+            InvalidSetting(format!(
+                "RUSHGATE_DATABASE_URL is no PostgreSQL address ({error}): use one like \
+                 postgres://user:password@host:5432/database"
+            ))
+        })?
         .application_name("rushgate")
         .options([("statement_timeout", timeout.as_millis().to_string())]);
     Ok(PgPoolOptions::new().max_connections(connections).acquire_timeout(timeout).connect_lazy_with(options))
@@ -45,7 +50,7 @@ pub fn pool(database_url: &str, connections: u32, timeout: Duration) -> Result<P
 
 /// Options of a leader's session, which holds an advisory lock (reconciler, relay). A leader that has vanished, or whose
 /// process was stopped, must lose its session and with it the lock; one that works speaks every second. Needs
-/// PostgreSQL 14 or newer. `synchronous_commit`: what the cursor says must survive a crash.
+/// PostgreSQL 14 or newer.
 pub fn leader_session(database_url: &str, name: &str) -> Result<PgConnectOptions, sqlx::Error> {
     Ok(lead_with(PgConnectOptions::from_str(database_url)?, name))
 }
@@ -59,7 +64,6 @@ pub fn lead_with(options: PgConnectOptions, name: &str) -> PgConnectOptions {
         ("idle_session_timeout", "30s"),
         ("idle_in_transaction_session_timeout", "30s"),
         ("lock_timeout", "20s"),
-        ("synchronous_commit", "on"),
     ])
 }
 

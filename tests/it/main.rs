@@ -3,13 +3,17 @@
 
 mod api;
 mod audit;
+mod cluster;
 mod demo;
 mod gate_steps;
+mod instances;
 mod main_way;
 mod reconciler;
 mod relay;
+mod restarts;
 mod rules;
 mod scheduler;
 mod servers;
 mod shop;
+mod start;
 mod truth;
