@@ -3,6 +3,7 @@
 
 mod audit;
 mod demo;
+mod docs;
 mod main_way;
 mod relay;
 mod scheduler;
