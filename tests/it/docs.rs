@@ -48,11 +48,8 @@ fn every_refusal_is_explained_with_its_status() {
 
 #[test]
 fn both_languages_are_in_step() {
-    let [english, korean] = READMES.map(|readme| {
-        let text = read(readme);
-        let shape: Vec<String> = text.lines().filter_map(landmark).map(str::to_owned).collect();
-        shape
-    });
+    let [english, korean] = READMES
+        .map(|readme| read(readme).lines().filter_map(landmark).map(str::to_owned).collect::<Vec<String>>());
     assert!(english.iter().filter(|line| *line == "## ").count() >= 10);
     assert_eq!(english, korean);
 }
