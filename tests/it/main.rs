@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod cluster;
 mod demo;
+mod docs;
 mod gate_steps;
 mod instances;
 mod main_way;
