@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::tz::TimeZone;
 use sqlx::PgPool;
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -85,15 +87,19 @@ pub async fn run(
             roles.spawn(reconciler.run(background.clone()));
         }
     }
+    let mut rabbitmq_connected = None;
     if settings.has(Role::Relay) {
+        let connected = Arc::new(AtomicBool::new(true)); // it was reached a moment ago
+        rabbitmq_connected = Some(Arc::clone(&connected));
         let (url, pool, stop) = (settings.servers.amqp_url.clone(), pool.clone(), background.clone());
-        roles.spawn(async move { relay::run(&url, pool, stop).await });
+        roles.spawn(async move { relay::run(&url, pool, connected, stop).await });
     }
     if settings.has(Role::Scheduler) {
         roles.spawn(schedule(gate.clone(), pool.clone(), zone.clone(), background.clone()));
     }
 
-    let outcome = listen(&settings, verifier, gate, pool, zone, stopping, ready).await;
+    let listening = Listening { settings: &settings, verifier, gate, pool, zone, rabbitmq_connected };
+    let outcome = listening.run(stopping, ready).await;
     background.cancel();
     if tokio::time::timeout(BACKGROUND_STOP_LIMIT, roles.join_all()).await.is_err() {
         tracing::warn!(
@@ -103,57 +109,66 @@ pub async fn run(
     outcome
 }
 
-/// Listens on both ports until `stopping`.
-async fn listen(
-    settings: &Serve,
+/// The part of an instance that answers requests.
+struct Listening<'a> {
+    settings: &'a Serve,
+    /// `None` without the role `api`.
     verifier: Option<Arc<TokenVerifier>>,
     gate: Arc<Gate>,
     pool: PgPool,
     zone: TimeZone,
-    stopping: CancellationToken,
-    ready: oneshot::Sender<Addresses>,
-) -> Result<(), ServeError> {
-    let timeout = settings.truth_timeout();
-    let reads = Truth::new(
-        truth::pool(&settings.servers.database_url, settings.database_connections, timeout)?,
-        timeout,
-    );
-    let metrics = http::ops::install_metrics()?;
-    let ops_listener = http::server::bind(settings.ops_listen, "RUSHGATE_OPS_LISTEN").await?;
-    let local = |listener: &tokio::net::TcpListener, asked| listener.local_addr().unwrap_or(asked);
-    let mut addresses = Addresses { api: None, ops: local(&ops_listener, settings.ops_listen) };
+    rabbitmq_connected: Option<Arc<AtomicBool>>,
+}
 
-    let mut servers = JoinSet::new();
-    if let Some(verifier) = verifier {
-        let listener = http::server::bind(settings.listen, "RUSHGATE_LISTEN").await?;
-        addresses.api = Some(local(&listener, settings.listen));
-        let api = Api {
-            gate: gate.clone(),
-            truth: reads.clone(),
-            verifier,
-            settings: settings.into(),
-            refresh_popular: refresher(pool, zone),
-            rabbitmq_connected: None,
+impl Listening<'_> {
+    /// Listens on both ports until `stopping`.
+    async fn run(
+        self,
+        stopping: CancellationToken,
+        ready: oneshot::Sender<Addresses>,
+    ) -> Result<(), ServeError> {
+        let settings = self.settings;
+        let timeout = settings.truth_timeout();
+        let reads = truth::pool(&settings.servers.database_url, settings.database_connections, timeout)?;
+        let truth = Truth::new(reads, timeout);
+        let metrics = http::ops::install_metrics()?;
+        let ops_listener = http::server::bind(settings.ops_listen, "RUSHGATE_OPS_LISTEN").await?;
+        let local = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
+        let mut addresses = Addresses { api: None, ops: local(&ops_listener, settings.ops_listen) };
+
+        let mut servers = JoinSet::new();
+        let gate = self.verifier.is_some().then(|| Arc::clone(&self.gate));
+        let ops = Ops {
+            gate,
+            truth: truth.clone(),
+            metrics: metrics.clone(),
+            rabbitmq_connected: self.rabbitmq_connected.clone(),
+            stopping: stopping.clone(),
         };
-        servers.spawn(http::server::run(listener, http::router(Arc::new(api)), stopping.clone()));
+        if let Some(verifier) = self.verifier {
+            let listener = http::server::bind(settings.listen, "RUSHGATE_LISTEN").await?;
+            addresses.api = Some(local(&listener, settings.listen));
+            let api = Api {
+                gate: self.gate,
+                truth,
+                verifier,
+                settings: settings.into(),
+                refresh_popular: refresher(self.pool, self.zone),
+                rabbitmq_connected: self.rabbitmq_connected,
+            };
+            servers.spawn(http::server::run(listener, http::router(Arc::new(api)), stopping.clone()));
+        }
+        servers.spawn(http::server::run(ops_listener, http::ops_router(Arc::new(ops)), stopping.clone()));
+        servers.spawn(http::ops::upkeep(metrics, stopping.clone()));
+        tracing::info!(api = ?addresses.api, ops = %addresses.ops, roles = ?settings.roles, "serving");
+        let _ = ready.send(addresses); // nobody has to be interested
+        stopping.cancelled().await;
+        tracing::info!("stopping: no new requests; those under way are finished");
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT - BACKGROUND_STOP_LIMIT, servers.join_all()).await.is_err() {
+            tracing::warn!("requests still under way were cut off");
+        }
+        Ok(())
     }
-    let ops = Ops {
-        gate: settings.has(Role::Api).then(|| gate.clone()),
-        truth: reads,
-        metrics: metrics.clone(),
-        rabbitmq_connected: None,
-        stopping: stopping.clone(),
-    };
-    servers.spawn(http::server::run(ops_listener, http::ops_router(Arc::new(ops)), stopping.clone()));
-    servers.spawn(http::ops::upkeep(metrics, stopping.clone()));
-    tracing::info!(api = ?addresses.api, ops = %addresses.ops, roles = ?settings.roles, "serving");
-    let _ = ready.send(addresses); // nobody has to be interested
-    stopping.cancelled().await;
-    tracing::info!("stopping: no new requests; those under way are finished");
-    if tokio::time::timeout(SHUTDOWN_TIMEOUT - BACKGROUND_STOP_LIMIT, servers.join_all()).await.is_err() {
-        tracing::warn!("requests still under way were cut off");
-    }
-    Ok(())
 }
 
 /// Brings the database to this version's schema; several instances may do so at once (sqlx takes a lock).
@@ -173,7 +188,9 @@ pub async fn migrate(servers: &Servers) -> Result<(), ServeError> {
 
 /// One connection at start-up, so that a wrong address is found at once and not at night.
 async fn reach_broker(url: &str) -> Result<(), ServeError> {
-    let connecting = lapin::Connection::connect(url, lapin::ConnectionProperties::default());
+    let uri: lapin::uri::AMQPUri =
+        url.parse().map_err(|e| InvalidSetting(relay::BrokerError::Address(e).to_string()))?;
+    let connecting = lapin::Connection::connect_uri(uri, lapin::ConnectionProperties::default());
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => {
             let _ = connection.close(200, "reached".into()).await; // it has served

@@ -27,6 +27,10 @@ const RECONNECT_MAX_MS: u32 = 500;
 
 /// A connection that re-connects for ever, but never sends a command a second time by itself.
 pub async fn connect(url: &str) -> Result<Client, RedisSetupError> {
+    // fred takes any scheme for that of a single server.
+    if !["redis", "valkey"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(RedisSetupError::Url("its scheme is not Redis'".into()));
+    }
     let config = Config::from_url(url).map_err(|e| RedisSetupError::Url(e.details().to_owned()))?;
     let server = shown(&config);
     let client = Builder::from_config(config)

@@ -42,6 +42,9 @@ fn cell_number(cell: u32) -> i32 {
 impl Cursor {
     /// Reads the cell's cursor; a new cell starts before its first epoch.
     pub async fn read(conn: &mut PgConnection, cell: u32) -> Result<Self, sqlx::Error> {
+        if let Some(cursor) = Self::find(conn, cell).await? {
+            return Ok(cursor);
+        }
         sqlx::query(
             "INSERT INTO cell_cursors (cell, epoch, seq, tip) VALUES ($1, 0, 0, $2) ON CONFLICT DO NOTHING",
         )
@@ -49,14 +52,24 @@ impl Cursor {
         .bind(genesis_tip(cell, 0))
         .execute(&mut *conn)
         .await?;
-        let (epoch, seq, tip, clock_ms, halted_reason): (i64, i64, String, i64, Option<String>) =
-            sqlx::query_as(
-                "SELECT epoch, seq, tip, clock_ms, halted_reason FROM cell_cursors WHERE cell = $1",
-            )
-            .bind(cell_number(cell))
-            .fetch_one(conn)
-            .await?;
-        Ok(Self { cell, epoch: unsigned(epoch), seq: unsigned(seq), tip, clock_ms, halted_reason })
+        Self::find(conn, cell).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
+    async fn find(conn: &mut PgConnection, cell: u32) -> Result<Option<Self>, sqlx::Error> {
+        let row: Option<(i64, i64, String, i64, Option<String>)> = sqlx::query_as(
+            "SELECT epoch, seq, tip, clock_ms, halted_reason FROM cell_cursors WHERE cell = $1",
+        )
+        .bind(cell_number(cell))
+        .fetch_optional(conn)
+        .await?;
+        Ok(row.map(|(epoch, seq, tip, clock_ms, halted_reason)| Self {
+            cell,
+            epoch: unsigned(epoch),
+            seq: unsigned(seq),
+            tip,
+            clock_ms,
+            halted_reason,
+        }))
     }
 
     /// Moves the cursor if it still stands where it was read; `false` when somebody else has moved it.
@@ -74,6 +87,17 @@ impl Cursor {
             .execute(conn)
             .await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Lets the entry that halted the cell be tried again.
+    pub async fn retry_halted(conn: &mut PgConnection, cell: u32) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "UPDATE cell_cursors SET halted_reason = NULL WHERE cell = $1 AND halted_reason IS NOT NULL",
+        )
+        .bind(cell_number(cell))
+        .execute(conn)
+        .await?;
+        Ok(())
     }
 
     /// Halts the cell at the entry after the cursor.

@@ -16,6 +16,8 @@ pub mod topology;
 
 use sqlx::PgPool;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -156,10 +158,11 @@ fn count(window: &Window) {
     }
 }
 
-/// Runs the relay until `shutdown`. Whatever fails, it waits and tries again: no other role ever notices.
-pub async fn run(amqp_url: &str, pool: PgPool, shutdown: CancellationToken) {
+/// Runs the relay until `shutdown`. Whatever fails, it waits and tries again: no other role ever notices. `connected`
+/// is kept at whether RabbitMQ is connected; a stand-by, which has no need to be, counts as if it were.
+pub async fn run(amqp_url: &str, pool: PgPool, connected: Arc<AtomicBool>, shutdown: CancellationToken) {
     let mut relay = Relay::new(amqp_url, pool);
-    let mut mood = Mood::default();
+    let mut mood = Mood { connected, ..Mood::default() };
     while !shutdown.is_cancelled() {
         let outcome = {
             let mut step = pin!(relay.step());
@@ -184,6 +187,7 @@ pub async fn run(amqp_url: &str, pool: PgPool, shutdown: CancellationToken) {
 /// How the relay is doing, to log each change once and to pause for longer while nothing gets better.
 #[derive(Default)]
 struct Mood {
+    connected: Arc<AtomicBool>,
     state: Option<State>,
     failures: u32,
 }
@@ -236,6 +240,8 @@ impl Mood {
             .set(flag(!matches!(state, State::StandBy | State::NoTruth | State::Stopped)));
         metrics::gauge!("rushgate_relay_connected")
             .set(flag(matches!(state, State::Delivering | State::Refused)));
+        let connected = matches!(state, State::StandBy | State::Delivering | State::Refused);
+        self.connected.store(connected, Ordering::Relaxed);
         if self.state.replace(state) == Some(state) {
             return;
         }

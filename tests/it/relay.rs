@@ -317,7 +317,8 @@ async fn step_until_idle(relay: &mut Relay) -> usize {
 fn start(pool: &PgPool, url: &str) -> (tokio::task::JoinHandle<()>, CancellationToken) {
     let shutdown = CancellationToken::new();
     let (pool, url, token) = (pool.clone(), url.to_owned(), shutdown.clone());
-    let running = tokio::spawn(async move { rushgate::relay::run(&url, pool, token).await });
+    let running =
+        tokio::spawn(async move { rushgate::relay::run(&url, pool, Default::default(), token).await });
     (running, shutdown)
 }
 

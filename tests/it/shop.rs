@@ -22,8 +22,7 @@ use crate::truth;
 pub const LIMITS: BatchLimits = BatchLimits { queue: 10_000, batch: 128, log: 100_000 };
 
 pub struct Shop {
-    /// Ends with the shop.
-    pub redis: RedisServer,
+    _redis: RedisServer,
     /// A plain connection, for looking at keys and for breaking things.
     pub raw: Client,
     pub pool: PgPool,
@@ -92,7 +91,7 @@ impl Shop {
         assert!(reconciler.try_lead().await.unwrap());
         assert_eq!(reconciler.step().await.unwrap(), Step::Rebuilt(1));
         let raw = rushgate::gate::redis::connect(&servers.redis_url).await.unwrap();
-        Self { redis, raw, pool, servers, gate, reconciler }
+        Self { _redis: redis, raw, pool, servers, gate, reconciler }
     }
 
     pub async fn meta(&self) -> Meta {

@@ -2,8 +2,8 @@
 //! of its own for each test.
 
 use rushgate::servers::{DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer};
-use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgPool};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
@@ -12,12 +12,28 @@ static RABBITMQ: OnceCell<RabbitMqServer> = OnceCell::const_new();
 
 /// A migrated, empty database.
 pub async fn database() -> PgPool {
-    let start = || async { PostgresServer::start(PostgresOptions::new(DataFolder::Scratch)).await.unwrap() };
-    let server = POSTGRES.get_or_init(start).await;
-    let url = server.create_database(&format!("t{}", Uuid::now_v7().simple())).await.unwrap();
+    let url = empty_database().await;
     let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
     sqlx::migrate!().run(&pool).await.unwrap();
     pool
+}
+
+/// The address of a database without any table.
+pub async fn empty_database() -> String {
+    let start = || async { PostgresServer::start(PostgresOptions::new(DataFolder::Scratch)).await.unwrap() };
+    let server = POSTGRES.get_or_init(start).await;
+    server.create_database(&format!("t{}", Uuid::now_v7().simple())).await.unwrap()
+}
+
+/// A copy of a database as a backup would be; the address of the copy. Nobody else may use the original meanwhile.
+pub async fn copy_of(pool: &PgPool) -> String {
+    let original = pool.connect_options().get_database().unwrap().to_owned();
+    let copy = format!("{original}_copy");
+    pool.close().await;
+    let mut session = sqlx::PgConnection::connect(&database_url("postgres").await).await.unwrap();
+    let statement = format!("CREATE DATABASE {copy} TEMPLATE {original}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut session).await.unwrap();
+    database_url(&copy).await
 }
 
 /// The address of an empty virtual host.

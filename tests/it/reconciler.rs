@@ -1,0 +1,422 @@
+//! PostgreSQL follows the log: once, in order, or not at all; and the gate is rebuilt from it.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use fred::prelude::*;
+use rushgate::domain::Discount;
+use rushgate::gate::cell::Meta;
+use rushgate::gate::keys::Keys;
+use rushgate::gate::*;
+use rushgate::log;
+use rushgate::log::entry::chain_tip;
+use rushgate::log::reader::LogReader;
+use rushgate::reconciler::{Reconciler, Step};
+use sqlx::{Connection, PgConnection};
+
+use crate::shop::*;
+use crate::truth::{execute, number};
+
+/// Some of everything, with the coupon used.
+async fn busy_shop() -> Shop {
+    let mut shop = Shop::open().await;
+    shop.put_product("mug", 1_000, 50).await;
+    shop.put_template(open_template("t", 10)).await;
+    shop.put_template(PutTemplate {
+        discount: Discount::Percent { value: 10, max: Some(500) },
+        ..open_template("u", 3)
+    })
+    .await;
+    for name in ["ann", "bob"] {
+        let charge = ChargeWallet { user_id: user(name), amount: 20_000 };
+        shop.gate.charge_wallet(charge, key(name, "charge"), soon()).await.unwrap().unwrap();
+        shop.issue("u", name).await.unwrap();
+    }
+    let coupon = shop.issue("t", "ann").await.unwrap().coupon_id.0;
+    let kept = shop.place(order("ann", &[("mug", 3)], Some(coupon))).await.unwrap();
+    let cancelled = shop.place(order("bob", &[("mug", 2)], None)).await.unwrap();
+    shop.apply_all().await;
+    shop.cancel(&cancelled).await.unwrap();
+    shop.apply_all().await;
+    assert_eq!(kept.total, 2_000);
+    shop
+}
+
+/// What the gate tells about the busy shop.
+async fn told(shop: &Shop) -> String {
+    let mut told = String::new();
+    for name in ["ann", "bob"] {
+        let held = shop.gate.held_coupons(&user(name)).await.unwrap().value;
+        told += &format!("{:?} {held:?}\n", shop.balance(name).await);
+    }
+    told += &format!("{:?}\n", shop.gate.list_products(None, 10).await.unwrap());
+    told + &format!("{:?}", shop.gate.list_templates(None, 10).await.unwrap().value)
+}
+
+impl Shop {
+    async fn second_reconciler(&self) -> Reconciler {
+        Reconciler::connect(&self.servers, 0).await.unwrap()
+    }
+
+    async fn entry_payload(&self, seq: u64) -> Vec<u8> {
+        let reader = LogReader::connect(&self.servers.redis_url, 0).await.unwrap();
+        reader.after(self.meta().await.epoch, seq - 1, 1).await.unwrap().remove(0).payload
+    }
+
+    /// Puts something into Redis' log that no script has written.
+    async fn forge(&self, payload: Vec<u8>, tip: String) {
+        let Meta { epoch, seq, .. } = self.meta().await;
+        let id = format!("{epoch}-{}", seq + 1);
+        let fields: HashMap<&str, Bytes> = [("p", payload.into()), ("t", tip.clone().into())].into();
+        let _: String = self.raw.xadd(self.keys().await.log(), true, None::<()>, id, fields).await.unwrap();
+        let _: i64 =
+            self.raw.hset(Keys::meta(0), [("seq", (seq + 1).to_string()), ("tip", tip)]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn after_a_wiped_redis_the_gate_is_as_before() {
+    let mut shop = busy_shop().await;
+    shop.assert_audit_clean().await;
+    let before = told(&shop).await;
+    let _: () = shop.raw.flushall(false).await.unwrap();
+    assert!(matches!(shop.gate.balance(&user("ann")).await, Err(GateError::Unavailable(_))));
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(told(&shop).await, before);
+    shop.assert_audit_clean().await;
+
+    // a key that was used before still has its answer
+    let charge = ChargeWallet { user_id: user("ann"), amount: 20_000 };
+    assert!(shop.gate.charge_wallet(charge, key("ann", "charge"), soon()).await.unwrap().unwrap().replayed);
+    // serials go on, held coupons are known, the next decisions are followed
+    assert!(matches!(shop.issue("t", "ann").await, Err(IssueRefusal::AlreadyIssued(_))));
+    assert_eq!(shop.issue("t", "bob").await.unwrap().serial, 2);
+    shop.put_template(open_template("later", 1)).await;
+    shop.issue("later", "bob").await.unwrap();
+    shop.apply_all().await;
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn a_rebuild_by_hand_loses_nothing_that_was_only_in_the_log() {
+    let mut shop = busy_shop().await;
+    shop.charge("cat", 700).await;
+    shop.place(order("ann", &[("mug", 1)], None)).await.unwrap();
+    let before = told(&shop).await;
+    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!((told(&shop).await, shop.balance("cat").await), (before, Some(700)));
+    let (_, keys): (String, Vec<String>) = shop.raw.scan_page("0", "*", Some(1_000), None).await.unwrap();
+    assert!(keys.iter().all(|k| k == "rg:{0}:meta" || k.starts_with("rg:{0}:2:")), "{keys:?}");
+    shop.apply_all().await;
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_in_the_same_epoch() {
+    let mut shop = busy_shop().await;
+    shop.charge("ann", 1).await;
+    let mut next = shop.second_reconciler().await;
+    assert!(!next.try_lead().await.unwrap(), "the first still leads");
+    // the first dies; the lock goes with its connection, the cursor decides in any case
+    shop.reconciler = shop.second_reconciler().await;
+    assert!(matches!(next.step().await.unwrap(), Step::Applied(1)));
+    assert_eq!(shop.meta().await.epoch, 1);
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn two_leaders_apply_each_entry_once() {
+    let shop = Shop::open().await;
+    let (mut one, mut two) = (shop.second_reconciler().await, shop.second_reconciler().await);
+    for round in 0..20 {
+        for n in 0..5 {
+            shop.charge(&format!("u{n}"), round + 1).await;
+        }
+        let (a, b) = tokio::join!(one.step(), two.step());
+        for step in [a.unwrap(), b.unwrap()] {
+            assert!(matches!(step, Step::Applied(_) | Step::Idle | Step::Superseded), "{step:?}");
+        }
+    }
+    while one.step().await.unwrap() != Step::Idle {}
+    assert_eq!(number(&shop.pool, "SELECT count(*) FROM wallet_entries").await, 100);
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn two_rebuilds_at_once_open_one_epoch() {
+    let mut shop = busy_shop().await;
+    let before = told(&shop).await;
+    let (mut one, mut two) = (shop.second_reconciler().await, shop.second_reconciler().await);
+    let (a, b) = tokio::join!(one.rebuild_now(), two.rebuild_now());
+    let outcomes = [a.unwrap(), b.unwrap()];
+    assert!(outcomes.iter().any(|s| matches!(s, Step::Rebuilt(_))), "{outcomes:?}");
+    while !matches!(shop.reconciler.step().await.unwrap(), Step::Idle) {}
+    assert_eq!(told(&shop).await, before);
+    shop.charge("ann", 1).await;
+    shop.apply_all().await;
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn the_watermark_follows_and_the_log_is_trimmed_behind_it() {
+    let mut shop = Shop::open().await;
+    for n in 0..1_300 {
+        shop.charge(&format!("u{}", n % 7), 1).await;
+        if n % 200 == 199 {
+            shop.apply_all().await;
+        }
+    }
+    shop.apply_all().await;
+    let meta = shop.meta().await;
+    assert_eq!((meta.seq, meta.applied), (1_300, 1_300));
+    let length: u64 = shop.raw.xlen(shop.keys().await.log()).await.unwrap();
+    assert!((1_000..1_300).contains(&length), "{length}");
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn a_watermark_that_was_not_told_is_told_by_the_next_step() {
+    let mut shop = busy_shop().await;
+    let applied = shop.meta().await.applied;
+    let _: i64 = shop.raw.hset(Keys::meta(0), ("applied", 0)).await.unwrap();
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Idle);
+    assert_eq!(shop.meta().await.applied, applied);
+}
+
+#[tokio::test]
+async fn a_poison_entry_halts_the_cell_and_is_skipped_by_hand() {
+    let mut shop = busy_shop().await;
+    // Something that is not there for the gate: PostgreSQL will refuse cat's coupon.
+    execute(
+        &shop.pool,
+        "INSERT INTO coupons (coupon_id, template_id, user_id, serial, issued_at, expires_at)
+         VALUES (gen_random_uuid(), 't', 'cat', 9, now(), now())",
+    )
+    .await;
+    shop.charge("cat", 100).await;
+    shop.issue("t", "cat").await.unwrap();
+    shop.charge("cat", 200).await;
+    let mut steps = vec![];
+    let reason = loop {
+        match shop.reconciler.step().await.unwrap() {
+            Step::Halted(reason) => break reason,
+            step => steps.push(step),
+        }
+    };
+    assert_eq!(steps, [Step::Applied(1)], "what comes before it goes in");
+    assert!(reason.contains("log skip") && reason.contains("duplicate key"), "{reason}");
+    assert_eq!(number(&shop.pool, "SELECT balance FROM wallets WHERE user_id = 'cat'").await, 100);
+    assert_eq!(shop.charge("cat", 1).await.balance_after, 301, "the gate stays open");
+    assert!(!shop.audit().await.clean);
+
+    let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
+    let reader = LogReader::connect(&shop.servers.redis_url, 0).await.unwrap();
+    let shown = log::admin::show(&mut conn, &reader, None, 5).await.unwrap();
+    assert!(shown.contains("HALTED") && shown.contains("cat"), "{shown}");
+    let poison = shop.meta().await.seq - 2;
+    assert!(
+        log::admin::skip(&mut conn, &reader, poison + 1, "no").await.is_err(),
+        "only the one it is halted at"
+    );
+    log::admin::skip(&mut conn, &reader, poison, "planted by a test").await.unwrap();
+    assert!(
+        log::admin::skip(&mut conn, &reader, poison + 1, "no").await.is_err(),
+        "it is not halted any more"
+    );
+    shop.apply_all().await;
+    assert_eq!(number(&shop.pool, "SELECT balance FROM wallets WHERE user_id = 'cat'").await, 301);
+    assert_eq!(number(&shop.pool, "SELECT count(*) FROM log_quarantine").await, 1);
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_read_halts_too() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 5).await;
+    let payload = b"not MessagePack at all".to_vec();
+    let tip = chain_tip(&shop.meta().await.tip, &payload);
+    shop.forge(payload, tip).await;
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(1));
+    let halted = shop.reconciler.step().await.unwrap();
+    assert!(matches!(&halted, Step::Halted(why) if why.contains("cannot be decoded")), "{halted:?}");
+}
+
+#[tokio::test]
+async fn a_broken_chain_is_not_applied_and_the_gate_is_rebuilt() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    shop.apply_all().await;
+    // A forged entry: ann's charge once more, with a tip that does not follow.
+    let payload = shop.entry_payload(1).await;
+    shop.forge(payload, "0".repeat(40)).await;
+    let _ = shop.reconciler.step().await.unwrap();
+    assert_eq!(shop.meta().await.state, "closed");
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(number(&shop.pool, "SELECT count(*) FROM wallet_entries").await, 1);
+    assert_eq!(shop.balance("ann").await, Some(1_000));
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_its_tail_is_rebuilt_even_when_it_was_refilled() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    let early: HashMap<String, String> = shop.raw.hgetall(Keys::meta(0)).await.unwrap();
+    shop.charge("ann", 1_000).await;
+    shop.apply_all().await;
+    // Redis as it was one entry ago, then another charge takes the lost one's place.
+    let keys = shop.keys().await;
+    let _: i64 = shop.raw.xdel(keys.log(), "1-2").await.unwrap();
+    let _: () = shop.raw.xtrim(keys.log(), ("MAXLEN", "=", 10)).await.unwrap();
+    let _: () = shop.raw.custom(fred::cmd!("XSETID"), vec![keys.log(), "1-1".into()]).await.unwrap();
+    let _: i64 = shop.raw.hset(keys.wallets(), ("ann", 1_000)).await.unwrap();
+    let _: i64 = shop.raw.hset(Keys::meta(0), early).await.unwrap();
+    let fresh = Gate::with_limits(&shop.servers, LIMITS).await.unwrap();
+    let charge = ChargeWallet { user_id: user("bob"), amount: 77 };
+    fresh.charge_wallet(charge, None, soon()).await.unwrap().unwrap();
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!((shop.balance("ann").await, shop.balance("bob").await), (Some(2_000), None));
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn a_log_or_meta_that_somebody_else_wrote_to_is_rebuilt() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    shop.apply_all().await;
+    for n in 0..4 {
+        let (keys, meta) = (shop.keys().await, Keys::meta(0));
+        match n {
+            0 => {
+                let _: i64 = shop.raw.del(keys.log()).await.unwrap();
+                let _: () = shop.raw.set(keys.log(), "no log", None, None, false).await.unwrap();
+            }
+            1 => {
+                let field: HashMap<&str, &str> = [("a", "b")].into();
+                let _: String = shop.raw.xadd(keys.log(), true, None::<()>, "*", field).await.unwrap();
+            }
+            2 => {
+                let _: i64 = shop.raw.del(meta.as_str()).await.unwrap();
+                let _: () = shop.raw.set(meta, "no hash", None, None, false).await.unwrap();
+            }
+            _ => {
+                // the log vanishes with an entry that PostgreSQL has not, and nobody writes any more
+                shop.charge("ann", 5).await;
+                let _: i64 = shop.raw.del(keys.log()).await.unwrap();
+            }
+        }
+        let charge = ChargeWallet { user_id: user("ann"), amount: 1 };
+        if n < 3 {
+            assert!(shop.gate.charge_wallet(charge, None, soon()).await.is_err(), "{n}");
+        }
+        let mut steps = 0;
+        while !matches!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(_)) {
+            steps += 1;
+            assert!(steps < 5, "{n}: not rebuilt");
+        }
+        assert_eq!(shop.balance("ann").await, Some(1_000), "{n}");
+        shop.assert_audit_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_gate_that_is_full_is_relieved_once_postgresql_follows() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    let _: () = shop.raw.config_set("maxmemory", "1").await.unwrap();
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(1));
+    let meta = shop.meta().await;
+    assert_eq!((meta.seq, meta.applied), (1, 1));
+    let _: () = shop.raw.config_set("maxmemory", "0").await.unwrap();
+}
+
+#[tokio::test]
+async fn template_numbers_are_never_given_twice() {
+    let mut shop = Shop::open().await;
+    for id in ["a", "b", "c"] {
+        shop.put_template(open_template(id, 5)).await;
+    }
+    shop.apply_all().await;
+    // as after an entry that was skipped
+    execute(&shop.pool, "DELETE FROM coupon_templates WHERE template_id = 'b'").await;
+    let _: () = shop.raw.flushall(false).await.unwrap();
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.put_template(open_template("d", 5)).await.number, 4);
+    shop.apply_all().await;
+}
+
+#[tokio::test]
+async fn what_is_old_is_tidied_away_and_what_is_young_stays() {
+    let mut shop = busy_shop().await;
+    let keys = shop.keys().await;
+    let day = shop.meta().await.clock_ms.div_euclid(rushgate::gate::keys::DAY_MS);
+    let _: i64 = shop.raw.hset(keys.idempotency(day - 2), ("x", "y")).await.unwrap();
+    let _: i64 = shop.raw.hset("rg:{0}:0:wallets", ("x", 1)).await.unwrap();
+    execute(
+        &shop.pool,
+        "INSERT INTO idempotency_records
+         VALUES ('old key', decode(repeat('00', 16), 'hex'), '', now() - interval '26 hours')",
+    )
+    .await;
+    shop.reconciler.tidy().await.unwrap();
+    let gone: i64 =
+        shop.raw.exists(vec![keys.idempotency(day - 2), "rg:{0}:0:wallets".into()]).await.unwrap();
+    assert_eq!(gone, 0);
+    assert_eq!(number(&shop.pool, "SELECT count(*) FROM idempotency_records").await, 2);
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn a_script_that_stopped_half_way_is_seen_applied_and_rebuilt() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    shop.apply_all().await;
+    let before = shop.meta().await;
+    shop.charge("ann", 500).await;
+    // As if the script had died after its entry: the balance and meta are still those from before.
+    let keys = shop.keys().await;
+    let _: i64 = shop.raw.hset(keys.wallets(), ("ann", 1_000)).await.unwrap();
+    let meta = [("seq", before.seq.to_string()), ("tip", before.tip.clone())];
+    let _: i64 = shop.raw.hset(Keys::meta(0), meta).await.unwrap();
+    let fresh = Gate::with_limits(&shop.servers, LIMITS).await.unwrap();
+    let charge = ChargeWallet { user_id: user("ann"), amount: 1 };
+    let outcome = fresh.charge_wallet(charge, None, soon()).await.unwrap_err();
+    assert_eq!(outcome, GateError::OutcomeUnknown, "its number is taken");
+    assert_eq!(shop.meta().await.state, "closed");
+    while !matches!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2)) {}
+    assert_eq!(shop.balance("ann").await, Some(1_500), "what was logged was decided");
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn a_truth_that_went_back_opens_nothing_until_an_operator_says_so() {
+    let mut shop = busy_shop().await;
+    let Meta { epoch, .. } = shop.meta().await;
+    execute(&shop.pool, "UPDATE cell_cursors SET seq = seq - 1").await;
+    for _ in 0..2 {
+        let step = shop.reconciler.step().await.unwrap();
+        assert!(matches!(&step, Step::Halted(why) if why.contains("rushgate rebuild")), "{step:?}");
+    }
+    assert_eq!((shop.meta().await.epoch, shop.meta().await.state.as_str()), (epoch, "closed"));
+    let _: () = shop.raw.flushall(false).await.unwrap();
+    // and a database that never knew this shop, beside a gate from another one
+    let other = crate::truth::database().await;
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&other).await.unwrap();
+    let mut servers = shop.servers.clone();
+    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), Step::Rebuilt(epoch + 1));
+    servers.database_url = crate::truth::database_url(&name).await;
+    let mut foreign = Reconciler::connect(&servers, 0).await.unwrap();
+    assert!(matches!(foreign.step().await.unwrap(), Step::Halted(_)));
+    assert_eq!(shop.meta().await.epoch, epoch + 1);
+}
+
+#[tokio::test]
+async fn the_gates_clock_survives_a_rebuild() {
+    let mut shop = Shop::open().await;
+    let ahead = jiff::Timestamp::now().as_millisecond() + 5_000_000;
+    shop.set_clock(ahead).await;
+    shop.charge("ann", 1).await;
+    shop.apply_all().await;
+    let _: () = shop.raw.flushall(false).await.unwrap();
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.charge("ann", 1).await.charged_at, ahead);
+}
