@@ -48,6 +48,7 @@ pub struct Gate {
     cells: Vec<Lanes>,
     sold_out_templates: SoldOutMemory,
     sold_out_products: SoldOutMemory,
+    log_limit: u64,
 }
 
 /// A cell with the queues of its scripts.
@@ -95,6 +96,8 @@ pub struct CellStatus {
     /// `open`, `closed`, `rebuilding`, `absent`
     pub state: String,
     pub reason: Option<String>,
+    /// PostgreSQL is so far behind that nothing more is decided.
+    pub backlog_full: bool,
 }
 
 /// Positions that PostgreSQL has reached, one per cell.
@@ -176,6 +179,7 @@ impl Gate {
             cells,
             sold_out_templates: SoldOutMemory::default(),
             sold_out_products: SoldOutMemory::default(),
+            log_limit: limits.log,
         }))
     }
 
@@ -237,7 +241,10 @@ impl Gate {
         match &decision {
             Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => self.sold_out_products.remember(product),
             Ok(Err(OrderRefusal::InsufficientStock(product, _))) => self.sold_out_products.forget(product),
-            Ok(Ok(_)) => products().for_each(|product| self.sold_out_products.forget(product)),
+            // stock is looked at before everything that is left, so there is some
+            Ok(Ok(_) | Err(OrderRefusal::InsufficientBalance(..) | OrderRefusal::PriceChanged(_))) => {
+                products().for_each(|product| self.sold_out_products.forget(product))
+            }
             _ => {}
         }
         decision
@@ -399,6 +406,7 @@ impl Gate {
                 applied: meta.applied,
                 state: state.to_owned(),
                 reason: meta.reason,
+                backlog_full: meta.seq.saturating_sub(meta.applied) >= self.log_limit,
             });
         }
         Ok(all)
@@ -420,6 +428,7 @@ impl Gate {
             cells: vec![],
             sold_out_templates: SoldOutMemory::default(),
             sold_out_products: SoldOutMemory::default(),
+            log_limit: 1,
         }
     }
 

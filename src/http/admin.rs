@@ -162,6 +162,7 @@ mod tests {
             seq: 10,
             applied: 7,
             state: state.to_owned(),
+            backlog_full: false,
             reason: None,
         }])
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Api;
 use super::problem::Problem;
 use crate::config::Ack;
-use crate::gate::{CaughtUp, Decision};
+use crate::gate::{CaughtUp, Decision, GateError, NotApplied};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -76,7 +76,12 @@ impl Api {
             Ack::Gate => true,
             Ack::Truth => {
                 let deadline = Instant::now() + self.settings.truth_timeout;
-                self.gate.wait_applied(accepted.position, deadline).await.is_ok()
+                match self.gate.wait_applied(accepted.position, deadline).await {
+                    Ok(()) => true,
+                    // The gate was rebuilt, maybe because Redis had lost this very decision.
+                    Err(NotApplied::EpochChanged) => return Err(GateError::OutcomeUnknown.into()),
+                    Err(_) => false,
+                }
             }
         };
         Ok(Decided { fact: accepted.fact, replayed: accepted.replayed, acknowledged })

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::around;
 use crate::config::bounds::{METRICS_UPKEEP, REDIS_COMMAND_TIMEOUT};
-use crate::gate::Gate;
+use crate::gate::{CellStatus, Gate};
 use crate::truth::Truth;
 
 /// Upper ends of the histograms' buckets, in seconds: from what a gate in memory takes to the longest time limits.
@@ -122,15 +122,20 @@ impl Ops {
         match tokio::time::timeout(REDIS_COMMAND_TIMEOUT + GRACE, gate.status()).await {
             Err(_) => vec!["Redis did not answer in time".to_owned()],
             Ok(Err(error)) => vec![format!("Redis: {error}")],
-            Ok(Ok(cells)) => cells
-                .into_iter()
-                .filter(|cell| cell.state != "open")
-                .map(|cell| match cell.reason {
-                    Some(reason) => format!("cell {} is {}: {reason}", cell.cell, cell.state),
-                    None => format!("cell {} is {}", cell.cell, cell.state),
-                })
-                .collect(),
+            Ok(Ok(cells)) => cells.into_iter().filter_map(cell_trouble).collect(),
         }
+    }
+}
+
+fn cell_trouble(status: CellStatus) -> Option<String> {
+    let CellStatus { cell, state, reason, backlog_full, .. } = status;
+    match (state.as_str(), reason) {
+        ("open", _) if backlog_full => {
+            Some(format!("cell {cell}: PostgreSQL is too far behind (backlog-full)"))
+        }
+        ("open", _) => None,
+        (_, Some(reason)) => Some(format!("cell {cell} is {state}: {reason}")),
+        (_, None) => Some(format!("cell {cell} is {state}")),
     }
 }
 

@@ -31,6 +31,13 @@ impl Reconciler {
         reason: &str,
     ) -> Result<Step, StepError> {
         let cell = self.cell;
+        // What the log still holds could not be applied, and a rebuild would lose it.
+        if let Some(halt) = &cursor.halted_reason
+            && !meta.absent()
+            && meta.epoch == cursor.epoch
+        {
+            return Ok(self.halted(halt.clone()));
+        }
         let epoch = cursor.epoch.max(meta.epoch).max(meta.claim) + 1;
         if cursor.epoch == 0 {
             tracing::info!(cell, epoch, "builds the gate for the first time");

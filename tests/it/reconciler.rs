@@ -208,6 +208,9 @@ async fn a_poison_entry_halts_the_cell_and_is_skipped_by_hand() {
     assert_eq!(number(&shop.pool, "SELECT balance FROM wallets WHERE user_id = 'cat'").await, 100);
     assert_eq!(shop.charge("cat", 1).await.balance_after, 301, "the gate stays open");
     assert!(!shop.audit().await.clean);
+    // a rebuild would lose what comes after it
+    assert!(matches!(shop.reconciler.rebuild_now().await.unwrap(), Step::Halted(_)));
+    assert_eq!(shop.meta().await.state, "open");
 
     let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
     let reader = LogReader::connect(&shop.servers.redis_url, 0).await.unwrap();
