@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Tells the gate how far PostgreSQL has applied the log, and trims what lies well behind.
 -- KEYS 1 meta · 2 log · ARGV 1 epoch, 2 applied seq, 3 entries kept behind it
 -- Returns 1, or 0 when the epoch is over.

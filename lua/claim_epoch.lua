@@ -1,6 +1,8 @@
-#!lua
+#!lua flags=allow-oom
 -- A rebuilder claims the next epoch and closes the present one. Only the holder of the highest claim can open.
 -- KEYS 1 meta · ARGV 1 the epoch to claim · Returns 1, or 0 when that epoch or a later one is taken.
+-- A `meta` that is no hash is nobody's work here and would keep the cell shut for ever.
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('DEL', KEYS[1]) end
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'claim')
 local wanted = tonumber(ARGV[1])
 if wanted <= math.max(tonumber(meta[1]) or 0, tonumber(meta[2]) or 0) then return 0 end

@@ -1,19 +1,20 @@
-#!lua
--- The shared start of every deciding script; the script's own file follows it.
+-- The shared start of every deciding script: `#!lua`, lua/sight.lua, this, and then the script's own file.
 --
 -- KEYS  1 meta · 2 log · 3 idempotency records of today · 4 … of the day before · 5… the script's own
--- ARGV  1 MessagePack [epoch, highest seq seen, today in days since 1970, log limit]
+-- ARGV  1 MessagePack [epoch, highest seq seen, its tip, today in days since 1970, log limit]
 --       2 MessagePack batch: list of [deadline_ms, [idempotency scope, request hash] or nil, body]
 -- Returns MessagePack, one of
---   {refused = [why, epoch, seq, applied, now]}       nothing was changed; why:
+--   {refused = [why, place]}       nothing was changed; why:
 --       absent  there is no gate here         epoch    the caller's epoch is not the cell's
---       closed  the cell is closed            behind   the caller has seen a higher seq: Redis went back in time
+--       closed  the cell is closed            behind   the caller has seen another log: Redis went back in time
 --       backlog PostgreSQL is too far behind  day      the caller's clock is on another day: repeat with `now`
 --       log-gone the log is missing
---   {decided = [verdicts, epoch, seq, applied, now]}  one packed verdict per request, in order:
+--   {decided = [verdicts, place]}  one packed verdict per request, in order:
 --       [0, fact]  accepted and logged          [1, fact]     the stored answer to the same key and request
 --       [2]        its deadline has passed      [3]           the same key was used with another request
 --       [4, why]   refused by a rule of the shop; `why` is a name or {name = details}, see each script
+-- `place` is [epoch, seq, tip, applied, now, time]: where the log stands, and the clock: never running backwards (`now`),
+-- and as the server tells it (`time`).
 
 local META, LOG, RECORDS, RECORDS_BEFORE = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local FORMAT_VERSION = 1
@@ -24,26 +25,32 @@ local NULL = cjson.null
 local ARGUMENTS_PER_CALL = 4000 -- Lua can unpack some 8,000 values at once
 
 local head = cmsgpack.unpack(ARGV[1])
-local EPOCH, SEEN, TODAY, LOG_LIMIT = head[1], head[2], head[3], head[4]
+local EPOCH, SEEN_SEQ, SEEN_TIP, TODAY, LOG_LIMIT = head[1], head[2], head[3], head[4], head[5]
 local batch = cmsgpack.unpack(ARGV[2])
 
 local meta = redis.call('HMGET', META, 'epoch', 'seq', 'tip', 'applied', 'clock', 'state')
-local epoch, seq, tip, applied = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, meta[3], tonumber(meta[4]) or 0
+local epoch, seq, tip, applied = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, meta[3] or '', tonumber(meta[4]) or 0
 local clock = tonumber(meta[5]) or 0
 
--- Time is read once (it moves within a script) and never runs backwards.
-local time = redis.call('TIME')
-local now = math.max(clock, time[1] * 1000 + math.floor(time[2] / 1000))
+-- The server's time is read once, for it moves within a script. Facts are dated by `now`, which never runs backwards;
+-- deadlines are held against `time`, for they must pass even while a clock that was set back catches up.
+local server_time = redis.call('TIME')
+local time = server_time[1] * 1000 + math.floor(server_time[2] / 1000)
+local now = math.max(clock, time)
+
+local function place()
+  return { epoch, seq, tip, applied, now, time }
+end
 
 local function refuse(why)
-  return cmsgpack.pack({ refused = { why, epoch, seq, applied, now } })
+  return cmsgpack.pack({ refused = { why, place() } })
 end
 
 local function gate_refusal()
   if not meta[1] then return 'absent' end
   if epoch ~= EPOCH then return 'epoch' end
   if meta[6] ~= 'open' then return 'closed' end
-  if seq < SEEN then return 'behind' end
+  if not still_holds(LOG, epoch, seq, tip, SEEN_SEQ, SEEN_TIP) then return 'behind' end
   if seq - applied >= LOG_LIMIT then return 'backlog' end
   if math.floor(now / DAY_MS) ~= TODAY then return 'day' end
 end
@@ -118,7 +125,7 @@ end
 
 -- The verdict on a request that came too late or was answered before; nil: it is to be decided.
 local function settled(request)
-  if request[1] < now then return LATE end
+  if request[1] < time then return LATE end
   local key = request[2]
   if not key then return nil end
   local record = records[key[1]] or stored[key[1]]
@@ -179,7 +186,7 @@ local function run(kind, decide, write)
   elseif passed_at > clock then
     redis.call('HSET', META, 'clock', now)
   end
-  return cmsgpack.pack({ decided = { verdicts, epoch, seq, applied, now } })
+  return cmsgpack.pack({ decided = { verdicts, place() } })
 end
 
 local refusal = gate_refusal()

@@ -15,6 +15,7 @@ for id, packed in pairs(templates) do
 end
 local issued = fetch(ISSUED, template_ids)
 local held = fetch(HELD, distinct(2))
+redis.call('HLEN', COUPONS) -- a key of a wrong type must fail before anything is written
 local new_issued, new_held, new_coupons = {}, {}, {}
 
 local function coupon_of(records, mark)

@@ -1,11 +1,17 @@
 #!lua
--- The last step of a rebuild: the loaded epoch becomes the cell's, all at once.
--- KEYS 1 meta · 2 the new epoch's log · ARGV 1 epoch, 2 tip of the empty log, 3 clock_ms
--- Returns 1, or 0 when another rebuild has claimed a later epoch (or Redis has lost the claim): load again.
+-- The last step of a rebuild: the loaded epoch becomes the cell's, all at once, if all of it is there.
+-- KEYS 1 meta · 2 the new epoch's log · 3… its hashes
+-- ARGV 1 epoch, 2 tip of the empty log, 3 clock_ms, 4 highest template number, 5… fields that each hash must have
+-- Returns 1, or 0 when another rebuild has claimed a later epoch, or Redis has lost the claim or a part of what was
+-- loaded (a replica was promoted meanwhile): load again.
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'claim', 'clock')
 if meta[2] ~= ARGV[1] or (tonumber(meta[1]) or 0) >= tonumber(ARGV[1]) then return 0 end
+for i = 3, #KEYS do
+  if redis.call('HLEN', KEYS[i]) ~= tonumber(ARGV[i + 2]) then return 0 end
+end
 redis.call('XADD', KEYS[2], ARGV[1] .. '-0', 'p', '', 't', ARGV[2])
 local clock = string.format('%d', math.max(tonumber(meta[3]) or 0, tonumber(ARGV[3])))
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', 0, 'tip', ARGV[2], 'applied', 0, 'clock', clock, 'state', 'open')
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', 0, 'tip', ARGV[2], 'applied', 0, 'clock', clock, 'state', 'open',
+  'templates', ARGV[4])
 redis.call('HDEL', KEYS[1], 'reason')
 return 1

@@ -9,7 +9,9 @@ local PRODUCTS, STOCKS, PRODUCT_IDS = KEYS[5], KEYS[6], KEYS[7]
 
 local stocks = fetch(STOCKS, distinct(1))
 local new_products, new_stocks, new_ids = {}, {}, {}
-redis.call('ZCARD', PRODUCT_IDS) -- a key of a wrong type must fail before anything is written
+-- keys of a wrong type must fail before anything is written
+redis.call('ZCARD', PRODUCT_IDS)
+redis.call('HLEN', PRODUCTS)
 
 local function decide(body)
   local id, name, price, status, stock = body[1], body[2], body[3], body[4], body[5]

@@ -1,4 +1,4 @@
--- Creates or changes coupon templates. Templates are never deleted; `number` counts them.
+-- Creates or changes coupon templates. Templates are never deleted; `number` counts them (`templates` of meta).
 --
 -- KEYS  5 templates · 6 issued · 7 template ids
 -- body  [template, [name, discount type, value, max or nil, min subtotal, max issued, issue_from, issue_until]]
@@ -11,7 +11,7 @@ local ids = distinct(1)
 local numbers = fetch(TEMPLATES, ids)
 for id, packed in pairs(numbers) do numbers[id] = cmsgpack.unpack(packed)[1] end
 local issued = fetch(ISSUED, ids)
-local count = redis.call('HLEN', TEMPLATES)
+local count = tonumber(redis.call('HGET', META, 'templates')) or 0
 redis.call('ZCARD', TEMPLATE_IDS) -- a key of a wrong type must fail before anything is written
 local new_templates, new_issued, new_ids = {}, {}, {}
 
@@ -33,6 +33,7 @@ end
 local function write()
   store(TEMPLATES, new_templates)
   store(ISSUED, new_issued)
+  redis.call('HSET', META, 'templates', count)
   for _, id in ipairs(new_ids) do redis.call('ZADD', TEMPLATE_IDS, 0, id) end
 end
 

@@ -1,10 +1,9 @@
-#!lua flags=no-writes
--- Reads for the API, several in one call. Refused like a decision when the caller's epoch is over, the cell is closed
+-- Reads for the API (after `#!lua flags=no-writes` and lua/sight.lua), several in one call. Refused like a decision when the caller's epoch is over, the cell is closed
 -- or Redis went back in time, so that an emptied or older gate is never taken for the shop's state.
 --
--- KEYS  1 meta · 2 wallets · 3 products · 4 stocks · 5 product ids · 6 templates · 7 issued · 8 template ids ·
---       9 held · 10 coupons
--- ARGV  1 MessagePack [epoch, highest seq seen]
+-- KEYS  1 meta · 2 log · 3 wallets · 4 products · 5 stocks · 6 product ids · 7 templates · 8 issued ·
+--       9 template ids · 10 held · 11 coupons
+-- ARGV  1 MessagePack [epoch, highest seq seen, its tip]
 --       2 MessagePack list of reads [name, …], each answered with what stands behind the arrow:
 --         balance, user              → balance (text) or nil
 --         products, [id, …]          → list of [id, packed product, stock]
@@ -12,23 +11,23 @@
 --         templates, [id, …]         → list of [id, packed template, issued]
 --         list_templates, after, n   → the same
 --         held, user                 → list of [coupon id, packed coupon, packed template, issued], oldest first
--- Returns MessagePack {refused = [why, epoch, seq, applied, now]} or {decided = [answers (each packed), epoch,
--- seq, applied, now]}
+-- Returns MessagePack {refused = [why, place]} or {decided = [answers (each packed), place]}; see lua/gate.lua.
 
 local NULL = cjson.null
-local META, WALLETS, PRODUCTS, STOCKS, PRODUCT_IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local TEMPLATES, ISSUED, TEMPLATE_IDS, HELD, COUPONS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local META, LOG, WALLETS, PRODUCTS, STOCKS, PRODUCT_IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local TEMPLATES, ISSUED, TEMPLATE_IDS, HELD, COUPONS = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local head = cmsgpack.unpack(ARGV[1])
 local reads = cmsgpack.unpack(ARGV[2])
 
-local meta = redis.call('HMGET', META, 'epoch', 'seq', 'applied', 'clock', 'state')
-local epoch, seq, applied = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, tonumber(meta[3]) or 0
-local time = redis.call('TIME')
-local now = math.max(tonumber(meta[4]) or 0, time[1] * 1000 + math.floor(time[2] / 1000))
+local meta = redis.call('HMGET', META, 'epoch', 'seq', 'tip', 'applied', 'clock', 'state')
+local epoch, seq, tip, applied = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, meta[3] or '', tonumber(meta[4]) or 0
+local server_time = redis.call('TIME')
+local time = server_time[1] * 1000 + math.floor(server_time[2] / 1000)
+local place = { epoch, seq, tip, applied, math.max(tonumber(meta[5]) or 0, time), time }
 
-local why = (not meta[1] and 'absent') or (epoch ~= head[1] and 'epoch') or (meta[5] ~= 'open' and 'closed')
-  or (seq < head[2] and 'behind')
-if why then return cmsgpack.pack({ refused = { why, epoch, seq, applied, now } }) end
+local why = (not meta[1] and 'absent') or (epoch ~= head[1] and 'epoch') or (meta[6] ~= 'open' and 'closed')
+  or (not still_holds(LOG, epoch, seq, tip, head[2], head[3]) and 'behind')
+if why then return cmsgpack.pack({ refused = { why, place } }) end
 
 local function described(ids, bodies_key, counts_key)
   local answer = {}
@@ -72,4 +71,4 @@ local answer_to = {
 
 local answers = {}
 for i, read in ipairs(reads) do answers[i] = cmsgpack.pack(answer_to[read[1]](read)) end
-return cmsgpack.pack({ decided = { answers, epoch, seq, applied, now } })
+return cmsgpack.pack({ decided = { answers, place } })

@@ -13,8 +13,9 @@ pub mod bounds {
 
     /// Largest request body, in bytes.
     pub const MAX_BODY_BYTES: usize = 16 * 1024;
-    /// A client must have sent its request headers within this time.
-    pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+    /// A client must have sent its request headers within this time; an idle connection is closed after it, so it is
+    /// longer than the pauses of clients that keep connections for their next request.
+    pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
     /// … and its body within this time.
     pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
     /// Connections that one port serves at once; more wait in the system's backlog.

@@ -10,7 +10,7 @@ use super::keys::{DAY_MS, Keys};
 use super::refusal::{GateError, Position};
 use super::script::{CallError, Refused, Reply, Script};
 use crate::config::bounds::GATE_REPEATS;
-use crate::log::wire::Blob;
+use crate::log::wire::{self, Blob};
 
 /// A request on its way to a script.
 pub struct Job {
@@ -110,7 +110,8 @@ impl Worker {
         }
         match outcome {
             Ok(decided) => {
-                let position = Position { cell: self.cell.number, epoch: decided.epoch, seq: decided.seq };
+                let place = decided.place;
+                let position = Position { cell: self.cell.number, epoch: place.epoch, seq: place.seq };
                 let mut verdicts = decided.verdicts.into_iter();
                 for job in jobs {
                     let verdict =
@@ -128,11 +129,10 @@ impl Worker {
 
     async fn call(&self, jobs: &[Job]) -> Result<Reply, GateError> {
         let view = self.cell.view().await?;
-        let today = view.gate_time(Instant::now()).div_euclid(DAY_MS);
+        let today = view.now().div_euclid(DAY_MS);
         let client = if self.script.decides { &self.cell.writer } else { &self.cell.reader };
         let keys = self.script.keys(&Keys::new(self.cell.number, view.epoch), today);
-        let head = rmp_serde::to_vec(&(view.epoch, view.seen_seq, today, self.limits.log))
-            .map_err(|e| GateError::Unavailable(e.to_string()))?;
+        let head = wire::pack(&self.head(&view, today)).map_err(|e| GateError::Unavailable(e.to_string()))?;
         let reply = self.script.call(client, keys, head, self.packed(jobs, &view)).await;
         match reply {
             Ok(reply) => {
@@ -155,6 +155,11 @@ impl Worker {
         }
     }
 
+    /// What the script must know of the caller; reads take the first three.
+    fn head<'a>(&self, view: &'a View, today: i64) -> (u64, u64, &'a str, i64, u64) {
+        (view.epoch, view.seen_seq, &view.seen_tip, today, self.limits.log)
+    }
+
     fn packed(&self, jobs: &[Job], view: &View) -> Vec<u8> {
         let bytes: usize =
             jobs.iter().map(|j| j.body.len() + j.idempotency.as_ref().map_or(1, Vec::len) + 12).sum();
@@ -164,7 +169,7 @@ impl Worker {
         for job in jobs {
             if self.script.decides {
                 let _ = msgpack::write_array_len(&mut out, 3);
-                let _ = msgpack::write_sint(&mut out, view.gate_time(job.deadline));
+                let _ = msgpack::write_sint(&mut out, view.server_time(job.deadline));
                 match &job.idempotency {
                     Some(key) => out.extend_from_slice(key),
                     None => {
@@ -184,8 +189,8 @@ impl Worker {
             "day" => Next::Repeat,
             "epoch" => {
                 let known = self.cell.view().await.map_or(0, |view| view.epoch);
-                if known > refused.epoch {
-                    self.cell.close(refused.epoch, "Redis went back to an earlier epoch").await;
+                if known > refused.place.epoch {
+                    self.cell.close(refused.place.epoch, "Redis went back to an earlier epoch").await;
                     return unavailable(
                         "Redis went back to an earlier epoch; the reconciler rebuilds the gate",
                     );
@@ -195,11 +200,11 @@ impl Worker {
             "backlog" => Next::GiveUp(GateError::BacklogFull),
             "absent" => unavailable("Redis holds no gate; the reconciler builds it"),
             "behind" => {
-                self.cell.close(refused.epoch, "Redis went back in time").await;
+                self.cell.close(refused.place.epoch, "Redis went back in time").await;
                 unavailable("Redis went back in time; the reconciler rebuilds the gate")
             }
             "log-gone" => {
-                self.cell.close(refused.epoch, "the log is gone").await;
+                self.cell.close(refused.place.epoch, "the log is gone").await;
                 unavailable("the log is gone; the reconciler rebuilds the gate")
             }
             _ => unavailable("the cell is closed; the reconciler verifies it"),

@@ -9,8 +9,9 @@ use tokio::sync::{Notify, watch};
 use super::keys::Keys;
 use super::redis::once;
 use super::refusal::{GateError, NotApplied, Position};
-use super::script::{CLOSE_CELL, CallError, READ, Refused, Reply};
+use super::script::{CLOSE_CELL, CallError, Place, READ, Refused, Reply};
 use crate::domain::TimestampMs;
+use crate::log::wire;
 
 /// Pause between two looks at the watermark while somebody waits for it.
 const WATERMARK_POLL: Duration = Duration::from_millis(3);
@@ -18,38 +19,48 @@ const WATERMARK_POLL: Duration = Duration::from_millis(3);
 /// MessagePack of an empty list.
 const EMPTY_LIST: u8 = 0x90;
 
-/// The gate's clock as an instance estimates it: never ahead of the real one, so that deadlines come rather early.
+/// The gate's clock when a reply came.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
     now_ms: TimestampMs,
+    time_ms: TimestampMs,
     received: Instant,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Known {
     /// 0: not known yet.
     epoch: u64,
     seen_seq: u64,
+    /// The tip of the entry `seen_seq`.
+    seen_tip: String,
     applied: u64,
     clock: Option<Clock>,
 }
 
 /// What a script call needs to know of the cell.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct View {
     pub epoch: u64,
     pub seen_seq: u64,
+    pub seen_tip: String,
     clock: Clock,
 }
 
 impl View {
-    /// `at` on the gate's clock, in milliseconds.
-    pub fn gate_time(&self, at: Instant) -> TimestampMs {
+    /// `at` on the server's clock, in milliseconds: an estimate that is never ahead of it, so that deadlines come
+    /// rather early.
+    pub fn server_time(&self, at: Instant) -> TimestampMs {
         let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX / 2);
         match at.checked_duration_since(self.clock.received) {
-            Some(after) => self.clock.now_ms + ms(after),
-            None => self.clock.now_ms - ms(self.clock.received - at),
+            Some(after) => self.clock.time_ms + ms(after),
+            None => self.clock.time_ms - ms(self.clock.received - at),
         }
+    }
+
+    /// What the gate would date a fact by, now.
+    pub fn now(&self) -> TimestampMs {
+        self.server_time(Instant::now()).max(self.clock.now_ms)
     }
 }
 
@@ -77,7 +88,11 @@ impl Meta {
     pub async fn read(client: &Client, cell: u32) -> Result<Self, Error> {
         const FIELDS: [&str; 8] = ["epoch", "seq", "tip", "applied", "clock", "state", "reason", "claim"];
         let values: Vec<Option<String>> =
-            client.with_options(&once()).hmget(Keys::meta(cell), FIELDS.to_vec()).await?;
+            match client.with_options(&once()).hmget(Keys::meta(cell), FIELDS.to_vec()).await {
+                // no gate of ours; a rebuild puts one in its place
+                Err(e) if e.details().starts_with("WRONGTYPE") => return Ok(Self::default()),
+                other => other?,
+            };
         let text = |i: usize| values.get(i).cloned().flatten();
         let number = |i: usize| text(i).and_then(|t| t.parse().ok()).unwrap_or(0);
         let absent = text(0).is_none();
@@ -130,53 +145,71 @@ impl Cell {
     }
 
     fn known_view(&self) -> Option<View> {
-        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let clock = known.clock?;
-        (known.epoch > 0).then_some(View { epoch: known.epoch, seen_seq: known.seen_seq, clock })
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Known { epoch, seen_seq, seen_tip, clock, .. } = known;
+        (epoch > 0).then_some(View { epoch, seen_seq, seen_tip, clock: clock? })
     }
 
-    /// Asks Redis where the cell stands. (No epoch is 0, so the script refuses, and a refusal tells all.)
-    pub async fn refresh(&self) -> Result<Refused, GateError> {
+    /// Asks Redis where the cell stands, and whether it still holds what this instance has seen.
+    pub async fn refresh(&self) -> Result<Place, GateError> {
         let unavailable = |why: String| GateError::Unavailable(format!("Redis: {why}"));
-        let head = rmp_serde::to_vec(&(0, 0)).map_err(|e| unavailable(e.to_string()))?;
-        let keys = READ.keys(&Keys::new(self.number, 0), 0);
-        let reply = READ.call(&self.reader, keys, head, vec![EMPTY_LIST]).await;
-        let refused = match reply {
-            Ok(Reply::Refused(refused)) => refused,
-            Ok(Reply::Decided(_)) => return Err(unavailable("a gate without an epoch answered".into())),
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let head = wire::pack(&(known.epoch, known.seen_seq, &known.seen_tip));
+        let head = head.map_err(|e| unavailable(e.to_string()))?;
+        let keys = READ.keys(&Keys::new(self.number, known.epoch), 0);
+        let reply = match READ.call(&self.reader, keys, head, vec![EMPTY_LIST]).await {
+            Ok(reply) => reply,
             Err(CallError::NotRun(why) | CallError::Unknown(why) | CallError::ScriptFailed(why)) => {
                 return Err(unavailable(why));
             }
         };
-        if refused.why == "absent" {
-            return Err(GateError::Unavailable("Redis holds no gate; the reconciler builds it".into()));
+        self.learn_from(&reply);
+        match reply {
+            Reply::Decided(decided) => Ok(decided.place),
+            Reply::Refused(Refused { why, place }) => match why.as_str() {
+                "absent" => {
+                    Err(GateError::Unavailable("Redis holds no gate; the reconciler builds it".into()))
+                }
+                "behind" => {
+                    self.close(place.epoch, "Redis went back in time").await;
+                    Err(GateError::Unavailable(
+                        "Redis went back in time; the reconciler rebuilds the gate".into(),
+                    ))
+                }
+                _ => Ok(place),
+            },
         }
-        self.learn(refused.epoch, None, refused.applied, refused.now);
-        Ok(refused)
     }
 
     /// Takes over what a script's reply tells.
     pub fn learn_from(&self, reply: &Reply) {
         match reply {
-            Reply::Decided(d) => self.learn(d.epoch, Some(d.seq), d.applied, d.now),
-            // a refusal may come from a Redis that went back in time: its seq is not to be believed
-            Reply::Refused(r) if r.epoch > 0 => self.learn(r.epoch, None, r.applied, r.now),
-            Reply::Refused(_) => {}
+            Reply::Decided(decided) => self.learn(&decided.place, true),
+            // nothing of a Redis that went back in time is to be believed
+            Reply::Refused(refused) if refused.why == "behind" => {}
+            // a closed cell's or another epoch's log was not compared with what was seen
+            Reply::Refused(refused) => self.learn(&refused.place, false),
         }
     }
 
-    fn learn(&self, epoch: u64, seq: Option<u64>, applied: u64, now_ms: TimestampMs) {
+    fn learn(&self, place: &Place, sure: bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if epoch < known.epoch {
+        if place.epoch == 0 || place.epoch < known.epoch {
             return;
         }
-        if epoch > known.epoch {
-            *known = Known { epoch, ..Known::default() };
+        if place.epoch > known.epoch {
+            *known = Known { epoch: place.epoch, ..Known::default() };
         }
-        known.seen_seq = known.seen_seq.max(seq.unwrap_or(0));
-        known.applied = known.applied.max(applied);
-        known.clock = Some(Clock { now_ms, received: Instant::now() });
-        let mark = (epoch, known.applied);
+        if sure && place.seq > known.seen_seq {
+            known.seen_seq = place.seq;
+            known.seen_tip.clone_from(&place.tip);
+        }
+        known.clock = Some(Clock { now_ms: place.now, time_ms: place.time, received: Instant::now() });
+        if !sure {
+            return;
+        }
+        known.applied = known.applied.max(place.applied);
+        let mark = (place.epoch, known.applied);
         drop(known);
         self.watermark.send_if_modified(|old| std::mem::replace(old, mark) != mark);
     }

@@ -186,7 +186,7 @@ impl Gate {
         deadline: Instant,
     ) -> Decision<CouponIssued, IssueRefusal> {
         let template = request.template_id.as_str();
-        if key.is_none() && self.sold_out_templates.refuses(template) {
+        if key.is_none() && self.sold_out_templates.refuses([template].into_iter()).is_some() {
             return Ok(Err(IssueRefusal::SoldOut));
         }
         let lanes = self.lanes_of(&request.user_id);
@@ -220,11 +220,11 @@ impl Gate {
         key: Option<IdempotencyKey>,
         deadline: Instant,
     ) -> Decision<OrderPlaced, OrderRefusal> {
+        let products = || request.lines.iter().map(|line| line.product_id.as_str());
         if key.is_none()
-            && let Some(line) =
-                request.lines.iter().find(|l| self.sold_out_products.refuses(l.product_id.as_str()))
+            && let Some(product) = self.sold_out_products.refuses(products())
         {
-            return Ok(Err(OrderRefusal::InsufficientStock(line.product_id.as_str().to_owned(), 0)));
+            return Ok(Err(OrderRefusal::InsufficientStock(product.to_owned(), 0)));
         }
         let lanes = self.lanes_of(&request.user_id);
         let lines = packed_lines(&request.lines);
@@ -234,8 +234,11 @@ impl Gate {
         let key = key.map(|key| record_key("place_order", &key, &wanted));
         let body = (Id::new(), user, &lines, coupon, request.expected_total);
         let decision = decide(&lanes.place_order, &body, key, deadline).await;
-        if let Ok(Err(OrderRefusal::InsufficientStock(product, 0))) = &decision {
-            self.sold_out_products.remember(product);
+        match &decision {
+            Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => self.sold_out_products.remember(product),
+            Ok(Err(OrderRefusal::InsufficientStock(product, _))) => self.sold_out_products.forget(product),
+            Ok(Ok(_)) => products().for_each(|product| self.sold_out_products.forget(product)),
+            _ => {}
         }
         decision
     }
@@ -380,8 +383,9 @@ impl Gate {
     pub async fn status(&self) -> Result<Vec<CellStatus>, GateError> {
         let mut all = Vec::with_capacity(self.cells.len());
         for Lanes { cell, .. } in &self.cells {
-            let meta = cell::Meta::read(&cell.reader, cell.number)
-                .await
+            // On both connections: after Redis was away, one may be back before the other.
+            let read = |client| cell::Meta::read(client, cell.number);
+            let (meta, _) = futures::try_join!(read(&cell.reader), read(&cell.writer))
                 .map_err(|e| GateError::Unavailable(format!("Redis: {}", e.details())))?;
             let state = match meta.state.as_str() {
                 "" => "absent",
@@ -486,5 +490,5 @@ async fn read(lanes: &Lanes, what: &impl Serialize) -> Result<Vec<u8>, GateError
 }
 
 async fn now(lanes: &Lanes) -> Result<TimestampMs, GateError> {
-    Ok(lanes.cell.view().await?.gate_time(Instant::now()))
+    Ok(lanes.cell.view().await?.now())
 }

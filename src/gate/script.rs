@@ -21,23 +21,29 @@ pub struct Script {
     hash: LazyLock<String>,
 }
 
-macro_rules! deciding {
-    ($name:literal, $keys:expr) => {
+macro_rules! script {
+    ($name:literal, $decides:literal, $keys:expr, $($part:expr),+) => {
         Script {
             name: $name,
-            source: concat!(
-                include_str!("../../lua/gate.lua"),
-                include_str!(concat!("../../lua/", $name, ".lua"))
-            ),
+            source: concat!($($part),+),
             own_keys: $keys,
-            decides: true,
-            hash: LazyLock::new(|| {
-                sha1_hex(concat!(
-                    include_str!("../../lua/gate.lua"),
-                    include_str!(concat!("../../lua/", $name, ".lua"))
-                ))
-            }),
+            decides: $decides,
+            hash: LazyLock::new(|| sha1_hex(concat!($($part),+))),
         }
+    };
+}
+
+macro_rules! deciding {
+    ($name:literal, $keys:expr) => {
+        script!(
+            $name,
+            true,
+            $keys,
+            "#!lua\n",
+            include_str!("../../lua/sight.lua"),
+            include_str!("../../lua/gate.lua"),
+            include_str!(concat!("../../lua/", $name, ".lua"))
+        )
     };
 }
 
@@ -53,11 +59,12 @@ pub static PUT_PRODUCT: Script =
 pub static ADJUST_STOCK: Script = deciding!("adjust_stock", |k| vec![k.stocks()]);
 pub static PUT_TEMPLATE: Script =
     deciding!("put_template", |k| vec![k.templates(), k.issued(), k.template_ids()]);
-pub static READ: Script = Script {
-    name: "read",
-    source: include_str!("../../lua/read.lua"),
-    own_keys: |k| {
+pub static READ: Script = script!(
+    "read",
+    false,
+    |k| {
         vec![
+            k.log(),
             k.wallets(),
             k.products(),
             k.stocks(),
@@ -69,9 +76,10 @@ pub static READ: Script = Script {
             k.coupons(),
         ]
     },
-    decides: false,
-    hash: LazyLock::new(|| sha1_hex(include_str!("../../lua/read.lua"))),
-};
+    "#!lua flags=no-writes\n",
+    include_str!("../../lua/sight.lua"),
+    include_str!("../../lua/read.lua")
+);
 
 fn sha1_hex(text: &str) -> String {
     Sha1::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
@@ -89,20 +97,27 @@ pub enum Reply {
 #[derive(Debug, Deserialize)]
 pub struct Refused {
     pub why: String,
+    pub place: Place,
+}
+
+/// Where a cell's log stands, and the clock, in milliseconds.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Place {
     pub epoch: u64,
     pub seq: u64,
+    pub tip: String,
     pub applied: u64,
+    /// Never runs backwards; what facts are dated by.
     pub now: i64,
+    /// As the server tells it; what deadlines are held against.
+    pub time: i64,
 }
 
 #[derive(Debug, Deserialize)]
 pub struct Decided {
     /// One per request, in order.
     pub verdicts: Vec<Blob>,
-    pub epoch: u64,
-    pub seq: u64,
-    pub applied: u64,
-    pub now: i64,
+    pub place: Place,
 }
 
 /// A call that brought no reply.
@@ -142,7 +157,7 @@ impl Script {
         if matches!(&outcome, Err(e) if e.details().starts_with("NOSCRIPT")) {
             let _: () = client
                 .with_options(&once())
-                .script_load(self.source)
+                .script_load_cluster(self.source)
                 .await
                 .map_err(|e| CallError::NotRun(e.to_string()))?;
             outcome = self.evaluate(client, keys, args).await;
@@ -163,8 +178,18 @@ impl Script {
 }
 
 /// Error prefixes of answers that Redis gives before it runs a script.
-const NOT_RUN: [&str; 9] =
-    ["OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "NOAUTH", "NOPERM"];
+const NOT_RUN: [&str; 10] = [
+    "NOSCRIPT",
+    "OOM",
+    "MISCONF",
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "CLUSTERDOWN",
+    "NOAUTH",
+    "NOPERM",
+];
 
 fn classify(error: Error) -> CallError {
     let text = error.details().to_owned();
@@ -217,7 +242,7 @@ impl ControlScript {
             client.evalsha(self.hash.as_str(), keys.clone(), args.clone()).await;
         let answer = match outcome {
             Err(e) if e.details().starts_with("NOSCRIPT") => {
-                let _: () = client.script_load(self.source).await?;
+                let _: () = client.script_load_cluster(self.source).await?;
                 client.evalsha(self.hash.as_str(), keys, args).await?
             }
             other => other?,

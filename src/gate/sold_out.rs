@@ -16,22 +16,23 @@ pub struct SoldOutMemory {
 }
 
 impl SoldOutMemory {
-    /// Whether to refuse without asking. When the belief has run out, one caller is told to ask, the others wait for
-    /// what it finds.
-    pub fn refuses(&self, id: &str) -> bool {
+    /// The first of `ids` that is refused without asking, if any. Where none is and a belief has run out, this caller
+    /// is to ask; the others wait for what it finds.
+    pub fn refuses<'a>(&self, ids: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
         if self.entries.load(Ordering::Relaxed) == 0 {
-            return false;
+            return None;
         }
         let now = Instant::now();
         let mut believed = self.lock();
-        match believed.get_mut(id) {
-            None => false,
-            Some(until) if now < *until => true,
-            Some(until) => {
+        if let Some(id) = ids.clone().find(|id| believed.get(*id).is_some_and(|until| now < *until)) {
+            return Some(id);
+        }
+        for id in ids {
+            if let Some(until) = believed.get_mut(id) {
                 *until = now + SOLD_OUT_MEMORY;
-                false
             }
         }
+        None
     }
 
     /// A script has just said so.
@@ -65,14 +66,25 @@ mod tests {
     #[test]
     fn a_verdict_is_believed_for_a_short_time_and_then_probed_once() {
         let memory = SoldOutMemory::default();
-        assert!(!memory.refuses("t"));
+        let refuses = |id: &'static str| memory.refuses([id].into_iter()).is_some();
+        assert!(!refuses("t"));
         memory.remember("t");
-        assert!(memory.refuses("t"));
-        assert!(!memory.refuses("other"));
+        assert!(refuses("t"));
+        assert!(!refuses("other"));
         std::thread::sleep(SOLD_OUT_MEMORY);
-        assert!(!memory.refuses("t"), "one request probes");
-        assert!(memory.refuses("t"), "the others do not");
+        assert!(!refuses("t"), "one request probes");
+        assert!(refuses("t"), "the others do not");
         memory.forget("t");
-        assert!(!memory.refuses("t"));
+        assert!(!refuses("t"));
+    }
+
+    #[test]
+    fn a_request_that_is_refused_for_one_id_is_no_probe_for_another() {
+        let memory = SoldOutMemory::default();
+        memory.remember("a");
+        std::thread::sleep(SOLD_OUT_MEMORY);
+        memory.remember("b");
+        assert_eq!(memory.refuses(["a", "b"].into_iter()), Some("b"));
+        assert_eq!(memory.refuses(["a"].into_iter()), None, "a's probe was not used up");
     }
 }

@@ -94,6 +94,7 @@ pub fn complete(mut api: OpenApi) -> OpenApi {
                     add_replay_header(operation);
                 }
                 add_refusals(operation, decides);
+                describe_answers(operation);
             }
         }
     }
@@ -139,6 +140,17 @@ fn add_replay_header(operation: &mut Operation) {
         if let RefOr::T(response) = response {
             let header = header(Type::String, "`true`: the answer to an earlier request with the same key");
             response.headers.insert("Idempotent-Replayed".to_owned(), header.into());
+        }
+    }
+}
+
+/// OpenAPI demands a description of every answer, also where the schema says all.
+fn describe_answers(operation: &mut Operation) {
+    for response in operation.responses.responses.values_mut() {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            response.description = "OK".to_owned();
         }
     }
 }

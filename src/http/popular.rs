@@ -80,11 +80,16 @@ pub async fn refresh_popular(
     _: Key,
     _: NoBody,
 ) -> Result<Answer<PopularView>, Problem> {
-    if let Err(error) = (api.refresh_popular)().await {
+    // What the gate has decided up to now must be in the list.
+    api.catch_up().await?;
+    // The list is made in a task of its own: when it takes too long, only the wait for it ends.
+    let limit = api.settings.request_timeout;
+    let made = tokio::time::timeout(limit, (api.refresh_popular)()).await;
+    if let Err(error) = made.unwrap_or_else(|_| Err(format!("no list within {} ms", limit.as_millis()))) {
         tracing::warn!(error, "the popular products could not be refreshed");
         return Err(Problem::new(
             Code::TruthUnavailable,
-            "The list could not be made: PostgreSQL does not answer. Try again shortly.",
+            "The list could not be made in time: PostgreSQL does not answer. Try again shortly.",
         ));
     }
     latest(&api).await

@@ -26,6 +26,8 @@ use crate::config::bounds::{
 
 /// How often an HTTP/2 client that sends nothing is asked whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// … and how long it has to answer.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An address that cannot be listened on; the message says which setting to change.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +105,7 @@ fn builder() -> Builder<TokioExecutor> {
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_BYTES)
         .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(HEADER_TIMEOUT);
+        .keep_alive_timeout(PING_TIMEOUT);
     builder
 }
 

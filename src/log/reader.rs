@@ -43,12 +43,16 @@ impl LogReader {
         Ok(Meta::read(&self.client, self.cell).await?)
     }
 
-    /// Up to `count` entries after `seq`, in order. A missing log has none.
+    /// Up to `count` entries after `seq`, in order, up to the first element that is no entry. A log that is missing, or
+    /// that is no stream, has none.
     pub async fn after(&self, epoch: u64, seq: u64, count: u64) -> Result<Vec<RawEntry>, LogError> {
         let key = Keys::new(self.cell, epoch).log();
         let start = format!("({epoch}-{seq}");
-        let elements: Vec<Element> = self.client.xrange_values(key, start, "+", Some(count)).await?;
-        elements.into_iter().map(entry).collect()
+        let elements: Vec<Element> = match self.client.xrange_values(key, start, "+", Some(count)).await {
+            Err(e) if e.details().starts_with("WRONGTYPE") => Vec::new(),
+            other => other?,
+        };
+        Ok(elements.into_iter().map_while(entry).collect())
     }
 
     /// Returns when there is an entry after `seq`, or after a short time.
@@ -57,6 +61,11 @@ impl LogReader {
         let block_ms = u64::try_from(LOG_POLL.as_millis()).unwrap_or(u64::MAX);
         let _: Value = self.blocking.xread(Some(1), Some(block_ms), key, format!("{epoch}-{seq}")).await?;
         Ok(())
+    }
+
+    /// Removes what an abandoned rebuild has left under `epoch`.
+    pub async fn unlink_epoch(&self, epoch: u64) -> Result<(), LogError> {
+        self.unlink_where(&format!("rg:{{{}}}:{epoch}:*", self.cell), |_, _| true).await
     }
 
     /// Removes all keys of epochs before `epoch`.
@@ -95,14 +104,13 @@ impl LogReader {
     }
 }
 
-fn entry((id, mut fields): Element) -> Result<RawEntry, LogError> {
-    let wrong = || LogError(format!("the log's element {id} is no entry"));
-    let (epoch, seq) = id.split_once('-').ok_or_else(wrong)?;
-    let tip = fields.remove("t").ok_or_else(wrong)?;
-    Ok(RawEntry {
-        epoch: epoch.parse().map_err(|_| wrong())?,
-        seq: seq.parse().map_err(|_| wrong())?,
-        payload: fields.remove("p").ok_or_else(wrong)?.to_vec(),
-        tip: String::from_utf8(tip.to_vec()).map_err(|_| wrong())?,
+/// `None`: somebody else has put this into the log.
+fn entry((id, mut fields): Element) -> Option<RawEntry> {
+    let (epoch, seq) = id.split_once('-')?;
+    Some(RawEntry {
+        epoch: epoch.parse().ok()?,
+        seq: seq.parse().ok()?,
+        payload: fields.remove("p")?.to_vec(),
+        tip: String::from_utf8(fields.remove("t")?.to_vec()).ok()?,
     })
 }

@@ -261,10 +261,8 @@ async fn outbox(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
         events.iter().map(|(e, _)| e.payload.as_str()).collect::<Vec<_>>(),
         events.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
     )
-    .execute(&mut *tx)
+    .execute(tx)
     .await?;
-    // Wakes the relay when the transaction commits.
-    sqlx::query("SELECT pg_notify('rushgate_outbox', '')").execute(tx).await?;
     Ok(())
 }
 

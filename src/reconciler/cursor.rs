@@ -89,6 +89,17 @@ impl Cursor {
         Ok(done.rows_affected() == 1)
     }
 
+    /// Lets the entry that halted the cell be tried again.
+    pub async fn retry_halted(conn: &mut PgConnection, cell: u32) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "UPDATE cell_cursors SET halted_reason = NULL WHERE cell = $1 AND halted_reason IS NOT NULL",
+        )
+        .bind(cell_number(cell))
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+
     /// Halts the cell at the entry after the cursor.
     pub async fn halt(&self, conn: &mut PgConnection, reason: &str) -> Result<(), sqlx::Error> {
         sqlx::query(

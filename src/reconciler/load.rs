@@ -27,14 +27,12 @@ pub enum LoadError {
     Pack(#[from] rmp_serde::encode::Error),
 }
 
-/// How much was loaded, for the process's log.
+/// What was loaded.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    pub wallets: u64,
-    pub products: u64,
-    pub templates: u64,
-    pub coupons: u64,
-    pub idempotency_records: u64,
+    /// Each hash and the number of its fields, so that the gate opens only if all of it is there.
+    pub hashes: Vec<(String, u64)>,
+    pub highest_template_number: u64,
 }
 
 /// Loads everything that the scripts need, as one consistent picture of the truth. `clock_ms` is the gate's clock.
@@ -46,16 +44,20 @@ pub async fn load(
 ) -> Result<Loaded, LoadError> {
     let mut tx = conn.begin().await?;
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
-    let loaded = Loaded {
-        wallets: wallets(&mut tx, client, keys).await?,
-        products: products(&mut tx, client, keys).await?,
-        templates: templates(&mut tx, client, keys).await?,
-        coupons: coupons(&mut tx, client, keys).await?,
-        idempotency_records: idempotency_records(&mut tx, client, keys, clock_ms).await?,
-    };
+    let mut loaded = Loaded::default();
+    loaded.hashes.push(wallets(&mut tx, client, keys).await?);
+    loaded.hashes.extend(products(&mut tx, client, keys).await?);
+    let (hashes, highest) = templates(&mut tx, client, keys).await?;
+    loaded.hashes.extend(hashes);
+    loaded.highest_template_number = highest;
+    loaded.hashes.extend(coupons(&mut tx, client, keys).await?);
+    loaded.hashes.extend(idempotency_records(&mut tx, client, keys, clock_ms).await?);
     tx.commit().await?;
     Ok(loaded)
 }
+
+/// A hash and the number of fields that it was given.
+type LoadedHash = (String, u64);
 
 /// Gathers a hash's fields and sends them many at a time.
 struct HashLoader<'a> {
@@ -86,9 +88,9 @@ impl<'a> HashLoader<'a> {
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<u64, Error> {
+    async fn finish(mut self) -> Result<LoadedHash, Error> {
         self.flush().await?;
-        Ok(self.sent)
+        Ok((self.key, self.sent))
     }
 }
 
@@ -100,7 +102,7 @@ fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-async fn wallets(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<u64, LoadError> {
+async fn wallets(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<LoadedHash, LoadError> {
     let mut rows = sqlx::query_as::<_, (String, i64)>("SELECT user_id, balance FROM wallets").fetch(conn);
     let mut hash = HashLoader::new(client, keys.wallets());
     while let Some((user_id, balance)) = rows.try_next().await? {
@@ -109,26 +111,34 @@ async fn wallets(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Resul
     Ok(hash.finish().await?)
 }
 
-async fn products(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<u64, LoadError> {
+async fn products(
+    conn: &mut PgConnection,
+    client: &Client,
+    keys: &Keys,
+) -> Result<[LoadedHash; 2], LoadError> {
     let mut rows = sqlx::query_as::<_, (String, String, i64, String, i64)>(
         "SELECT product_id, name, price, status, stock FROM products",
     )
     .fetch(conn);
     let mut records = HashLoader::new(client, keys.products());
     let mut stocks = HashLoader::new(client, keys.stocks());
+    let mut ids = Vec::new();
     while let Some((id, name, price, status, stock)) = rows.try_next().await? {
         let status = if status == "on_sale" { ProductStatus::OnSale } else { ProductStatus::Suspended };
         let record = ProductRecord { name, price: unsigned(price), status };
         records.add(id.clone(), packed(&record)?).await?;
         stocks.add(id.clone(), stock).await?;
-        add_id(client, keys.product_ids(), id).await?;
+        ids.push(id);
     }
-    stocks.finish().await?;
-    Ok(records.finish().await?)
+    add_ids(client, keys.product_ids(), ids).await?;
+    Ok([records.finish().await?, stocks.finish().await?])
 }
 
-async fn add_id(client: &Client, key: String, id: String) -> Result<(), Error> {
-    let _: i64 = client.zadd(key, None, None, false, false, (0.0, id)).await?;
+async fn add_ids(client: &Client, key: String, ids: Vec<String>) -> Result<(), Error> {
+    for some in ids.chunks(FIELDS_PER_COMMAND) {
+        let members: Vec<(f64, &str)> = some.iter().map(|id| (0.0, id.as_str())).collect();
+        let _: i64 = client.zadd(key.as_str(), None, None, false, false, members).await?;
+    }
     Ok(())
 }
 
@@ -147,11 +157,18 @@ struct TemplateRow {
     issue_until_ms: i64,
 }
 
-async fn templates(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<u64, LoadError> {
+/// The hashes, and the highest number of a template.
+async fn templates(
+    conn: &mut PgConnection,
+    client: &Client,
+    keys: &Keys,
+) -> Result<([LoadedHash; 2], u64), LoadError> {
     let mut rows = sqlx::query_as::<_, TemplateRow>(include_str!("sql/load_templates.sql")).fetch(conn);
     let mut records = HashLoader::new(client, keys.templates());
     let mut issued = HashLoader::new(client, keys.issued());
+    let (mut ids, mut highest) = (Vec::new(), 0);
     while let Some(row) = rows.try_next().await? {
+        highest = highest.max(unsigned(row.number));
         let record = TemplateRecord {
             number: unsigned(row.number),
             name: row.name,
@@ -165,10 +182,10 @@ async fn templates(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Res
         };
         records.add(row.template_id.clone(), packed(&record)?).await?;
         issued.add(row.template_id.clone(), row.issued).await?;
-        add_id(client, keys.template_ids(), row.template_id).await?;
+        ids.push(row.template_id);
     }
-    issued.finish().await?;
-    Ok(records.finish().await?)
+    add_ids(client, keys.template_ids(), ids).await?;
+    Ok(([records.finish().await?, issued.finish().await?], highest))
 }
 
 #[derive(sqlx::FromRow)]
@@ -183,7 +200,11 @@ struct CouponRow {
 }
 
 /// Rows come user by user, so that each user's list in `held` is complete when the next user begins.
-async fn coupons(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<u64, LoadError> {
+async fn coupons(
+    conn: &mut PgConnection,
+    client: &Client,
+    keys: &Keys,
+) -> Result<[LoadedHash; 2], LoadError> {
     let mut rows = sqlx::query_as::<_, CouponRow>(include_str!("sql/load_coupons.sql")).fetch(conn);
     let mut records = HashLoader::new(client, keys.coupons());
     let mut held = HashLoader::new(client, keys.held());
@@ -207,8 +228,7 @@ async fn coupons(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Resul
     if !list.is_empty() {
         held.add(user, Value::Bytes(list.into())).await?;
     }
-    held.finish().await?;
-    Ok(records.finish().await?)
+    Ok([held.finish().await?, records.finish().await?])
 }
 
 async fn idempotency_records(
@@ -216,17 +236,17 @@ async fn idempotency_records(
     client: &Client,
     keys: &Keys,
     clock_ms: TimestampMs,
-) -> Result<u64, LoadError> {
+) -> Result<Vec<LoadedHash>, LoadError> {
     let mut rows =
         sqlx::query_as::<_, (String, Vec<u8>, Vec<u8>, i64)>(include_str!("sql/load_idempotency.sql"))
             .bind(clock_ms - IDEMPOTENCY_KEPT_MS)
             .fetch(conn);
-    let (mut loaded, mut bucket) = (0, None::<(i64, HashLoader<'_>)>);
+    let (mut loaded, mut bucket) = (Vec::new(), None::<(i64, HashLoader<'_>)>);
     while let Some((scope, hash, reply, decided_at)) = rows.try_next().await? {
         let day = decided_at.div_euclid(DAY_MS);
         if bucket.as_ref().is_none_or(|(of, _)| *of != day) {
             if let Some((_, full)) = bucket.take() {
-                loaded += full.finish().await?;
+                loaded.push(full.finish().await?);
             }
             bucket = Some((day, HashLoader::new(client, keys.idempotency(day))));
         }
@@ -236,7 +256,7 @@ async fn idempotency_records(
         }
     }
     if let Some((_, last)) = bucket {
-        loaded += last.finish().await?;
+        loaded.push(last.finish().await?);
     }
     Ok(loaded)
 }

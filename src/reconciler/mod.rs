@@ -16,7 +16,9 @@ pub mod verify;
 
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection, PgConnection};
+use std::future::Future;
+
+use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Servers;
@@ -27,6 +29,7 @@ use crate::gate::keys::{DAY_MS, Keys};
 use crate::gate::script::{ADVANCE_WATERMARK, CLOSE_CELL};
 use crate::log::reader::{LogError, LogReader};
 use crate::log::{Entry, RawEntry};
+use crate::truth;
 use apply::{ApplyError, apply};
 use cursor::{Cursor, Target};
 use plan::Plan;
@@ -64,12 +67,16 @@ impl From<fred::error::Error> for StepError {
     }
 }
 
-/// First half of the advisory lock's key, "rgcell"; the second is the cell.
+/// Key of cell 0's advisory lock, "rgcell" in ASCII and two bytes to which the cell's number is added.
 const LEADER_LOCK: i64 = 0x7267_6365_6c6c_0000;
 /// How often a stand-by asks for the lock.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 /// How often old idempotency records are removed.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
+/// Idempotency records that one round removes at most.
+const TIDY_RECORDS: i64 = 20_000;
+/// The longest that PostgreSQL may take for one transaction or statement.
+const TRUTH_STEP_LIMIT: Duration = Duration::from_secs(30);
 
 /// The leader (or would-be leader) of one cell.
 pub struct Reconciler {
@@ -116,7 +123,14 @@ impl Reconciler {
             }
         }
         tracing::info!(cell = self.cell, "leads the cell's reconciler");
+        // What an earlier leader could not apply, this one (a newer version, a mended schema) may.
+        let cell = self.cell;
+        let conn = self.connection().await?;
+        limited(Cursor::retry_halted(conn, cell)).await?;
         while !shutdown.is_cancelled() {
+            if self.tidied.is_none_or(|at| at.elapsed() > TIDY_EVERY) {
+                self.tidy().await?;
+            }
             match self.step().await? {
                 Step::Applied(_) | Step::Rebuilt(_) => {}
                 Step::Idle => self.wait_for_entries(shutdown).await?,
@@ -129,18 +143,16 @@ impl Reconciler {
     /// Takes the leader lock; `false` when somebody else leads.
     pub async fn try_lead(&mut self) -> Result<bool, StepError> {
         let key = LEADER_LOCK + i64::from(self.cell);
-        let led = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-            .bind(key)
-            .fetch_one(self.connection().await?)
-            .await?;
-        Ok(led)
+        let ask = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(key);
+        limited(ask.fetch_one(self.connection().await?)).await
     }
 
     async fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         let conn = match self.conn.take() {
             Some(conn) => conn,
             None => {
-                let mut conn = PgConnection::connect(&self.database_url).await?;
+                let options = truth::leader_session(&self.database_url, "rushgate-reconciler")?;
+                let mut conn = options.connect().await?;
                 // What the gate is told to be applied must survive a crash of PostgreSQL.
                 sqlx::query(include_str!("sql/insist_on_commit.sql")).execute(&mut conn).await?;
                 conn
@@ -151,25 +163,36 @@ impl Reconciler {
 
     /// Compares the gate with the cursor, then applies what is new, or rebuilds, or halts. Not cancel-safe.
     pub async fn step(&mut self) -> Result<Step, StepError> {
-        let cell = self.cell;
-        let cursor = Cursor::read(self.connection().await?, cell).await?;
-        if let Some(reason) = &cursor.halted_reason {
-            return Ok(self.halted(reason.clone()));
-        }
+        let cursor = self.cursor().await?;
         let meta = self.log.meta().await?;
-        match compare(&cursor, &meta) {
-            Comparison::Same => {
-                self.last_halt = None;
-                let step = self.apply_next(&cursor).await?;
-                self.advance_watermark(&meta).await?;
-                Ok(step)
+        let comparison = compare(&cursor, &meta);
+        if comparison == Comparison::Same {
+            if let Some(reason) = &cursor.halted_reason {
+                return Ok(self.halted(reason.clone()));
             }
+            self.last_halt = None;
+            let (step, applied) = self.apply_next(&cursor, &meta).await?;
+            self.advance_watermark(&meta, applied).await?;
+            return Ok(step);
+        }
+        // The cursor was read first. Another leader may have moved it, and the gate's watermark, before `meta` was.
+        if self.cursor().await? != cursor {
+            return Ok(Step::Superseded);
+        }
+        match comparison {
             Comparison::Rebuild(reason) => self.rebuild(&cursor, &meta, &reason).await,
             Comparison::TruthWentBack(reason) => {
                 self.close(meta.epoch, &reason).await?;
                 Ok(self.halted(reason))
             }
+            Comparison::Same => Ok(Step::Idle),
         }
+    }
+
+    async fn cursor(&mut self) -> Result<Cursor, StepError> {
+        let cell = self.cell;
+        let conn = self.connection().await?;
+        limited(Cursor::read(conn, cell)).await
     }
 
     fn halted(&mut self, reason: String) -> Step {
@@ -190,20 +213,26 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Applies the next entries after `cursor`, as far as the chain holds.
-    async fn apply_next(&mut self, cursor: &Cursor) -> Result<Step, StepError> {
+    /// Applies the next entries after `cursor`, as far as the chain holds; also says how far that is.
+    async fn apply_next(&mut self, cursor: &Cursor, seen: &Meta) -> Result<(Step, u64), StepError> {
         let mut raw = self.log.after(cursor.epoch, cursor.seq, APPLY_ENTRIES).await?;
         bound_bytes(&mut raw);
         let found = raw.len();
         let valid = unbroken(cursor, raw);
-        if valid.len() < found {
-            let reason = format!("the log's chain is broken after entry {}", cursor.seq + valid.len() as u64);
+        // `seen` was read before the log, so its last entry must be there.
+        let missing = valid.is_empty() && seen.seq > cursor.seq;
+        if valid.len() < found || missing {
+            let reason = format!("the log does not go on after entry {}", cursor.seq + valid.len() as u64);
             self.close(cursor.epoch, &reason).await?;
         }
-        if valid.is_empty() {
-            return Ok(Step::Idle);
-        }
-        self.apply_entries(cursor, &valid).await
+        let Some(last) = valid.last() else { return Ok((Step::Idle, cursor.seq)) };
+        let step = self.apply_entries(cursor, &valid).await?;
+        let applied = match step {
+            Step::Applied(entries) if entries == valid.len() => last.seq,
+            Step::Applied(entries) => cursor.seq + entries as u64,
+            _ => cursor.seq,
+        };
+        Ok((step, applied))
     }
 
     /// Applies `entries` in one transaction; where PostgreSQL refuses them, one by one up to the refused one.
@@ -251,47 +280,69 @@ impl Reconciler {
             events: plan.event_count(),
         };
         let conn = self.connection().await.map_err(ApplyError::Failed)?;
-        apply(conn, cursor, &target, &plan).await
+        // Cut off, the transaction's outcome is unknown; its connection is dropped and the cursor read again.
+        match tokio::time::timeout(TRUTH_STEP_LIMIT, apply(conn, cursor, &target, &plan)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.conn = None;
+                Err(ApplyError::Failed(timed_out()))
+            }
+        }
     }
 
     /// Tells the gate what PostgreSQL has, and trims the log behind it.
-    async fn advance_watermark(&mut self, seen: &Meta) -> Result<(), StepError> {
+    async fn advance_watermark(&mut self, seen: &Meta, applied: u64) -> Result<(), StepError> {
         let cell = self.cell;
-        let cursor = Cursor::read(self.connection().await?, cell).await?;
         metrics::gauge!("rushgate_log_lag_entries", "cell" => cell.to_string())
-            .set(seen.seq.saturating_sub(cursor.seq) as f64);
-        if cursor.epoch != seen.epoch || cursor.seq <= seen.applied {
+            .set(seen.seq.saturating_sub(applied) as f64);
+        if applied <= seen.applied {
             return Ok(());
         }
-        let keys = vec![Keys::meta(cell), Keys::new(cell, cursor.epoch).log()];
-        let args = vec![cursor.epoch.to_string(), cursor.seq.to_string(), LOG_KEPT_ENTRIES.to_string()];
+        let keys = vec![Keys::meta(cell), Keys::new(cell, seen.epoch).log()];
+        let args = vec![seen.epoch.to_string(), applied.to_string(), LOG_KEPT_ENTRIES.to_string()];
         ADVANCE_WATERMARK.call(&self.log.client, keys, args).await?;
         Ok(())
     }
 
     async fn wait_for_entries(&mut self, shutdown: &CancellationToken) -> Result<(), StepError> {
-        if self.tidied.is_none_or(|at| at.elapsed() > TIDY_EVERY) {
-            self.tidy().await?;
-        }
-        let cell = self.cell;
-        let cursor = Cursor::read(self.connection().await?, cell).await?;
+        let cursor = self.cursor().await?;
         tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             found = self.log.wait_after(cursor.epoch, cursor.seq) => Ok(found?),
         }
     }
 
-    /// Removes idempotency records that no longer answer anybody.
-    async fn tidy(&mut self) -> Result<(), StepError> {
+    /// Removes what no longer answers anybody: old idempotency records, keys of epochs that are over.
+    pub async fn tidy(&mut self) -> Result<(), StepError> {
         let meta = self.log.meta().await?;
-        let yesterday = meta.clock_ms.div_euclid(DAY_MS) - 1;
-        self.log.unlink_records_before(meta.epoch, yesterday).await?;
-        sqlx::query(include_str!("sql/tidy_idempotency.sql"))
+        if !meta.absent() {
+            self.log.unlink_before(meta.epoch).await?;
+            let yesterday = meta.clock_ms.div_euclid(DAY_MS) - 1;
+            self.log.unlink_records_before(meta.epoch, yesterday).await?;
+        }
+        let delete = sqlx::query(include_str!("sql/tidy_idempotency.sql"))
             .bind(meta.clock_ms)
-            .execute(self.connection().await?)
-            .await?;
-        self.tidied = Some(Instant::now());
+            .bind(TIDY_RECORDS)
+            .execute(self.connection().await?);
+        let deleted = limited(delete).await?.rows_affected();
+        // As long as there is more, the next round follows at once.
+        self.tidied = (deleted < TIDY_RECORDS.unsigned_abs()).then(Instant::now);
         Ok(())
+    }
+}
+
+fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(
+        std::io::ErrorKind::TimedOut,
+        format!("no answer within {TRUTH_STEP_LIMIT:?}"),
+    ))
+}
+
+/// For single statements. The caller drops the connection on an error.
+async fn limited<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StepError> {
+    match tokio::time::timeout(TRUTH_STEP_LIMIT, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(timed_out().into()),
     }
 }
 

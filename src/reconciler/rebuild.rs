@@ -6,7 +6,7 @@
 //! the cell closed, and the next step starts a rebuild of its own.
 
 use super::cursor::{Cursor, Target};
-use super::load::load;
+use super::load::{Loaded, load};
 use super::verify::unbroken;
 use super::{Reconciler, Step, StepError};
 use crate::config::bounds::APPLY_ENTRIES;
@@ -46,33 +46,39 @@ impl Reconciler {
         }
 
         let drained = Cursor::read(self.connection().await?, cell).await?;
-        let target =
-            Target { epoch, seq: 0, tip: genesis_tip(cell, epoch), clock_ms: meta.clock_ms, events: 0 };
+        if drained.epoch >= epoch {
+            return Ok(Step::Superseded); // a rebuilder whose claim Redis has forgotten
+        }
+        let clock_ms = drained.clock_ms.max(meta.clock_ms);
+        let target = Target { epoch, seq: 0, tip: genesis_tip(cell, epoch), clock_ms, events: 0 };
         if !drained.advance(self.connection().await?, &target).await? {
             return Ok(Step::Superseded);
         }
-        let clock_ms = drained.clock_ms.max(meta.clock_ms).max(jiff::Timestamp::now().as_millisecond());
+        self.log.unlink_epoch(epoch).await?;
         let keys = Keys::new(cell, epoch);
         let loaded = load(self.connection().await?, &client, &keys, clock_ms).await?;
-
-        let remembered_clock = drained.clock_ms.max(meta.clock_ms);
-        let args = vec![epoch.to_string(), target.tip, remembered_clock.to_string()];
-        if !OPEN_EPOCH.call(&client, vec![Keys::meta(cell), keys.log()], args).await? {
+        if !self.open(&keys, &target, &loaded).await? {
             return Ok(Step::Superseded);
         }
         self.log.unlink_before(epoch).await?;
         metrics::counter!("rushgate_rebuilds_total").increment(1);
-        tracing::info!(
-            cell,
-            epoch,
-            wallets = loaded.wallets,
-            products = loaded.products,
-            templates = loaded.templates,
-            coupons = loaded.coupons,
-            idempotency_records = loaded.idempotency_records,
-            "the gate is open"
-        );
+        tracing::info!(cell, epoch, loaded = ?loaded.hashes, "the gate is open");
         Ok(Step::Rebuilt(epoch))
+    }
+
+    async fn open(&self, keys: &Keys, target: &Target, loaded: &Loaded) -> Result<bool, StepError> {
+        let mut names = vec![Keys::meta(self.cell), keys.log()];
+        let mut args = vec![
+            target.epoch.to_string(),
+            target.tip.clone(),
+            target.clock_ms.to_string(),
+            loaded.highest_template_number.to_string(),
+        ];
+        for (hash, fields) in &loaded.hashes {
+            names.push(hash.clone());
+            args.push(fields.to_string());
+        }
+        Ok(OPEN_EPOCH.call(&self.log.client, names, args).await?)
     }
 
     /// Applies what the closed log still holds after the cursor, as far as its chain is valid; says what is lost.

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use crate::config::bounds::{
     RELAY_BYTES, RELAY_MEASURE_ROWS, RELAY_ROWS, RELAY_STOP_GRACE, RELAY_TRUTH_TIMEOUT,
 };
+use crate::truth::lead_with;
 
 /// Key of the advisory lock: "rgrelay" in ASCII.
 const LEADER_LOCK: i64 = 0x0072_6772_656c_6179;
@@ -47,7 +48,7 @@ pub struct Outbox {
 impl Outbox {
     /// `None`: another relay holds the lock.
     pub async fn lead(options: &PgConnectOptions) -> Result<Option<Self>, OutboxError> {
-        let options = session_options(options);
+        let options = lead_with(options.clone(), "rushgate-relay");
         let mut connection = limited(options.connect()).await?;
         let locked: bool = limited(
             sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
@@ -104,15 +105,6 @@ impl Outbox {
     pub async fn resign(self) {
         let _ = timeout(RELAY_STOP_GRACE, self.connection.close()).await;
     }
-}
-
-/// A leader whose machine vanished must lose its session, and with it the lock, within half a minute.
-fn session_options(options: &PgConnectOptions) -> PgConnectOptions {
-    options.clone().application_name("rushgate-relay").options([
-        ("tcp_keepalives_idle", "10"),
-        ("tcp_keepalives_interval", "5"),
-        ("tcp_keepalives_count", "3"),
-    ])
 }
 
 /// No transaction is ever begun here (each statement is one), so a statement cut off by the limit leaves nothing half

@@ -48,6 +48,25 @@ pub fn pool(database_url: &str, connections: u32, timeout: Duration) -> Result<P
     Ok(PgPoolOptions::new().max_connections(connections).acquire_timeout(timeout).connect_lazy_with(options))
 }
 
+/// Options of a leader's session, which holds an advisory lock (reconciler, relay). A leader that has vanished, or whose
+/// process was stopped, must lose its session and with it the lock; one that works speaks every second. Needs
+/// PostgreSQL 14 or newer.
+pub fn leader_session(database_url: &str, name: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    Ok(lead_with(PgConnectOptions::from_str(database_url)?, name))
+}
+
+/// See [`leader_session`].
+pub fn lead_with(options: PgConnectOptions, name: &str) -> PgConnectOptions {
+    options.application_name(name).options([
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+        ("idle_session_timeout", "30s"),
+        ("idle_in_transaction_session_timeout", "30s"),
+        ("lock_timeout", "20s"),
+    ])
+}
+
 impl Truth {
     /// `timeout` bounds each read, the wait for a connection included.
     pub fn new(pool: PgPool, timeout: Duration) -> Self {

@@ -27,10 +27,11 @@ const NO_DEADLINE: i64 = 4_000_000_000_000;
 type Job<'a, B> = (i64, Option<(&'a str, Blob)>, B);
 
 /// What a caller claims to know of the cell.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Claim {
     epoch: u64,
     seen: u64,
+    seen_tip: String,
     day: i64,
     log_limit: u64,
 }
@@ -39,7 +40,13 @@ impl Shop {
     async fn claim(&self) -> Claim {
         let meta = self.meta().await;
         let now = jiff::Timestamp::now().as_millisecond().max(meta.clock_ms);
-        Claim { epoch: meta.epoch, seen: meta.seq, day: now.div_euclid(DAY_MS), log_limit: 100_000 }
+        Claim {
+            epoch: meta.epoch,
+            seen: meta.seq,
+            seen_tip: meta.tip,
+            day: now.div_euclid(DAY_MS),
+            log_limit: 100_000,
+        }
     }
 
     /// Calls a script with a whole batch of (deadline, idempotency, body).
@@ -50,7 +57,8 @@ impl Shop {
         batch: &[Job<'_, impl Serialize>],
     ) -> Result<Reply, CallError> {
         let keys = script.keys(&Keys::new(0, claim.epoch), claim.day);
-        let head = wire::pack(&(claim.epoch, claim.seen, claim.day, claim.log_limit)).unwrap();
+        let head =
+            wire::pack(&(claim.epoch, claim.seen, &claim.seen_tip, claim.day, claim.log_limit)).unwrap();
         script.call(&self.raw, keys, head, wire::pack(&batch).unwrap()).await
     }
 
@@ -115,7 +123,7 @@ async fn a_caller_of_another_epoch_is_refused() {
     for epoch in [0, claim.epoch + 1] {
         let batch = [(NO_DEADLINE, None, ("ann", 1_000, Id::new()))];
         assert_eq!(
-            refused(shop.call(&script::CHARGE_WALLET, Claim { epoch, ..claim }, &batch).await),
+            refused(shop.call(&script::CHARGE_WALLET, Claim { epoch, ..claim.clone() }, &batch).await),
             "epoch"
         );
     }
@@ -129,7 +137,10 @@ async fn a_redis_that_went_back_in_time_is_refused_and_closed() {
     let (claim, before) = (shop.claim().await, shop.snapshot().await);
     let batch = [(NO_DEADLINE, None, ("ann", 1_000, Id::new()))];
     let seen = claim.seen + 1;
-    assert_eq!(refused(shop.call(&script::CHARGE_WALLET, Claim { seen, ..claim }, &batch).await), "behind");
+    assert_eq!(
+        refused(shop.call(&script::CHARGE_WALLET, Claim { seen, ..claim.clone() }, &batch).await),
+        "behind"
+    );
     assert_eq!(shop.snapshot().await, before);
 
     // An instance that has seen more closes the cell; the reconciler then builds it anew.
@@ -146,16 +157,80 @@ async fn a_redis_that_went_back_in_time_is_refused_and_closed() {
 }
 
 #[tokio::test]
+async fn a_redis_that_went_back_and_was_written_to_since_is_refused() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    shop.apply_all().await;
+    let claim = shop.claim().await;
+    let batch = || [(NO_DEADLINE, None, ("ann", 1, Id::new()))];
+    let forked = Claim { seen_tip: "f".repeat(40), ..claim.clone() };
+    let before = shop.snapshot().await;
+    let reply = shop.call(&script::CHARGE_WALLET, forked.clone(), &batch()).await;
+    assert_eq!(refused(reply), "behind", "the same number, another entry");
+    assert_eq!(shop.snapshot().await, before);
+    shop.charge("ann", 1_000).await;
+    let reply = shop.call(&script::CHARGE_WALLET, forked, &batch()).await;
+    assert_eq!(refused(reply), "behind", "another entry, and more after it");
+    // whoever saw the entry that is there goes on, also when it is no longer the last
+    decided(shop.call(&script::CHARGE_WALLET, claim.clone(), &batch()).await);
+    // … and when it was trimmed
+    let _: i64 = shop.raw.xtrim(shop.keys().await.log(), ("MAXLEN", "=", 1)).await.unwrap();
+    decided(shop.call(&script::CHARGE_WALLET, claim, &batch()).await);
+}
+
+#[tokio::test]
+async fn an_instance_that_saw_a_lost_success_closes_the_cell() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    shop.apply_all().await;
+    let snapshot: std::collections::HashMap<String, String> = shop.raw.hgetall(Keys::meta(0)).await.unwrap();
+    let lost = shop.gate.charge_wallet(ChargeWallet { user_id: user("ann"), amount: 5 }, None, soon()).await;
+    let lost = lost.unwrap().unwrap().position;
+    // Redis loses that entry, unapplied, and another instance puts one of its own in its place.
+    let keys = shop.keys().await;
+    let _: i64 = shop.raw.xdel(keys.log(), "1-2").await.unwrap();
+    let _: () = shop.raw.custom(fred::cmd!("XSETID"), vec![keys.log(), "1-1".into()]).await.unwrap();
+    let _: i64 = shop.raw.hset(keys.wallets(), ("ann", 1_000)).await.unwrap();
+    let _: i64 = shop.raw.hset(Keys::meta(0), snapshot).await.unwrap();
+    let other = Gate::with_limits(&shop.servers, LIMITS).await.unwrap();
+    other
+        .charge_wallet(ChargeWallet { user_id: user("bob"), amount: 7 }, None, soon())
+        .await
+        .unwrap()
+        .unwrap();
+    shop.apply_all().await;
+    // The one who was told of the lost entry is not told that PostgreSQL has it, and sees to a rebuild.
+    let soon_enough = std::time::Instant::now() + std::time::Duration::from_millis(300);
+    assert!(shop.gate.wait_applied(lost, soon_enough).await.is_err());
+    assert_eq!(shop.meta().await.state, "closed");
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!((shop.balance("ann").await, shop.balance("bob").await), (Some(1_000), Some(7)));
+}
+
+#[tokio::test]
+async fn a_deadline_passes_while_a_clock_that_was_set_back_catches_up() {
+    let shop = Shop::open().await;
+    let now = jiff::Timestamp::now().as_millisecond();
+    shop.set_clock(now + 3_600_000).await;
+    let at = |deadline| [(deadline, None, ("ann", 1, Id::new()))];
+    let late = decided(shop.call(&script::CHARGE_WALLET, shop.claim().await, &at(now - 1)).await);
+    assert_eq!(code(&late.verdicts[0]), 2);
+    let early = decided(shop.call(&script::CHARGE_WALLET, shop.claim().await, &at(now + 60_000)).await);
+    assert_eq!(code(&early.verdicts[0]), 0);
+}
+
+#[tokio::test]
 async fn a_request_past_its_deadline_is_refused_alone() {
     let shop = Shop::open().await;
     let (claim, before) = (shop.claim().await, shop.snapshot().await);
     let late = (jiff::Timestamp::now().as_millisecond() - 1, None, ("ann", 1_000, Id::new()));
-    let only_late = decided(shop.call(&script::CHARGE_WALLET, claim, std::slice::from_ref(&late)).await);
+    let only_late =
+        decided(shop.call(&script::CHARGE_WALLET, claim.clone(), std::slice::from_ref(&late)).await);
     assert_eq!(code(&only_late.verdicts[0]), 2);
     assert_eq!(shop.snapshot().await, before);
 
     let good = (NO_DEADLINE, None, ("bob", 1_000, Id::new()));
-    let both = decided(shop.call(&script::CHARGE_WALLET, claim, &[late, good]).await);
+    let both = decided(shop.call(&script::CHARGE_WALLET, claim.clone(), &[late, good]).await);
     assert_eq!(both.verdicts.iter().map(code).collect::<Vec<_>>(), [2, 0]);
     assert_eq!((shop.balance("ann").await, shop.balance("bob").await), (None, Some(1_000)));
 }
@@ -180,11 +255,11 @@ async fn a_closed_cell_and_an_absent_gate_refuse() {
     let batch = [(NO_DEADLINE, None, ("ann", 1_000, Id::new()))];
     let _: i64 = shop.raw.hset(Keys::meta(0), ("state", "closed")).await.unwrap();
     let before = shop.snapshot().await;
-    assert_eq!(refused(shop.call(&script::CHARGE_WALLET, claim, &batch).await), "closed");
+    assert_eq!(refused(shop.call(&script::CHARGE_WALLET, claim.clone(), &batch).await), "closed");
     assert_eq!(shop.snapshot().await, before);
     assert!(matches!(shop.gate.balance(&user("ann")).await, Err(GateError::Unavailable(_))));
     let _: () = shop.raw.flushall(false).await.unwrap();
-    assert_eq!(refused(shop.call(&script::CHARGE_WALLET, claim, &batch).await), "absent");
+    assert_eq!(refused(shop.call(&script::CHARGE_WALLET, claim.clone(), &batch).await), "absent");
     assert!(shop.snapshot().await.is_empty());
 }
 
@@ -193,7 +268,7 @@ async fn a_caller_on_another_day_is_told_the_time() {
     let shop = Shop::open().await;
     let claim = shop.claim().await;
     let batch = [(NO_DEADLINE, None, ("ann", 1_000, Id::new()))];
-    let wrong = Claim { day: claim.day - 1, ..claim };
+    let wrong = Claim { day: claim.day - 1, ..claim.clone() };
     assert_eq!(refused(shop.call(&script::CHARGE_WALLET, wrong, &batch).await), "day");
     // the typed gate learns the time from that refusal and repeats
     shop.charge("ann", 1).await;
@@ -362,15 +437,39 @@ async fn a_key_of_a_wrong_type_fails_before_any_write_and_is_rebuilt() {
 }
 
 #[tokio::test]
+async fn every_key_of_a_wrong_type_fails_before_the_entry_is_written() {
+    let mut shop = Shop::open().await;
+    shop.put_product("mug", 100, 5).await;
+    shop.put_template(open_template("t", 5)).await;
+    shop.charge("ann", 1_000).await;
+    shop.apply_all().await;
+    let (issue, put) = (("t", "bob", Id::new()), ("new", "New", 100, "on_sale", None::<u64>));
+    for n in 0..2 {
+        let keys = shop.keys().await;
+        let key = [keys.coupons(), keys.products()][n].clone();
+        let _: i64 = shop.raw.del(key.as_str()).await.unwrap();
+        let _: () = shop.raw.set(key, "no hash", None, None, false).await.unwrap();
+        let (claim, length) = (shop.claim().await, shop.entries().await.len());
+        let outcome = match n {
+            0 => shop.call(&script::ISSUE_COUPON, claim, &[(NO_DEADLINE, None, issue)]).await,
+            _ => shop.call(&script::PUT_PRODUCT, claim, &[(NO_DEADLINE, None, put)]).await,
+        };
+        assert!(matches!(outcome, Err(CallError::ScriptFailed(_))), "{outcome:?}");
+        assert_eq!(shop.entries().await.len(), length);
+        assert!(matches!(shop.reconciler.rebuild_now().await.unwrap(), Step::Rebuilt(_)));
+    }
+}
+
+#[tokio::test]
 async fn one_batch_is_one_entry_with_ids_and_after_images() {
     let shop = Shop::open().await;
     let reply = shop.charges(&[("ann", 100), ("bob", 200), ("ann", 300)]).await;
-    assert_eq!(reply.seq, 1);
+    assert_eq!(reply.place.seq, 1);
     let entries = shop.entries().await;
     assert_eq!(entries.len(), 1);
     assert_eq!((entries[0].epoch, entries[0].seq), (1, 1));
     let entry = entries[0].decode().unwrap();
-    assert_eq!(entry.decided_at, reply.now);
+    assert_eq!(entry.decided_at, reply.place.now);
     let Facts::WalletsCharged(facts) = entry.facts else { panic!("{entry:?}") };
     let told: Vec<_> = facts.iter().map(|f| (f.user_id.as_str(), f.amount, f.balance_after)).collect();
     assert_eq!(told, [("ann", 100, 100), ("bob", 200, 200), ("ann", 300, 400)]);

@@ -1,9 +1,11 @@
 //! All integration tests in one binary: one link, servers shared, one file per concern.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod api;
 mod audit;
 mod cluster;
 mod demo;
+mod docs;
 mod gate_steps;
 mod instances;
 mod main_way;

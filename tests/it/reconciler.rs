@@ -279,6 +279,93 @@ async fn a_redis_that_lost_its_tail_is_rebuilt_even_when_it_was_refilled() {
 }
 
 #[tokio::test]
+async fn a_log_or_meta_that_somebody_else_wrote_to_is_rebuilt() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    shop.apply_all().await;
+    for n in 0..4 {
+        let (keys, meta) = (shop.keys().await, Keys::meta(0));
+        match n {
+            0 => {
+                let _: i64 = shop.raw.del(keys.log()).await.unwrap();
+                let _: () = shop.raw.set(keys.log(), "no log", None, None, false).await.unwrap();
+            }
+            1 => {
+                let field: HashMap<&str, &str> = [("a", "b")].into();
+                let _: String = shop.raw.xadd(keys.log(), true, None::<()>, "*", field).await.unwrap();
+            }
+            2 => {
+                let _: i64 = shop.raw.del(meta.as_str()).await.unwrap();
+                let _: () = shop.raw.set(meta, "no hash", None, None, false).await.unwrap();
+            }
+            _ => {
+                // the log vanishes with an entry that PostgreSQL has not, and nobody writes any more
+                shop.charge("ann", 5).await;
+                let _: i64 = shop.raw.del(keys.log()).await.unwrap();
+            }
+        }
+        let charge = ChargeWallet { user_id: user("ann"), amount: 1 };
+        if n < 3 {
+            assert!(shop.gate.charge_wallet(charge, None, soon()).await.is_err(), "{n}");
+        }
+        let mut steps = 0;
+        while !matches!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(_)) {
+            steps += 1;
+            assert!(steps < 5, "{n}: not rebuilt");
+        }
+        assert_eq!(shop.balance("ann").await, Some(1_000), "{n}");
+        shop.assert_audit_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_gate_that_is_full_is_relieved_once_postgresql_follows() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    let _: () = shop.raw.config_set("maxmemory", "1").await.unwrap();
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(1));
+    let meta = shop.meta().await;
+    assert_eq!((meta.seq, meta.applied), (1, 1));
+    let _: () = shop.raw.config_set("maxmemory", "0").await.unwrap();
+}
+
+#[tokio::test]
+async fn template_numbers_are_never_given_twice() {
+    let mut shop = Shop::open().await;
+    for id in ["a", "b", "c"] {
+        shop.put_template(open_template(id, 5)).await;
+    }
+    shop.apply_all().await;
+    // as after an entry that was skipped
+    execute(&shop.pool, "DELETE FROM coupon_templates WHERE template_id = 'b'").await;
+    let _: () = shop.raw.flushall(false).await.unwrap();
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.put_template(open_template("d", 5)).await.number, 4);
+    shop.apply_all().await;
+}
+
+#[tokio::test]
+async fn what_is_old_is_tidied_away_and_what_is_young_stays() {
+    let mut shop = busy_shop().await;
+    let keys = shop.keys().await;
+    let day = shop.meta().await.clock_ms.div_euclid(rushgate::gate::keys::DAY_MS);
+    let _: i64 = shop.raw.hset(keys.idempotency(day - 2), ("x", "y")).await.unwrap();
+    let _: i64 = shop.raw.hset("rg:{0}:0:wallets", ("x", 1)).await.unwrap();
+    execute(
+        &shop.pool,
+        "INSERT INTO idempotency_records
+         VALUES ('old key', decode(repeat('00', 16), 'hex'), '', now() - interval '26 hours')",
+    )
+    .await;
+    shop.reconciler.tidy().await.unwrap();
+    let gone: i64 =
+        shop.raw.exists(vec![keys.idempotency(day - 2), "rg:{0}:0:wallets".into()]).await.unwrap();
+    assert_eq!(gone, 0);
+    assert_eq!(number(&shop.pool, "SELECT count(*) FROM idempotency_records").await, 2);
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
 async fn a_script_that_stopped_half_way_is_seen_applied_and_rebuilt() {
     let mut shop = Shop::open().await;
     shop.charge("ann", 1_000).await;

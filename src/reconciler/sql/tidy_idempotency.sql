@@ -1,8 +1,8 @@
--- Removes records that are a day and an hour old at $1 (the gate's clock in milliseconds), a bounded number at a time.
+-- Removes records that are a day and an hour old at $1 (the gate's clock in milliseconds), at most $2 of them.
 DELETE FROM idempotency_records
 WHERE scope IN (
     SELECT scope FROM idempotency_records
     WHERE decided_at < to_timestamp($1::bigint / 1000.0) - interval '25 hours'
     ORDER BY decided_at
-    LIMIT 100000
+    LIMIT $2
 )

@@ -1,0 +1,458 @@
+//! Every route of the contract and every refusal, over real HTTP against `rushgate serve` on real servers.
+//!
+//! [`Backend`] is a Redis and a database; [`Instance`] a `rushgate serve` on them; [`Api`] a client of one. Tests that
+//! leave each other alone share one instance ([`Api::shared`]) and use users, products and templates of their own
+//! ([`fresh`]). Every answer that a test gets is held against `/openapi.json`: its status, its members, its refusal code.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use reqwest::header::HeaderMap;
+use rushgate::config::{Durability, Servers};
+use rushgate::domain::UserId;
+use rushgate::http::mint_token;
+use rushgate::reconciler::{Reconciler, Step};
+use rushgate::servers::{DataFolder, RedisOptions, RedisServer};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use crate::truth;
+
+mod admin;
+mod auth;
+mod bad_input;
+mod cancel;
+mod description;
+mod idempotency;
+mod openapi;
+mod orders;
+mod outages;
+mod popular;
+mod products;
+mod refusals;
+mod templates_and_coupons;
+mod wallets;
+
+use description::Description;
+
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
+/// A start of `rushgate serve`, or anything that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An id that no other test uses.
+pub fn fresh(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub fn token(sub: &str, scope: &str) -> String {
+    let sub = UserId::parse(sub).unwrap();
+    mint_token(SECRET.as_bytes(), &sub, scope, Duration::from_secs(600)).unwrap()
+}
+
+/// A private Redis, and a database of its own.
+pub struct Backend {
+    pub redis: RedisServer,
+    pub database_url: String,
+}
+
+impl Backend {
+    pub async fn new() -> Self {
+        let redis = RedisServer::start(RedisOptions::new(DataFolder::Scratch)).await.unwrap();
+        let pool = truth::database().await;
+        let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
+        pool.close().await;
+        Self { redis, database_url: truth::database_url(&name).await }
+    }
+
+    /// `rushgate serve` with these settings over those that all tests have.
+    pub async fn serve(&self, settings: &[(&str, &str)]) -> Instance {
+        Instance::start(self, settings).await
+    }
+
+    /// An instance that does everything but relaying, ready to decide.
+    pub async fn serve_all(&self, settings: &[(&str, &str)]) -> Instance {
+        let instance = self.serve(settings).await;
+        instance.wait_until_ready().await;
+        instance
+    }
+
+    pub fn servers(&self) -> Servers {
+        Servers {
+            redis_url: self.redis.url(),
+            database_url: self.database_url.clone(),
+            amqp_url: String::new(),
+            cells: 1,
+            durability: Durability::Strict,
+        }
+    }
+
+    /// Builds the gate, and returns the reconciler that did: from here on the test drives it.
+    pub async fn open_gate(&self) -> Reconciler {
+        let mut reconciler = Reconciler::connect(&self.servers(), 0).await.unwrap();
+        assert!(reconciler.try_lead().await.unwrap());
+        assert_eq!(reconciler.step().await.unwrap(), Step::Rebuilt(1));
+        reconciler
+    }
+
+    /// Gate, truth and outbox agree, and the rules hold.
+    pub async fn assert_audit_clean(&self) {
+        let pool = sqlx::PgPool::connect(&self.database_url).await.unwrap();
+        let options = rushgate::audit::Options { wait: Duration::from_secs(5) };
+        let report = rushgate::audit::audit(&self.servers(), &pool, options).await.unwrap();
+        assert!(report.clean && report.gate_compared, "{report:#?}");
+    }
+}
+
+/// A running `rushgate serve`. Dropping it stops it, as does the end of this process, however that comes.
+pub struct Instance {
+    pub base: String,
+    pub ops: String,
+    guard: Child,
+}
+
+impl Instance {
+    async fn start(backend: &Backend, settings: &[(&str, &str)]) -> Self {
+        let log = backend.redis.folder().join(fresh("serve.log"));
+        let mut command = Command::new("sh");
+        command.args(["-c", include_str!("../../../src/servers/guard.sh"), "guard", "TERM", "10"]);
+        command.arg(&log).args([env!("CARGO_BIN_EXE_rushgate"), "serve"]);
+        command
+            .env("RUSHGATE_LISTEN", "127.0.0.1:0")
+            .env("RUSHGATE_OPS_LISTEN", "127.0.0.1:0")
+            .env("RUSHGATE_REDIS_URL", backend.redis.url())
+            .env("RUSHGATE_DATABASE_URL", &backend.database_url)
+            .env("RUSHGATE_ROLES", "api,reconciler,scheduler")
+            .env("RUSHGATE_DATABASE_CONNECTIONS", "4")
+            .env("RUSHGATE_LOG_FORMAT", "json")
+            .env("RUST_LOG", "rushgate=info")
+            .envs(settings.iter().copied());
+        if !settings.iter().any(|(name, _)| *name == "RUSHGATE_JWT_JWKS_FILE") {
+            command.env("RUSHGATE_JWT_SECRET", SECRET);
+        }
+        let mut guard = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut pid = String::new();
+        BufReader::new(guard.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+        let (api, ops) = until("an instance serves", async || addresses(&log, &mut guard)).await;
+        Self { base: format!("http://{api}"), ops: format!("http://{ops}"), guard }
+    }
+
+    /// Until it can decide requests.
+    pub async fn wait_until_ready(&self) {
+        until("the instance is ready", async || {
+            let answer = reqwest::get(format!("{}/readyz", self.ops)).await.ok()?;
+            (answer.status() == 200).then_some(())
+        })
+        .await;
+    }
+
+    pub fn client(&self) -> Api {
+        Api { http: reqwest::Client::new(), base: self.base.clone() }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait(); // nothing can be done about a failure here
+    }
+}
+
+/// What the instance has logged about where it serves.
+fn addresses(log: &Path, guard: &mut Child) -> Option<(String, String)> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    assert!(guard.try_wait().unwrap().is_none(), "rushgate serve ended: {text}");
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let serving = lines.map(|line| line["fields"].clone()).find(|it| it["message"] == "serving")?;
+    let address = |name: &str| {
+        let text = serving[name].as_str()?;
+        Some(text.trim_start_matches("Some(").trim_end_matches(')').to_owned())
+    };
+    Some((address("api")?, address("ops")?))
+}
+
+/// Asks again and again until there is an answer; fails after [`PATIENCE`].
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited too long until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A client of one instance.
+pub struct Api {
+    http: reqwest::Client,
+    pub base: String,
+}
+
+/// One request; built, then sent with [`Call::ok`], [`Call::refused`] or [`Call::send`].
+pub struct Call {
+    request: reqwest::RequestBuilder,
+    method: String,
+    path: String,
+    base: String,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    /// `null` when it is no JSON.
+    pub body: Value,
+}
+
+impl Api {
+    /// A client of the instance that independent tests share.
+    pub async fn shared() -> Self {
+        static SHARED: OnceCell<(Instance, Backend)> = OnceCell::const_new();
+        let start = || async {
+            let backend = Backend::new().await;
+            (backend.serve_all(&[]).await, backend)
+        };
+        SHARED.get_or_init(start).await.0.client()
+    }
+
+    pub fn call(&self, method: &str, path: &str) -> Call {
+        let method_name = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let request = self.http.request(method_name, format!("{}{path}", self.base));
+        Call { request, method: method.to_owned(), path: path.to_owned(), base: self.base.clone() }
+    }
+
+    pub fn get(&self, path: &str) -> Call {
+        self.call("GET", path)
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Call {
+        self.call("POST", path).json(body)
+    }
+
+    pub fn put(&self, path: &str, body: &Value) -> Call {
+        self.call("PUT", path).json(body)
+    }
+
+    // ---- what many tests need first ----
+
+    pub async fn product(&self, price: u64, stock: u64) -> String {
+        let id = fresh("product");
+        let body = json!({"name": "A product", "price": price, "status": "on_sale", "stock": stock});
+        self.put(&format!("/v1/products/{id}"), &body).admin().ok(201).await;
+        id
+    }
+
+    pub async fn template(&self, changes: Value) -> String {
+        let id = fresh("template");
+        self.put(&format!("/v1/coupon-templates/{id}"), &template(changes)).admin().ok(201).await;
+        id
+    }
+
+    /// A user with this balance.
+    pub async fn user(&self, balance: u64) -> String {
+        let id = fresh("user");
+        self.charge(&id, balance).user(&id).ok(201).await;
+        id
+    }
+
+    pub fn charge(&self, user: &str, amount: u64) -> Call {
+        self.post(&format!("/v1/users/{user}/wallet/charges"), &json!({"amount": amount}))
+    }
+
+    /// A coupon of `template` for `user`, who asks for it.
+    pub fn issue(&self, template: &str, user: &str) -> Call {
+        self.post(&format!("/v1/coupon-templates/{template}/coupons"), &json!({"user_id": user})).user(user)
+    }
+
+    pub async fn coupon(&self, template: &str, user: &str) -> String {
+        text(&self.issue(template, user).ok(201).await, "coupon_id")
+    }
+
+    /// An order of `user`, who places it.
+    pub fn order(&self, user: &str, items: &[(&str, u64)], more: Value) -> Call {
+        let items: Vec<Value> =
+            items.iter().map(|(id, quantity)| json!({"product_id": id, "quantity": quantity})).collect();
+        let body = with(json!({"user_id": user, "items": items}), more);
+        self.post("/v1/orders", &body).user(user)
+    }
+
+    pub fn cancel(&self, order: &Value, user: &str) -> Call {
+        self.call("POST", &format!("/v1/orders/{}/cancel", text(order, "order_id"))).user(user)
+    }
+
+    pub async fn balance(&self, user: &str) -> u64 {
+        let wallet = self.get(&format!("/v1/users/{user}/wallet")).service().ok(200).await;
+        wallet["balance"].as_u64().unwrap()
+    }
+
+    pub async fn stock(&self, product: &str) -> u64 {
+        self.get(&format!("/v1/products/{product}")).ok(200).await["stock"].as_u64().unwrap()
+    }
+}
+
+/// The body of an open template that takes 1,000 won off, with `changes`.
+pub fn template(changes: Value) -> Value {
+    let hours = |n: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(n)).to_string();
+    let body = json!({"name": "A template", "discount": {"type": "amount", "value": 1_000}, "max_issued": 100,
+        "issue_from": hours(-1), "issue_until": hours(1)});
+    with(body, changes)
+}
+
+/// `value` with the members of `more`.
+pub fn with(mut value: Value, more: Value) -> Value {
+    if let (Some(members), Value::Object(more)) = (value.as_object_mut(), more) {
+        members.extend(more);
+    }
+    value
+}
+
+pub fn text(value: &Value, member: &str) -> String {
+    value[member].as_str().unwrap_or_else(|| panic!("no text {member} in {value}")).to_owned()
+}
+
+/// The moment that a member holds; it must be RFC 3339 in UTC.
+pub fn time(value: &Value, member: &str) -> jiff::Timestamp {
+    let text = text(value, member);
+    assert!(text.ends_with('Z'), "{member}: {text}");
+    text.parse().unwrap()
+}
+
+/// A time within the last minute: the answer's own moment.
+pub fn assert_now(value: &Value, member: &str) {
+    let ago = jiff::Timestamp::now().duration_since(time(value, member));
+    assert!(ago.as_secs().abs() < 60, "{member} is {ago} ago");
+}
+
+pub fn members(value: &Value) -> BTreeSet<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+/// What stands at `member` of each element.
+pub fn column<'a>(list: &'a Value, member: &str) -> Vec<&'a Value> {
+    list["data"].as_array().unwrap().iter().map(|element| &element[member]).collect()
+}
+
+impl Call {
+    pub fn bearer(self, token: &str) -> Self {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    /// An end user.
+    pub fn user(self, sub: &str) -> Self {
+        self.bearer(&token(sub, "shop"))
+    }
+
+    /// The shop's backend.
+    pub fn service(self) -> Self {
+        self.bearer(&token("backend", "service"))
+    }
+
+    pub fn admin(self) -> Self {
+        self.bearer(&token("staff", "admin"))
+    }
+
+    pub fn key(self, key: &str) -> Self {
+        self.header("idempotency-key", key)
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+
+    pub fn json(self, body: &Value) -> Self {
+        self.raw(body.to_string().into_bytes())
+    }
+
+    /// A body that says that it is JSON.
+    pub fn raw(mut self, body: Vec<u8>) -> Self {
+        self.request = self.request.header("content-type", "application/json").body(body);
+        self
+    }
+
+    /// A body of another kind.
+    pub fn body(mut self, content_type: &str, body: &str) -> Self {
+        self.request = self.request.header("content-type", content_type).body(body.to_owned());
+        self
+    }
+
+    /// Sends the request, and holds the answer against the description.
+    pub async fn send(self) -> Answer {
+        let response = self.request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let bytes = response.bytes().await.unwrap();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let answer = Answer { status, headers, body };
+        Description::of(&self.base).await.check(&self.method, &self.path, &answer);
+        answer
+    }
+
+    /// The body of a success with this status.
+    pub async fn ok(self, status: u16) -> Value {
+        let what = format!("{} {}", self.method, self.path);
+        let answer = self.send().await;
+        assert_eq!(answer.status, status, "{what}: {}", answer.body);
+        assert_eq!(answer.headers["content-type"], "application/json");
+        answer.body
+    }
+
+    /// The body of a refusal with this code; it must be a whole problem.
+    pub async fn refused(self, status: u16, code: &str) -> Value {
+        let what = format!("{} {}", self.method, self.path);
+        let answer = self.send().await;
+        assert_eq!((answer.status, answer.code()), (status, code), "{what}: {}", answer.body);
+        answer.body
+    }
+
+    /// The field at fault of a 422 `invalid-field`.
+    pub async fn refused_field(self) -> String {
+        text(&self.refused(422, "invalid-field").await, "field")
+    }
+}
+
+impl Answer {
+    /// The refusal's code; `""` for a success.
+    pub fn code(&self) -> &str {
+        if self.status < 400 {
+            return "";
+        }
+        let body = &self.body;
+        assert_eq!(self.headers["content-type"], "application/problem+json", "{body}");
+        let code = body["code"].as_str().unwrap_or_else(|| panic!("no code in {body}"));
+        assert_eq!(body["type"], format!("/problems/{code}"));
+        assert_eq!(body["status"], self.status);
+        assert!(!text(body, "title").is_empty() && !text(body, "detail").is_empty());
+        if matches!(self.status, 429 | 503) {
+            let seconds: u64 = self.headers["retry-after"].to_str().unwrap().parse().unwrap();
+            assert_eq!(body["retry_after"], seconds);
+        }
+        code
+    }
+
+    pub fn replayed(&self) -> bool {
+        self.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
+    }
+}
+
+/// A user's list, page by page.
+pub async fn pages(api: &Api, path: &str, limit: usize) -> Vec<Value> {
+    let separator = if path.contains('?') { '&' } else { '?' };
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = api.get(&format!("{path}{separator}limit={limit}{after}")).admin().ok(200).await;
+        assert_eq!(members(&page), BTreeSet::from(["data", "next"]));
+        let data = page["data"].as_array().unwrap();
+        assert!(data.len() == limit || page["next"].is_null(), "{page}");
+        found.extend(data.iter().cloned());
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return found,
+        }
+    }
+}
