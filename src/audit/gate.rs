@@ -256,9 +256,10 @@ impl Sides<'_> {
         }
     }
 
-    /// Live idempotency records of the gate are in the truth. (The reverse is not asked: the truth keeps them longer.)
+    /// Live idempotency records of the gate are in the truth, and as many live ones as there are. (The truth keeps them
+    /// longer.)
     async fn records(&mut self, clock_ms: i64) -> Result<Check, AuditError> {
-        let mut check = Check::new("gate-records", "idempotency records of the gate are in the truth");
+        let mut check = Check::new("gate-records", "live idempotency records are the same in gate and truth");
         let today = clock_ms.div_euclid(DAY_MS);
         for day in [today - 1, today] {
             let mut from = None;
@@ -272,6 +273,14 @@ impl Sides<'_> {
                     None => break,
                 }
             }
+        }
+        let live_in_truth: i64 = sqlx::query_scalar(include_str!("sql/count_live_records.sql"))
+            .bind(clock_ms.saturating_sub(IDEMPOTENCY_KEPT_MS))
+            .fetch_one(&mut *self.snapshot)
+            .await?;
+        if live_in_truth != check.looked_at {
+            let found = check.looked_at.to_string();
+            check.differs("number of live records", live_in_truth.to_string(), found);
         }
         Ok(check)
     }

@@ -348,6 +348,18 @@ async fn template_numbers_are_never_given_twice() {
 }
 
 #[tokio::test]
+async fn the_audit_misses_a_record_that_the_gate_has_forgotten() {
+    let shop = busy_shop().await;
+    shop.assert_audit_clean().await;
+    let day = shop.meta().await.clock_ms.div_euclid(rushgate::gate::keys::DAY_MS);
+    let bucket = shop.keys().await.idempotency(day);
+    let _: i64 = shop.raw.hdel(bucket, "ann charge").await.unwrap();
+    let report = shop.audit().await;
+    let check = report.check("gate-records").unwrap();
+    assert_eq!((check.differences[0].expected.as_str(), check.differences[0].found.as_str()), ("2", "1"));
+}
+
+#[tokio::test]
 async fn what_is_old_is_tidied_away_and_what_is_young_stays() {
     let mut shop = busy_shop().await;
     let keys = shop.keys().await;
