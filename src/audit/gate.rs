@@ -9,8 +9,9 @@ use std::collections::{HashMap, HashSet};
 use super::report::Check;
 use super::{AuditError, PAGE_ROWS};
 use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
+use crate::gate::cell::Meta;
 use crate::gate::keys::{DAY_MS, Keys};
-use crate::gate::scan::{HeldCoupon, Meta, Part, Record, Scan};
+use crate::gate::scan::{HeldCoupon, Part, Record, Scan};
 
 /// One part of the gate and the rows that it must equal.
 struct Equal {

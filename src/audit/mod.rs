@@ -19,8 +19,9 @@ use tokio::time::{Instant, sleep};
 pub use report::{Check, Difference, Report};
 
 use crate::config::{Servers, bounds};
+use crate::gate::cell::Meta;
 use crate::gate::keys::Keys;
-use crate::gate::scan::{Meta, Scan, ScanError};
+use crate::gate::scan::{Scan, ScanError};
 use gate::Sides;
 
 /// Rows of one page.

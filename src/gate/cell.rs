@@ -109,6 +109,15 @@ impl Meta {
     }
 }
 
+/// Closes a cell if it is open in this epoch: from now on every script refuses.
+pub async fn close(client: &Client, cell: u32, epoch: u64, reason: &str) -> Result<(), Error> {
+    let args = vec![epoch.to_string(), reason.to_owned()];
+    if CLOSE_CELL.call(client, vec![Keys::meta(cell)], args).await? {
+        tracing::error!(cell, epoch, reason, "closed the cell");
+    }
+    Ok(())
+}
+
 /// One cell as an instance sees it.
 pub struct Cell {
     pub number: u32,
@@ -216,13 +225,8 @@ impl Cell {
 
     /// Closes the cell, so that the reconciler verifies it or builds it anew.
     pub async fn close(&self, epoch: u64, reason: &str) {
-        let args = vec![epoch.to_string(), reason.to_owned()];
-        match CLOSE_CELL.call(&self.writer, vec![Keys::meta(self.number)], args).await {
-            Ok(true) => tracing::error!(cell = self.number, epoch, reason, "closed the cell"),
-            Ok(false) => {}
-            Err(e) => {
-                tracing::error!(cell = self.number, epoch, reason, error = %e, "could not close the cell");
-            }
+        if let Err(e) = close(&self.writer, self.number, epoch, reason).await {
+            tracing::error!(cell = self.number, epoch, reason, error = %e, "could not close the cell");
         }
     }
 

@@ -6,36 +6,26 @@
 use bytes::Bytes;
 use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
-use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::cell::Meta;
 use super::keys::Keys;
-use crate::config::bounds::{CONNECT_TIMEOUT, REDIS_COMMAND_TIMEOUT, SCAN_PAGE};
-use crate::log::wire::{Blob, Id};
+use super::read::{CouponRecord, IdempotencyRecord, ProductRecord, TemplateRecord};
+use super::redis::{self, RedisSetupError};
+use crate::config::bounds::{CONNECT_TIMEOUT, SCAN_PAGE};
+use crate::log::wire::hex;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
     #[error("Redis: {0}")]
     Redis(#[from] fred::error::Error),
-    #[error("Redis did not answer within {CONNECT_TIMEOUT:?}: start it, or correct RUSHGATE_REDIS_URL")]
-    Unreachable,
+    #[error(transparent)]
+    Setup(#[from] RedisSetupError),
     #[error("Redis answered {0} with something else than expected")]
     Answer(&'static str),
-}
-
-/// What stands in a cell's `meta`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Meta {
-    pub epoch: u64,
-    pub seq: u64,
-    pub tip: String,
-    pub applied: u64,
-    pub clock_ms: i64,
-    pub state: String,
-    pub reason: Option<String>,
 }
 
 /// The newest entry of a log.
@@ -89,37 +79,13 @@ pub struct Scan {
 
 impl Scan {
     pub async fn connect(redis_url: &str) -> Result<Self, ScanError> {
-        let client = Builder::from_config(Config::from_url(redis_url)?)
-            .with_connection_config(|c| {
-                c.connection_timeout = CONNECT_TIMEOUT;
-                c.internal_command_timeout = CONNECT_TIMEOUT;
-                c.max_command_attempts = 1;
-            })
-            .with_performance_config(|c| c.default_command_timeout = REDIS_COMMAND_TIMEOUT)
-            .build()?;
-        match timeout(CONNECT_TIMEOUT, client.init()).await {
-            Ok(result) => result.map(|_| Self { client }).map_err(ScanError::from),
-            Err(_) => Err(ScanError::Unreachable),
-        }
+        Ok(Self { client: redis::connect(redis_url).await? })
     }
 
     /// `None`: there is no such cell.
     pub async fn meta(&self, cell: u32) -> Result<Option<Meta>, ScanError> {
-        let fields: HashMap<String, String> = self.client.hgetall(Keys::meta(cell)).await?;
-        let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok());
-        let text = |name: &str| fields.get(name).cloned();
-        let Some(epoch) = number("epoch") else {
-            return Ok(None);
-        };
-        Ok(Some(Meta {
-            epoch,
-            seq: number("seq").unwrap_or_default(),
-            tip: text("tip").unwrap_or_default(),
-            applied: number("applied").unwrap_or_default(),
-            clock_ms: text("clock").and_then(|text| text.parse().ok()).unwrap_or_default(),
-            state: text("state").unwrap_or_default(),
-            reason: text("reason"),
-        }))
+        let meta = Meta::read(&self.client, cell).await?;
+        Ok((!meta.absent()).then_some(meta))
     }
 
     /// `None`: the log is gone.
@@ -285,24 +251,12 @@ impl Part {
 }
 
 fn product(value: &[u8]) -> Option<Json> {
-    let (name, price, status): (String, u64, String) = rmp_serde::from_slice(value).ok()?;
-    Some(json!({"name": name, "price": price, "status": status}))
+    let p: ProductRecord = rmp_serde::from_slice(value).ok()?;
+    Some(json!({"name": p.name, "price": p.price, "status": p.status}))
 }
 
 fn template(value: &[u8]) -> Option<Json> {
-    #[derive(Deserialize)]
-    struct Template {
-        number: u64,
-        name: String,
-        discount_type: String,
-        discount_value: u64,
-        discount_max: Option<u64>,
-        min_subtotal: u64,
-        max_issued: u64,
-        issue_from: i64,
-        issue_until: i64,
-    }
-    let t: Template = rmp_serde::from_slice(value).ok()?;
+    let t: TemplateRecord = rmp_serde::from_slice(value).ok()?;
     Some(json!({
         "number": t.number, "name": t.name, "discount_type": t.discount_type,
         "discount_value": t.discount_value, "discount_max": t.discount_max, "min_subtotal": t.min_subtotal,
@@ -311,18 +265,17 @@ fn template(value: &[u8]) -> Option<Json> {
 }
 
 fn coupon(value: &[u8]) -> Option<Json> {
-    let (template, user, serial, issued_at, order): (String, String, u64, i64, Option<Id>) =
-        rmp_serde::from_slice(value).ok()?;
+    let c: CouponRecord = rmp_serde::from_slice(value).ok()?;
     Some(json!({
-        "template": template, "user": user, "serial": serial, "issued_at": issued_at,
-        "order": order.map(|id| id.to_string()),
+        "template": c.template_id, "user": c.user_id, "serial": c.serial, "issued_at": c.issued_at,
+        "order": c.order_id.map(|id| id.to_string()),
     }))
 }
 
 fn record(scope: &str, value: &[u8]) -> Record {
     let scope = scope.to_owned();
-    match rmp_serde::from_slice::<(Blob, i64, Blob)>(value) {
-        Ok((request_hash, decided_at, reply)) => Record {
+    match rmp_serde::from_slice(value) {
+        Ok(IdempotencyRecord { request_hash, decided_at, reply }) => Record {
             scope,
             decided_at,
             shown: json!({
@@ -352,10 +305,6 @@ fn uuid_text(bytes: &[u8]) -> String {
 
 fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn undecodable(value: &[u8]) -> Json {

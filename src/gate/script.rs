@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use super::keys::Keys;
 use super::redis::once;
-use crate::log::wire::Blob;
+use crate::log::wire::{Blob, hex};
 
 /// One script that decides or reads a batch.
 pub struct Script {
@@ -82,7 +82,7 @@ pub static READ: Script = script!(
 );
 
 fn sha1_hex(text: &str) -> String {
-    Sha1::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+    hex(&Sha1::digest(text.as_bytes()))
 }
 
 /// What a script answered to a whole batch.

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use sha1::{Digest, Sha1};
 
 use super::fact::Facts;
-use super::wire::Blob;
+use super::wire::{Blob, hex};
 use crate::domain::TimestampMs;
 
 /// The version of the entry format that this build reads and the scripts write.
@@ -51,14 +51,6 @@ pub fn chain_tip(previous_tip: &str, payload: &[u8]) -> String {
 /// The tip of an epoch's empty log.
 pub fn genesis_tip(cell: u32, epoch: u64) -> String {
     chain_tip("", format!("rushgate {cell} {epoch}").as_bytes())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        let _ = write!(out, "{b:02x}");
-        out
-    })
 }
 
 impl RawEntry {

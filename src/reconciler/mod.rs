@@ -24,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Servers;
 use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES, LOG_KEPT_ENTRIES, RETRY_PAUSE};
 use crate::gate::RedisSetupError;
-use crate::gate::cell::Meta;
+use crate::gate::cell::{Meta, close};
 use crate::gate::keys::{DAY_MS, Keys};
-use crate::gate::script::{ADVANCE_WATERMARK, CLOSE_CELL};
+use crate::gate::script::ADVANCE_WATERMARK;
 use crate::log::reader::{LogError, LogReader};
 use crate::log::{Entry, RawEntry};
 use crate::truth;
@@ -182,7 +182,7 @@ impl Reconciler {
         match comparison {
             Comparison::Rebuild(reason) => self.rebuild(&cursor, &meta, &reason).await,
             Comparison::TruthWentBack(reason) => {
-                self.close(meta.epoch, &reason).await?;
+                close(&self.log.client, self.cell, meta.epoch, &reason).await?;
                 Ok(self.halted(reason))
             }
             Comparison::Same => Ok(Step::Idle),
@@ -205,14 +205,6 @@ impl Reconciler {
         Step::Halted(reason)
     }
 
-    async fn close(&self, epoch: u64, reason: &str) -> Result<(), StepError> {
-        let args = vec![epoch.to_string(), reason.to_owned()];
-        if CLOSE_CELL.call(&self.log.client, vec![Keys::meta(self.cell)], args).await? {
-            tracing::error!(cell = self.cell, epoch, reason, "closed the cell");
-        }
-        Ok(())
-    }
-
     /// Applies the next entries after `cursor`, as far as the chain holds; also says how far that is.
     async fn apply_next(&mut self, cursor: &Cursor, seen: &Meta) -> Result<(Step, u64), StepError> {
         let mut raw = self.log.after(cursor.epoch, cursor.seq, APPLY_ENTRIES).await?;
@@ -223,7 +215,7 @@ impl Reconciler {
         let missing = valid.is_empty() && seen.seq > cursor.seq;
         if valid.len() < found || missing {
             let reason = format!("the log does not go on after entry {}", cursor.seq + valid.len() as u64);
-            self.close(cursor.epoch, &reason).await?;
+            close(&self.log.client, self.cell, cursor.epoch, &reason).await?;
         }
         let Some(last) = valid.last() else { return Ok((Step::Idle, cursor.seq)) };
         let step = self.apply_entries(cursor, &valid).await?;
