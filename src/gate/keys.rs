@@ -3,7 +3,7 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `rg:{c}:meta` | hash | `epoch`, `seq`, `tip`, `applied`, `clock`, `state` (`open`, `closed`), `reason`, `claim` |
+//! | `rg:{c}:meta` | hash | `epoch`, `seq`, `tip`, `applied`, `clock`, `templates` (highest number), `state` (`open`, `closed`), `reason`, `claim` |
 //! | `rg:{c}:<e>:log` | stream | the log |
 //! | `rg:{c}:<e>:wallets` | hash | user → balance |
 //! | `rg:{c}:<e>:products` | hash | product → MessagePack `[name, price, status]` |
