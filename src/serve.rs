@@ -70,6 +70,11 @@ pub async fn run(
         true => Some(Arc::new(TokenVerifier::from_settings(&settings.auth)?)),
         false => None,
     };
+    if settings.auth.weak_secret() {
+        tracing::warn!(
+            "RUSHGATE_JWT_SECRET is shorter than 32 bytes and may be guessed: make one with `openssl rand -hex 32`"
+        );
+    }
     let zone = TimeZone::get(&settings.timezone).map_err(|e| InvalidSetting(e.to_string()))?;
     let pool =
         truth::pool(&settings.servers.database_url, BACKGROUND_CONNECTIONS, BACKGROUND_STATEMENT_LIMIT)?;

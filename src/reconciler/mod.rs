@@ -214,6 +214,10 @@ impl Reconciler {
         // `seen` was read before the log, so its last entry must be there.
         let missing = valid.is_empty() && seen.seq > cursor.seq;
         if valid.len() < found || missing {
+            // Or another leader has applied and trimmed what is not there.
+            if self.cursor().await? != *cursor {
+                return Ok((Step::Superseded, seen.applied));
+            }
             let reason = format!("the log does not go on after entry {}", cursor.seq + valid.len() as u64);
             close(&self.log.client, self.cell, cursor.epoch, &reason).await?;
         }

@@ -15,6 +15,9 @@ use crate::gate::keys::Keys;
 use crate::gate::script::{CLAIM_EPOCH, OPEN_EPOCH};
 use crate::log::entry::genesis_tip;
 
+/// How often the cursor is claimed when somebody else moves it.
+const CLAIM_ATTEMPTS: u32 = 5;
+
 impl Reconciler {
     /// Rebuilds because an operator asks for it, whatever the state of the cell.
     pub async fn rebuild_now(&mut self) -> Result<Step, StepError> {
@@ -48,22 +51,18 @@ impl Reconciler {
         if !CLAIM_EPOCH.call(&client, vec![Keys::meta(cell)], vec![epoch.to_string()]).await? {
             return Ok(Step::Superseded);
         }
-        if let Some(stop) = self.drain(meta).await? {
+        // Another rebuilder may have opened an epoch since `meta` was read; from here on none with an earlier claim can.
+        let closed = self.log.meta().await?;
+        if let Some(stop) = self.drain(&closed).await? {
             return Ok(stop);
         }
 
-        let drained = Cursor::read(self.connection().await?, cell).await?;
-        if drained.epoch >= epoch {
-            return Ok(Step::Superseded); // a rebuilder whose claim Redis has forgotten
-        }
-        let clock_ms = drained.clock_ms.max(meta.clock_ms);
-        let target = Target { epoch, seq: 0, tip: genesis_tip(cell, epoch), clock_ms, events: 0 };
-        if !drained.advance(self.connection().await?, &target).await? {
+        let Some(target) = self.claim_cursor(epoch, meta.clock_ms.max(closed.clock_ms)).await? else {
             return Ok(Step::Superseded);
-        }
+        };
         self.log.unlink_epoch(epoch).await?;
         let keys = Keys::new(cell, epoch);
-        let loaded = load(self.connection().await?, &client, &keys, clock_ms).await?;
+        let loaded = load(self.connection().await?, &client, &keys, target.clock_ms).await?;
         if !self.open(&keys, &target, &loaded).await? {
             return Ok(Step::Superseded);
         }
@@ -71,6 +70,23 @@ impl Reconciler {
         metrics::counter!("rushgate_rebuilds_total").increment(1);
         tracing::info!(cell, epoch, loaded = ?loaded.hashes, "the gate is open");
         Ok(Step::Rebuilt(epoch))
+    }
+
+    /// Moves the cursor to the beginning of `epoch`. `None`: a rebuilder with a later claim (or with this one, which
+    /// Redis has forgotten) was there before. One with an earlier claim is overtaken: it cannot open any more.
+    async fn claim_cursor(&mut self, epoch: u64, clock_ms: i64) -> Result<Option<Target>, StepError> {
+        for _ in 0..CLAIM_ATTEMPTS {
+            let drained = self.cursor().await?;
+            if drained.epoch >= epoch {
+                break;
+            }
+            let clock_ms = drained.clock_ms.max(clock_ms);
+            let target = Target { epoch, seq: 0, tip: genesis_tip(self.cell, epoch), clock_ms, events: 0 };
+            if drained.advance(self.connection().await?, &target).await? {
+                return Ok(Some(target));
+            }
+        }
+        Ok(None)
     }
 
     async fn open(&self, keys: &Keys, target: &Target, loaded: &Loaded) -> Result<bool, StepError> {

@@ -244,6 +244,8 @@ async fn what_piled_up_while_the_broker_was_away_is_delivered() {
     // Frozen: the step gives up in time, and no connection is left hanging.
     put(&pool, 6_001..=6_001, event::ORDER_COMPLETED).await;
     let mut relay = Relay::new(&url, pool.clone());
+    // What the test itself had open must be closed while the broker can still say so.
+    eventually(|| async { (connections_to(broker.port()) == 0).then_some(()) }).await;
     broker.pause();
     let since = Instant::now();
     for _ in 0..2 {
@@ -338,13 +340,14 @@ async fn queue_length(url: &str, queue: &str) -> Option<u32> {
 type Got = Vec<(BasicProperties, String)>;
 
 async fn take_all(url: &str, queue: &str) -> Got {
-    let (_connection, channel) = connect(url).await;
+    let (connection, channel) = connect(url).await;
     let mut got = Vec::new();
     let no_ack = BasicGetOptions { no_ack: true };
     while let Some(message) = channel.basic_get(queue.into(), no_ack).await.unwrap() {
         let text = String::from_utf8(message.delivery.data).unwrap();
         got.push((message.delivery.properties, text));
     }
+    connection.close(200, "taken".into()).await.unwrap();
     got
 }
 
