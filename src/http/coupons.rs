@@ -113,7 +113,7 @@ pub struct Filter {
 /// `status`, for the OpenAPI description.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "read by the derive, for the OpenAPI description")]
 struct StatusParam {
     /// Only coupons that are in this state now.
     status: Option<CouponStatus>,

@@ -192,7 +192,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
 /// `limit` and `after`, for the OpenAPI description.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "read by the derive, for the OpenAPI description")]
 pub struct PageParams {
     /// Elements of one page.
     #[param(minimum = 1, maximum = 100, default = 20)]
@@ -204,7 +204,7 @@ pub struct PageParams {
 /// The header `Idempotency-Key`, for the OpenAPI description.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "read by the derive, for the OpenAPI description")]
 pub struct IdempotencyKeyParam {
     /// Makes the request safe to repeat: for 24 hours, a repeat by the same user gets the first answer again, with
     /// `Idempotent-Replayed: true`. Printable ASCII.

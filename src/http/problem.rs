@@ -230,7 +230,7 @@ impl From<NotApplied> for Problem {
 /// A refusal (RFC 9457). Members beyond the first five help with some codes only.
 #[derive(ToSchema)]
 #[schema(title = "Problem", as = Problem)]
-#[allow(dead_code)] // stands for `Problem` in the OpenAPI description
+#[expect(dead_code, reason = "read by the derive, for the OpenAPI description")]
 pub struct ProblemBody {
     #[schema(example = "/problems/insufficient-stock")]
     r#type: String,

@@ -27,12 +27,8 @@ impl Reconciler {
         self.rebuild(&cursor, &meta, "asked for by an operator").await
     }
 
-    pub(super) async fn rebuild(
-        &mut self,
-        cursor: &Cursor,
-        meta: &Meta,
-        reason: &str,
-    ) -> Result<Step, StepError> {
+    /// Rebuilds. `cursor` and `meta` are as they were read, and may be out of date by now.
+    pub async fn rebuild(&mut self, cursor: &Cursor, meta: &Meta, reason: &str) -> Result<Step, StepError> {
         let cell = self.cell;
         // What the log still holds could not be applied, and a rebuild would lose it.
         if let Some(halt) = &cursor.halted_reason

@@ -1,6 +1,7 @@
 //! PostgreSQL follows the log: once, in order, or not at all; and the gate is rebuilt from it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fred::prelude::*;
@@ -11,6 +12,7 @@ use rushgate::gate::*;
 use rushgate::log;
 use rushgate::log::entry::chain_tip;
 use rushgate::log::reader::LogReader;
+use rushgate::reconciler::cursor::Cursor;
 use rushgate::reconciler::{Reconciler, Step};
 use sqlx::{Connection, PgConnection};
 
@@ -154,6 +156,60 @@ async fn two_rebuilds_at_once_open_one_epoch() {
     assert_eq!(told(&shop).await, before);
     shop.charge("ann", 1).await;
     shop.apply_all().await;
+    shop.assert_audit_clean().await;
+}
+
+/// Rebuilders claim, open and overtake each other while money comes in: what was answered with success stays.
+#[tokio::test]
+async fn rebuilds_under_traffic_lose_nothing_that_was_acknowledged() {
+    const REBUILDS: u64 = 25;
+    let mut shop = Shop::open().await;
+    let rebuilders = [shop.second_reconciler().await, shop.second_reconciler().await];
+    let rebuilding = rebuilders.map(|mut reconciler| {
+        tokio::spawn(async move {
+            for n in 0..REBUILDS {
+                let step = reconciler.rebuild_now().await.unwrap();
+                assert!(matches!(step, Step::Rebuilt(_) | Step::Superseded), "{step:?}");
+                // pauses of different lengths, so that the two meet at different moments
+                tokio::time::sleep(Duration::from_millis(n % 5 * 3)).await;
+            }
+        })
+    });
+    let (mut acknowledged, mut unknown, mut refused) = (0, 0, 0);
+    while !rebuilding.iter().all(tokio::task::JoinHandle::is_finished) {
+        let charge = ChargeWallet { user_id: user("ann"), amount: 1 };
+        match shop.gate.charge_wallet(charge, None, soon()).await {
+            Ok(accepted) => acknowledged += accepted.unwrap().fact.amount,
+            Err(GateError::OutcomeUnknown) => unknown += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    for task in rebuilding {
+        task.await.unwrap();
+    }
+    while shop.reconciler.step().await.unwrap() != Step::Idle {}
+    let balance = shop.balance("ann").await.unwrap();
+    println!("{acknowledged} acknowledged, {unknown} unknown, {refused} refused; balance {balance}");
+    assert!(acknowledged > 0 && refused > 0, "there was traffic, and it met closed gates");
+    assert!((acknowledged..=acknowledged + unknown).contains(&balance));
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn a_late_claim_applies_what_an_earlier_rebuild_has_opened_meanwhile() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 100).await;
+    shop.apply_all().await;
+    // A rebuilder looks while another has claimed epoch 2, and is slow …
+    let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
+    let cursor = Cursor::read(&mut conn, 0).await.unwrap();
+    let seen = Meta { claim: 2, ..shop.meta().await };
+    // … so that the other opens it, and somebody is told of a success that only its log has.
+    assert_eq!(shop.second_reconciler().await.rebuild_now().await.unwrap(), Step::Rebuilt(2));
+    shop.charge("ann", 11).await;
+    let step = shop.reconciler.rebuild(&cursor, &seen, "slow").await.unwrap();
+    assert_eq!(step, Step::Rebuilt(3));
+    assert_eq!(shop.balance("ann").await, Some(111));
     shop.assert_audit_clean().await;
 }
 
