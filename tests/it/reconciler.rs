@@ -8,6 +8,7 @@ use fred::prelude::*;
 use rushgate::domain::Discount;
 use rushgate::gate::cell::Meta;
 use rushgate::gate::keys::Keys;
+use rushgate::gate::script::{CLAIM_EPOCH, OPEN_EPOCH};
 use rushgate::gate::*;
 use rushgate::log;
 use rushgate::log::entry::chain_tip;
@@ -210,6 +211,41 @@ async fn a_late_claim_applies_what_an_earlier_rebuild_has_opened_meanwhile() {
     let step = shop.reconciler.rebuild(&cursor, &seen, "slow").await.unwrap();
     assert_eq!(step, Step::Rebuilt(3));
     assert_eq!(shop.balance("ann").await, Some(111));
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn a_claim_that_redis_has_forgotten_opens_nothing() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 100).await;
+    shop.apply_all().await;
+    let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
+    let cursor = Cursor::read(&mut conn, 0).await.unwrap();
+    assert_eq!(shop.second_reconciler().await.rebuild_now().await.unwrap(), Step::Rebuilt(2));
+    let _: () = shop.raw.flushall(false).await.unwrap();
+    // The emptied Redis gives epoch 2 away a second time; the cursor does not.
+    let step = shop.reconciler.rebuild(&cursor, &Meta::default(), "slow").await.unwrap();
+    assert_eq!(step, Step::Superseded);
+    assert!(shop.meta().await.absent());
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(3));
+    assert_eq!(shop.balance("ann").await, Some(100));
+}
+
+#[tokio::test]
+async fn an_epoch_opens_only_when_all_that_was_loaded_is_there() {
+    let mut shop = busy_shop().await;
+    let keys = Keys::new(0, 2);
+    assert!(CLAIM_EPOCH.call(&shop.raw, vec![Keys::meta(0)], vec!["2".into()]).await.unwrap());
+    // A replica that lacks a part was promoted while the epoch was loaded: one wallet of two has come through.
+    let _: i64 = shop.raw.hset(keys.wallets(), ("ann", 1)).await.unwrap();
+    let open = async |wallets: &str| {
+        let names = vec![Keys::meta(0), keys.log(), keys.wallets()];
+        let args = ["2", "tip", "0", "2", wallets].map(String::from).to_vec();
+        OPEN_EPOCH.call(&shop.raw, names, args).await.unwrap()
+    };
+    assert!(!open("2").await);
+    assert_eq!((shop.meta().await.epoch, shop.meta().await.state.as_str()), (1, "closed"));
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(3));
     shop.assert_audit_clean().await;
 }
 
