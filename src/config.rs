@@ -28,6 +28,8 @@ pub mod bounds {
     pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
     /// How long a stopping server waits for requests under way; the rest of SHUTDOWN_TIMEOUT is for what comes after.
     pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
+    /// How long a stopping server waits for the first request of a connection.
+    pub const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(200);
     /// How often metrics are folded; without it their memory grows.
     pub const METRICS_UPKEEP: Duration = Duration::from_secs(5);
     /// From SIGTERM to the end of the process.

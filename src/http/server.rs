@@ -1,8 +1,8 @@
 //! The server loop: accepts connections and speaks HTTP/1 and HTTP/2 on them, each step with a time limit.
 //!
 //! A connection ends when its client is gone, when it sends no request headers in time, or when the server stops: then
-//! idle connections close at once, those with requests under way close after them, and what is left at the end of
-//! [`DRAIN_TIMEOUT`] is cut.
+//! connections that the kernel has accepted already are served, too, idle connections close, those with requests under
+//! way close after them, and what is left at the end of [`DRAIN_TIMEOUT`] is cut.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -15,13 +15,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use crate::config::bounds::{
-    ACCEPT_PAUSE, DRAIN_TIMEOUT, HEADER_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_STREAMS,
+    ACCEPT_PAUSE, DRAIN_TIMEOUT, FIRST_REQUEST_GRACE, HEADER_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES,
+    MAX_STREAMS,
 };
 
 /// How often an HTTP/2 client that sends nothing is asked whether it is still there.
@@ -50,15 +51,18 @@ pub async fn run(listener: TcpListener, router: Router, stopping: CancellationTo
     let cut = CancellationToken::new();
     let builder = Arc::new(builder());
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    while let Some((stream, permit)) = stopping.run_until_cancelled(accept(&listener, &free)).await {
+    let begin = |stream, permit: Option<OwnedSemaphorePermit>| {
         let serving = serve(builder.clone(), stream, router.clone(), stopping.clone());
         let cut = cut.clone();
         connections.spawn(async move {
             cut.run_until_cancelled(serving).await;
             drop(permit);
         });
+    };
+    while let Some((stream, permit)) = stopping.run_until_cancelled(accept(&listener, &free)).await {
+        begin(stream, permit);
     }
-    drop(listener);
+    waiting(listener).into_iter().for_each(|stream| begin(stream, None));
     connections.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "requests under way did not end in time and are cut");
@@ -68,7 +72,7 @@ pub async fn run(listener: TcpListener, router: Router, stopping: CancellationTo
 }
 
 /// The next connection, once there is room for it.
-async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, Option<impl Send + use<>>) {
+async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
     // The semaphore is never closed.
     let permit = free.clone().acquire_owned().await.ok();
     loop {
@@ -81,6 +85,19 @@ async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, Op
             }
         }
     }
+}
+
+/// Closes the listener; returns the connections that were in its backlog, whose clients believe themselves connected.
+fn waiting(listener: TcpListener) -> Vec<TcpStream> {
+    let Ok(listener) = listener.into_std() else { return vec![] };
+    // It does not block: the first error says that there is none left.
+    std::iter::from_fn(|| listener.accept().ok())
+        .take(MAX_CONNECTIONS)
+        .filter_map(|(stream, _)| {
+            stream.set_nonblocking(true).ok()?;
+            TcpStream::from_std(stream).ok()
+        })
+        .collect()
 }
 
 /// The client hung up before it was accepted; nothing is wrong here.
@@ -133,11 +150,20 @@ async fn serve(
             // Errors are the client's: it hung up, or spoke no HTTP. It was answered as far as possible.
             _ = connection.as_mut() => return,
             () = silence.as_mut() => return,
-            () = stopping.cancelled(), if !told_to_stop => {
+            () = end_of_patience(&stopping, &spoken), if !told_to_stop => {
                 told_to_stop = true;
                 connection.as_mut().graceful_shutdown();
             }
         }
+    }
+}
+
+/// Ends when the server stops; a connection that has not brought its first request yet has a moment to do so, for it may
+/// lie unread in the kernel.
+async fn end_of_patience(stopping: &CancellationToken, spoken: &AtomicBool) {
+    stopping.cancelled().await;
+    if !spoken.load(Ordering::Relaxed) {
+        tokio::time::sleep(FIRST_REQUEST_GRACE).await;
     }
 }
 
@@ -198,6 +224,24 @@ mod tests {
         assert_eq!(read(&mut idle).await, "", "closed");
         assert!(TcpStream::connect(address).await.is_err(), "no longer listening");
         drop(silent);
+    }
+
+    #[tokio::test]
+    async fn stopping_serves_those_who_are_connected_but_not_yet_accepted() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), "RUSHGATE_LISTEN").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..5 {
+            clients.push(ask(address, "/").await);
+        }
+        let stopping = CancellationToken::new();
+        stopping.cancel();
+        let router = Router::new().route("/", get(async || "hello"));
+        let server = tokio::spawn(run(listener, router, stopping));
+        for client in &mut clients {
+            assert!(read(client).await.ends_with("hello"));
+        }
+        server.await.unwrap();
     }
 
     #[tokio::test]

@@ -135,7 +135,9 @@ async fn a_stopping_instance_answers_what_it_has_begun() {
     assert!(stopping.try_send(&order).await.unwrap_err().is_connect());
     stopping.ended().await;
 
-    // The same under load: what was told is true, and nobody is left without an answer.
+    // The same under load: everybody whose request was begun gets its answer, so PostgreSQL has what was told, and
+    // nothing that was not. (A request on its way to a connection that closes finds nobody, and changes nothing.)
+    let before = cluster.texts("SELECT order_id::text FROM orders").await;
     let third = cluster.start().await;
     let shopper = |n: u32| {
         let (third, other, order) = (&third, &other, &order);
@@ -146,7 +148,7 @@ async fn a_stopping_instance_answers_what_it_has_begun() {
                     Ok(answer) if answer.status == 201 => told.push(answer.text("order_id")),
                     Ok(answer) => assert_eq!(answer.code(), "insufficient-stock", "{answer:?}"),
                     Err(error) => {
-                        assert!(error.is_connect(), "shopper {n}: {error:?}");
+                        assert!(!error.is_timeout(), "shopper {n}: {error:?}");
                         break;
                     }
                 }
@@ -165,9 +167,9 @@ async fn a_stopping_instance_answers_what_it_has_begun() {
     let (told, ()) = futures::join!(join_all((0..32).map(shopper)), signal);
     third.ended().await;
     cluster.assert_consistent().await;
-    let known = cluster.texts("SELECT order_id::text FROM orders").await;
-    let lost: Vec<&String> = told.iter().flatten().filter(|id| !known.contains(id)).collect();
-    assert!(lost.is_empty(), "{lost:?}");
+    let mut told: Vec<String> = told.into_iter().flatten().chain(before).collect();
+    told.sort();
+    assert_eq!(cluster.texts("SELECT order_id::text FROM orders ORDER BY 1").await, told);
 }
 
 #[tokio::test]
