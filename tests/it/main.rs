@@ -7,6 +7,7 @@ mod cluster;
 mod demo;
 mod docs;
 mod gate_steps;
+mod history;
 mod instances;
 mod main_way;
 mod reconciler;
