@@ -15,6 +15,7 @@ mod relay;
 mod restarts;
 mod rules;
 mod scheduler;
+mod scripts;
 mod servers;
 mod shop;
 mod start;
