@@ -6,6 +6,7 @@ mod audit;
 mod cluster;
 mod demo;
 mod docs;
+mod faults;
 mod gate_steps;
 mod history;
 mod instances;

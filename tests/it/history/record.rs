@@ -125,7 +125,7 @@ pub enum Outcome {
     /// Nobody listened: it was never sent.
     NotSent,
     /// Sent, and no answer came.
-    Silence(String),
+    Silence(#[allow(dead_code, reason = "told when a promise is broken")] String),
 }
 
 /// A request and what came of it. Times in microseconds since the beginning of the history.
