@@ -109,6 +109,13 @@ pub mod bounds {
     pub const AUDIT_ATTEMPTS: u32 = 5;
     /// How often the audit looks whether PostgreSQL has caught up.
     pub const AUDIT_POLL: Duration = Duration::from_millis(50);
+
+    /// Decisions that an instance remembers until PostgreSQL has them.
+    pub const UNSETTLED_DECISIONS: usize = 100_000;
+    /// How often it looks whether PostgreSQL has them.
+    pub const LOSSES_CHECK: Duration = Duration::from_secs(1);
+    /// Lost decisions that are logged one by one; more are only counted.
+    pub const LOSSES_TOLD: usize = 1_000;
 }
 
 /// Where the servers are. Shared by all commands that talk to them.

@@ -18,6 +18,7 @@ use crate::config::{InvalidSetting, Role, Serve, Servers};
 use crate::gate::{Gate, RedisSetupError};
 use crate::http::server::BindError;
 use crate::http::{self, Api, Ops, TokenVerifier};
+use crate::losses;
 use crate::reconciler::Reconciler;
 use crate::relay;
 use crate::scheduler::{self, Scheduler};
@@ -161,6 +162,7 @@ impl Listening<'_> {
                 refresh_popular: refresher(self.pool, self.zone),
                 rabbitmq_connected: self.rabbitmq_connected,
             };
+            servers.spawn(losses::watch(Arc::clone(&api.gate), api.truth.clone(), stopping.clone()));
             servers.spawn(http::server::run(listener, http::router(Arc::new(api)), stopping.clone()));
         }
         servers.spawn(http::server::run(ops_listener, http::ops_router(Arc::new(ops)), stopping.clone()));

@@ -144,7 +144,8 @@ async fn ledgers(pool: &PgPool) -> BTreeMap<String, Vec<LedgerLine>> {
 }
 
 async fn orders(pool: &PgPool) -> BTreeMap<Id, TruthOrder> {
-    let rows: Vec<(Uuid, String, bool, i64, i64, i64, Option<Uuid>)> = sqlx::query_as(
+    type Row = (Uuid, String, bool, i64, i64, i64, Option<Uuid>);
+    let rows: Vec<Row> = sqlx::query_as(
         "SELECT order_id, user_id, status = 'cancelled', subtotal, discount, total, coupon_id FROM orders",
     )
     .fetch_all(pool)
