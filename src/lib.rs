@@ -16,4 +16,5 @@ pub mod scheduler;
 pub mod seed;
 pub mod serve;
 pub mod servers;
+pub mod telemetry;
 pub mod truth;

@@ -9,6 +9,7 @@ mod docs;
 mod gate_steps;
 mod instances;
 mod main_way;
+mod metrics;
 mod reconciler;
 mod relay;
 mod restarts;
