@@ -11,6 +11,7 @@ mod gate_steps;
 mod history;
 mod instances;
 mod main_way;
+mod metrics;
 mod reconciler;
 mod relay;
 mod restarts;
