@@ -17,6 +17,7 @@ mod relay;
 mod restarts;
 mod rules;
 mod scheduler;
+mod scripts;
 mod servers;
 mod shop;
 mod start;
