@@ -7,6 +7,8 @@
 mod batcher;
 pub mod cell;
 pub mod keys;
+mod meters;
+pub mod observe;
 pub mod read;
 pub mod redis;
 mod refusal;
@@ -14,6 +16,7 @@ mod request;
 pub mod scan;
 pub mod script;
 mod sold_out;
+mod unsettled;
 
 use fred::interfaces::ClientLike;
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
@@ -28,11 +31,13 @@ use tokio_util::task::AbortOnDropHandle;
 pub use batcher::BatchLimits;
 use batcher::Batcher;
 use cell::Cell;
+use meters::LaneMeters;
 pub use redis::RedisSetupError;
 pub use refusal::*;
 pub use request::*;
 use script::Script;
 use sold_out::SoldOutMemory;
+pub use unsettled::{Made, Suspects, Unsettled};
 
 use crate::config::{Serve, Servers, bounds};
 use crate::domain::limits::{MAX_PAGE, MAX_STOCK};
@@ -62,26 +67,40 @@ struct Lanes {
     adjust_stock: Batcher,
     put_template: Batcher,
     read: Batcher,
+    unsettled: Arc<Unsettled>,
     /// Ends with the gate.
     _watermark: AbortOnDropHandle<()>,
 }
 
 impl Lanes {
     fn start(cell: Arc<Cell>, limits: BatchLimits) -> Self {
-        let lane = |script: &'static Script| Batcher::start(Arc::clone(&cell), script, limits);
+        let lane = |script: &'static Script, refusals| {
+            let meters = Arc::new(LaneMeters::new(script.name, refusals));
+            Batcher::start(Arc::clone(&cell), script, limits, meters)
+        };
         let follower = Arc::clone(&cell);
         let watermark = tokio::spawn(async move { follower.follow_watermark().await });
         Self {
-            issue_coupon: lane(&script::ISSUE_COUPON),
-            charge_wallet: lane(&script::CHARGE_WALLET),
-            place_order: lane(&script::PLACE_ORDER),
-            cancel_order: lane(&script::CANCEL_ORDER),
-            put_product: lane(&script::PUT_PRODUCT),
-            adjust_stock: lane(&script::ADJUST_STOCK),
-            put_template: lane(&script::PUT_TEMPLATE),
-            read: lane(&script::READ),
+            issue_coupon: lane(&script::ISSUE_COUPON, IssueRefusal::NAMES),
+            charge_wallet: lane(&script::CHARGE_WALLET, ChargeRefusal::NAMES),
+            place_order: lane(&script::PLACE_ORDER, OrderRefusal::NAMES),
+            cancel_order: lane(&script::CANCEL_ORDER, CancelRefusal::NAMES),
+            put_product: lane(&script::PUT_PRODUCT, ProductRefusal::NAMES),
+            adjust_stock: lane(&script::ADJUST_STOCK, StockRefusal::NAMES),
+            put_template: lane(&script::PUT_TEMPLATE, TemplateRefusal::NAMES),
+            read: lane(&script::READ, &[]),
+            unsettled: Arc::default(),
             _watermark: AbortOnDropHandle::new(watermark),
             cell,
+        }
+    }
+}
+
+impl Lanes {
+    /// Remembers a new decision until PostgreSQL has it.
+    fn note<F, R>(&self, decision: &Decision<F, R>, made: impl FnOnce(&F) -> Made) {
+        if let Ok(Ok(Accepted { fact, replayed: false, position })) = decision {
+            self.unsettled.note(*position, made(fact));
         }
     }
 }
@@ -191,12 +210,14 @@ impl Gate {
     ) -> Decision<CouponIssued, IssueRefusal> {
         let template = request.template_id.as_str();
         if key.is_none() && self.sold_out_templates.refuses([template].into_iter()).is_some() {
+            self.lanes_of(&request.user_id).issue_coupon.meters.remembered_sold_out();
             return Ok(Err(IssueRefusal::SoldOut));
         }
         let lanes = self.lanes_of(&request.user_id);
         let wanted = (template, request.user_id.as_str());
         let key = key.map(|key| record_key("issue_coupon", &key, &wanted));
         let decision = decide(&lanes.issue_coupon, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        lanes.note(&decision, |issued: &CouponIssued| Made::Coupon(issued.coupon_id.0));
         match &decision {
             Ok(Err(IssueRefusal::SoldOut)) => self.sold_out_templates.remember(template),
             Ok(Ok(_)) => self.sold_out_templates.forget(template),
@@ -214,7 +235,12 @@ impl Gate {
         let lanes = self.lanes_of(&request.user_id);
         let wanted = (request.user_id.as_str(), request.amount);
         let key = key.map(|key| record_key("charge_wallet", &key, &wanted));
-        decide(&lanes.charge_wallet, &(wanted.0, wanted.1, Id::new()), key, deadline).await
+        let decision = decide(&lanes.charge_wallet, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        lanes.note(&decision, |charged: &WalletCharged| Made::Charge {
+            charge_id: charged.charge_id.0,
+            user_id: charged.user_id.as_str().into(),
+        });
+        decision
     }
 
     /// `request.lines` must be merged: each product once.
@@ -228,6 +254,7 @@ impl Gate {
         if key.is_none()
             && let Some(product) = self.sold_out_products.refuses(products())
         {
+            self.lanes_of(&request.user_id).place_order.meters.remembered_sold_out();
             return Ok(Err(OrderRefusal::InsufficientStock(product.to_owned(), 0)));
         }
         let lanes = self.lanes_of(&request.user_id);
@@ -238,6 +265,7 @@ impl Gate {
         let key = key.map(|key| record_key("place_order", &key, &wanted));
         let body = (Id::new(), user, &lines, coupon, request.expected_total);
         let decision = decide(&lanes.place_order, &body, key, deadline).await;
+        lanes.note(&decision, |placed: &OrderPlaced| Made::Order(placed.order_id.0));
         match &decision {
             Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => self.sold_out_products.remember(product),
             Ok(Err(OrderRefusal::InsufficientStock(product, _))) => self.sold_out_products.forget(product),
@@ -263,6 +291,7 @@ impl Gate {
         let coupon = request.coupon_id.map(Id);
         let body = (order, request.user_id.as_str(), &lines, request.refund, coupon, request.read_in_epoch);
         let decision = decide(&lanes.cancel_order, &body, key, deadline).await;
+        lanes.note(&decision, |cancelled: &OrderCancelled| Made::Cancellation(cancelled.order_id.0));
         if let Ok(Ok(_)) = &decision {
             request.lines.iter().for_each(|l| self.sold_out_products.forget(l.product_id.as_str()));
         }
@@ -276,7 +305,10 @@ impl Gate {
     ) -> Decision<ProductPut, ProductRefusal> {
         let id = request.product_id.as_str();
         let body = (id, &request.name, request.price, request.status, request.stock);
-        decide(&self.shop_lanes().put_product, &body, None, deadline).await
+        let lanes = self.shop_lanes();
+        let decision = decide(&lanes.put_product, &body, None, deadline).await;
+        lanes.note(&decision, |_: &ProductPut| Made::Staff(format!("product {id} put").into()));
+        decision
     }
 
     pub async fn adjust_stock(
@@ -289,7 +321,10 @@ impl Gate {
         let wanted = (id, request.delta, &request.reason);
         let key = key.map(|key| record_key("adjust_stock", &key, &wanted));
         let body = (id, request.delta, &request.reason, MAX_STOCK);
-        let decision = decide(&self.shop_lanes().adjust_stock, &body, key, deadline).await;
+        let lanes = self.shop_lanes();
+        let decision = decide(&lanes.adjust_stock, &body, key, deadline).await;
+        let made = |it: &StockAdjusted| Made::Staff(format!("stock of {id} adjusted by {}", it.delta).into());
+        lanes.note(&decision, made);
         if let Ok(Ok(_)) = &decision {
             self.sold_out_products.forget(id);
         }
@@ -313,11 +348,23 @@ impl Gate {
             request.issue_from,
             request.issue_until,
         );
-        let decision = decide(&self.shop_lanes().put_template, &(id, terms), None, deadline).await;
+        let lanes = self.shop_lanes();
+        let decision = decide(&lanes.put_template, &(id, terms), None, deadline).await;
+        lanes.note(&decision, |_: &TemplatePut| Made::Staff(format!("coupon template {id} put").into()));
         if let Ok(Ok(_)) = &decision {
             self.sold_out_templates.forget(id);
         }
         decision
+    }
+
+    /// Looks what PostgreSQL has by now of what this instance was told is decided; returns the notes of each cell.
+    pub async fn settle(&self) -> Vec<Arc<Unsettled>> {
+        for Lanes { cell, unsettled, .. } in self.cells.iter().filter(|lanes| !lanes.unsettled.is_empty()) {
+            if let Ok(place) = cell.refresh().await {
+                unsettled.settle(place.epoch, place.applied);
+            }
+        }
+        self.cells.iter().map(|lanes| Arc::clone(&lanes.unsettled)).collect()
     }
 
     /// `None`: a user without a wallet.
@@ -463,7 +510,18 @@ fn pack(value: &impl Serialize) -> Result<Vec<u8>, GateError> {
 
 /// One request through its script's queue. A refusal as late that came before the deadline (the gate's clock was set
 /// forward meanwhile) is asked again.
-async fn decide<F: DeserializeOwned, R: DeserializeOwned>(
+async fn decide<F: DeserializeOwned, R: DeserializeOwned + Refusal>(
+    lane: &Batcher,
+    body: &impl Serialize,
+    key: Option<Idempotency>,
+    deadline: Instant,
+) -> Decision<F, R> {
+    let decision = ask(lane, body, key, deadline).await;
+    lane.meters.decided(&decision);
+    decision
+}
+
+async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
     lane: &Batcher,
     body: &impl Serialize,
     key: Option<Idempotency>,
@@ -494,8 +552,9 @@ async fn decide<F: DeserializeOwned, R: DeserializeOwned>(
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 async fn read(lanes: &Lanes, what: &impl Serialize) -> Result<Vec<u8>, GateError> {
-    let (answer, _) = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?).await?;
-    Ok(answer)
+    let answer = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?).await;
+    lanes.read.meters.read(&answer);
+    Ok(answer?.0)
 }
 
 async fn now(lanes: &Lanes) -> Result<TimestampMs, GateError> {

@@ -244,10 +244,7 @@ impl Cluster {
     /// How every test ends: the real audit is clean, and the queue has exactly the events of the orders in PostgreSQL.
     pub async fn assert_consistent(&self) {
         self.settings.run(&["audit", "--wait", "30s"]).await.assert_success();
-        eventually("the outbox is delivered", || async {
-            (self.number("SELECT count(*) FROM outbox").await == 0).then_some(())
-        })
-        .await;
+        self.outbox_delivered().await;
         let events = self.events().await;
         let mut found: Vec<&String> = events.keys().collect();
         found.sort();
@@ -264,6 +261,13 @@ impl Cluster {
             assert_eq!(event["type"], format!("rushgate.order.{kind}.v1"));
             assert_eq!((&event["subject"], &event["data"]["order_id"]), (&json!(order), &json!(order)));
         }
+    }
+
+    pub async fn outbox_delivered(&self) {
+        eventually("the outbox is delivered", || async {
+            (self.number("SELECT count(*) FROM outbox").await == 0).then_some(())
+        })
+        .await;
     }
 
     /// Takes what is in the queue of the data platform; all messages up to now, by id.
@@ -479,8 +483,12 @@ impl Request {
         Self { method, path: path.into(), body, key: None, token: token("backend", "service") }
     }
 
-    fn post(path: impl Into<String>, body: Value) -> Self {
+    pub fn post(path: impl Into<String>, body: Value) -> Self {
         Self::new(Method::POST, path, Some(body))
+    }
+
+    pub fn put(path: impl Into<String>, body: Value) -> Self {
+        Self::new(Method::PUT, path, Some(body))
     }
 
     pub fn get(path: impl Into<String>) -> Self {
