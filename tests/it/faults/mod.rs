@@ -5,6 +5,7 @@
 
 mod chaos;
 mod instances;
+mod proxy;
 mod redis;
 mod trial;
 
@@ -42,5 +43,8 @@ macro_rules! faults {
 
 faults! {
     instances::instance_killed: "the same key gives the first answer";
+    instances::instance_killed_unheard: "the same key gives the first answer, marked as a repeat";
+    instances::instance_stalled: "late requests are refused by the script and change nothing";
+    instances::answers_lost: "outcome-unknown; repeated: one effect";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
 }

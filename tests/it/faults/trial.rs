@@ -69,15 +69,21 @@ pub struct Outcome {
 impl Trial {
     /// A shop on servers of its own, whose clients are under way.
     pub async fn begin(seed: u64, setup: Setup) -> Self {
-        let mut private = setup.private;
-        private.redis_config.extend(collect::redis_config());
-        let cluster = Cluster::with(private).await;
-        let mut settings = cluster.settings.with("RUSHGATE_REQUEST_TIMEOUT_MS", "3000");
-        for (name, value) in setup.settings {
-            settings = settings.with(name, value);
-        }
+        let (cluster, settings) = Self::servers(setup.private, setup.settings).await;
         let fleet = Fleet::start(&vec![&settings; setup.instances]).await;
         Self::on(seed, cluster, settings, fleet, setup.mix).await
+    }
+
+    /// Servers that keep what a history needs, and the settings of instances on them.
+    pub async fn servers(
+        mut private: Private,
+        changes: Vec<(&'static str, String)>,
+    ) -> (Cluster, Settings) {
+        private.redis_config.extend(collect::redis_config());
+        let cluster = Cluster::with(private).await;
+        let settings = cluster.settings.with("RUSHGATE_REQUEST_TIMEOUT_MS", "3000");
+        let settings = changes.into_iter().fold(settings, |all, (name, value)| all.with(name, value));
+        (cluster, settings)
     }
 
     /// The same on what is there already; the shop is open and empty.
