@@ -4,6 +4,7 @@
 //! other seeds ([`chaos`]) and prints a table.
 
 mod chaos;
+mod forgetful;
 mod instances;
 mod proxy;
 mod redis;
@@ -47,4 +48,10 @@ faults! {
     instances::instance_stalled: "late requests are refused by the script and change nothing";
     instances::answers_lost: "outcome-unknown; repeated: one effect";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
+    forgetful::log_cut_before_the_cursor: "found by the chain, not applied; closed and rebuilt; what is gone is listed";
+    forgetful::log_cut_after_the_cursor: "found by who was answered; closed and rebuilt; what is gone is listed";
+    forgetful::log_deleted: "closed and rebuilt; never oversold; what is gone is listed";
+    forgetful::key_of_a_wrong_type: "closed and rebuilt; nothing is lost unless it was the log";
+    forgetful::scripts_flushed: "no user-visible error";
+    forgetful::all_flushed: "rebuilt; never oversold; what is gone is listed";
 }
