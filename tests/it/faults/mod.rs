@@ -5,12 +5,13 @@
 
 mod chaos;
 mod instances;
+mod reconciler;
 mod redis;
 mod trial;
 
 use futures::future::BoxFuture;
 
-pub use trial::{Outcome, Setup, Trial};
+pub use trial::{Outcome, Setup, Trial, at_length};
 
 /// One way in which things go wrong.
 #[derive(Clone, Copy)]
@@ -43,4 +44,9 @@ macro_rules! faults {
 faults! {
     instances::instance_killed: "the same key gives the first answer";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
+    reconciler::reconciler_killed: "applied once";
+    reconciler::reconciler_killed_before_commit: "nothing of it stays; applied once";
+    reconciler::reconciler_killed_after_commit: "applied once; the gate is told by the next leader";
+    reconciler::leader_frozen: "a stand-by leads; the stale one aborts; applied once";
+    reconciler::two_leaders: "whoever comes second aborts; applied once";
 }
