@@ -4,6 +4,7 @@
 //! other seeds ([`chaos`]) and prints a table.
 
 mod chaos;
+mod forgetful;
 mod instances;
 mod reconciler;
 mod redis;
@@ -49,4 +50,10 @@ faults! {
     reconciler::reconciler_killed_after_commit: "applied once; the gate is told by the next leader";
     reconciler::leader_frozen: "a stand-by leads; the stale one aborts; applied once";
     reconciler::two_leaders: "whoever comes second aborts; applied once";
+    forgetful::log_cut_before_the_cursor: "found by the chain, not applied; closed and rebuilt; what is gone is listed";
+    forgetful::log_cut_after_the_cursor: "found by who was answered; closed and rebuilt; what is gone is listed";
+    forgetful::log_deleted: "closed and rebuilt; never oversold; what is gone is listed";
+    forgetful::key_of_a_wrong_type: "closed and rebuilt; nothing is lost unless it was the log";
+    forgetful::scripts_flushed: "no user-visible error";
+    forgetful::all_flushed: "rebuilt; never oversold; what is gone is listed";
 }
