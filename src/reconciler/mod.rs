@@ -153,7 +153,11 @@ impl Reconciler {
             match self.step().await? {
                 Step::Applied(_) | Step::Rebuilt(_) => {}
                 Step::Idle => self.wait_for_entries(shutdown).await?,
-                Step::Halted(_) | Step::Superseded => pause(STANDBY_PAUSE, shutdown).await,
+                Step::Halted(_) => pause(STANDBY_PAUSE, shutdown).await,
+                Step::Superseded => {
+                    tracing::info!(cell, "another reconciler has moved the cursor; this one looks again");
+                    pause(STANDBY_PAUSE, shutdown).await;
+                }
             }
         }
         Ok(())

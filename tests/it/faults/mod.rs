@@ -7,12 +7,13 @@ mod chaos;
 mod forgetful;
 mod instances;
 mod proxy;
+mod reconciler;
 mod redis;
 mod trial;
 
 use futures::future::BoxFuture;
 
-pub use trial::{Outcome, Setup, Trial};
+pub use trial::{Outcome, Setup, Trial, at_length};
 
 /// One way in which things go wrong.
 #[derive(Clone, Copy)]
@@ -48,6 +49,11 @@ faults! {
     instances::instance_stalled: "late requests are refused by the script and change nothing";
     instances::answers_lost: "outcome-unknown; repeated: one effect";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
+    reconciler::reconciler_killed: "applied once";
+    reconciler::reconciler_killed_before_commit: "nothing of it stays; applied once";
+    reconciler::reconciler_killed_after_commit: "applied once; the gate is told by the next leader";
+    reconciler::leader_frozen: "a stand-by leads; the stale one aborts; applied once";
+    reconciler::two_leaders: "whoever comes second aborts; applied once";
     forgetful::log_cut_before_the_cursor: "found by the chain, not applied; closed and rebuilt; what is gone is listed";
     forgetful::log_cut_after_the_cursor: "found by who was answered; closed and rebuilt; what is gone is listed";
     forgetful::log_deleted: "closed and rebuilt; never oversold; what is gone is listed";

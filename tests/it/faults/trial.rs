@@ -20,6 +20,11 @@ pub fn seed() -> u64 {
     std::env::var("RUSHGATE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
+/// RUSHGATE_CHAOS_AT_LENGTH: faults last as long as the promise speaks of, not only as long as they must.
+pub fn at_length() -> bool {
+    std::env::var_os("RUSHGATE_CHAOS_AT_LENGTH").is_some()
+}
+
 /// What a trial begins with.
 pub struct Setup {
     pub private: Private,
@@ -83,10 +88,7 @@ impl Trial {
     }
 
     /// Servers that keep what a history needs, and the settings of instances on them.
-    pub async fn servers(
-        mut private: Private,
-        changes: Vec<(&'static str, String)>,
-    ) -> (Cluster, Settings) {
+    pub async fn servers(mut private: Private, changes: Vec<(&'static str, String)>) -> (Cluster, Settings) {
         private.redis_config.extend(collect::redis_config());
         let cluster = Cluster::with(private).await;
         let settings = with_all(&cluster.settings, changes);
