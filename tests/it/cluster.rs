@@ -364,6 +364,11 @@ impl Instance {
         self.api.trim_start_matches("http://")
     }
 
+    /// Host and port of the operations.
+    pub fn operations(&self) -> &str {
+        self.ops.trim_start_matches("http://")
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.0.id().cast_signed()), signal).unwrap();
     }
