@@ -10,6 +10,7 @@ pub mod domain;
 pub mod gate;
 pub mod http;
 pub mod log;
+pub mod ready;
 pub mod reconciler;
 pub mod relay;
 pub mod scheduler;

@@ -379,6 +379,11 @@ impl Instance {
         self.child.exit_code(LIMIT).await;
     }
 
+    /// Waits for the end, however it comes.
+    pub async fn gone(mut self) {
+        self.child.exit_code(LIMIT).await;
+    }
+
     /// SIGTERM; it must end well and in time.
     pub async fn stop(self) {
         self.signal(Signal::SIGTERM);

@@ -4,6 +4,7 @@
 mod api;
 mod audit;
 mod cluster;
+mod containers;
 mod dashboards;
 mod demo;
 mod docs;
