@@ -11,6 +11,7 @@ pub mod gate;
 pub mod http;
 pub mod log;
 mod losses;
+pub mod ready;
 pub mod reconciler;
 pub mod relay;
 pub mod scheduler;

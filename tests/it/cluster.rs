@@ -368,6 +368,11 @@ impl Instance {
         self.api.trim_start_matches("http://")
     }
 
+    /// Host and port of the operations.
+    pub fn operations(&self) -> &str {
+        self.ops.trim_start_matches("http://")
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.0.id().cast_signed()), signal).unwrap();
     }
@@ -391,6 +396,11 @@ impl Instance {
     /// As a crash.
     pub async fn kill(mut self) {
         self.signal(Signal::SIGKILL);
+        self.child.exit_code(LIMIT).await;
+    }
+
+    /// Waits for the end, however it comes.
+    pub async fn gone(mut self) {
         self.child.exit_code(LIMIT).await;
     }
 
