@@ -1,3 +1,4 @@
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 //! What the bench and the load tests share: private servers, instances of Rushgate, a driver for HTTP, and a look at
 //! what processes use.
 

@@ -25,8 +25,26 @@ pub fn cpu_of_ended_children() -> Duration {
     of_ticks(fields.split(' ').skip(13).take(2).filter_map(|t| t.parse::<u64>().ok()).sum())
 }
 
+/// How much of the machine's CPU time was for us, up to a moment: this process, its children and theirs.
+pub struct UseOfMachine {
+    ours: Duration,
+    all: Duration,
+}
+
+impl UseOfMachine {
+    pub fn now() -> Self {
+        Self { ours: cpu_of(std::process::id()), all: cpu_of_machine() }
+    }
+
+    /// The share of others in what was used since.
+    pub fn foreign_since(&self, before: &Self) -> f64 {
+        let (ours, all) = (self.ours - before.ours, self.all - before.all);
+        1.0 - (ours.as_secs_f64() / all.as_secs_f64().max(0.01)).min(1.0)
+    }
+}
+
 /// CPU time that the whole machine has spent at work, whoever for.
-pub fn cpu_of_machine() -> Duration {
+fn cpu_of_machine() -> Duration {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let first: Vec<u64> =
         stat.lines().next().unwrap_or("").split(' ').filter_map(|t| t.parse().ok()).collect();

@@ -4,7 +4,8 @@
 --   parts    the request's text, cut where something goes in; one part alone is the same request every time
 --   numbers  {start per thread}, with `step`, `modulus`: what goes in is a number of ten digits, the same at every cut,
 --            that goes on by `step` with each request. Or:
---   files    {file per thread}: what goes in comes from the file's lines, cut at the places `widths`
+--   files    {file per thread}: what goes in comes from the file's lines, of which the first gap gets `first` bytes;
+--            when they are used up, the thread stops and says so, or begins again where `again` is set
 --   count    true: count what is answered, by status and code. That costs time, so it is done in the warm-up only.
 
 local plan
@@ -32,16 +33,29 @@ local function numbered(parts, number, step, modulus)
   return function() return one .. next_text() .. two end
 end
 
-local function from_lines(parts, file, widths)
+local function from_lines(parts, file, first, again)
   local one, two, three = parts[1], parts[2], parts[3]
-  local lines, first = io.lines(file), widths[1]
+  local lines, last = io.lines(file), nil
+  local function next_line()
+    local line = lines()
+    if line then
+      last = line
+    elseif again then
+      lines = io.lines(file)
+      return lines()
+    else
+      used_up = true
+      wrk.thread:stop()
+    end
+    return last
+  end
   if three then
     return function()
-      local line = lines() or error("no line is left in " .. file)
+      local line = next_line()
       return one .. string.sub(line, 1, first) .. two .. string.sub(line, first + 1) .. three
     end
   end
-  return function() return one .. (lines() or error("no line is left in " .. file)) .. two end
+  return function() return one .. next_line() .. two end
 end
 
 function init(args)
@@ -53,7 +67,7 @@ function init(args)
   elseif plan.numbers then
     request = numbered(parts, plan.numbers[number], plan.step, plan.modulus)
   else
-    request = from_lines(parts, plan.files[number], plan.widths)
+    request = from_lines(parts, plan.files[number], plan.first, plan.again)
   end
   if plan.count then
     counts = {}
@@ -66,15 +80,16 @@ end
 
 -- One line of JSON for the bench. Latencies are wrk's: corrected for the time that requests would have waited.
 function done(summary, latency)
-  local counts = {}
+  local counts, used_up = {}, false
   for _, thread in ipairs(threads) do
+    used_up = used_up or thread:get("used_up") or false
     for key, count in pairs(thread:get("counts") or {}) do counts[key] = (counts[key] or 0) + count end
   end
   local listed = {}
   for key, count in pairs(counts) do listed[#listed + 1] = string.format('"%s":%d', key, count) end
   local e = summary.errors
   io.write(string.format(
-    'RESULT {"duration_us":%d,"requests":%d,"refused":%d,"broken":%d,"p50_us":%d,"p99_us":%d,"max_us":%d,"counts":{%s}}\n',
+    'RESULT {"duration_us":%d,"requests":%d,"refused":%d,"broken":%d,"p50_us":%d,"p99_us":%d,"used_up":%s,"counts":{%s}}\n',
     summary.duration, summary.requests, e.status, e.connect + e.read + e.write + e.timeout,
-    latency:percentile(50), latency:percentile(99), latency.max, table.concat(listed, ",")))
+    latency:percentile(50), latency:percentile(99), tostring(used_up), table.concat(listed, ",")))
 end

@@ -29,9 +29,12 @@ struct Options {
     /// Fewer and shorter rounds (3 of 3 s), for a first look
     #[arg(long)]
     quick: bool,
-    /// Only these rows and figures, separated by commas; `list` prints their names
+    /// Only these rows and figures, separated by commas
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
+    /// Print the names of all rows and figures, and measure nothing
+    #[arg(long)]
+    names: bool,
     /// Rounds; each drives the empty handler and then the row [default: 5]
     #[arg(long)]
     rounds: Option<usize>,
@@ -80,7 +83,7 @@ impl Options {
             match (Row::named(name), Figure::named(name)) {
                 (Some(row), _) => rows.push(row),
                 (_, Some(figure)) => figures.push(figure),
-                _ => return Err(format!("there is no row `{name}`; `--rows list` prints all").into()),
+                _ => return Err(format!("there is no row `{name}`; `--names` prints all").into()),
             }
         }
         if self.rows.is_empty() {
@@ -108,7 +111,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(options: &Options) -> Outcome<()> {
-    if options.rows.iter().any(|name| name == "list") {
+    if options.names {
         Row::ALL.iter().for_each(|row| say(format_args!("{:<14} {}", row.name(), row.what())));
         Figure::ALL.iter().for_each(|figure| say(format_args!("{:<14} {}", figure.name(), figure.what())));
         return Ok(());

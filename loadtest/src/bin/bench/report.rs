@@ -13,6 +13,9 @@ use crate::machine::Machine;
 use crate::rows::Row;
 use crate::stage::Round;
 
+/// Figures are in doubt when processes that are not ours used more of the CPU time that was used.
+pub const FOREIGN_CPU: f64 = 0.1;
+
 #[derive(Serialize)]
 pub struct Report {
     pub machine: Machine,
@@ -56,6 +59,7 @@ pub struct Medians {
     pub rabbitmq_cpu_us: f64,
     pub wrk_cpu_us: f64,
     pub followed_after_s: f64,
+    pub foreign_cpu: f64,
 }
 
 impl Medians {
@@ -74,6 +78,7 @@ impl Medians {
             rabbitmq_cpu_us: of(|r| r.cpu_us.rabbitmq),
             wrk_cpu_us: of(|r| r.cpu_us.wrk),
             followed_after_s: of(|r| r.followed_after_s),
+            foreign_cpu: of(|r| r.foreign_cpu),
         }
     }
 }
@@ -124,8 +129,8 @@ impl Report {
     fn doubts(&self) -> Vec<String> {
         let mut doubts = vec![];
         for (row, rounds) in &self.rows {
-            let foreign = median(rounds.iter().map(|r| r.foreign_cpu).collect());
-            if foreign > 0.1 {
+            let foreign = Medians::of(rounds).foreign_cpu;
+            if foreign > FOREIGN_CPU {
                 doubts.push(format!(
                     "{}: {:.0}% of the CPU time was other processes'",
                     row.name(),
@@ -137,6 +142,13 @@ impl Report {
             if !wrong.is_empty() {
                 doubts.push(format!("{}: answers that were not counted: {wrong:?}", row.name()));
             }
+        }
+        for it in self.figures.iter().filter(|it| it.foreign_cpu > FOREIGN_CPU) {
+            doubts.push(format!(
+                "{}: {:.0}% of the CPU time was other processes'",
+                it.name,
+                it.foreign_cpu * 100.0
+            ));
         }
         doubts
     }
@@ -203,7 +215,7 @@ impl Report {
                 format!("{:.1}", m.p99_ms),
                 format!("{:.3}", m.ratio),
                 row.target().map_or(String::new(), |target| format!("≥ {target:.2}")),
-                row.target().map_or("", |target| met(m.ratio >= target)).into(),
+                row.target().map_or(String::new(), |target| met(m.ratio >= target, m.foreign_cpu)),
             ];
             cells.extend(cpu.map(|us| format!("{us:.1}")));
             cells.extend([thousands(m.empty_per_s), format!("{:.1}", m.empty_cpu_us)]);
@@ -222,7 +234,7 @@ impl Report {
                 ),
                 measured.trim().into(),
                 it.target.text(it.unit),
-                met(it.met()).into(),
+                met(it.met(), it.foreign_cpu),
             ]);
         }
         (rows, figures)
@@ -321,8 +333,10 @@ impl Report {
     }
 }
 
-fn met(it_is: bool) -> &'static str {
-    if it_is { "met" } else { "not met" }
+/// With a question mark where others used the machine, too.
+fn met(it_is: bool, foreign_cpu: f64) -> String {
+    let doubt = if foreign_cpu > FOREIGN_CPU { "?" } else { "" };
+    format!("{}{doubt}", if it_is { "met" } else { "not met" })
 }
 
 /// A number as people read it: 12,345 or 1.23.

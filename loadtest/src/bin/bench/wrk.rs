@@ -52,6 +52,17 @@ pub struct Wrk {
     pub connections: usize,
 }
 
+/// How much wrk cares for answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looking {
+    /// It reads every answer and counts them by status and code; that takes CPU time from what is measured.
+    Into,
+    /// It counts refusals.
+    At,
+    /// The empty handler: requests that were made once each may be sent again.
+    Away,
+}
+
 /// What wrk found.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Driven {
@@ -63,16 +74,24 @@ pub struct Driven {
     pub broken: u64,
     pub p50_us: f64,
     pub p99_us: f64,
+    /// The lines did not last; what was measured is worth nothing.
+    pub used_up: bool,
     /// Answers by status and code, if they were to be counted.
     pub counts: BTreeMap<String, u64>,
 }
 
 impl Wrk {
-    /// Drives for `length`. With `count`, wrk looks into every answer, which takes CPU time from what is measured.
-    pub fn drive(&self, address: SocketAddr, plan: &Plan, length: Duration, count: bool) -> Outcome<Driven> {
+    /// Drives for `length`.
+    pub fn drive(
+        &self,
+        address: SocketAddr,
+        plan: &Plan,
+        length: Duration,
+        looking: Looking,
+    ) -> Outcome<Driven> {
         let (script, plan_file) = (self.folder.join("requests.lua"), self.folder.join("plan.lua"));
         std::fs::write(&script, SCRIPT)?;
-        std::fs::write(&plan_file, self.lua(plan, count)?)?;
+        std::fs::write(&plan_file, self.lua(plan, looking == Looking::Into, looking == Looking::Away)?)?;
         let output = Command::new("wrk")
             .args(["-t", &self.threads.to_string(), "-c", &self.connections.to_string()])
             .args(["-d", &format!("{}s", length.as_secs()), "--timeout", &format!("{ANSWER_LIMIT_S}s")])
@@ -92,7 +111,7 @@ impl Wrk {
     }
 
     /// The plan as Lua reads it. Each thread has numbers or lines of its own.
-    fn lua(&self, plan: &Plan, count: bool) -> Outcome<String> {
+    fn lua(&self, plan: &Plan, count: bool, again: bool) -> Outcome<String> {
         let mut lua = format!("return {{ count = {count},\n  parts = {{");
         for part in &plan.parts {
             write!(lua, "{}, ", quoted(part))?;
@@ -120,7 +139,7 @@ impl Wrk {
                     std::fs::write(&file, own.join("\n") + "\n")?;
                     files.push(quoted(&file.display().to_string()));
                 }
-                writeln!(lua, "  files = {{{}}}, widths = {{{first}}},", files.join(", "))?;
+                writeln!(lua, "  files = {{{}}}, first = {first}, again = {again},", files.join(", "))?;
             }
         }
         Ok(lua + "}\n")

@@ -10,6 +10,7 @@ use rushgate_loadtest::{Outcome, say};
 use super::{Figure, Measured, Target};
 use crate::rows::Row;
 use crate::stage::{SETTLE_LIMIT, Stage};
+use crate::wrk::Looking;
 
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -33,7 +34,7 @@ async fn round(stage: &mut Stage, row: Row) -> Outcome<(f64, String)> {
     let before = stage.number(row.truth()).await?;
     stage.exchange(&[("RUSHGATE_ROLES", "api")])?;
     let plan = stage.plan(row, stage.length)?;
-    stage.wrk.drive(stage.instance()?.api, &plan, stage.length, false)?;
+    stage.wrk.drive(stage.instance()?.api, &plan, stage.length, Looking::At)?;
     let backlog = stage.shop.log()?;
 
     let (port, end) = (stage.shop.redis.port(), backlog.seq);

@@ -10,7 +10,7 @@ use rushgate_loadtest::{Outcome, say};
 use super::{Figure, Measured, Target};
 use crate::rows::{Row, parts};
 use crate::stage::{SETTLE_LIMIT, Stage};
-use crate::wrk::{Gaps, Plan};
+use crate::wrk::{Gaps, Looking, Plan};
 
 const MILLION: i64 = 1_000_000;
 const BIG: i64 = 5 * MILLION;
@@ -108,7 +108,7 @@ async fn issued_per_s(stage: &Stage, shop: &Shop, api: std::net::SocketAddr, pla
         Ok(sqlx::query_scalar::<_, i64>(sql).fetch_optional(&shop.pool).await?.unwrap_or(0))
     };
     let before = issued().await?;
-    let driven = stage.wrk.drive(api, plan, stage.length, false)?;
+    let driven = stage.wrk.drive(api, plan, stage.length, Looking::At)?;
     shop.settle(SETTLE_LIMIT).await?;
     let grown = u64::try_from(issued().await? - before)?;
     let good = driven.requests - driven.refused;

@@ -5,6 +5,7 @@ mod latency;
 mod million;
 mod rival;
 
+use rushgate_loadtest::process::UseOfMachine;
 use rushgate_loadtest::{Outcome, say};
 use serde::Serialize;
 
@@ -110,13 +111,15 @@ pub struct Measured {
     /// What a reader may want to know besides.
     pub note: String,
     pub rounds: Vec<f64>,
+    /// As in a round of a row; over the whole measurement.
+    pub foreign_cpu: f64,
 }
 
 impl Measured {
     pub fn new(figure: Figure, rounds: Vec<f64>, unit: &'static str, target: Target) -> Self {
         let value = median(rounds.clone());
         let (name, what) = (figure.name(), figure.what().to_owned());
-        Self { name, what, value, unit, target, note: String::new(), rounds }
+        Self { name, what, value, unit, target, note: String::new(), rounds, foreign_cpu: 0.0 }
     }
 
     pub fn note(self, note: impl Into<String>) -> Self {
@@ -141,37 +144,45 @@ impl std::fmt::Display for Measured {
 
 /// Measures figures, and adds them to the report; one run may give several.
 pub async fn measure(figures: &[Figure], stage: &mut Stage, report: &mut Report) -> Outcome<()> {
-    let wanted = |some: &[Figure]| some.iter().any(|figure| figures.contains(figure));
-    let mut found = vec![];
-    if wanted(&[Figure::Memory]) {
-        found.push(memory(stage).await?);
-    }
-    if wanted(&[Figure::LatencyGate, Figure::Lag, Figure::LatencyTruth, Figure::Rival]) {
-        let peak = match report.medians(Row::Issue) {
-            Some(medians) => medians.per_s,
-            None => peak_of_issue(stage).await?,
-        };
-        if wanted(&[Figure::LatencyGate, Figure::Lag]) {
-            found.extend(latency::gate_and_lag(stage, peak / 2.0).await?);
+    let mut peak = report.medians(Row::Issue).map(|medians| medians.per_s);
+    for run in RUNS.iter().filter(|run| run.iter().any(|figure| figures.contains(figure))) {
+        if REFER_TO_PEAK.contains(&run[0]) && peak.is_none() {
+            peak = Some(peak_of_issue(stage).await?);
         }
-        if wanted(&[Figure::LatencyTruth]) {
-            found.push(latency::truth(stage, peak / 2.0).await?);
-        }
-        if wanted(&[Figure::Rival]) {
-            found.push(rival::measure(stage, peak).await?);
-        }
+        let begin = UseOfMachine::now();
+        let mut found =
+            run_of(run[0], stage, peak.unwrap_or_default(), figures.contains(&Figure::BigShop)).await?;
+        let foreign_cpu = UseOfMachine::now().foreign_since(&begin);
+        found.retain(|it| figures.iter().any(|figure| figure.name() == it.name));
+        found.iter_mut().for_each(|it| it.foreign_cpu = foreign_cpu);
+        report.figures.extend(found);
     }
-    for (figure, row) in [(Figure::DrainCoupons, Row::Issue), (Figure::DrainOrders, Row::Lines3)] {
-        if wanted(&[figure]) {
-            found.push(drain::measure(stage, figure, row).await?);
-        }
-    }
-    if wanted(&[Figure::Rebuild, Figure::Bytes, Figure::BigShop]) {
-        found.extend(million::measure(stage, wanted(&[Figure::BigShop])).await?);
-    }
-    found.retain(|it| figures.iter().any(|figure| figure.name() == it.name));
-    report.figures.extend(found);
     Ok(())
+}
+
+/// Figures that come out of one run.
+const RUNS: [&[Figure]; 7] = [
+    &[Figure::Memory],
+    &[Figure::LatencyGate, Figure::Lag],
+    &[Figure::LatencyTruth],
+    &[Figure::DrainCoupons],
+    &[Figure::DrainOrders],
+    &[Figure::Rival],
+    &[Figure::Rebuild, Figure::Bytes, Figure::BigShop],
+];
+/// … and those that need to know how fast coupons are issued.
+const REFER_TO_PEAK: [Figure; 3] = [Figure::LatencyGate, Figure::LatencyTruth, Figure::Rival];
+
+async fn run_of(first: Figure, stage: &mut Stage, peak: f64, big_shop: bool) -> Outcome<Vec<Measured>> {
+    match first {
+        Figure::Memory => Ok(vec![memory(stage).await?]),
+        Figure::LatencyGate | Figure::Lag => latency::gate_and_lag(stage, peak / 2.0).await,
+        Figure::LatencyTruth => Ok(vec![latency::truth(stage, peak / 2.0).await?]),
+        Figure::DrainCoupons => Ok(vec![drain::measure(stage, first, Row::Issue).await?]),
+        Figure::DrainOrders => Ok(vec![drain::measure(stage, first, Row::Lines3).await?]),
+        Figure::Rival => Ok(vec![rival::measure(stage, peak).await?]),
+        Figure::Rebuild | Figure::Bytes | Figure::BigShop => million::measure(stage, big_shop).await,
+    }
 }
 
 /// The median rate of issuing coupons.
