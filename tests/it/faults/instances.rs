@@ -63,7 +63,11 @@ pub async fn answers_lost(seed: u64) -> Outcome {
         trial.a_while().await;
         let wanted = one_of_each(&trial, round).await;
         let more = Duration::from_millis(trial.rng.u64(..100));
-        if way == Loss::Calls { behind.proxy.hold_calls() } else { behind.proxy.hold_answers() }
+        if way == Loss::Calls {
+            behind.proxy.hold_calls()
+        } else {
+            behind.proxy.hold_answers()
+        }
         let lose = async {
             match way {
                 Loss::Calls => {

@@ -75,10 +75,7 @@ impl Trial {
     }
 
     /// Servers that keep what a history needs, and the settings of instances on them.
-    pub async fn servers(
-        mut private: Private,
-        changes: Vec<(&'static str, String)>,
-    ) -> (Cluster, Settings) {
+    pub async fn servers(mut private: Private, changes: Vec<(&'static str, String)>) -> (Cluster, Settings) {
         private.redis_config.extend(collect::redis_config());
         let cluster = Cluster::with(private).await;
         let settings = cluster.settings.with("RUSHGATE_REQUEST_TIMEOUT_MS", "3000");

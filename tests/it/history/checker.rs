@@ -75,6 +75,8 @@ pub struct Expect {
 pub struct Report {
     pub violations: Vec<Violation>,
     pub facts: usize,
+    /// Facts that a Redis held and PostgreSQL did not follow.
+    pub aside: usize,
     pub epochs: usize,
     /// Successes, reads and refusals that were held against the log.
     pub checked: usize,
@@ -119,7 +121,7 @@ struct Placed {
 pub fn check(history: &History, expect: &Expect) -> Report {
     let mut report = Report { epochs: history.epochs.len(), ..Report::default() };
     let (placed, gone) = line_up(history, &mut report);
-    report.facts = placed.len();
+    (report.facts, report.aside) = (placed.len(), gone.len());
     let places = Places::of(&placed);
     let bounds = Bounds::of(history, &places);
     check_asked(history, placed.iter().map(|p| &p.fact).chain(&gone), &mut report);
