@@ -7,6 +7,7 @@ mod chaos;
 mod forgetful;
 mod instances;
 mod proxy;
+mod rebuilds;
 mod reconciler;
 mod redis;
 mod trial;
@@ -48,6 +49,8 @@ faults! {
     instances::instance_killed_unheard: "the same key gives the first answer, marked as a repeat";
     instances::instance_stalled: "late requests are refused by the script and change nothing";
     instances::answers_lost: "outcome-unknown; repeated: one effect";
+    rebuilds::rebuild_under_traffic: "one epoch wins; nothing is written into an old one";
+    rebuilds::rebuilds_at_once: "one epoch wins; nothing is written into an old one";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
     reconciler::reconciler_killed: "applied once";
     reconciler::reconciler_killed_before_commit: "nothing of it stays; applied once";
