@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::{FAULTS, Fault, Outcome};
+use super::{FAULTS, Fault, Outcome, trial};
 
 /// Trials that run at the same time.
 const AT_ONCE: usize = 2;
@@ -53,6 +53,7 @@ async fn chaos() {
     assert!(!chosen.is_empty(), "no fault has {only} in its name");
     println!("chaos: {minutes} minutes, seed {seed}, {} faults", chosen.len());
 
+    trial::take_your_time();
     let deadline = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
     let queue = Arc::new(Mutex::new(Queue { rng: Rng::with_seed(seed), chosen, left: vec![] }));
     let sums: Arc<Mutex<BTreeMap<&'static str, Sum>>> = Arc::default();

@@ -44,6 +44,9 @@ macro_rules! faults {
 faults! {
     instances::instance_killed: "the same key gives the first answer";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
+    redis::redis_stalled: "503 meanwhile, then it resumes by itself";
+    redis::redis_out_of_memory: "refused before any write; no false success; resumes by itself";
+    redis::redis_disk_full: "no false success; everything acknowledged is there when there is room again";
     forgetful::log_cut_before_the_cursor: "found by the chain, not applied; closed and rebuilt; what is gone is listed";
     forgetful::log_cut_after_the_cursor: "found by who was answered; closed and rebuilt; what is gone is listed";
     forgetful::log_deleted: "closed and rebuilt; never oversold; what is gone is listed";
