@@ -52,6 +52,9 @@ faults! {
     rebuilds::rebuild_under_traffic: "one epoch wins; nothing is written into an old one";
     rebuilds::rebuilds_at_once: "one epoch wins; nothing is written into an old one";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
+    redis::redis_stalled: "503 meanwhile, then it resumes by itself";
+    redis::redis_out_of_memory: "refused before any write; no false success; resumes by itself";
+    redis::redis_disk_full: "no false success; everything acknowledged is there when there is room again";
     reconciler::reconciler_killed: "applied once";
     reconciler::reconciler_killed_before_commit: "nothing of it stays; applied once";
     reconciler::reconciler_killed_after_commit: "applied once; the gate is told by the next leader";

@@ -1,6 +1,7 @@
 //! One trial: servers, instances, clients, and in the end the checker.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -20,9 +21,16 @@ pub fn seed() -> u64 {
     std::env::var("RUSHGATE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
-/// RUSHGATE_CHAOS_AT_LENGTH: faults last as long as the promise speaks of, not only as long as they must.
+static AT_LENGTH: AtomicBool = AtomicBool::new(false);
+
+/// Whether faults should last as long as their description says, not only as long as they must.
 pub fn at_length() -> bool {
-    std::env::var_os("RUSHGATE_CHAOS_AT_LENGTH").is_some()
+    AT_LENGTH.load(Ordering::Relaxed)
+}
+
+/// Said by `./dev chaos`.
+pub fn take_your_time() {
+    AT_LENGTH.store(true, Ordering::Relaxed);
 }
 
 /// What a trial begins with.

@@ -158,6 +158,11 @@ impl Load {
         found
     }
 
+    /// What was answered since then.
+    pub fn recorded_since(&self, since_us: u64) -> Vec<Operation> {
+        lock(&self.shared.recorded).iter().filter(|op| op.answered_us >= since_us).cloned().collect()
+    }
+
     /// One request beside the clients', recorded like theirs.
     pub async fn send(&self, instance: &Instance, ask: Ask, key: Option<String>) -> Outcome {
         self.shared.send(instance, ask, key).await
