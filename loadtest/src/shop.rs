@@ -25,7 +25,7 @@ use crate::http::{self, Drive, Pace};
 use crate::redis::Redis;
 use crate::{Failure, Outcome};
 
-const SECRET: &str = "the bench's own secret, of more than 32 bytes";
+pub const SECRET: &str = "the bench's own secret, of more than 32 bytes";
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
