@@ -57,6 +57,7 @@ struct Run<'a> {
     bench: &'a Bench,
     scripts: &'a Scripts,
     tally: &'a mut Tally,
+    start: Start,
     keys: Keys,
     shop: Shop,
     asking: Asking,
@@ -117,7 +118,18 @@ impl<'a> Run<'a> {
             return Err("the epoch does not open".into());
         }
         let (shop, asking, records) = (Shop::default(), Asking::default(), BTreeMap::new());
-        Ok(Self { bench, scripts, tally, keys, shop, asking, clock_ms, tips: vec![tip], records })
+        Ok(Self {
+            bench,
+            scripts,
+            tally,
+            start: case.start,
+            keys,
+            shop,
+            asking,
+            clock_ms,
+            tips: vec![tip],
+            records,
+        })
     }
 
     fn seq(&self) -> u64 {
@@ -210,7 +222,8 @@ impl<'a> Run<'a> {
             self.set_meta("state", "closed").await?;
         }
         let asked_at = wall_ms();
-        let deadlines: Vec<i64> = batch.jobs.iter().map(|job| deadline_ms(job.deadline, asked_at)).collect();
+        let deadlines: Vec<i64> =
+            batch.jobs.iter().map(|job| self.deadline_ms(job.deadline, asked_at)).collect();
         let mut reply = self.call(batch, &sent, &deadlines, day_of(now)).await?;
         // The server's clock is the gate's, and it may have passed midnight since.
         if let (Reply::Refused(refused), None) = (&reply, refusal_of(batch.claim))
@@ -255,6 +268,15 @@ impl<'a> Run<'a> {
         let keys = script.keys(&Keys::new(CELL, epoch), today);
         let reply = script.call(&self.bench.client, keys, head, packed(&jobs)?).await;
         reply.map_err(|e| format!("{:?} {e:?}; it was to decide {sent:?}", batch.kind))
+    }
+
+    fn deadline_ms(&self, deadline: Deadline, now: i64) -> i64 {
+        match (deadline, self.start) {
+            (Deadline::Ahead, _) => NO_DEADLINE_MS,
+            (Deadline::In { ms }, Start::Behind { .. }) => now + ms,
+            (Deadline::Soon | Deadline::In { .. }, _) => now + 60_000,
+            (Deadline::Past { ms }, _) => now - ms,
+        }
     }
 
     /// The entry that the caller says it has seen.
@@ -413,14 +435,6 @@ impl<'a> Run<'a> {
 
     fn expected_state(&self) -> State {
         State::of_shop(&self.shop, &self.keys, self.expected_meta(), self.records.clone())
-    }
-}
-
-fn deadline_ms(deadline: Deadline, now: i64) -> i64 {
-    match deadline {
-        Deadline::Ahead => NO_DEADLINE_MS,
-        Deadline::In { ms } => now + ms,
-        Deadline::Past { ms } => now - ms,
     }
 }
 

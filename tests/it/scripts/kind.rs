@@ -76,6 +76,7 @@ pub type Packed<'a> = (i64, Option<&'a Idempotency>, &'a Body);
 
 /// What a request was answered, or should have been.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "few are late, and none is kept")]
 pub enum Answer {
     /// Its deadline had passed.
     Late,

@@ -38,6 +38,21 @@ impl Case {
             self.steps.iter().map(|step| if let Step::Batch(batch) = step { batch.jobs.len() } else { 0 });
         jobs.sum()
     }
+
+    /// The case without its `n`th part, where each step is a part and then each of its requests.
+    pub fn without(&self, n: usize) -> Option<Self> {
+        let mut parts = self.steps.iter().enumerate().flat_map(|(step, of)| {
+            let jobs = if let Step::Batch(batch) = of { batch.jobs.len() } else { 0 };
+            std::iter::once((step, None)).chain((0..jobs).map(move |job| (step, Some(job))))
+        });
+        let (step, job) = parts.nth(n)?;
+        let mut shorter = self.clone();
+        match (job, &mut shorter.steps[step]) {
+            (Some(job), Step::Batch(batch)) => drop(batch.jobs.remove(job)),
+            _ => drop(shorter.steps.remove(step)),
+        }
+        Some(shorter)
+    }
 }
 
 /// One step a line, and one request.
@@ -113,7 +128,10 @@ pub struct Job {
 #[derive(Clone, Copy, Debug)]
 pub enum Deadline {
     Ahead,
-    /// About now, so that only the answer shows whether it has passed; or later, but before a clock that is ahead.
+    /// In a minute: long before a clock that is ahead.
+    Soon,
+    /// Where the server's clock is used: about now, so that only the answer shows whether it has passed. Elsewhere as
+    /// `Soon`: what time has no part in goes the same way each time it is run, or it could not be made smaller.
     In {
         ms: i64,
     },
