@@ -63,6 +63,8 @@ impl Reconciler {
         let keys = Keys::new(cell, epoch);
         let loaded = load(self.connection().await?, &client, &keys, target.clock_ms).await?;
         if !self.open(&keys, &target, &loaded).await? {
+            // Who was faster may have removed the keys of earlier epochs before the last of these was loaded.
+            self.log.unlink_epoch(epoch).await?;
             return Ok(Step::Superseded);
         }
         self.log.unlink_before(epoch).await?;

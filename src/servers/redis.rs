@@ -1,5 +1,6 @@
 //! A private Redis that keeps every acknowledged write.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,11 +22,13 @@ pub struct RedisOptions {
     pub extra_config: Vec<String>,
     /// Instead of the `redis-server` that is installed.
     pub program: Option<PathBuf>,
+    /// A command that becomes the server (`env NAME=VALUE`, `nice`): its words, before the program's name.
+    pub under: Vec<OsString>,
 }
 
 impl RedisOptions {
     pub fn new(folder: DataFolder) -> RedisOptions {
-        RedisOptions { folder, extra_config: Vec::new(), program: None }
+        RedisOptions { folder, extra_config: Vec::new(), program: None, under: Vec::new() }
     }
 }
 
@@ -35,13 +38,15 @@ pub struct RedisRecipe {
     home: Home,
     program: PathBuf,
     extra_config: Vec<String>,
+    under: Vec<OsString>,
 }
 
 impl Server<RedisRecipe> {
     pub async fn start(options: RedisOptions) -> Result<RedisServer, Error> {
         let program = REDIS.find(options.program.as_deref(), &[])?;
         let home = Home::open(&options.folder).await?;
-        Server::start_with(RedisRecipe { home, program, extra_config: options.extra_config }).await
+        let RedisOptions { extra_config, under, .. } = options;
+        Server::start_with(RedisRecipe { home, program, extra_config, under }).await
     }
 
     pub fn url(&self) -> String {
@@ -78,10 +83,11 @@ impl Recipe for RedisRecipe {
         ];
         lines.extend(self.extra_config.iter().cloned());
         write_private(&config, &(lines.join("\n") + "\n"))?;
+        let mut words = self.under.iter().cloned().chain([self.program.clone().into(), config.into()]);
         Ok(Spec {
             server: "Redis",
-            program: self.program.clone(),
-            args: vec![config.into()],
+            program: words.next().unwrap_or_default().into(),
+            args: words.collect(),
             env: Vec::new(),
             folder: folder.to_owned(),
             log: folder.join("redis.log"),

@@ -1,6 +1,7 @@
 //! A cluster for tests: real `rushgate serve` processes on one private Redis, one database and one virtual host.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -145,6 +146,8 @@ pub struct Private {
     pub rabbitmq: bool,
     /// Further lines of redis.conf.
     pub redis_config: Vec<String>,
+    /// See [`RedisOptions::under`].
+    pub redis_under: Vec<OsString>,
 }
 
 impl Cluster {
@@ -155,7 +158,7 @@ impl Cluster {
 
     pub async fn with(private: Private) -> Self {
         let mut options = RedisOptions::new(DataFolder::Scratch);
-        options.extra_config = private.redis_config;
+        (options.extra_config, options.under) = (private.redis_config, private.redis_under);
         let redis = RedisServer::start(options).await.unwrap();
         let (postgres, database_url) = match private.postgres {
             false => (None, truth::empty_database().await),

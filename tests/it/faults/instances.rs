@@ -148,7 +148,7 @@ async fn one_of_each(trial: &Trial, round: usize) -> Vec<Wanted> {
 }
 
 /// One request that must be granted.
-async fn done(trial: &Trial, instance: &Instance, ask: Ask, key: Option<String>) -> Answer {
+pub async fn done(trial: &Trial, instance: &Instance, ask: Ask, key: Option<String>) -> Answer {
     match trial.load.send(instance, ask, key).await {
         record::Outcome::Answered(answer) if (200..300).contains(&answer.status) => answer,
         other => panic!("{other:?}"),
@@ -191,7 +191,7 @@ async fn records(cluster: &Cluster) -> Vec<String> {
     scopes
 }
 
-fn code(outcome: &record::Outcome) -> &str {
+pub fn code(outcome: &record::Outcome) -> &str {
     match outcome {
         record::Outcome::Answered(answer) => answer.code(),
         _ => "",

@@ -5,6 +5,7 @@
 
 mod chaos;
 mod forgetful;
+mod clock;
 mod instances;
 mod proxy;
 mod rebuilds;
@@ -50,6 +51,7 @@ faults! {
     instances::instance_stalled: "late requests are refused by the script and change nothing";
     instances::answers_lost: "outcome-unknown; repeated: one effect";
     rebuilds::rebuild_under_traffic: "one epoch wins; nothing is written into an old one";
+    clock::clock_set: "the window does not reopen; nothing expires; requests are decided, late ones are not";
     rebuilds::rebuilds_at_once: "one epoch wins; nothing is written into an old one";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
     redis::redis_stalled: "503 meanwhile, then it resumes by itself";

@@ -70,6 +70,19 @@ pub struct Expect {
     pub may_lose: bool,
     /// … and between these times (microseconds) clients may have seen what is gone now.
     pub forgiven_us: Vec<(u64, u64)>,
+    /// From these times (microseconds) on, Redis' clock was so many milliseconds ahead of the clients'.
+    pub clock_off_ms: Vec<(u64, i64)>,
+}
+
+impl Expect {
+    /// What time it was for the gate at call and answer; its clock never runs backwards.
+    fn gate_times(&self, operation: &Operation, clock_ms: i64) -> [i64; 2] {
+        let (asked_ms, answered_ms) = operation.wall_ms;
+        [(operation.asked_us, asked_ms), (operation.answered_us, answered_ms)].map(|(at_us, wall_ms)| {
+            let off = self.clock_off_ms.iter().rev().find(|(from_us, _)| *from_us <= at_us);
+            (wall_ms + off.map_or(0, |(_, ms)| *ms)).max(clock_ms)
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -471,11 +484,11 @@ fn replay(
     report: &mut Report,
 ) -> Shop {
     let waiting = waiting(history, bounds, expect, placed.len());
-    let mut shop = Shop::default();
+    let (mut shop, mut clock_ms) = (Shop::default(), 0);
     let (mut coming, mut active) = (waiting.into_iter().peekable(), Vec::new());
     for state in 0..=placed.len() {
         if let Some(next) = state.checked_sub(1).map(|at| &placed[at]) {
-            decide_again(&mut shop, next, report);
+            clock_ms = decide_again(&mut shop, next, clock_ms, report);
         }
         // Readers see whole entries; a request of a batch also sees what those before it took.
         let whole = state.checked_sub(1).is_none_or(|at| placed[at].last_of_entry);
@@ -483,7 +496,8 @@ fn replay(
             active.push(w);
         }
         active.retain(|w: &Waiting| {
-            if (whole || !w.operation.ask.is_read()) && view::holds(&shop, w.operation) {
+            let times = expect.gate_times(w.operation, clock_ms);
+            if (whole || !w.operation.ask.is_read()) && view::holds(&shop, w.operation, times) {
                 report.checked += 1;
                 return false;
             }
@@ -491,7 +505,7 @@ fn replay(
                 return true;
             }
             let kind = if w.operation.ask.is_read() { Kind::StaleRead } else { Kind::WrongRefusal };
-            let held = view::now(&shop, w.operation);
+            let held = view::now(&shop, w.operation, times[1]);
             let (first, last) = (w.first, w.last);
             report.add(
                 kind,
@@ -503,8 +517,13 @@ fn replay(
     shop
 }
 
-fn decide_again(shop: &mut Shop, Placed { fact, epoch, seq, .. }: &Placed, report: &mut Report) {
+/// Returns the gate's clock after this fact.
+fn decide_again(shop: &mut Shop, placed: &Placed, clock_ms: i64, report: &mut Report) -> i64 {
+    let Placed { fact, epoch, seq, .. } = placed;
     let (request, key, at) = request_of(fact);
+    if at < clock_ms {
+        report.add(Kind::WrongFact, format!("entry {epoch}-{seq}: {fact:?} is dated before {clock_ms}"));
+    }
     match shop.decide(&request, key.as_ref(), at) {
         Verdict::Accepted(expected) if expected == *fact => {}
         Verdict::Accepted(expected) => {
@@ -518,6 +537,7 @@ fn decide_again(shop: &mut Shop, Placed { fact, epoch, seq, .. }: &Placed, repor
             report.add(Kind::TwoEffects, format!("entry {epoch}-{seq}: {fact:?}"));
         }
     }
+    at.max(clock_ms)
 }
 
 /// The model's shop in the terms of the tables.
