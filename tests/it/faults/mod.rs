@@ -6,12 +6,15 @@
 mod chaos;
 mod forgetful;
 mod instances;
+mod proxy;
+mod rebuilds;
+mod reconciler;
 mod redis;
 mod trial;
 
 use futures::future::BoxFuture;
 
-pub use trial::{Outcome, Setup, Trial};
+pub use trial::{Outcome, Setup, Trial, at_length};
 
 /// One way in which things go wrong.
 #[derive(Clone, Copy)]
@@ -43,10 +46,20 @@ macro_rules! faults {
 
 faults! {
     instances::instance_killed: "the same key gives the first answer";
+    instances::instance_killed_unheard: "the same key gives the first answer, marked as a repeat";
+    instances::instance_stalled: "late requests are refused by the script and change nothing";
+    instances::answers_lost: "outcome-unknown; repeated: one effect";
+    rebuilds::rebuild_under_traffic: "one epoch wins; nothing is written into an old one";
+    rebuilds::rebuilds_at_once: "one epoch wins; nothing is written into an old one";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
     redis::redis_stalled: "503 meanwhile, then it resumes by itself";
     redis::redis_out_of_memory: "refused before any write; no false success; resumes by itself";
     redis::redis_disk_full: "no false success; everything acknowledged is there when there is room again";
+    reconciler::reconciler_killed: "applied once";
+    reconciler::reconciler_killed_before_commit: "nothing of it stays; applied once";
+    reconciler::reconciler_killed_after_commit: "applied once; the gate is told by the next leader";
+    reconciler::leader_frozen: "a stand-by leads; the stale one aborts; applied once";
+    reconciler::two_leaders: "whoever comes second aborts; applied once";
     forgetful::log_cut_before_the_cursor: "found by the chain, not applied; closed and rebuilt; what is gone is listed";
     forgetful::log_cut_after_the_cursor: "found by who was answered; closed and rebuilt; what is gone is listed";
     forgetful::log_deleted: "closed and rebuilt; never oversold; what is gone is listed";

@@ -1,7 +1,6 @@
 //! One trial: servers, instances, clients, and in the end the checker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -21,16 +20,9 @@ pub fn seed() -> u64 {
     std::env::var("RUSHGATE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
-static AT_LENGTH: AtomicBool = AtomicBool::new(false);
-
-/// Whether faults should last as long as their description says, not only as long as they must.
+/// RUSHGATE_CHAOS_AT_LENGTH: faults last as long as the promise speaks of, not only as long as they must.
 pub fn at_length() -> bool {
-    AT_LENGTH.load(Ordering::Relaxed)
-}
-
-/// Said by `./dev chaos`.
-pub fn take_your_time() {
-    AT_LENGTH.store(true, Ordering::Relaxed);
+    std::env::var_os("RUSHGATE_CHAOS_AT_LENGTH").is_some()
 }
 
 /// What a trial begins with.
@@ -90,22 +82,25 @@ pub struct Outcome {
 impl Trial {
     /// A shop on servers of its own, whose clients are under way.
     pub async fn begin(seed: u64, setup: Setup) -> Self {
-        let mut private = setup.private;
-        private.redis_config.extend(collect::redis_config());
-        let cluster = Cluster::with(private).await;
-        let settings = with_all(&cluster.settings, setup.settings);
+        let (cluster, settings) = Self::servers(setup.private, setup.settings).await;
         let fleet = Fleet::start(&vec![&settings; setup.instances]).await;
         Self::on(seed, cluster, settings, fleet, setup.mix).await
+    }
+
+    /// Servers that keep what a history needs, and the settings of instances on them.
+    pub async fn servers(mut private: Private, changes: Vec<(&'static str, String)>) -> (Cluster, Settings) {
+        private.redis_config.extend(collect::redis_config());
+        let cluster = Cluster::with(private).await;
+        let settings = with_all(&cluster.settings, changes);
+        (cluster, settings)
     }
 
     /// The same with instances that only serve the API, and another one that does all the rest; so that the one can be
     /// stopped without the other.
     pub async fn apart(seed: u64, setup: Setup) -> (Self, Instance) {
-        let mut private = setup.private;
-        private.redis_config.extend(collect::redis_config());
-        let cluster = Cluster::with(private).await;
+        let (cluster, settings) = Self::servers(setup.private, setup.settings).await;
         let follower = cluster.start_roles("reconciler,relay,scheduler").await;
-        let settings = with_all(&cluster.settings, setup.settings).with("RUSHGATE_ROLES", "api");
+        let settings = settings.with("RUSHGATE_ROLES", "api");
         let fleet = Fleet::start(&vec![&settings; setup.instances]).await;
         (Self::on(seed, cluster, settings, fleet, setup.mix).await, follower)
     }

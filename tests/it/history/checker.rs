@@ -76,6 +76,8 @@ pub struct Expect {
 pub struct Report {
     pub violations: Vec<Violation>,
     pub facts: usize,
+    /// Facts that a Redis held and PostgreSQL did not follow.
+    pub aside: usize,
     pub epochs: usize,
     /// Successes, reads and refusals that were held against the log.
     pub checked: usize,
@@ -120,7 +122,7 @@ struct Placed {
 pub fn check(history: &History, expect: &Expect) -> Report {
     let mut report = Report { epochs: history.epochs.len(), ..Report::default() };
     let (placed, gone) = line_up(history, &mut report);
-    report.facts = placed.len();
+    (report.facts, report.aside) = (placed.len(), gone.len());
     let mut places = Places::of(&placed);
     if expect.may_lose {
         places.lose(history, &placed);
