@@ -1,7 +1,6 @@
 //! One trial: servers, instances, clients, and in the end the checker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
