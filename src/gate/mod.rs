@@ -119,6 +119,9 @@ pub struct CellStatus {
     pub backlog_full: bool,
 }
 
+/// The reason that `lua/claim_epoch.lua` gives for a closed cell.
+const REBUILDING: &str = "rebuilding";
+
 /// Positions that PostgreSQL has reached, one per cell.
 #[derive(Clone, Debug)]
 pub struct CaughtUp(Vec<Position>);
@@ -443,7 +446,8 @@ impl Gate {
                 .map_err(|e| GateError::Unavailable(format!("Redis: {}", e.details())))?;
             let state = match meta.state.as_str() {
                 "" => "absent",
-                _ if meta.claim > meta.epoch => "rebuilding",
+                // Over a claim that nobody follows up, an instruction to operators may stand.
+                _ if meta.claim > meta.epoch && meta.reason.as_deref() == Some(REBUILDING) => "rebuilding",
                 state => state,
             };
             all.push(CellStatus {

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Servers;
 use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES, LOG_KEPT_ENTRIES, RETRY_PAUSE};
 use crate::gate::RedisSetupError;
-use crate::gate::cell::{Meta, close};
+use crate::gate::cell::{Meta, close, stop};
 use crate::gate::keys::{DAY_MS, Keys};
 use crate::gate::script::ADVANCE_WATERMARK;
 use crate::log::reader::{LogError, LogReader};
@@ -207,7 +207,7 @@ impl Reconciler {
         match comparison {
             Comparison::Rebuild(reason) => self.rebuild(&cursor, &meta, &reason).await,
             Comparison::TruthWentBack(reason) => {
-                close(&self.log.client, self.cell, meta.epoch, &reason).await?;
+                stop(&self.log.client, self.cell, meta.epoch, &reason).await?;
                 Ok(self.halted(reason))
             }
             Comparison::Same => Ok(Step::Idle),

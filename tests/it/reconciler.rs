@@ -560,6 +560,13 @@ async fn a_truth_that_went_back_opens_nothing_until_an_operator_says_so() {
         assert!(matches!(&step, Step::Halted(why) if why.contains("rushgate rebuild")), "{step:?}");
     }
     assert_eq!((shop.meta().await.epoch, shop.meta().await.state.as_str()), (epoch, "closed"));
+    // It tells so, too, where the cell was closed before, by a rebuild that then lost its PostgreSQL.
+    let claim = (epoch + 1).to_string();
+    assert!(CLAIM_EPOCH.call(&shop.raw, vec![Keys::meta(0)], vec![claim]).await.unwrap());
+    assert_eq!(shop.gate.status().await.unwrap()[0].state, "rebuilding");
+    assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Halted(_)));
+    let CellStatus { state, reason, .. } = shop.gate.status().await.unwrap().remove(0);
+    assert!(state == "closed" && reason.unwrap().contains("rushgate rebuild"));
     let _: () = shop.raw.flushall(false).await.unwrap();
     // and a database that never knew this shop, beside a gate from another one
     let other = crate::truth::database().await;

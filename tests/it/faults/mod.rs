@@ -4,9 +4,10 @@
 //! other seeds ([`chaos`]) and prints a table.
 
 mod chaos;
-mod forgetful;
 mod clock;
+mod forgetful;
 mod instances;
+mod postgres;
 mod proxy;
 mod rebuilds;
 mod reconciler;
@@ -62,6 +63,11 @@ faults! {
     reconciler::reconciler_killed_after_commit: "applied once; the gate is told by the next leader";
     reconciler::leader_frozen: "a stand-by leads; the stale one aborts; applied once";
     reconciler::two_leaders: "whoever comes second aborts; applied once";
+    postgres::postgres_killed: "the cursor is read again; applied once";
+    postgres::postgres_killed_in_commit: "what was not committed is applied, what was is not applied again";
+    postgres::postgres_away: "the gate serves until the log limit, then 503; then PostgreSQL catches up by itself";
+    postgres::postgres_restored: "nothing opens by itself; a clear instruction; the log brings back what it still holds";
+    postgres::postgres_restored_beyond_the_log: "nothing opens by itself; a clear instruction; what is gone is gone";
     forgetful::log_cut_before_the_cursor: "found by the chain, not applied; closed and rebuilt; what is gone is listed";
     forgetful::log_cut_after_the_cursor: "found by who was answered; closed and rebuilt; what is gone is listed";
     forgetful::log_deleted: "closed and rebuilt; never oversold; what is gone is listed";

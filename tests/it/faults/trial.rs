@@ -20,16 +20,9 @@ pub fn seed() -> u64 {
     std::env::var("RUSHGATE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
-static AT_LENGTH: AtomicBool = AtomicBool::new(false);
-
-/// Whether faults should last as long as their description says, not only as long as they must.
+/// RUSHGATE_CHAOS_AT_LENGTH: faults last as long as the promise speaks of, not only as long as they must.
 pub fn at_length() -> bool {
-    AT_LENGTH.load(Ordering::Relaxed)
-}
-
-/// Said by `./dev chaos`.
-pub fn take_your_time() {
-    AT_LENGTH.store(true, Ordering::Relaxed);
+    std::env::var_os("RUSHGATE_CHAOS_AT_LENGTH").is_some()
 }
 
 /// What a trial begins with.
