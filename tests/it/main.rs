@@ -20,4 +20,5 @@ mod scheduler;
 mod servers;
 mod shop;
 mod start;
+mod traces;
 mod truth;
