@@ -219,6 +219,17 @@ pub struct Serve {
     /// Form of the process's own log on standard error
     #[arg(long, env = "RUSHGATE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Pretty)]
     pub log_format: LogFormat,
+    /// OpenTelemetry collector that gets traces (OTLP over HTTP), such as http://127.0.0.1:4318
+    #[arg(long, env = "RUSHGATE_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// Share of requests that are traced, 0 to 1; a client's traceparent decides for itself
+    #[arg(long, env = "RUSHGATE_OTLP_RATIO", default_value = "0.01", value_parser = parse_share)]
+    pub otlp_ratio: f64,
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("`{text}` is no share; use a number from 0 to 1"))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -21,6 +21,8 @@ pub struct Job {
     pub idempotency: Option<Vec<u8>>,
     /// MessagePack.
     pub body: Vec<u8>,
+    /// MessagePack, see [`crate::telemetry::trace::TraceMark::packed`].
+    pub trace: Option<Vec<u8>>,
     answer: oneshot::Sender<Result<(Vec<u8>, Position), GateError>>,
 }
 
@@ -65,9 +67,10 @@ impl Batcher {
         deadline: Instant,
         idempotency: Option<Vec<u8>>,
         body: Vec<u8>,
+        trace: Option<Vec<u8>>,
     ) -> Result<(Vec<u8>, Position), GateError> {
         let (answer, verdict) = oneshot::channel();
-        let job = Job { deadline, queued: Instant::now(), idempotency, body, answer };
+        let job = Job { deadline, queued: Instant::now(), idempotency, body, trace, answer };
         self.queue.try_send(job).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => GateError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => GateError::Unavailable("the gate is stopping".into()),
@@ -81,6 +84,16 @@ struct Worker {
     script: &'static Script,
     limits: BatchLimits,
     meters: Arc<LaneMeters>,
+}
+
+/// The traces of those requests that have one, as one list; `None`: none has.
+fn traces(jobs: &[Job]) -> Option<Vec<u8>> {
+    let traced = jobs.iter().filter_map(|job| job.trace.as_ref());
+    let count = u32::try_from(traced.clone().count()).ok().filter(|count| *count > 0)?;
+    let mut out = Vec::with_capacity(traced.clone().map(Vec::len).sum::<usize>() + 5);
+    let _ = msgpack::write_array_len(&mut out, count); // writing to a Vec cannot fail
+    traced.for_each(|trace| out.extend_from_slice(trace));
+    Some(out)
 }
 
 /// What to do after a refusal of a whole batch; nothing was changed.
@@ -150,7 +163,7 @@ impl Worker {
         let head = wire::pack(&self.head(&view, today)).map_err(|e| GateError::Unavailable(e.to_string()))?;
         let batch = self.packed(jobs, &view);
         let sent = Instant::now();
-        let reply = self.script.call(client, keys, head, batch).await;
+        let reply = self.script.call_traced(client, keys, head, batch, traces(jobs)).await;
         self.meters.called(jobs.iter().map(|job| sent - job.queued), sent.elapsed());
         match reply {
             Ok(reply) => {

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use std::future::Future;
 
+use opentelemetry::trace::SpanKind;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
@@ -306,6 +307,7 @@ impl Reconciler {
             Ok(outcome) => {
                 outcome?;
                 self.meters.applied(entries.len(), &plan, started.elapsed());
+                plan.traced().for_each(|(name, trace, at)| trace.child_since(SpanKind::Internal, name, at));
                 Ok(())
             }
             Err(_) => {

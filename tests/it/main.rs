@@ -23,4 +23,5 @@ mod scripts;
 mod servers;
 mod shop;
 mod start;
+mod traces;
 mod truth;
