@@ -32,6 +32,14 @@ pub mod bounds {
     pub const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(200);
     /// How often metrics are folded; without it their memory grows.
     pub const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+    /// How often cells, outbox, templates and the like are looked at for metrics.
+    pub const METRICS_SAMPLE: Duration = Duration::from_secs(2);
+    /// Templates that have metrics of their own.
+    pub const METRICS_TEMPLATES: usize = 50;
+    /// How often all templates are looked through for open ones …
+    pub const METRICS_TEMPLATES_SCAN: Duration = Duration::from_secs(10);
+    /// … and how many pages of them at most.
+    pub const METRICS_TEMPLATE_PAGES: usize = 50;
     /// From SIGTERM to the end of the process.
     pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
     /// First connection to a server at start-up.
@@ -83,10 +91,8 @@ pub mod bounds {
     pub const RELAY_REFUSED_PAUSE: Duration = Duration::from_secs(2);
     /// Heartbeat of the connection to RabbitMQ, in seconds.
     pub const RELAY_HEARTBEAT_SECS: u16 = 10;
-    /// How often the outbox's length and age are measured.
+    /// How often RabbitMQ's queues are measured.
     pub const RELAY_MEASURE: Duration = Duration::from_secs(5);
-    /// Rows up to which the outbox is counted for the metric.
-    pub const RELAY_MEASURE_ROWS: i64 = 1_000_000;
     /// How long a step under way may go on at shutdown, so that what was confirmed is not sent again.
     pub const RELAY_STOP_GRACE: Duration = Duration::from_secs(2);
     /// Deliveries of one event to a consumer that keeps failing before it is dead-lettered.

@@ -17,4 +17,5 @@ pub mod scheduler;
 pub mod seed;
 pub mod serve;
 pub mod servers;
+pub mod telemetry;
 pub mod truth;

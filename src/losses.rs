@@ -12,10 +12,14 @@ use uuid::Uuid;
 
 use crate::config::bounds::{LOSSES_CHECK, LOSSES_TOLD};
 use crate::gate::{Gate, Made, Suspects};
+use crate::telemetry::metrics;
 use crate::truth::{Truth, TruthError};
 
 /// Looks every now and then, until `stop`.
 pub async fn watch(gate: Arc<Gate>, truth: Truth, stop: CancellationToken) {
+    for kind in ["coupon", "charge", "order", "cancellation"] {
+        let _ = metrics::DECISIONS_LOST.counter(&[("kind", kind)]); // stands at 0 until there is something to count
+    }
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOSSES_CHECK) => {}
@@ -87,7 +91,7 @@ fn tell(suspects: &Suspects, gone: &[usize]) {
                 continue;
             }
         };
-        metrics::counter!("rushgate_decisions_lost_total", "kind" => kind).increment(1);
+        metrics::DECISIONS_LOST.counter(&[("kind", kind)]).increment(1);
         told += 1;
         if told <= LOSSES_TOLD {
             let (epoch, seq) = (decision.position.epoch, decision.position.seq);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::tz::TimeZone;
+use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -17,12 +18,13 @@ use crate::config::bounds::{CONNECT_TIMEOUT, RETRY_PAUSE, SHUTDOWN_TIMEOUT};
 use crate::config::{InvalidSetting, Role, Serve, Servers};
 use crate::gate::{Gate, RedisSetupError};
 use crate::http::server::BindError;
-use crate::http::{self, Api, Ops, TokenVerifier};
-use crate::losses;
+use crate::http::{Api, Ops, TokenVerifier};
 use crate::reconciler::Reconciler;
 use crate::relay;
 use crate::scheduler::{self, Scheduler};
+use crate::telemetry::sampler::{Sampled, Sampler};
 use crate::truth::{self, Truth};
+use crate::{http, losses, telemetry};
 
 /// Why an instance cannot run; one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +69,8 @@ pub async fn run(
     ready: oneshot::Sender<Addresses>,
 ) -> Result<(), ServeError> {
     settings.check()?;
+    // Before anything that counts.
+    let metrics = telemetry::metrics::install()?;
     let verifier = match settings.has(Role::Api) {
         true => Some(Arc::new(TokenVerifier::from_settings(&settings.auth)?)),
         false => None,
@@ -104,7 +108,8 @@ pub async fn run(
         roles.spawn(schedule(gate.clone(), pool.clone(), zone.clone(), background.clone()));
     }
 
-    let listening = Listening { settings: &settings, verifier, gate, pool, zone, rabbitmq_connected };
+    let listening =
+        Listening { settings: &settings, metrics, verifier, gate, pool, zone, rabbitmq_connected };
     let outcome = listening.run(stopping, ready).await;
     background.cancel();
     if tokio::time::timeout(BACKGROUND_STOP_LIMIT, roles.join_all()).await.is_err() {
@@ -118,6 +123,7 @@ pub async fn run(
 /// The part of an instance that answers requests.
 struct Listening<'a> {
     settings: &'a Serve,
+    metrics: PrometheusHandle,
     /// `None` without the role `api`.
     verifier: Option<Arc<TokenVerifier>>,
     gate: Arc<Gate>,
@@ -136,8 +142,16 @@ impl Listening<'_> {
         let settings = self.settings;
         let timeout = settings.truth_timeout();
         let reads = truth::pool(&settings.servers.database_url, settings.database_connections, timeout)?;
-        let truth = Truth::new(reads, timeout);
-        let metrics = http::ops::install_metrics()?;
+        let truth = Truth::new(reads.clone(), timeout);
+        let sampled = Arc::<Sampled>::default();
+        let sampler = Sampler {
+            gate: Arc::clone(&self.gate),
+            truth: truth.clone(),
+            pools: vec![("reads", reads), ("background", self.pool.clone())],
+            rabbitmq_connected: self.rabbitmq_connected.clone(),
+            log_limit: settings.log_limit,
+            queue_limit: settings.queue_limit,
+        };
         let ops_listener = http::server::bind(settings.ops_listen, "RUSHGATE_OPS_LISTEN").await?;
         let local = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
         let mut addresses = Addresses { api: None, ops: local(&ops_listener, settings.ops_listen) };
@@ -147,7 +161,8 @@ impl Listening<'_> {
         let ops = Ops {
             gate,
             truth: truth.clone(),
-            metrics: metrics.clone(),
+            metrics: self.metrics.clone(),
+            sampled: Arc::clone(&sampled),
             rabbitmq_connected: self.rabbitmq_connected.clone(),
             stopping: stopping.clone(),
         };
@@ -166,7 +181,8 @@ impl Listening<'_> {
             servers.spawn(http::server::run(listener, http::router(Arc::new(api)), stopping.clone()));
         }
         servers.spawn(http::server::run(ops_listener, http::ops_router(Arc::new(ops)), stopping.clone()));
-        servers.spawn(http::ops::upkeep(metrics, stopping.clone()));
+        servers.spawn(telemetry::metrics::upkeep(self.metrics, stopping.clone()));
+        servers.spawn(sampler.run(sampled, stopping.clone()));
         tracing::info!(api = ?addresses.api, ops = %addresses.ops, roles = ?settings.roles, "serving");
         let _ = ready.send(addresses); // nobody has to be interested
         stopping.cancelled().await;

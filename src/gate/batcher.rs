@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::cell::{Cell, View};
 use super::keys::{DAY_MS, Keys};
+use super::meters::LaneMeters;
 use super::refusal::{GateError, Position};
 use super::script::{CallError, Refused, Reply, Script};
 use crate::config::bounds::GATE_REPEATS;
@@ -15,6 +16,7 @@ use crate::log::wire::{self, Blob};
 /// A request on its way to a script.
 pub struct Job {
     pub deadline: Instant,
+    queued: Instant,
     /// MessagePack `[scope, request hash]`, for deciding scripts.
     pub idempotency: Option<Vec<u8>>,
     /// MessagePack.
@@ -36,13 +38,25 @@ pub struct BatchLimits {
 /// The queue of one script in one cell.
 pub struct Batcher {
     queue: mpsc::Sender<Job>,
+    pub script: &'static Script,
+    pub meters: Arc<LaneMeters>,
 }
 
 impl Batcher {
-    pub fn start(cell: Arc<Cell>, script: &'static Script, limits: BatchLimits) -> Self {
+    pub fn start(
+        cell: Arc<Cell>,
+        script: &'static Script,
+        limits: BatchLimits,
+        meters: Arc<LaneMeters>,
+    ) -> Self {
         let (queue, jobs) = mpsc::channel(limits.queue);
-        tokio::spawn(Worker { cell, script, limits }.run(jobs));
-        Self { queue }
+        tokio::spawn(Worker { cell, script, limits, meters: Arc::clone(&meters) }.run(jobs));
+        Self { queue, script, meters }
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
     }
 
     /// The packed verdict (or answer) of one request, and where the log stood after it.
@@ -53,7 +67,7 @@ impl Batcher {
         body: Vec<u8>,
     ) -> Result<(Vec<u8>, Position), GateError> {
         let (answer, verdict) = oneshot::channel();
-        let job = Job { deadline, idempotency, body, answer };
+        let job = Job { deadline, queued: Instant::now(), idempotency, body, answer };
         self.queue.try_send(job).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => GateError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => GateError::Unavailable("the gate is stopping".into()),
@@ -66,6 +80,7 @@ struct Worker {
     cell: Arc<Cell>,
     script: &'static Script,
     limits: BatchLimits,
+    meters: Arc<LaneMeters>,
 }
 
 /// What to do after a refusal of a whole batch; nothing was changed.
@@ -133,7 +148,10 @@ impl Worker {
         let client = if self.script.decides { &self.cell.writer } else { &self.cell.reader };
         let keys = self.script.keys(&Keys::new(self.cell.number, view.epoch), today);
         let head = wire::pack(&self.head(&view, today)).map_err(|e| GateError::Unavailable(e.to_string()))?;
-        let reply = self.script.call(client, keys, head, self.packed(jobs, &view)).await;
+        let batch = self.packed(jobs, &view);
+        let sent = Instant::now();
+        let reply = self.script.call(client, keys, head, batch).await;
+        self.meters.called(jobs.iter().map(|job| sent - job.queued), sent.elapsed());
         match reply {
             Ok(reply) => {
                 self.cell.learn_from(&reply);

@@ -12,6 +12,7 @@ use super::refusal::{GateError, NotApplied, Position};
 use super::script::{CLOSE_CELL, CallError, Place, READ, Refused, Reply};
 use crate::domain::TimestampMs;
 use crate::log::wire;
+use crate::telemetry::metrics;
 
 /// Pause between two looks at the watermark while somebody waits for it.
 const WATERMARK_POLL: Duration = Duration::from_millis(3);
@@ -113,6 +114,7 @@ impl Meta {
 pub async fn close(client: &Client, cell: u32, epoch: u64, reason: &str) -> Result<(), Error> {
     let args = vec![epoch.to_string(), reason.to_owned()];
     if CLOSE_CELL.call(client, vec![Keys::meta(cell)], args).await? {
+        metrics::CELL_CLOSES.counter_of_cell(cell).increment(1);
         tracing::error!(cell, epoch, reason, "closed the cell");
     }
     Ok(())
@@ -132,6 +134,7 @@ pub struct Cell {
 
 impl Cell {
     pub fn new(number: u32, writer: Client, reader: Client) -> Self {
+        let _ = metrics::CELL_CLOSES.counter_of_cell(number); // stands at 0 until there is something to count
         Self {
             number,
             writer,

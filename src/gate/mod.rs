@@ -7,6 +7,8 @@
 mod batcher;
 pub mod cell;
 pub mod keys;
+mod meters;
+pub mod observe;
 pub mod read;
 pub mod redis;
 mod refusal;
@@ -29,6 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use batcher::BatchLimits;
 use batcher::Batcher;
 use cell::Cell;
+use meters::LaneMeters;
 pub use redis::RedisSetupError;
 pub use refusal::*;
 pub use request::*;
@@ -71,18 +74,21 @@ struct Lanes {
 
 impl Lanes {
     fn start(cell: Arc<Cell>, limits: BatchLimits) -> Self {
-        let lane = |script: &'static Script| Batcher::start(Arc::clone(&cell), script, limits);
+        let lane = |script: &'static Script, refusals| {
+            let meters = Arc::new(LaneMeters::new(script.name, refusals));
+            Batcher::start(Arc::clone(&cell), script, limits, meters)
+        };
         let follower = Arc::clone(&cell);
         let watermark = tokio::spawn(async move { follower.follow_watermark().await });
         Self {
-            issue_coupon: lane(&script::ISSUE_COUPON),
-            charge_wallet: lane(&script::CHARGE_WALLET),
-            place_order: lane(&script::PLACE_ORDER),
-            cancel_order: lane(&script::CANCEL_ORDER),
-            put_product: lane(&script::PUT_PRODUCT),
-            adjust_stock: lane(&script::ADJUST_STOCK),
-            put_template: lane(&script::PUT_TEMPLATE),
-            read: lane(&script::READ),
+            issue_coupon: lane(&script::ISSUE_COUPON, IssueRefusal::NAMES),
+            charge_wallet: lane(&script::CHARGE_WALLET, ChargeRefusal::NAMES),
+            place_order: lane(&script::PLACE_ORDER, OrderRefusal::NAMES),
+            cancel_order: lane(&script::CANCEL_ORDER, CancelRefusal::NAMES),
+            put_product: lane(&script::PUT_PRODUCT, ProductRefusal::NAMES),
+            adjust_stock: lane(&script::ADJUST_STOCK, StockRefusal::NAMES),
+            put_template: lane(&script::PUT_TEMPLATE, TemplateRefusal::NAMES),
+            read: lane(&script::READ, &[]),
             unsettled: Arc::default(),
             _watermark: AbortOnDropHandle::new(watermark),
             cell,
@@ -204,6 +210,7 @@ impl Gate {
     ) -> Decision<CouponIssued, IssueRefusal> {
         let template = request.template_id.as_str();
         if key.is_none() && self.sold_out_templates.refuses([template].into_iter()).is_some() {
+            self.lanes_of(&request.user_id).issue_coupon.meters.remembered_sold_out();
             return Ok(Err(IssueRefusal::SoldOut));
         }
         let lanes = self.lanes_of(&request.user_id);
@@ -247,6 +254,7 @@ impl Gate {
         if key.is_none()
             && let Some(product) = self.sold_out_products.refuses(products())
         {
+            self.lanes_of(&request.user_id).place_order.meters.remembered_sold_out();
             return Ok(Err(OrderRefusal::InsufficientStock(product.to_owned(), 0)));
         }
         let lanes = self.lanes_of(&request.user_id);
@@ -502,7 +510,18 @@ fn pack(value: &impl Serialize) -> Result<Vec<u8>, GateError> {
 
 /// One request through its script's queue. A refusal as late that came before the deadline (the gate's clock was set
 /// forward meanwhile) is asked again.
-async fn decide<F: DeserializeOwned, R: DeserializeOwned>(
+async fn decide<F: DeserializeOwned, R: DeserializeOwned + Refusal>(
+    lane: &Batcher,
+    body: &impl Serialize,
+    key: Option<Idempotency>,
+    deadline: Instant,
+) -> Decision<F, R> {
+    let decision = ask(lane, body, key, deadline).await;
+    lane.meters.decided(&decision);
+    decision
+}
+
+async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
     lane: &Batcher,
     body: &impl Serialize,
     key: Option<Idempotency>,
@@ -533,8 +552,9 @@ async fn decide<F: DeserializeOwned, R: DeserializeOwned>(
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 async fn read(lanes: &Lanes, what: &impl Serialize) -> Result<Vec<u8>, GateError> {
-    let (answer, _) = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?).await?;
-    Ok(answer)
+    let answer = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?).await;
+    lanes.read.meters.read(&answer);
+    Ok(answer?.0)
 }
 
 async fn now(lanes: &Lanes) -> Result<TimestampMs, GateError> {

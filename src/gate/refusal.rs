@@ -21,6 +21,71 @@ pub enum GateError {
     IdempotencyKeyReused,
 }
 
+/// A refusal's name in metrics, as the script says it.
+pub trait Refusal {
+    const NAMES: &'static [&'static str];
+    fn name(&self) -> &'static str;
+}
+
+macro_rules! names {
+    ($refusal:ident { $($variant:pat => $name:literal)+ }) => {
+        impl Refusal for $refusal {
+            const NAMES: &'static [&'static str] = &[$($name),+];
+            fn name(&self) -> &'static str {
+                match self { $($variant => $name),+ }
+            }
+        }
+    };
+}
+
+names!(GateError {
+    Self::Unavailable(_) => "unavailable"
+    Self::Overloaded => "overloaded"
+    Self::BacklogFull => "backlog_full"
+    Self::OutcomeUnknown => "outcome_unknown"
+    Self::IdempotencyKeyReused => "key_reused"
+});
+names!(IssueRefusal {
+    Self::UnknownTemplate => "unknown_template"
+    Self::AlreadyIssued(_) => "already_issued"
+    Self::NotOpenBefore(_) => "not_open_before"
+    Self::ClosedSince(_) => "closed_since"
+    Self::SoldOut => "sold_out"
+});
+names!(ChargeRefusal {
+    Self::BalanceLimit(_) => "balance_limit"
+});
+names!(OrderRefusal {
+    Self::UnknownUser => "unknown_user"
+    Self::UnknownProduct(_) => "unknown_product"
+    Self::NotOnSale(_) => "not_on_sale"
+    Self::InsufficientStock(..) => "insufficient_stock"
+    Self::UnknownCoupon => "unknown_coupon"
+    Self::CouponUsed => "coupon_used"
+    Self::CouponExpired(_) => "coupon_expired"
+    Self::SubtotalTooLow(..) => "subtotal_too_low"
+    Self::PriceChanged(_) => "price_changed"
+    Self::InsufficientBalance(..) => "insufficient_balance"
+});
+names!(CancelRefusal {
+    Self::AlreadyCancelled => "already_cancelled"
+    Self::UnknownUser => "unknown_user"
+    Self::UnknownProduct(_) => "unknown_product"
+    Self::BalanceLimit(_) => "balance_limit"
+    Self::StaleRead => "stale_read"
+});
+names!(ProductRefusal {
+    Self::StockGiven => "stock_given"
+});
+names!(StockRefusal {
+    Self::UnknownProduct => "unknown_product"
+    Self::BelowZero(_) => "below_zero"
+    Self::TooHigh(_) => "too_high"
+});
+names!(TemplateRefusal {
+    Self::LimitBelowIssued(_) => "limit_below_issued"
+});
+
 /// Why PostgreSQL was not seen to have something in time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotApplied {

@@ -8,14 +8,9 @@ use axum::http::{Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
-use metrics::{counter, histogram};
 
+use super::meters;
 use super::problem::{Code, Problem, RefusalCode};
-
-/// Counts of requests, by `route`, `method`, `status` and refusal `code`.
-pub const REQUESTS: &str = "rushgate_http_requests_total";
-/// Seconds from a request's headers to its answer, by `route` and `method`.
-pub const DURATION: &str = "rushgate_http_request_duration_seconds";
 
 /// No route has this path.
 pub async fn route_not_found(uri: Uri) -> Problem {
@@ -34,11 +29,10 @@ pub async fn method_not_allowed(method: Method) -> Problem {
 /// Runs a request's handler.
 pub async fn around(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     let started = Instant::now();
+    let _in_flight = meters::InFlight::begin();
     let method = known_method(request.method());
-    let route = match request.extensions().get::<MatchedPath>() {
-        Some(path) => path.as_str().to_owned(),
-        None => "none".to_owned(),
-    };
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let route = path.as_ref().map_or("none", MatchedPath::as_str);
     let safe = request.method().is_safe();
     let response = match AssertUnwindSafe(tokio::time::timeout(limit, next.run(request))).catch_unwind().await
     {
@@ -50,7 +44,8 @@ pub async fn around(State(limit): State<Duration>, request: Request, next: Next)
             Problem::internal().into_response()
         }
     };
-    record(route, method, &response, started.elapsed());
+    let code = response.extensions().get::<RefusalCode>().map_or("", |code| code.0);
+    meters::answered(route, method, response.status().as_u16(), code, started.elapsed());
     response
 }
 
@@ -60,13 +55,6 @@ fn timed_out(safe: bool) -> Problem {
     } else {
         crate::gate::GateError::OutcomeUnknown.into()
     }
-}
-
-fn record(route: String, method: &'static str, response: &Response, took: Duration) {
-    let code = response.extensions().get::<RefusalCode>().map_or("", |code| code.0);
-    let status = response.status().as_str().to_owned();
-    histogram!(DURATION, "route" => route.clone(), "method" => method).record(took.as_secs_f64());
-    counter!(REQUESTS, "route" => route, "method" => method, "status" => status, "code" => code).increment(1);
 }
 
 /// Clients may invent methods; labels must not grow with them.

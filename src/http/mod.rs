@@ -29,6 +29,7 @@ pub mod coupons;
 mod docs;
 pub mod extract;
 pub mod fields;
+mod meters;
 mod openapi;
 pub mod ops;
 pub mod orders;

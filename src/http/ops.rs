@@ -10,20 +10,15 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::around;
-use crate::config::bounds::{METRICS_UPKEEP, REDIS_COMMAND_TIMEOUT};
+use crate::config::bounds::REDIS_COMMAND_TIMEOUT;
 use crate::gate::{CellStatus, Gate};
+use crate::telemetry::sampler::Sampled;
 use crate::truth::Truth;
-
-/// Upper ends of the histograms' buckets, in seconds: from what a gate in memory takes to the longest time limits.
-const BUCKETS_SECS: &[f64] = &[
-    0.000_5, 0.001, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-    10.0,
-];
 
 /// What the operations port looks at.
 pub struct Ops {
@@ -31,36 +26,11 @@ pub struct Ops {
     pub gate: Option<Arc<Gate>>,
     pub truth: Truth,
     pub metrics: PrometheusHandle,
+    pub sampled: Arc<Sampled>,
     /// As in [`super::Api`].
     pub rabbitmq_connected: Option<Arc<AtomicBool>>,
     /// Cancelled once the process stops: no new requests, please.
     pub stopping: CancellationToken,
-}
-
-/// Installs the process's metrics recorder; once per process. Buckets are set for every name that ends in `_seconds`.
-pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), BUCKETS_SECS)?
-        .install_recorder()
-        .inspect(|_| {
-            metrics::describe_counter!(
-                around::REQUESTS,
-                "Requests by route, method, status and refusal code (empty: none)"
-            );
-            metrics::describe_histogram!(
-                around::DURATION,
-                metrics::Unit::Seconds,
-                "Time from a request's headers to its answer"
-            );
-        })
-}
-
-/// Folds metrics until the process stops; without it their memory grows.
-pub async fn upkeep(metrics: PrometheusHandle, stopping: CancellationToken) {
-    let mut ticks = tokio::time::interval(METRICS_UPKEEP);
-    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
-        metrics.run_upkeep();
-    }
 }
 
 /// `/healthz`, `/readyz`, `/metrics`.
@@ -75,7 +45,8 @@ pub fn ops_router(ops: Arc<Ops>) -> Router {
 }
 
 async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ops.metrics.render()).into_response()
+    let text = ops.metrics.render() + &ops.sampled.text();
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// Whether requests can be decided; if not, why.
@@ -152,7 +123,8 @@ mod tests {
         Arc::new(Ops {
             gate: None,
             truth: Truth::new(pool, timeout),
-            metrics: PrometheusBuilder::new().build_recorder().handle(),
+            metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
+            sampled: Arc::default(),
             rabbitmq_connected: Some(Arc::new(AtomicBool::new(false))),
             stopping: CancellationToken::new(),
         })

@@ -43,16 +43,9 @@ impl LogReader {
         Ok(Meta::read(&self.client, self.cell).await?)
     }
 
-    /// Up to `count` entries after `seq`, in order, up to the first element that is no entry. A log that is missing, or
-    /// that is no stream, has none.
+    /// See [`entries_after`].
     pub async fn after(&self, epoch: u64, seq: u64, count: u64) -> Result<Vec<RawEntry>, LogError> {
-        let key = Keys::new(self.cell, epoch).log();
-        let start = format!("({epoch}-{seq}");
-        let elements: Vec<Element> = match self.client.xrange_values(key, start, "+", Some(count)).await {
-            Err(e) if e.details().starts_with("WRONGTYPE") => Vec::new(),
-            other => other?,
-        };
-        Ok(elements.into_iter().map_while(entry).collect())
+        entries_after(&self.client, self.cell, epoch, seq, count).await
     }
 
     /// Returns when there is an entry after `seq`, or after a short time.
@@ -102,6 +95,24 @@ impl LogReader {
             cursor = next;
         }
     }
+}
+
+/// Up to `count` entries after `seq`, in order, up to the first element that is no entry. A log that is missing, or that
+/// is no stream, has none.
+pub async fn entries_after(
+    client: &Client,
+    cell: u32,
+    epoch: u64,
+    seq: u64,
+    count: u64,
+) -> Result<Vec<RawEntry>, LogError> {
+    let key = Keys::new(cell, epoch).log();
+    let start = format!("({epoch}-{seq}");
+    let elements: Vec<Element> = match client.xrange_values(key, start, "+", Some(count)).await {
+        Err(e) if e.details().starts_with("WRONGTYPE") => Vec::new(),
+        other => other?,
+    };
+    Ok(elements.into_iter().map_while(entry).collect())
 }
 
 /// `None`: somebody else has put this into the log.

@@ -10,6 +10,7 @@
 mod apply;
 pub mod cursor;
 mod load;
+mod meters;
 pub mod plan;
 mod rebuild;
 pub mod verify;
@@ -32,6 +33,7 @@ use crate::log::{Entry, RawEntry};
 use crate::truth;
 use apply::{ApplyError, apply};
 use cursor::{Cursor, Target};
+use meters::ReconcilerMeters;
 use plan::Plan;
 use verify::{Comparison, compare, unbroken};
 
@@ -87,6 +89,7 @@ pub struct Reconciler {
     /// Said once per change, not once per step.
     last_halt: Option<String>,
     tidied: Option<Instant>,
+    meters: ReconcilerMeters,
 }
 
 impl Reconciler {
@@ -98,13 +101,16 @@ impl Reconciler {
             cell,
             last_halt: None,
             tidied: None,
+            meters: ReconcilerMeters::new(cell),
         })
     }
 
     /// Runs until `shutdown`, leading when it can and standing by otherwise.
     pub async fn run(mut self, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
-            if let Err(e) = self.lead(&shutdown).await {
+            let led = self.lead(&shutdown).await;
+            self.meters.leading.set(0.0);
+            if let Err(e) = led {
                 tracing::warn!(cell = self.cell, error = %e, "the reconciler starts over");
                 self.conn = None;
                 pause(RETRY_PAUSE, &shutdown).await;
@@ -122,6 +128,7 @@ impl Reconciler {
                 return Ok(());
             }
         }
+        self.meters.leading.set(1.0);
         tracing::info!(cell = self.cell, "leads the cell's reconciler");
         // What an earlier leader could not apply, this one (a newer version, a mended schema) may.
         let cell = self.cell;
@@ -198,10 +205,9 @@ impl Reconciler {
     fn halted(&mut self, reason: String) -> Step {
         if self.last_halt.as_ref() != Some(&reason) {
             tracing::error!(cell = self.cell, reason, "the cell's reconciler is halted");
-            metrics::counter!("rushgate_reconciler_halts_total").increment(1);
+            self.meters.halts.increment(1);
             self.last_halt = Some(reason.clone());
         }
-        metrics::gauge!("rushgate_reconciler_halted", "cell" => self.cell.to_string()).set(1.0);
         Step::Halted(reason)
     }
 
@@ -233,14 +239,8 @@ impl Reconciler {
 
     /// Applies `entries` in one transaction; where PostgreSQL refuses them, one by one up to the refused one.
     async fn apply_entries(&mut self, cursor: &Cursor, entries: &[RawEntry]) -> Result<Step, StepError> {
-        let started = Instant::now();
         match self.apply_once(cursor, entries).await {
-            Ok(()) => {
-                metrics::counter!("rushgate_reconciler_entries_total").increment(entries.len() as u64);
-                metrics::histogram!("rushgate_reconciler_batch_duration_seconds").record(started.elapsed());
-                metrics::gauge!("rushgate_reconciler_halted", "cell" => self.cell.to_string()).set(0.0);
-                Ok(Step::Applied(entries.len()))
-            }
+            Ok(()) => Ok(Step::Applied(entries.len())),
             Err(ApplyError::Superseded) => Ok(Step::Superseded),
             Err(ApplyError::Failed(e)) => Err(e.into()),
             Err(ApplyError::Refused(_)) if entries.len() > 1 => {
@@ -277,8 +277,13 @@ impl Reconciler {
         };
         let conn = self.connection().await.map_err(ApplyError::Failed)?;
         // Cut off, the transaction's outcome is unknown; its connection is dropped and the cursor read again.
+        let started = Instant::now();
         match tokio::time::timeout(TRUTH_STEP_LIMIT, apply(conn, cursor, &target, &plan)).await {
-            Ok(outcome) => outcome,
+            Ok(outcome) => {
+                outcome?;
+                self.meters.applied(entries.len(), &plan, started.elapsed());
+                Ok(())
+            }
             Err(_) => {
                 self.conn = None;
                 Err(ApplyError::Failed(timed_out()))
@@ -289,8 +294,6 @@ impl Reconciler {
     /// Tells the gate what PostgreSQL has, and trims the log behind it.
     async fn advance_watermark(&mut self, seen: &Meta, applied: u64) -> Result<(), StepError> {
         let cell = self.cell;
-        metrics::gauge!("rushgate_log_lag_entries", "cell" => cell.to_string())
-            .set(seen.seq.saturating_sub(applied) as f64);
         if applied <= seen.applied {
             return Ok(());
         }

@@ -5,6 +5,8 @@
 //! the old one can be applied any more; then the keys are loaded; `meta` flips last. Dying anywhere in between leaves
 //! the cell closed, and the next step starts a rebuild of its own.
 
+use std::time::Instant;
+
 use super::cursor::{Cursor, Target};
 use super::load::{Loaded, load};
 use super::verify::unbroken;
@@ -43,6 +45,7 @@ impl Reconciler {
         } else {
             tracing::warn!(cell, epoch, reason, "rebuilds the gate from PostgreSQL");
         }
+        let started = Instant::now();
         let client = self.log.client.clone();
         if !CLAIM_EPOCH.call(&client, vec![Keys::meta(cell)], vec![epoch.to_string()]).await? {
             return Ok(Step::Superseded);
@@ -63,7 +66,8 @@ impl Reconciler {
             return Ok(Step::Superseded);
         }
         self.log.unlink_before(epoch).await?;
-        metrics::counter!("rushgate_rebuilds_total").increment(1);
+        self.meters.rebuilds.increment(1);
+        self.meters.rebuild_duration.record(started.elapsed());
         tracing::info!(cell, epoch, loaded = ?loaded.hashes, "the gate is open");
         Ok(Step::Rebuilt(epoch))
     }

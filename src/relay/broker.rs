@@ -4,8 +4,9 @@
 //! alarm, frozen, cut off) never takes that frame, and thread and socket would stay for ever, one pair per attempt. So
 //! the socket is duplicated when it is opened and shut down when the connection is given up.
 
-use lapin::options::ConfirmSelectOptions;
+use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::tcp::{AsyncTcpStream, TLSConfig};
+use lapin::types::FieldTable;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties};
 use std::net::{Shutdown, TcpStream};
@@ -78,6 +79,23 @@ impl Broker {
     /// The broker said that it takes nothing for now.
     pub fn is_blocked(&self) -> bool {
         self.connection.status().blocked()
+    }
+
+    /// Messages and consumers of the queues, as far as they can be seen. On a channel of its own, which ends where a queue
+    /// is missing; the events' channel must not.
+    pub async fn queues(&self) -> Vec<(&'static str, u32, u32)> {
+        let mut seen = Vec::new();
+        let look = async {
+            let channel = self.connection.create_channel().await?;
+            for queue in [topology::ORDERS_QUEUE, topology::DEAD_ORDERS_QUEUE] {
+                let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+                let found = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+                seen.push((queue, found.message_count(), found.consumer_count()));
+            }
+            channel.close(200, "OK".into()).await
+        };
+        let _ = timeout(RELAY_CONNECT_TIMEOUT, look).await; // what is not seen is left out
+        seen
     }
 
     /// Says good-bye, for a shutdown without noise in the broker's log.

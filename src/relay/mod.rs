@@ -10,6 +10,7 @@
 //! at the head of an index costs less than the lock that NOTIFY takes in each of the reconciler's commits.
 
 mod broker;
+mod meters;
 mod outbox;
 mod publish;
 pub mod topology;
@@ -24,13 +25,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use broker::BrokerError;
-pub use outbox::{Backlog, OutboxError, OutboxRow};
+pub use outbox::{OutboxError, OutboxRow};
 pub use publish::{Refusal, Refused};
 
 use crate::config::bounds;
 use broker::Broker;
+use meters::RelayMeters;
 use outbox::Outbox;
-use publish::{Window, publish_window};
+use publish::publish_window;
 
 /// What a step did.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,12 +61,14 @@ pub struct Relay {
     outbox: Option<Outbox>,
     broker: Option<Broker>,
     measured: Option<Instant>,
+    meters: Arc<RelayMeters>,
 }
 
 impl Relay {
     /// Connects to nothing yet. `pool` only says where PostgreSQL is.
     pub fn new(amqp_url: impl Into<String>, pool: PgPool) -> Self {
-        Self { amqp_url: amqp_url.into(), pool, outbox: None, broker: None, measured: None }
+        let meters = Arc::new(RelayMeters::new());
+        Self { amqp_url: amqp_url.into(), pool, outbox: None, broker: None, measured: None, meters }
     }
 
     /// Delivers the next events, if this relay leads. Can be dropped at any await: events may then be sent again.
@@ -73,7 +77,6 @@ impl Relay {
         let Some(mut outbox) = self.lead().await? else {
             return Ok(Step::StandBy);
         };
-        self.measure(&mut outbox).await?;
         let broker = match self.connected().await {
             Ok(broker) => broker,
             Err(error) => {
@@ -81,6 +84,7 @@ impl Relay {
                 return Err(error.into());
             }
         };
+        self.measure(&broker).await;
         let rows = outbox.claim().await?;
         if rows.is_empty() {
             self.broker = Some(broker);
@@ -88,7 +92,7 @@ impl Relay {
             return Ok(Step::Idle);
         }
         let window = publish_window(broker.channel(), &rows).await;
-        count(&window);
+        self.meters.window(&window);
         if !window.confirmed.is_empty() {
             outbox.delivered(&window.confirmed).await?;
         }
@@ -118,15 +122,14 @@ impl Relay {
         }
     }
 
-    async fn measure(&mut self, outbox: &mut Outbox) -> Result<(), OutboxError> {
-        if self.measured.is_some_and(|at| at.elapsed() < bounds::RELAY_MEASURE) {
-            return Ok(());
+    /// Looks at the queues, for metrics only: what goes wrong here shows in the next publish.
+    async fn measure(&mut self, broker: &Broker) {
+        if self.measured.is_none_or(|at| at.elapsed() >= bounds::RELAY_MEASURE) {
+            self.measured = Some(Instant::now());
+            for (queue, messages, consumers) in broker.queues().await {
+                meters::seen(queue, f64::from(messages), f64::from(consumers));
+            }
         }
-        let backlog = outbox.backlog().await?;
-        metrics::gauge!("rushgate_outbox_rows").set(backlog.rows as f64);
-        metrics::gauge!("rushgate_outbox_oldest_age_seconds").set(backlog.oldest_ms as f64 / 1000.0);
-        self.measured = Some(Instant::now());
-        Ok(())
     }
 
     /// Whether this relay holds the lock, as far as it knows.
@@ -145,24 +148,11 @@ impl Relay {
     }
 }
 
-fn count(window: &Window) {
-    metrics::counter!("rushgate_relay_published_total").increment(window.sent as u64);
-    metrics::counter!("rushgate_relay_confirmed_total").increment(window.confirmed.len() as u64);
-    for refused in &window.refused {
-        let reason = match refused.why {
-            Refusal::Unroutable(_) => "unroutable",
-            Refusal::Nacked => "nacked",
-            Refusal::Unpublishable(_) => "unpublishable",
-        };
-        metrics::counter!("rushgate_relay_refused_total", "reason" => reason).increment(1);
-    }
-}
-
 /// Runs the relay until `shutdown`. Whatever fails, it waits and tries again: no other role ever notices. `connected`
 /// is kept at whether RabbitMQ is connected; a stand-by, which has no need to be, counts as if it were.
 pub async fn run(amqp_url: &str, pool: PgPool, connected: Arc<AtomicBool>, shutdown: CancellationToken) {
     let mut relay = Relay::new(amqp_url, pool);
-    let mut mood = Mood { connected, ..Mood::default() };
+    let mut mood = Mood { connected, meters: Arc::clone(&relay.meters), state: None, failures: 0 };
     while !shutdown.is_cancelled() {
         let outcome = {
             let mut step = pin!(relay.step());
@@ -185,9 +175,9 @@ pub async fn run(amqp_url: &str, pool: PgPool, connected: Arc<AtomicBool>, shutd
 }
 
 /// How the relay is doing, to log each change once and to pause for longer while nothing gets better.
-#[derive(Default)]
 struct Mood {
     connected: Arc<AtomicBool>,
+    meters: Arc<RelayMeters>,
     state: Option<State>,
     failures: u32,
 }
@@ -235,11 +225,8 @@ impl Mood {
     }
 
     fn turn(&mut self, state: State, detail: &str) {
-        let flag = |on: bool| if on { 1.0 } else { 0.0 };
-        metrics::gauge!("rushgate_relay_leading")
-            .set(flag(!matches!(state, State::StandBy | State::NoTruth | State::Stopped)));
-        metrics::gauge!("rushgate_relay_connected")
-            .set(flag(matches!(state, State::Delivering | State::Refused)));
+        let leading = !matches!(state, State::StandBy | State::NoTruth | State::Stopped);
+        self.meters.state(leading, matches!(state, State::Delivering | State::Refused));
         let connected = matches!(state, State::StandBy | State::Delivering | State::Refused);
         self.connected.store(connected, Ordering::Relaxed);
         if self.state.replace(state) == Some(state) {
@@ -265,7 +252,8 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_bound_and_end_with_the_trouble() {
-        let mut mood = Mood::default();
+        let meters = Arc::new(RelayMeters::new());
+        let mut mood = Mood { connected: Arc::default(), meters, state: None, failures: 0 };
         let failed = || Err(RelayError::Broker(BrokerError::Blocked));
         let pauses: Vec<_> = (0..40).map(|_| mood.after(&failed())).collect();
         assert_eq!(pauses[0], bounds::RELAY_RETRY_FIRST);

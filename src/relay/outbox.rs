@@ -6,9 +6,7 @@ use sqlx::{ConnectOptions, Connection, Row};
 use std::future::Future;
 use tokio::time::timeout;
 
-use crate::config::bounds::{
-    RELAY_BYTES, RELAY_MEASURE_ROWS, RELAY_ROWS, RELAY_STOP_GRACE, RELAY_TRUTH_TIMEOUT,
-};
+use crate::config::bounds::{RELAY_BYTES, RELAY_ROWS, RELAY_STOP_GRACE, RELAY_TRUTH_TIMEOUT};
 use crate::truth::lead_with;
 
 /// Key of the advisory lock: "rgrelay" in ASCII.
@@ -22,14 +20,6 @@ pub struct OutboxRow {
     pub routing_key: String,
     pub payload: String,
     pub created_secs: i64,
-}
-
-/// How much waits in the outbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backlog {
-    pub rows: i64,
-    /// Age of the oldest row.
-    pub oldest_ms: i64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -91,14 +81,6 @@ impl Outbox {
         limited(sqlx::query(include_str!("delivered.sql")).bind(outbox_ids).execute(&mut self.connection))
             .await?;
         Ok(())
-    }
-
-    pub async fn backlog(&mut self) -> Result<Backlog, OutboxError> {
-        let row = limited(
-            sqlx::query(include_str!("backlog.sql")).bind(RELAY_MEASURE_ROWS).fetch_one(&mut self.connection),
-        )
-        .await?;
-        Ok(Backlog { rows: row.try_get("rows")?, oldest_ms: row.try_get("oldest_ms")? })
     }
 
     /// Gives the lock back at once, instead of when PostgreSQL notices.

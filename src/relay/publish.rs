@@ -4,6 +4,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use std::collections::HashMap;
+use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::broker::BrokerError;
@@ -39,6 +40,10 @@ pub(super) struct Window {
     pub sent: usize,
     pub confirmed: Vec<i64>,
     pub refused: Vec<Refused>,
+    /// How long handing all over took …
+    pub publishing: Duration,
+    /// … and how long from there to the last confirm.
+    pub confirming: Duration,
     /// The connection is not to be used again.
     pub doubt: Option<BrokerError>,
 }
@@ -47,9 +52,11 @@ pub(super) struct Window {
 pub(super) async fn publish_window(channel: &Channel, rows: &[OutboxRow]) -> Window {
     let mut window = Window::default();
     let mut pending = Vec::with_capacity(rows.len());
+    let started = Instant::now();
     let sent =
         timeout(RELAY_PUBLISH_TIMEOUT, send_all(channel, rows, &mut pending, &mut window.refused)).await;
     window.sent = pending.len();
+    window.publishing = started.elapsed();
     window.doubt = match sent {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.into()),
@@ -58,7 +65,8 @@ pub(super) async fn publish_window(channel: &Channel, rows: &[OutboxRow]) -> Win
     // After a failure only those confirms count that are already here.
     let patience = if window.doubt.is_none() { RELAY_CONFIRM_TIMEOUT } else { Default::default() };
     let mut outcomes = Vec::with_capacity(pending.len());
-    let deadline = Instant::now() + patience;
+    let published = Instant::now();
+    let deadline = published + patience;
     for (row, confirm) in pending {
         let outcome = match timeout_at(deadline, confirm).await {
             Ok(Ok(confirmation)) => Some(confirmation),
@@ -73,6 +81,7 @@ pub(super) async fn publish_window(channel: &Channel, rows: &[OutboxRow]) -> Win
         };
         outcomes.push((row, outcome));
     }
+    window.confirming = published.elapsed();
     judge(outcomes, &mut window);
     window
 }

@@ -21,7 +21,7 @@ mod progress;
 pub use ledger::LedgerEntry;
 pub use orders::{RepeatedKey, orders_by_id};
 pub use popular::{PopularList, PopularRank};
-pub use progress::{CellCursor, Progress};
+pub use progress::{CellCursor, Progress, Vitals};
 
 /// PostgreSQL could not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

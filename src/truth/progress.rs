@@ -1,6 +1,9 @@
 //! How far the log is applied, and how much waits for RabbitMQ.
 
+use std::time::Duration;
+
 use super::{Truth, TruthError, unsigned};
+use crate::domain::TimestampMs;
 
 /// A cell's cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +22,24 @@ pub struct Progress {
     pub outbox_length: u64,
 }
 
+/// What is to be seen of the truth, for metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vitals {
+    pub progress: Progress,
+    /// How long the oldest event has waited; zero when none does.
+    pub outbox_oldest: Duration,
+    /// When the newest list of popular products was made.
+    pub popular_refreshed: Option<TimestampMs>,
+}
+
 impl Truth {
+    pub async fn vitals(&self) -> Result<Vitals, TruthError> {
+        let query = sqlx::query_as::<_, (i64, Option<TimestampMs>)>(include_str!("vitals.sql"));
+        let (oldest_ms, popular_refreshed) = self.read(query.fetch_one(&self.pool)).await?;
+        let outbox_oldest = Duration::from_millis(unsigned("outbox age", oldest_ms)?);
+        Ok(Vitals { progress: self.progress().await?, outbox_oldest, popular_refreshed })
+    }
+
     /// All cursors and the length of the outbox.
     pub async fn progress(&self) -> Result<Progress, TruthError> {
         let query = sqlx::query_as::<_, (i32, i64, i64, Option<String>, i64)>(include_str!("progress.sql"));

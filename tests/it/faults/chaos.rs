@@ -51,7 +51,8 @@ async fn chaos() {
     let only: String = setting("RUSHGATE_CHAOS_ONLY").unwrap_or_default();
     let chosen: Vec<Fault> = FAULTS.iter().copied().filter(|fault| fault.name.contains(&only)).collect();
     assert!(!chosen.is_empty(), "no fault has {only} in its name");
-    println!("chaos: {minutes} minutes, seed {seed}, {} faults", chosen.len());
+    println!("chaos: {minutes} minutes, seed {seed}, {} faults:", chosen.len());
+    chosen.iter().for_each(|fault| println!("  {}: {}", fault.name, fault.expected));
 
     let deadline = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
     let queue = Arc::new(Mutex::new(Queue { rng: Rng::with_seed(seed), chosen, left: vec![] }));

@@ -1,0 +1,156 @@
+//! Looking at cells and their Redis from outside, for metrics. Reads only.
+
+use fred::interfaces::{ClientLike, StreamsInterface};
+use fred::types::InfoKind;
+use std::time::{Duration, Instant};
+
+use super::keys::Keys;
+use super::redis::once;
+use super::{Batcher, CellStatus, Gate, GateError, Lanes, now, read};
+use crate::domain::limits::MAX_PAGE;
+use crate::domain::{CouponTemplate, TemplateId, TimestampMs};
+use crate::log::reader::entries_after;
+
+/// One cell at one moment.
+#[derive(Debug)]
+pub struct CellSight {
+    pub status: CellStatus,
+    pub log_length: u64,
+    /// Age of the oldest entry that PostgreSQL does not have.
+    pub behind: Duration,
+}
+
+/// What Redis says of itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RedisSight {
+    pub used_memory: Option<u64>,
+    pub max_memory: Option<u64>,
+    pub clients: Option<u64>,
+    pub commands: Option<u64>,
+    pub replicas: Option<u64>,
+    pub aof_ok: Option<bool>,
+}
+
+impl Gate {
+    /// Every cell, as Redis has it now.
+    pub async fn observe(&self) -> Result<Vec<CellSight>, GateError> {
+        let mut sights = Vec::with_capacity(self.cells.len());
+        for (lanes, status) in self.cells.iter().zip(self.status().await?) {
+            sights.push(lanes.observe(status).await?);
+        }
+        Ok(sights)
+    }
+
+    /// `None`: Redis does not say (a hosted one may forbid the question).
+    pub async fn observe_redis(&self) -> Option<RedisSight> {
+        let reader = &self.cells.first()?.cell.reader;
+        // All of it in one question: sections by name would be several.
+        let info: String = reader.with_options(&once()).info(Some(InfoKind::Default)).await.ok()?;
+        Some(RedisSight::of(&info))
+    }
+
+    /// Requests that wait, by script.
+    pub fn queues(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        let queues = self.cells.iter().flat_map(Lanes::queues);
+        queues.map(|queue| (queue.script.name, queue.waiting()))
+    }
+
+    /// Up to `limit` templates inside their issuing window, those first that opened last; looks at `pages` pages at most.
+    pub async fn open_templates(&self, limit: usize, pages: usize) -> Result<Vec<TemplateId>, GateError> {
+        let mut open: Vec<CouponTemplate> = Vec::new();
+        let mut after = None;
+        for _ in 0..pages {
+            let page = self.list_templates(after.as_ref(), MAX_PAGE).await?;
+            let Some(last) = page.value.last() else { break };
+            after = Some(last.template_id.clone());
+            let is_last = page.value.len() < MAX_PAGE;
+            open.extend(page.value.into_iter().filter(|template| is_open(template, page.now)));
+            if is_last {
+                break;
+            }
+        }
+        open.sort_by_key(|template| std::cmp::Reverse(template.issue_from));
+        Ok(open.into_iter().take(limit).map(|template| template.template_id).collect())
+    }
+
+    /// Those of `ids` that are inside their issuing window.
+    pub async fn still_open(&self, ids: &[TemplateId]) -> Result<Vec<CouponTemplate>, GateError> {
+        let mut open = Vec::with_capacity(ids.len());
+        for page in ids.chunks(MAX_PAGE) {
+            let lanes = self.shop_lanes();
+            let found =
+                read(lanes, &("templates", page.iter().map(TemplateId::as_str).collect::<Vec<_>>())).await?;
+            let now = now(lanes).await?;
+            open.extend(read::templates(&found)?.into_iter().filter(|template| is_open(template, now)));
+        }
+        Ok(open)
+    }
+}
+
+fn is_open(template: &CouponTemplate, now: TimestampMs) -> bool {
+    (template.issue_from..template.issue_until).contains(&now)
+}
+
+impl Lanes {
+    fn queues(&self) -> [&Batcher; 8] {
+        [
+            &self.issue_coupon,
+            &self.charge_wallet,
+            &self.place_order,
+            &self.cancel_order,
+            &self.put_product,
+            &self.adjust_stock,
+            &self.put_template,
+            &self.read,
+        ]
+    }
+
+    async fn observe(&self, status: CellStatus) -> Result<CellSight, GateError> {
+        let unavailable = |why: String| GateError::Unavailable(format!("Redis: {why}"));
+        let (client, cell) = (&self.cell.reader, status.cell);
+        let length = client.with_options(&once()).xlen(Keys::new(cell, status.epoch).log()).await;
+        let log_length: u64 = length.map_err(|e| unavailable(e.details().to_owned()))?;
+        let mut behind = Duration::ZERO;
+        if status.seq > status.applied {
+            let next = entries_after(client, cell, status.epoch, status.applied, 1).await;
+            let next = next.map_err(|e| unavailable(e.to_string()))?.pop();
+            if let Some(entry) = next.and_then(|raw| raw.decode().ok()) {
+                let now = self.cell.view().await?.server_time(Instant::now());
+                let ms = now.saturating_sub(entry.decided_at);
+                behind = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+            }
+        }
+        Ok(CellSight { status, log_length, behind })
+    }
+}
+
+impl RedisSight {
+    fn of(info: &str) -> Self {
+        let text = |name: &str| {
+            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+        };
+        let number = |name: &str| text(name)?.parse().ok();
+        Self {
+            used_memory: number("used_memory"),
+            max_memory: number("maxmemory"),
+            clients: number("connected_clients"),
+            commands: number("total_commands_processed"),
+            replicas: number("connected_slaves"),
+            aof_ok: text("aof_last_write_status").map(|status| status == "ok"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redis_is_read_by_whole_names() {
+        let info =
+            "# Memory\r\nused_memory_rss:9\r\nused_memory:42\r\nmaxmemory:0\r\naof_last_write_status:err\r\n";
+        let sight = RedisSight::of(info);
+        assert_eq!((sight.used_memory, sight.max_memory), (Some(42), Some(0)));
+        assert_eq!((sight.aof_ok, sight.clients), (Some(false), None));
+    }
+}

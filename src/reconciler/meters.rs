@@ -1,0 +1,51 @@
+//! What is counted about the reconciler of one cell.
+
+use ::metrics::{Counter, Gauge, Histogram};
+use std::time::Duration;
+
+use super::plan::Plan;
+use crate::telemetry::metrics;
+
+/// Handles, made once.
+pub(super) struct ReconcilerMeters {
+    pub leading: Gauge,
+    pub halts: Counter,
+    pub rebuilds: Counter,
+    pub rebuild_duration: Histogram,
+    entries: Counter,
+    batch: Histogram,
+    duration: Histogram,
+    /// By the kinds of ledger entries.
+    won: [(&'static str, Counter); 3],
+}
+
+impl ReconcilerMeters {
+    pub fn new(cell: u32) -> Self {
+        let meters = Self {
+            leading: metrics::RECONCILER_LEADING.gauge_of_cell(cell),
+            halts: metrics::RECONCILER_HALTS.counter(&[]),
+            rebuilds: metrics::REBUILDS.counter(&[]),
+            rebuild_duration: metrics::REBUILD_DURATION.histogram(&[]),
+            entries: metrics::RECONCILER_ENTRIES.counter(&[]),
+            batch: metrics::RECONCILER_BATCH.histogram(&[]),
+            duration: metrics::RECONCILER_DURATION.histogram(&[]),
+            won: ["charge", "payment", "refund"]
+                .map(|kind| (kind, metrics::WALLET_WON.counter(&[("kind", kind)]))),
+        };
+        meters.leading.set(0.0);
+        meters
+    }
+
+    /// These many entries are in PostgreSQL now.
+    pub fn applied(&self, entries: usize, plan: &Plan, took: Duration) {
+        self.entries.increment(entries as u64);
+        self.batch.record(entries as f64);
+        self.duration.record(took);
+        let ledger = &plan.wallet_entries;
+        for (kind, amount) in ledger.kinds.iter().zip(&ledger.amounts) {
+            if let Some((_, counter)) = self.won.iter().find(|(known, _)| known == kind) {
+                counter.increment(amount.unsigned_abs());
+            }
+        }
+    }
+}

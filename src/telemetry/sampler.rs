@@ -1,0 +1,181 @@
+//! Looks every few seconds at what is: cells, outbox, templates, pools, this process. Each round's text replaces the one
+//! before, so that a figure that cannot be seen any more is gone, not old.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::exposition::Exposition;
+use super::metrics::*;
+use super::process;
+use crate::config::bounds::{
+    METRICS_SAMPLE, METRICS_TEMPLATE_PAGES, METRICS_TEMPLATES, METRICS_TEMPLATES_SCAN,
+};
+use crate::domain::{CouponTemplate, TemplateId};
+use crate::gate::Gate;
+use crate::gate::observe::{CellSight, RedisSight};
+use crate::truth::{Truth, Vitals};
+
+/// The states of a cell; see [`CELL_STATE`].
+const CELL_STATES: [&str; 4] = ["open", "closed", "rebuilding", "absent"];
+/// The longest that one round waits for Redis or PostgreSQL.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the sampler looks at.
+pub struct Sampler {
+    pub gate: Arc<Gate>,
+    pub truth: Truth,
+    /// By the name of their use.
+    pub pools: Vec<(&'static str, PgPool)>,
+    /// As in [`crate::http::Api`].
+    pub rabbitmq_connected: Option<Arc<AtomicBool>>,
+    pub log_limit: u64,
+    pub queue_limit: u32,
+}
+
+/// The text of the last round.
+#[derive(Default)]
+pub struct Sampled(Mutex<String>);
+
+impl Sampled {
+    pub fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn replace(&self, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+}
+
+/// Which templates were open when all were last looked through.
+#[derive(Default)]
+struct Templates {
+    open: Vec<TemplateId>,
+    scanned: Option<Instant>,
+}
+
+impl Sampler {
+    /// Samples until `stopping`.
+    pub async fn run(self, sampled: Arc<Sampled>, stopping: CancellationToken) {
+        let mut ticks = tokio::time::interval(METRICS_SAMPLE);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut templates = Templates::default();
+        while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+            let sample = Box::pin(self.sample(&mut templates));
+            let Some(text) = stopping.run_until_cancelled(sample).await else { return };
+            sampled.replace(text);
+        }
+    }
+
+    async fn sample(&self, templates: &mut Templates) -> String {
+        let redis = async {
+            let cells = timeout(PATIENCE, self.gate.observe()).await.ok()?.ok()?;
+            let server = timeout(PATIENCE, self.gate.observe_redis()).await.ok().flatten();
+            let open = timeout(PATIENCE, templates.look(&self.gate)).await.ok().flatten();
+            Some((cells, server, open))
+        };
+        let (redis, vitals) = futures::join!(redis, self.truth.vitals());
+        let mut out = Exposition::default();
+        let rabbitmq = self.rabbitmq_connected.as_ref().map(|on| ("rabbitmq", on.load(Ordering::Relaxed)));
+        let connected =
+            [("redis", redis.is_some()), ("postgres", vitals.is_ok())].into_iter().chain(rabbitmq);
+        out.put_all(&CONNECTED, connected.map(|(server, on)| ([server], flag(on))));
+        let (cells, server, open) = redis.unwrap_or_default();
+        let vitals = vitals.ok();
+        expose_cells(&mut out, &cells);
+        expose_redis(&mut out, &server.unwrap_or_default());
+        expose_templates(&mut out, &open.unwrap_or_default());
+        if let Some(vitals) = &vitals {
+            expose_truth(&mut out, vitals);
+        }
+        self.expose_own(&mut out);
+        process::expose(&mut out);
+        out.into_text()
+    }
+
+    /// What this process knows without asking anybody.
+    fn expose_own(&self, out: &mut Exposition) {
+        out.put_all(&GATE_QUEUE, self.gate.queues().map(|(script, waiting)| ([script], waiting as f64)));
+        out.put(&GATE_QUEUE_LIMIT, f64::from(self.queue_limit));
+        out.put(&LOG_LIMIT, self.log_limit as f64);
+        out.put_all(&BUILD_INFO, [([env!("CARGO_PKG_VERSION")], 1.0)]);
+        let connections = self.pools.iter().flat_map(|(name, pool)| {
+            let idle = pool.num_idle().min(pool.size() as usize) as f64;
+            [([*name, "idle"], idle), ([*name, "used"], f64::from(pool.size()) - idle)]
+        });
+        out.put_all(&POOL_CONNECTIONS, connections);
+        let limit = |pool: &PgPool| f64::from(pool.options().get_max_connections());
+        out.put_all(&POOL_LIMIT, self.pools.iter().map(|(name, pool)| ([*name], limit(pool))));
+    }
+}
+
+impl Templates {
+    async fn look(&mut self, gate: &Gate) -> Option<Vec<CouponTemplate>> {
+        if self.scanned.is_none_or(|at| at.elapsed() > METRICS_TEMPLATES_SCAN) {
+            self.open = gate.open_templates(METRICS_TEMPLATES, METRICS_TEMPLATE_PAGES).await.ok()?;
+            self.scanned = Some(Instant::now());
+        }
+        gate.still_open(&self.open).await.ok()
+    }
+}
+
+fn expose_cells(out: &mut Exposition, cells: &[CellSight]) {
+    let names: Vec<String> = cells.iter().map(|sight| sight.status.cell.to_string()).collect();
+    let by_cell = |figure: fn(&CellSight) -> f64| {
+        names.iter().zip(cells).map(move |(name, sight)| ([name.as_str()], figure(sight)))
+    };
+    let states = names.iter().zip(cells).flat_map(|(name, sight)| {
+        CELL_STATES.into_iter().map(move |state| ([name.as_str(), state], flag(sight.status.state == state)))
+    });
+    out.put_all(&CELL_STATE, states);
+    out.put_all(&CELL_EPOCH, by_cell(|sight| sight.status.epoch as f64));
+    out.put_all(&LOG_SEQUENCE, by_cell(|sight| sight.status.seq as f64));
+    out.put_all(&LOG_APPLIED, by_cell(|sight| sight.status.applied as f64));
+    out.put_all(&LOG_LAG, by_cell(|sight| sight.status.seq.saturating_sub(sight.status.applied) as f64));
+    out.put_all(&LOG_LAG_SECONDS, by_cell(|sight| sight.behind.as_secs_f64()));
+    out.put_all(&LOG_LENGTH, by_cell(|sight| sight.log_length as f64));
+}
+
+fn expose_redis(out: &mut Exposition, sight: &RedisSight) {
+    for (metric, figure) in [
+        (&REDIS_MEMORY, sight.used_memory),
+        (&REDIS_MAX_MEMORY, sight.max_memory),
+        (&REDIS_CLIENTS, sight.clients),
+        (&REDIS_COMMANDS, sight.commands),
+        (&REDIS_REPLICAS, sight.replicas),
+        (&REDIS_AOF_OK, sight.aof_ok.map(u64::from)),
+    ] {
+        if let Some(figure) = figure {
+            out.put(metric, figure as f64);
+        }
+    }
+}
+
+fn expose_templates(out: &mut Exposition, open: &[CouponTemplate]) {
+    let by_template = |figure: fn(&CouponTemplate) -> u64| {
+        open.iter().map(move |template| ([template.template_id.as_str()], figure(template) as f64))
+    };
+    out.put_all(&TEMPLATE_ISSUED, by_template(|template| template.issued));
+    out.put_all(&TEMPLATE_REMAINING, by_template(CouponTemplate::remaining));
+    out.put_all(&TEMPLATE_LIMIT, by_template(|template| template.max_issued));
+}
+
+fn expose_truth(out: &mut Exposition, vitals: &Vitals) {
+    out.put(&OUTBOX_ROWS, vitals.progress.outbox_length as f64);
+    out.put(&OUTBOX_AGE, vitals.outbox_oldest.as_secs_f64());
+    if let Some(at_ms) = vitals.popular_refreshed {
+        out.put(&POPULAR_REFRESHED, at_ms as f64 / 1_000.0);
+    }
+    let names: Vec<String> = vitals.progress.cursors.iter().map(|cursor| cursor.cell.to_string()).collect();
+    let halted = names.iter().zip(&vitals.progress.cursors);
+    let halted = halted.map(|(name, cursor)| ([name.as_str()], flag(cursor.halted_reason.is_some())));
+    out.put_all(&RECONCILER_HALTED, halted);
+}
+
+fn flag(on: bool) -> f64 {
+    if on { 1.0 } else { 0.0 }
+}
