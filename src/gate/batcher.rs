@@ -210,6 +210,10 @@ impl Worker {
                     self.cell.close(view.epoch, &format!("{} failed: {why}", self.script.name)).await;
                     return Err(GateError::OutcomeUnknown);
                 }
+                // A read changes nothing, but nobody else may ever touch the key that it could not read.
+                if why.contains("WRONGTYPE") {
+                    self.cell.close(view.epoch, &format!("{} failed: {why}", self.script.name)).await;
+                }
                 Err(GateError::Unavailable(why))
             }
         }

@@ -235,18 +235,22 @@ pub struct ControlScript {
 }
 
 macro_rules! control {
-    ($file:literal) => {
+    ($($part:expr),+) => {
         ControlScript {
-            source: include_str!(concat!("../../lua/", $file)),
-            hash: LazyLock::new(|| sha1_hex(include_str!(concat!("../../lua/", $file)))),
+            source: concat!($($part),+),
+            hash: LazyLock::new(|| sha1_hex(concat!($($part),+))),
         }
     };
 }
 
-pub static CLOSE_CELL: ControlScript = control!("close_cell.lua");
-pub static CLAIM_EPOCH: ControlScript = control!("claim_epoch.lua");
-pub static OPEN_EPOCH: ControlScript = control!("open_epoch.lua");
-pub static ADVANCE_WATERMARK: ControlScript = control!("advance_watermark.lua");
+pub static CLOSE_CELL: ControlScript = control!(include_str!("../../lua/close_cell.lua"));
+pub static CLAIM_EPOCH: ControlScript = control!(include_str!("../../lua/claim_epoch.lua"));
+pub static OPEN_EPOCH: ControlScript = control!(include_str!("../../lua/open_epoch.lua"));
+pub static ADVANCE_WATERMARK: ControlScript = control!(
+    "#!lua flags=allow-oom\n",
+    include_str!("../../lua/sight.lua"),
+    include_str!("../../lua/advance_watermark.lua")
+);
 
 impl ControlScript {
     /// `true` when the script did what it is for.

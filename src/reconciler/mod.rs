@@ -69,6 +69,18 @@ impl From<fred::error::Error> for StepError {
     }
 }
 
+/// An entry that PostgreSQL has.
+struct Reached {
+    seq: u64,
+    tip: String,
+}
+
+impl Reached {
+    fn by(entry: &RawEntry) -> Self {
+        Self { seq: entry.seq, tip: entry.tip.clone() }
+    }
+}
+
 /// Key of cell 0's advisory lock, "rgcell" in ASCII and two bytes to which the cell's number is added.
 const LEADER_LOCK: i64 = 0x7267_6365_6c6c_0000;
 /// How often a stand-by asks for the lock.
@@ -146,7 +158,11 @@ impl Reconciler {
                 }
                 Step::Applied(_) | Step::Rebuilt(_) => {}
                 Step::Idle => self.wait_for_entries(shutdown).await?,
-                Step::Halted(_) | Step::Superseded => pause(STANDBY_PAUSE, shutdown).await,
+                Step::Halted(_) => pause(STANDBY_PAUSE, shutdown).await,
+                Step::Superseded => {
+                    tracing::info!(cell, "another reconciler has moved the cursor; this one looks again");
+                    pause(STANDBY_PAUSE, shutdown).await;
+                }
             }
         }
         Ok(())
@@ -183,8 +199,10 @@ impl Reconciler {
                 return Ok(self.halted(reason.clone()));
             }
             self.last_halt = None;
-            let (step, applied) = self.apply_next(&cursor, &meta).await?;
-            self.advance_watermark(&meta, applied).await?;
+            let (step, reached) = self.apply_next(&cursor, &meta).await?;
+            if let Some(reached) = reached {
+                self.advance_watermark(&meta, reached).await?;
+            }
             return Ok(step);
         }
         // The cursor was read first. Another leader may have moved it, and the gate's watermark, before `meta` was.
@@ -216,8 +234,12 @@ impl Reconciler {
         Step::Halted(reason)
     }
 
-    /// Applies the next entries after `cursor`, as far as the chain holds; also says how far that is.
-    async fn apply_next(&mut self, cursor: &Cursor, seen: &Meta) -> Result<(Step, u64), StepError> {
+    /// Applies the next entries after `cursor`, as far as the chain holds; also says how far that is, where it knows.
+    async fn apply_next(
+        &mut self,
+        cursor: &Cursor,
+        seen: &Meta,
+    ) -> Result<(Step, Option<Reached>), StepError> {
         let mut raw = self.log.after(cursor.epoch, cursor.seq, APPLY_ENTRIES).await?;
         bound_bytes(&mut raw);
         let found = raw.len();
@@ -227,19 +249,21 @@ impl Reconciler {
         if valid.len() < found || missing {
             // Or another leader has applied and trimmed what is not there.
             if self.cursor().await? != *cursor {
-                return Ok((Step::Superseded, seen.applied));
+                return Ok((Step::Superseded, None));
             }
             let reason = format!("the log does not go on after entry {}", cursor.seq + valid.len() as u64);
             close(&self.log.client, self.cell, cursor.epoch, &reason).await?;
         }
-        let Some(last) = valid.last() else { return Ok((Step::Idle, cursor.seq)) };
+        let here = Reached { seq: cursor.seq, tip: cursor.tip.clone() };
+        if valid.is_empty() {
+            return Ok((Step::Idle, Some(here)));
+        }
         let step = self.apply_entries(cursor, &valid).await?;
-        let applied = match step {
-            Step::Applied(entries) if entries == valid.len() => last.seq,
-            Step::Applied(entries) => cursor.seq + entries as u64,
-            _ => cursor.seq,
+        let reached = match step {
+            Step::Applied(entries) => valid.get(..entries).and_then(<[_]>::last).map(Reached::by),
+            _ => Some(here),
         };
-        Ok((step, applied))
+        Ok((step, reached))
     }
 
     /// Applies `entries` in one transaction; where PostgreSQL refuses them, one by one up to the refused one.
@@ -297,13 +321,14 @@ impl Reconciler {
     }
 
     /// Tells the gate what PostgreSQL has, and trims the log behind it.
-    async fn advance_watermark(&mut self, seen: &Meta, applied: u64) -> Result<(), StepError> {
+    async fn advance_watermark(&mut self, seen: &Meta, reached: Reached) -> Result<(), StepError> {
         let cell = self.cell;
-        if applied <= seen.applied {
+        if reached.seq <= seen.applied {
             return Ok(());
         }
         let keys = vec![Keys::meta(cell), Keys::new(cell, seen.epoch).log()];
-        let args = vec![seen.epoch.to_string(), applied.to_string(), LOG_KEPT_ENTRIES.to_string()];
+        let (seq, kept) = (reached.seq.to_string(), LOG_KEPT_ENTRIES.to_string());
+        let args = vec![seen.epoch.to_string(), seq, reached.tip, kept];
         ADVANCE_WATERMARK.call(&self.log.client, keys, args).await?;
         Ok(())
     }

@@ -368,13 +368,39 @@ impl Instance {
         self.api.trim_start_matches("http://")
     }
 
+    /// Host and port of the operations.
+    pub fn operations(&self) -> &str {
+        self.ops.trim_start_matches("http://")
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.0.id().cast_signed()), signal).unwrap();
+    }
+
+    /// SIGSTOP; returns when every thread of it stands still, which on a busy machine is later.
+    pub async fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.child.0.id());
+        eventually("the process stands still", || async {
+            let mut threads = std::fs::read_dir(&threads).unwrap();
+            let still = threads.all(|thread| {
+                // "<id> (<name>) <state> …"; a thread may end meanwhile
+                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+                stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+            });
+            still.then_some(())
+        })
+        .await;
     }
 
     /// As a crash.
     pub async fn kill(mut self) {
         self.signal(Signal::SIGKILL);
+        self.child.exit_code(LIMIT).await;
+    }
+
+    /// Waits for the end, however it comes.
+    pub async fn gone(mut self) {
         self.child.exit_code(LIMIT).await;
     }
 

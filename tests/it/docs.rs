@@ -8,7 +8,7 @@ use rushgate::http::problem::Code;
 
 const READMES: [&str; 2] = ["README.md", "README.ko.md"];
 /// What in backticks is a file of this repository.
-const FOLDERS: [&str; 6] = ["src/", "lua/", "docs/", "tests/", "migrations/", ".ci/"];
+const FOLDERS: [&str; 7] = ["src/", "lua/", "docs/", "tests/", "migrations/", "grafana/", ".ci/"];
 
 #[test]
 fn settings_are_those_of_serve_with_their_defaults() {

@@ -4,6 +4,8 @@
 mod api;
 mod audit;
 mod cluster;
+mod containers;
+mod dashboards;
 mod demo;
 mod docs;
 mod faults;

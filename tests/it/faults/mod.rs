@@ -4,13 +4,16 @@
 //! other seeds ([`chaos`]) and prints a table.
 
 mod chaos;
+mod forgetful;
 mod instances;
+mod proxy;
+mod reconciler;
 mod redis;
 mod trial;
 
 use futures::future::BoxFuture;
 
-pub use trial::{Outcome, Setup, Trial};
+pub use trial::{Outcome, Setup, Trial, at_length};
 
 /// One way in which things go wrong.
 #[derive(Clone, Copy)]
@@ -42,5 +45,19 @@ macro_rules! faults {
 
 faults! {
     instances::instance_killed: "the same key gives the first answer";
+    instances::instance_killed_unheard: "the same key gives the first answer, marked as a repeat";
+    instances::instance_stalled: "late requests are refused by the script and change nothing";
+    instances::answers_lost: "outcome-unknown; repeated: one effect";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
+    reconciler::reconciler_killed: "applied once";
+    reconciler::reconciler_killed_before_commit: "nothing of it stays; applied once";
+    reconciler::reconciler_killed_after_commit: "applied once; the gate is told by the next leader";
+    reconciler::leader_frozen: "a stand-by leads; the stale one aborts; applied once";
+    reconciler::two_leaders: "whoever comes second aborts; applied once";
+    forgetful::log_cut_before_the_cursor: "found by the chain, not applied; closed and rebuilt; what is gone is listed";
+    forgetful::log_cut_after_the_cursor: "found by who was answered; closed and rebuilt; what is gone is listed";
+    forgetful::log_deleted: "closed and rebuilt; never oversold; what is gone is listed";
+    forgetful::key_of_a_wrong_type: "closed and rebuilt; nothing is lost unless it was the log";
+    forgetful::scripts_flushed: "no user-visible error";
+    forgetful::all_flushed: "rebuilt; never oversold; what is gone is listed";
 }

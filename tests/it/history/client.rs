@@ -42,7 +42,13 @@ impl Fleet {
 
     /// Another one in the place of one that is gone.
     pub fn replace(&self, number: usize, instance: Instance) {
-        self.instances.write().unwrap_or_else(PoisonError::into_inner)[number] = Arc::new(instance);
+        self.exchange(number, Arc::new(instance));
+    }
+
+    /// The same for one that is known elsewhere; returns who was there before.
+    pub fn exchange(&self, number: usize, instance: Arc<Instance>) -> Arc<Instance> {
+        let mut all = self.instances.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut all[number], instance)
     }
 
     pub fn all(&self) -> Vec<Arc<Instance>> {

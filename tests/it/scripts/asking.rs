@@ -64,15 +64,19 @@ impl Asking {
             Ask::Cancel { order, epoch: read_in } => self.cancel(shop, *order, read_epoch(*read_in, epoch)),
             Ask::PutProduct { product, name, price, status, stock } => {
                 let (id, name) = (PRODUCTS[*product].to_owned(), (*name).to_owned());
-                let body = Body::PutProduct(id.clone(), name.clone(), *price, *status, *stock);
-                let request = Request::PutProduct {
-                    product_id: id,
-                    name,
-                    price: *price,
-                    status: *status,
-                    stock: *stock,
+                let stock = match stock {
+                    Stock::Given(stock) => Some(*stock),
+                    Stock::IfNew(stock) if !shop.products.contains_key(&id) => Some(*stock),
+                    _ => None,
                 };
-                (0, (request, body))
+                let body = Body::PutProduct(id.clone(), name.clone(), *price, *status, stock);
+                (
+                    0,
+                    (
+                        Request::PutProduct { product_id: id, name, price: *price, status: *status, stock },
+                        body,
+                    ),
+                )
             }
             Ask::Adjust { product, delta, reason, highest } => {
                 (0, adjust(shop, PRODUCTS[*product], *delta, *reason, *highest))
@@ -110,9 +114,14 @@ impl Asking {
                 merged.push((id.to_owned(), pieces(shop, &user_id, id, *quantity)));
             }
         }
+        let own = shop.coupons_of.get(&user_id).map_or(&[][..], Vec::as_slice);
         let coupon_id = match coupon {
             CouponOf::None => None,
-            CouponOf::Own(n) => shop.coupons_of.get(&user_id).and_then(|own| nth(own, n)).copied(),
+            CouponOf::Unused(n) => {
+                let unused = own.iter().filter(|id| shop.coupons[*id].order_id.is_none());
+                nth(&unused.collect::<Vec<_>>(), n).map(|id| **id)
+            }
+            CouponOf::Own(n) => nth(own, n).copied(),
             CouponOf::Any(n) => nth(&shop.coupons.keys().collect::<Vec<_>>(), n).map(|id| **id),
             CouponOf::Unknown => Some(id_from(0)),
         };
@@ -139,9 +148,14 @@ impl Asking {
     fn cancel(&self, shop: &Shop, order: OrderOf, read_in: u64) -> (usize, (Request, Body)) {
         let latest_first = || self.placed.iter().rev().filter_map(|id| shop.orders.get(id));
         let paid: Vec<_> = latest_first().filter(|order| order.cancelled.is_none()).collect();
+        let with_coupon: Vec<_> =
+            paid.iter().filter(|order| order.placed.coupon_id.is_some()).copied().collect();
         let found = match order {
             OrderOf::Paid(n) if !paid.is_empty() => nth(&paid, n).copied(),
-            OrderOf::Paid(n) | OrderOf::Placed(n) => nth(&latest_first().collect::<Vec<_>>(), n).copied(),
+            OrderOf::WithCoupon(n) if !with_coupon.is_empty() => nth(&with_coupon, n).copied(),
+            OrderOf::Paid(n) | OrderOf::WithCoupon(n) | OrderOf::Placed(n) => {
+                nth(&latest_first().collect::<Vec<_>>(), n).copied()
+            }
             OrderOf::Invented { .. } => None,
         };
         let Some(placed) = found.map(|order| &order.placed) else {

@@ -133,29 +133,36 @@ impl<'a> Run<'a> {
 
     async fn advance(&mut self, clock: Clock) -> Result<(), String> {
         let now = self.now_ms();
+        // a window of ten years is not waited for: after it, nothing of a case would be left
+        let near = |at: &i64| *at > now && *at < now + 400 * DAY_MS;
+        let one_of = |ends: &mut dyn Iterator<Item = i64>, n: Nth| {
+            let to_come: Vec<i64> = ends.filter(near).collect();
+            nth(&to_come, n).copied()
+        };
+        let shop = &self.shop;
         let to = match clock {
-            Clock::Idle { ms } if self.clock_ms < wall_ms() => {
-                return self.set_clock(self.clock_ms - ms).await;
-            }
-            Clock::Idle { .. } => None,
+            Clock::Idle { ms } => return self.set_clock(self.clock_ms - ms).await,
             Clock::By { ms } => Some(now + ms),
             Clock::ToMidnight { beyond_ms } => Some((day_of(now) + 1) * DAY_MS + beyond_ms),
-            Clock::ToWindow { template, end, beyond_ms } => {
-                let terms = self.shop.templates.get(TEMPLATES[template]).map(|template| &template.terms);
-                terms.map(|terms| beyond_ms + if end { terms.issue_until } else { terms.issue_from })
+            Clock::ToWindow { border, beyond_ms } => {
+                let windows = shop.templates.values().map(|template| &template.terms);
+                let mut borders = windows.flat_map(|terms| [terms.issue_from, terms.issue_until]);
+                one_of(&mut borders, border).map(|at| at + beyond_ms)
             }
-            Clock::ToCouponsEnd { coupon, beyond_ms } => {
-                let issued: Vec<i64> = self.shop.coupons.values().map(|coupon| coupon.issued_at).collect();
-                nth(&issued, coupon).map(|at| at + COUPON_USABLE_MS + beyond_ms)
+            Clock::ToCouponsEnd { used, coupon, beyond_ms } => {
+                let coupons = shop.coupons.values().filter(|coupon| !used || coupon.order_id.is_some());
+                let mut ends = coupons.map(|coupon| coupon.issued_at + COUPON_USABLE_MS);
+                one_of(&mut ends, coupon).map(|at| at + beyond_ms)
             }
             Clock::ToKeysEnd { key, beyond_ms } => {
-                let decided: Vec<i64> = self.shop.records.values().map(|record| record.decided_at).collect();
-                nth(&decided, key).map(|at| at + IDEMPOTENCY_KEPT_MS + beyond_ms)
+                let mut ends = shop.records.values().map(|record| record.decided_at + IDEMPOTENCY_KEPT_MS);
+                one_of(&mut ends, key).map(|at| at + beyond_ms)
             }
         };
-        // A window of ten years is not waited for: its coupons are all that a case would see of time.
-        let Some(to) = to.filter(|to| *to > now && *to < now + 400 * DAY_MS) else { return Ok(()) };
-        self.set_clock(to).await
+        match to.filter(near) {
+            Some(to) => self.set_clock(to).await,
+            None => Ok(()),
+        }
     }
 
     async fn set_clock(&mut self, to_ms: i64) -> Result<(), String> {
@@ -253,7 +260,8 @@ impl<'a> Run<'a> {
     /// The entry that the caller says it has seen.
     fn seen(&self, claim: Claim) -> (u64, String) {
         let another = || "f".repeat(40);
-        let entries: Vec<(u64, &String)> = (0..).zip(&self.tips).skip(1).collect();
+        let mut entries: Vec<(u64, &String)> = (0..).zip(&self.tips).skip(1).collect();
+        entries.reverse();
         match claim {
             Claim::None => (0, String::new()),
             Claim::Later => (self.seq() + 1, another()),

@@ -1,7 +1,7 @@
 //! The deciding scripts against the reference model: random batches of all seven scripts on a real Redis, each verdict,
 //! each entry and in the end all that Redis holds compared with what the model says.
 //!
-//! A case is data ([`plan`]), made up from a seed; [`asking`] turns it into requests, [`case`] runs it, [`kind`] knows
+//! A case is data ([`plan`]), made up from a seed ([`making`]); [`asking`] turns it into requests, [`case`] runs it, [`kind`] knows
 //! how requests and verdicts look on the wire, [`state`] and [`reading`] compare what is stored and what reads answer.
 //! [`defects`] plants mistakes in the scripts and sees each found, so that a comparison that compares nothing is noticed.
 //!
@@ -11,11 +11,13 @@ mod asking;
 mod case;
 mod defects;
 mod kind;
+mod making;
 mod plan;
 mod reading;
 mod state;
 
 use std::cell::RefCell;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Instant;
 
@@ -40,6 +42,16 @@ struct Failure {
     operations: u64,
     why: String,
     case: Case,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, why, case, .. } = self;
+        writeln!(
+            f,
+            "{why}\nRUSHGATE_TEST_SEED={seed} runs it again; the smallest case that was found:\n{case}"
+        )
+    }
 }
 
 /// A runtime and a Redis, shared by all cases of a test.
@@ -68,7 +80,7 @@ impl Checker {
         for n in 0.. {
             let seed = base_seed.wrapping_add(n);
             let mut runner = runner(seed, shrink);
-            let tree = plan::case().new_tree(&mut runner).unwrap();
+            let tree = making::case().new_tree(&mut runner).unwrap();
             let until_failure = RefCell::new(None);
             let outcome = runner.run_one(tree, |case| {
                 let outcome =
@@ -118,9 +130,7 @@ fn the_scripts_decide_as_the_model_does() {
     let (checker, seed, begin) = (Checker::start(), base_seed(), Instant::now());
     let tally = match checker.check(Scripts::of_the_service(), seed, OPERATIONS, SHRINKING_TRIES) {
         Ok(tally) => tally,
-        Err(f) => {
-            panic!("{}\nRUSHGATE_TEST_SEED={} runs it again; the smallest case: {:#?}", f.why, f.seed, f.case)
-        }
+        Err(f) => panic!("{f}"),
     };
     println!("{} operations in {} batches, {:?}", tally.operations, tally.batches, begin.elapsed());
     println!("{:#?}", tally.answers);
