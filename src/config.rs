@@ -54,6 +54,8 @@ pub mod bounds {
     pub const APPLY_ENTRIES: u64 = 256;
     /// Entries up to which a batch of the reconciler may grow in bytes of payload.
     pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
+    /// Shortest time from one transaction of the reconciler to the next, while it is level with the gate.
+    pub const APPLY_PACE: Duration = Duration::from_millis(10);
     /// Pause between two looks at something that failed.
     pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
     /// How long a sold-out verdict is answered from memory.

@@ -243,12 +243,6 @@ impl Cell {
         }
     }
 
-    /// Where the log stands now.
-    pub async fn position(&self) -> Result<Position, GateError> {
-        let at = self.refresh().await?;
-        Ok(Position { cell: self.number, epoch: at.epoch, seq: at.seq })
-    }
-
     /// Waits until the watermark has passed `position`.
     pub async fn wait_applied(&self, position: Position, deadline: Instant) -> Result<(), NotApplied> {
         let mut watermark = self.watermark.subscribe();

@@ -424,7 +424,7 @@ impl Gate {
     pub async fn catch_up(&self, deadline: Instant) -> Result<CaughtUp, NotApplied> {
         let mut positions = Vec::with_capacity(self.cells.len());
         for lanes in &self.cells {
-            let position = lanes.cell.position().await?;
+            let (_, position) = ask_read(lanes, &("place",)).await?;
             lanes.cell.wait_applied(position, deadline).await?;
             positions.push(position);
         }
@@ -578,9 +578,14 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 async fn read(lanes: &Lanes, what: &impl Serialize) -> Result<Vec<u8>, GateError> {
+    Ok(ask_read(lanes, what).await?.0)
+}
+
+/// The answer, and where the log stood.
+async fn ask_read(lanes: &Lanes, what: &impl Serialize) -> Result<(Vec<u8>, Position), GateError> {
     let answer = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?, None).await;
     lanes.read.meters.read(&answer);
-    Ok(answer?.0)
+    answer
 }
 
 async fn now(lanes: &Lanes) -> Result<TimestampMs, GateError> {

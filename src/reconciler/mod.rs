@@ -24,7 +24,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Servers;
-use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES, LOG_KEPT_ENTRIES, RETRY_PAUSE};
+use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES, APPLY_PACE, LOG_KEPT_ENTRIES, RETRY_PAUSE};
 use crate::gate::RedisSetupError;
 use crate::gate::cell::{Meta, close, stop};
 use crate::gate::keys::{DAY_MS, Keys};
@@ -151,7 +151,12 @@ impl Reconciler {
             if self.tidied.is_none_or(|at| at.elapsed() > TIDY_EVERY) {
                 self.tidy().await?;
             }
+            let began = Instant::now();
             match self.step().await? {
+                // A transaction costs the same for one entry as for many: those that follow shortly go together.
+                Step::Applied(entries) if entries < APPLY_ENTRIES as usize => {
+                    pause(APPLY_PACE.saturating_sub(began.elapsed()), shutdown).await;
+                }
                 Step::Applied(_) | Step::Rebuilt(_) => {}
                 Step::Idle => self.wait_for_entries(shutdown).await?,
                 Step::Halted(_) => pause(STANDBY_PAUSE, shutdown).await,
