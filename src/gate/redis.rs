@@ -72,11 +72,14 @@ fn shown(config: &Config) -> String {
     config.server.hosts().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// What Redis must be set to, so that an answered write is on disk and no key vanishes.
-const REQUIRED: [(&str, &str); 4] = [
+/// What Redis must be set to, so that an answered write is on disk, stays readable there, and no key vanishes. With
+/// `aof-load-truncated yes`, a write that was torn (by a power cut, a full disk) damages what is written after it: Redis
+/// starts on the beginning of a transaction and takes the next ones for a part of it when it starts again.
+const REQUIRED: [(&str, &str); 5] = [
     ("appendonly", "yes"),
     ("appendfsync", "always"),
     ("no-appendfsync-on-rewrite", "no"),
+    ("aof-load-truncated", "no"),
     ("maxmemory-policy", "noeviction"),
 ];
 
