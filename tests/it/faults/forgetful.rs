@@ -23,7 +23,7 @@ async fn apart(seed: u64) -> (Trial, Instance) {
 async fn fall_behind(trial: &mut Trial, follower: &Instance) -> u64 {
     let since_us = trial.settled().await;
     if trial.rng.u8(..4) > 0 {
-        follower.signal(Signal::SIGSTOP);
+        follower.freeze().await;
         trial.a_while().await;
     }
     since_us
@@ -41,7 +41,7 @@ pub async fn log_cut_before_the_cursor(seed: u64) -> Outcome {
     let (mut trial, follower) = apart(seed).await;
     trial.a_while().await;
     let since_us = trial.settled().await;
-    follower.signal(Signal::SIGSTOP);
+    follower.freeze().await;
     trial.a_while().await;
     let (epoch, applied) = cursor(&trial).await;
     let kept = applied - trial.rng.u64(1..20).min(applied);
@@ -72,7 +72,7 @@ pub async fn log_cut_after_the_cursor(seed: u64) -> Outcome {
     let (mut trial, follower) = apart(seed).await;
     trial.a_while().await;
     let since_us = trial.settled().await;
-    follower.signal(Signal::SIGSTOP);
+    follower.freeze().await;
     trial.a_while().await;
     let (epoch, applied) = cursor(&trial).await;
     let last = trial.cluster.meta().await.seq;
@@ -106,7 +106,7 @@ async fn cut_and_refill(trial: &mut Trial, epoch: u64, kept: u64) -> Vec<RawEntr
         let witness = trial.fleet.exchange(number, Arc::new(instance));
         // Clients that hold it still wait for an answer, and would until it goes on.
         eventually("clients have left", || async { (Arc::strong_count(&witness) == 1).then_some(()) }).await;
-        witness.signal(Signal::SIGSTOP);
+        witness.freeze().await;
         trial.retired.push(witness);
     }
     let removed = aof::cut_after(trial.cluster.redis.folder(), epoch, kept);
