@@ -7,6 +7,7 @@ mod chaos;
 mod clock;
 mod forgetful;
 mod instances;
+mod poison;
 mod postgres;
 mod proxy;
 mod rebuilds;
@@ -68,6 +69,8 @@ faults! {
     postgres::postgres_away: "the gate serves until the log limit, then 503; then PostgreSQL catches up by itself";
     postgres::postgres_restored: "nothing opens by itself; a clear instruction; the log brings back what it still holds";
     postgres::postgres_restored_beyond_the_log: "nothing opens by itself; a clear instruction; what is gone is gone";
+    poison::poison_skipped: "halted, loud; the gate serves until the limit; `log skip` resumes";
+    poison::poison_mended: "halted, loud; the gate serves until the limit; the next leader tries again; nothing is lost";
     forgetful::log_cut_before_the_cursor: "found by the chain, not applied; closed and rebuilt; what is gone is listed";
     forgetful::log_cut_after_the_cursor: "found by who was answered; closed and rebuilt; what is gone is listed";
     forgetful::log_deleted: "closed and rebuilt; never oversold; what is gone is listed";
