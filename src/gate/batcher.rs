@@ -301,6 +301,7 @@ mod tests {
             queued: now,
             idempotency: None,
             body: body.to_vec(),
+            trace: None,
             answer: oneshot::channel().0,
         }
     }

@@ -112,5 +112,11 @@ fn entry(command: &[&[u8]]) -> Option<RawEntry> {
     if seq == 0 {
         return None;
     }
-    Some(RawEntry { epoch, seq, payload: field(b"p")?, tip: String::from_utf8(field(b"t")?).ok()? })
+    Some(RawEntry {
+        epoch,
+        seq,
+        payload: field(b"p")?,
+        tip: String::from_utf8(field(b"t")?).ok()?,
+        traces: vec![],
+    })
 }
