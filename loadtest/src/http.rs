@@ -50,6 +50,14 @@ struct Connection {
     under_way: Option<(u64, Instant)>,
 }
 
+/// What came on a connection.
+enum Received {
+    Part,
+    Answer,
+    /// The server closed it, while nothing was asked.
+    End,
+}
+
 impl Drive {
     /// Sends `count` requests, each written by `write`, and hands each answer to `take`. Returns how long it took.
     pub fn run(
@@ -98,9 +106,18 @@ impl Drive {
                     continue;
                 }
                 let number = usize::try_from(event.data())?;
-                if connections[number].receive(&mut take)? {
-                    answered += 1;
-                    idle.push(number);
+                match connections[number].receive(&mut take)? {
+                    Received::Part => {}
+                    Received::Answer => {
+                        answered += 1;
+                        idle.push(number);
+                    }
+                    // It was idle for longer than the server likes. The old one leaves epoll when it is dropped.
+                    Received::End => {
+                        connections[number] = Connection::open(self.address)?;
+                        let event = EpollEvent::new(EpollFlags::EPOLLIN, number as u64);
+                        epoll.add(&connections[number].stream, event)?;
+                    }
                 }
             }
         }
@@ -130,26 +147,29 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes what has arrived; whether the answer is complete.
-    fn receive(&mut self, take: &mut impl FnMut(&Answer<'_>) -> Outcome<()>) -> Outcome<bool> {
+    /// Takes what has arrived.
+    fn receive(&mut self, take: &mut impl FnMut(&Answer<'_>) -> Outcome<()>) -> Outcome<Received> {
         if self.filled == self.read.len() {
             self.read.resize(self.filled * 2, 0);
         }
         match self.stream.read(&mut self.read[self.filled..]) {
-            Ok(0) => return Err("the server hung up".into()),
+            Ok(0) if self.under_way.is_none() => return Ok(Received::End),
+            Ok(0) => return Err("the server hung up instead of answering".into()),
             Ok(length) => self.filled += length,
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Received::Part),
             Err(e) => return Err(e.into()),
         }
-        let Some((status, body_at, length)) = head(&self.read[..self.filled])? else { return Ok(false) };
+        let Some((status, body_at, length)) = head(&self.read[..self.filled])? else {
+            return Ok(Received::Part);
+        };
         if self.filled < body_at + length {
-            return Ok(false);
+            return Ok(Received::Part);
         }
         let (index, due) = self.under_way.take().ok_or("an answer that nobody asked for")?;
         self.filled = 0;
         let body = &self.read[body_at..body_at + length];
         take(&Answer { index, status, body, latency: due.elapsed() })?;
-        Ok(true)
+        Ok(Received::Answer)
     }
 }
 
@@ -213,6 +233,24 @@ mod tests {
             }
         });
         address
+    }
+
+    #[test]
+    fn a_connection_that_the_server_closed_while_it_was_idle_is_opened_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for _ in 0..3 {
+                let (mut stream, _) = listener.accept().unwrap();
+                assert!(stream.read(&mut [0; 1_024]).unwrap() > 0);
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+            }
+        });
+        let drive = Drive { address, connections: 1, pace: Pace::PerSecond(10.0), count: 3 };
+        let (mut answers, request) = (0, request("GET", "/", None, "", ""));
+        let write = |_: u64, out: &mut Vec<u8>| out.extend_from_slice(request.as_bytes());
+        drive.run(write, |_| Ok(answers += 1)).unwrap();
+        assert_eq!(answers, 3);
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn of_ticks(ticks: u64) -> Duration {
 }
 
 /// A process with its living descendants.
-fn family(pid: u32) -> Vec<u32> {
+pub fn family(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     for task in tasks {

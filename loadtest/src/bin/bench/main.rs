@@ -5,6 +5,7 @@
 //! [`wrk`] drives; [`figures`] are the numbers that are no rows of requests; [`report`] shows all of it.
 
 mod figures;
+mod flame;
 mod machine;
 mod report;
 mod rows;
@@ -53,6 +54,9 @@ struct Options {
     /// Draw the ratios to this file
     #[arg(long)]
     svg: Option<PathBuf>,
+    /// Draw a flame graph of each row into this folder, from one more drive with `perf` that is not counted
+    #[arg(long)]
+    flame: Option<PathBuf>,
     /// Put the tables into this page, between its lines `<!-- bench -->` and `<!-- /bench -->`
     #[arg(long)]
     page: Option<PathBuf>,
@@ -127,6 +131,12 @@ async fn run(options: &Options) -> Outcome<()> {
             let measured = stage.round(*row).await?;
             say(format_args!("round {round}  {measured}"));
             report.add(*row, measured);
+        }
+    }
+    if let Some(folder) = &options.flame {
+        std::fs::create_dir_all(folder)?;
+        for row in &rows {
+            stage.flame(*row, &folder.join(format!("{}.svg", row.name()))).await?;
         }
     }
     figures::measure(&figures, &mut stage, &mut report).await?;

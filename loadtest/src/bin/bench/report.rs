@@ -51,6 +51,7 @@ pub struct Medians {
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub ratio: f64,
+    pub cpu_ratio: f64,
     pub empty_per_s: f64,
     pub empty_cpu_us: f64,
     pub rushgate_cpu_us: f64,
@@ -70,6 +71,7 @@ impl Medians {
             p50_ms: of(|r| r.p50_ms),
             p99_ms: of(|r| r.p99_ms),
             ratio: of(|r| r.ratio),
+            cpu_ratio: of(|r| r.cpu_ratio),
             empty_per_s: of(|r| r.empty_per_s),
             empty_cpu_us: of(|r| r.empty_cpu_us),
             rushgate_cpu_us: of(|r| r.cpu_us.rushgate),
@@ -196,6 +198,7 @@ impl Report {
             "ratio",
             "target",
             "",
+            "by CPU",
             "rushgate µs",
             "Redis µs",
             "PostgreSQL µs",
@@ -216,6 +219,7 @@ impl Report {
                 format!("{:.3}", m.ratio),
                 row.target().map_or(String::new(), |target| format!("≥ {target:.2}")),
                 row.target().map_or(String::new(), |target| met(m.ratio >= target, m.foreign_cpu)),
+                format!("{:.3}", m.cpu_ratio),
             ];
             cells.extend(cpu.map(|us| format!("{us:.1}")));
             cells.extend([thousands(m.empty_per_s), format!("{:.1}", m.empty_cpu_us)]);
@@ -274,16 +278,16 @@ impl Report {
 
     /// Bars for the ratios, each with a mark at its target.
     fn chart(&self) -> Outcome<String> {
-        const LEFT: f64 = 330.0;
-        const SCALE: f64 = 480.0;
+        const LEFT: f64 = 370.0;
+        const SCALE: f64 = 440.0;
         const STEP: f64 = 34.0;
         let rows: Vec<(Row, Medians)> = self.rows().collect();
         let height = 74.0 + STEP * rows.len() as f64;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"960\" height=\"{height}\" viewBox=\"0 0 960 {height}\" \
              font-family=\"sans-serif\" font-size=\"14\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
-             <text x=\"16\" y=\"26\" font-size=\"16\" font-weight=\"bold\">Requests/s, as a share of an empty handler's\
-             </text>\n"
+             <text x=\"16\" y=\"26\" font-size=\"16\" font-weight=\"bold\">Requests/s, as a share of an empty handler's \
+             (black: target)</text>\n"
         );
         for tenth in (0..=10).step_by(2) {
             let x = LEFT + SCALE * f64::from(tenth) / 10.0;
@@ -318,7 +322,11 @@ impl Report {
                 "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"24\" fill=\"{colour}\"/>"
             )?;
             let label = format!("{:.2} · {}/s", m.ratio, thousands(m.per_s));
-            writeln!(svg, "<text x=\"{:.1}\" y=\"{middle}\">{label}</text>", LEFT + width + 12.0)?;
+            writeln!(
+                svg,
+                "<text x=\"{:.1}\" y=\"{middle}\">{label}</text>",
+                LEFT + width.max(SCALE * row.target().unwrap_or(0.0)) + 12.0
+            )?;
             if let Some(target) = row.target() {
                 let x = LEFT + SCALE * target;
                 writeln!(

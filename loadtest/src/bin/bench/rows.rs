@@ -225,7 +225,7 @@ impl Contents {
 
     /// Users who were never seen, enough for any drive.
     fn new_users(&mut self) -> Gaps {
-        const ENOUGH: u64 = 100_000_000;
+        const ENOUGH: u64 = 10_000_000;
         let from = self.users;
         self.users += ENOUGH;
         Gaps::New { from }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rushgate_loadtest::process::{UseOfMachine, cpu_of, cpu_of_ended_children, peak_memory};
@@ -11,6 +11,7 @@ use rushgate_loadtest::{Outcome, say};
 use serde::Serialize;
 
 use crate::Options;
+use crate::flame::Recording;
 use crate::report::FOREIGN_CPU;
 use crate::rows::{Contents, Row};
 use crate::wrk::{Driven, Looking, Plan, Wrk};
@@ -56,6 +57,9 @@ pub struct Round {
     pub empty_p99_ms: f64,
     pub empty_cpu_us: f64,
     pub ratio: f64,
+    /// What the ratio would be if the machine did nothing else and all followers kept pace: CPU time of a request to the
+    /// empty handler by that of the row's, both with wrk's. It hardly suffers when others use the machine, too.
+    pub cpu_ratio: f64,
     pub cpu_us: CpuPerRequest,
     /// From the end of the drive until PostgreSQL and RabbitMQ had all of it.
     pub followed_after_s: f64,
@@ -73,6 +77,12 @@ pub struct CpuPerRequest {
     pub postgres: f64,
     pub rabbitmq: f64,
     pub wrk: f64,
+}
+
+impl CpuPerRequest {
+    fn sum(&self) -> f64 {
+        self.rushgate + self.redis + self.postgres + self.rabbitmq + self.wrk
+    }
 }
 
 /// CPU times at one moment.
@@ -184,9 +194,10 @@ impl Stage {
     async fn try_round(&mut self, row: Row) -> Outcome<Option<Round>> {
         let plan = self.plan(row, self.length)?;
         self.shop.settle(SETTLE_LIMIT).await?;
-        let cpu = cpu_of(self.empty.pid());
+        let (cpu, wrk_cpu) = (cpu_of(self.empty.pid()), cpu_of_ended_children());
         let empty = self.wrk.drive(self.empty.address, &plan, self.length, Looking::Away)?;
         let empty_cpu_us = per_request(cpu_of(self.empty.pid()) - cpu, empty.requests);
+        let empty_wrk_us = per_request(cpu_of_ended_children() - wrk_cpu, empty.requests);
 
         let (truth, answers) = (self.number(row.truth()).await?, self.instance()?.answers()?);
         let before = self.cpu_times()?;
@@ -208,6 +219,7 @@ impl Stage {
         let good = driven.requests.saturating_sub(wrong.values().sum());
         self.check_truth(row, good, self.number(row.truth()).await? - truth)?;
         let per_s = good as f64 * 1e6 / driven.duration_us as f64;
+        let cpu_us = used.since(&before, driven.requests);
         Ok(Some(Round {
             row: row.name(),
             per_s,
@@ -217,11 +229,24 @@ impl Stage {
             empty_p99_ms: empty.p99_us / 1e3,
             empty_cpu_us,
             ratio: per_s / empty.per_s(),
-            cpu_us: used.since(&before, driven.requests),
+            cpu_ratio: (empty_cpu_us + empty_wrk_us) / cpu_us.sum(),
+            cpu_us,
             followed_after_s,
             wrong,
             foreign_cpu: used.use_of_machine.foreign_since(&before.use_of_machine),
         }))
+    }
+
+    /// One more drive of a row, watched by perf.
+    pub async fn flame(&mut self, row: Row, svg: &Path) -> Outcome<()> {
+        let plan = self.plan(row, self.length)?;
+        self.shop.settle(SETTLE_LIMIT).await?;
+        let pids = [Some(self.instance()?.pid()), self.shop.redis.pid(), self.servers.postgres.pid()];
+        let recording = Recording::start(&self.wrk.folder, pids.into_iter().flatten(), self.length)?;
+        self.wrk.drive(self.instance()?.api, &plan, self.length, Looking::At)?;
+        recording.draw(row.what(), svg)?;
+        say(format_args!("flame graph of {}: {}", row.name(), svg.display()));
+        self.shop.settle(SETTLE_LIMIT).await
     }
 
     /// What wrk counted as successes must be in PostgreSQL, and no more than what it had under way besides; refusals and
@@ -322,10 +347,10 @@ fn wrong_answers(
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Round { row, per_s, p50_ms, p99_ms, ratio, empty_per_s, cpu_us: cpu, .. } = self;
+        let Round { row, per_s, p50_ms, p99_ms, ratio, cpu_ratio, empty_per_s, cpu_us: cpu, .. } = self;
         write!(
             f,
-            "{row:<14} {per_s:>8.0}/s  ratio {ratio:.3} of {empty_per_s:.0}/s  p50 {p50_ms:.1} ms  p99 {p99_ms:.1} ms  \
+            "{row:<14} {per_s:>8.0}/s  ratio {ratio:.3} (by CPU {cpu_ratio:.3}) of {empty_per_s:.0}/s  p50 {p50_ms:.1} ms  p99 {p99_ms:.1} ms  \
              CPU µs: rushgate {:.1} redis {:.1} postgres {:.1} rabbitmq {:.1} wrk {:.1} (empty {:.1})  followed after {:.1} s",
             cpu.rushgate,
             cpu.redis,
