@@ -221,10 +221,11 @@ impl Gate {
         let lanes = self.lanes_of(&request.user_id);
         let wanted = (template, request.user_id.as_str());
         let key = key.map(|key| record_key("issue_coupon", &key, &wanted));
+        let asked = Instant::now();
         let decision = decide(&lanes.issue_coupon, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
         lanes.note(&decision, |issued: &CouponIssued| Made::Coupon(issued.coupon_id.0));
         match &decision {
-            Ok(Err(IssueRefusal::SoldOut)) => self.sold_out_templates.remember(template),
+            Ok(Err(IssueRefusal::SoldOut)) => self.sold_out_templates.remember(template, asked),
             Ok(Ok(_)) => self.sold_out_templates.forget(template),
             _ => {}
         }
@@ -270,10 +271,13 @@ impl Gate {
         let key = key.map(|key| record_key("place_order", &key, &wanted));
         let order_id = Id::new();
         let body = (order_id, user, &lines, coupon, request.expected_total);
+        let asked = Instant::now();
         let decision = decide_traced(&lanes.place_order, order_id, &body, key, deadline).await;
         lanes.note(&decision, |placed: &OrderPlaced| Made::Order(placed.order_id.0));
         match &decision {
-            Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => self.sold_out_products.remember(product),
+            Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => {
+                self.sold_out_products.remember(product, asked)
+            }
             Ok(Err(OrderRefusal::InsufficientStock(product, _))) => self.sold_out_products.forget(product),
             // stock is looked at before everything that is left, so there is some
             Ok(Ok(_) | Err(OrderRefusal::InsufficientBalance(..) | OrderRefusal::PriceChanged(_))) => {

@@ -367,6 +367,12 @@ impl Instance {
         self.log.lock().unwrap().iter().any(|line| line.contains(text))
     }
 
+    /// Whether it has said that this decision is gone.
+    pub fn lists_as_gone(&self, id: &str) -> bool {
+        let lines = self.log.lock().unwrap();
+        lines.iter().any(|line| line.contains("gone: it was decided") && line.contains(id))
+    }
+
     pub fn listens_on(&self) -> &str {
         self.api.trim_start_matches("http://")
     }
