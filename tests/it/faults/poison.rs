@@ -25,8 +25,9 @@ async fn begin(seed: u64) -> Trial {
     trial
 }
 
-/// The cell is halted and says so everywhere; the gate serves until the log limit. Returns the entry's number.
-async fn halted(trial: &Trial) -> u64 {
+/// The cell is halted and says so everywhere; the gate serves until the log limit, further than the `before` successes
+/// that there were when the entry was asked for. Returns the entry's number.
+async fn halted(trial: &Trial, before: usize) -> u64 {
     let pool = &trial.cluster.pool;
     eventually("the cell is halted", || async {
         (number(pool, "SELECT count(*) FROM cell_cursors WHERE halted_reason IS NOT NULL").await == 1)
@@ -34,7 +35,6 @@ async fn halted(trial: &Trial) -> u64 {
     })
     .await;
     let seq = number(pool, "SELECT seq + 1 FROM cell_cursors").await.cast_unsigned();
-    let before = trial.load.successes();
     eventually("the gate serves until the log limit", || async {
         let meta = trial.cluster.meta().await;
         (meta.seq - meta.applied >= LOG_LIMIT).then(|| assert_eq!(meta.applied + 1, seq))
@@ -75,8 +75,9 @@ pub async fn poison_skipped(seed: u64) -> Outcome {
     // By an instance that clients do not know, so that the entry holds nothing else.
     let apart = Instance::ready(&trial.settings.with("RUSHGATE_ROLES", "api")).await;
     let body = serde_json::json!({ "name": "poison", "price": 100, "status": "on_sale" });
+    let before = trial.load.successes();
     apart.done(&Request::put(POISON, body).admin()).await;
-    let seq = halted(&trial).await;
+    let seq = halted(&trial, before).await;
 
     let settings = trial.cluster.settings.clone();
     let shown = settings.run(&["log", "show"]).await.assert_success().stdout;
@@ -114,8 +115,10 @@ pub async fn poison_mended(seed: u64) -> Outcome {
     let mut trial = begin(seed).await;
     let (product, name) = ("poison".to_owned(), "poison".to_owned());
     let ask = Ask::PutProduct { product, name, price: 100, status: "on_sale", stock: Some(5) };
+    let before = trial.load.successes();
     trial.load.send(&trial.fleet.get(0), ask, None).await;
-    halted(&trial).await;
+    // it is one of them
+    halted(&trial, before + 1).await;
     execute(&trial.cluster.pool, MENDED).await;
     for number in 0..trial.fleet.all().len() {
         trial.fleet.replace(number, Instance::listening(&trial.settings).await);
