@@ -3,6 +3,7 @@
 -- KEYS  1 meta · 2 log · 3 idempotency records of today · 4 … of the day before · 5… the script's own
 -- ARGV  1 MessagePack [epoch, highest seq seen, its tip, today in days since 1970, log limit]
 --       2 MessagePack batch: list of [deadline_ms, [idempotency scope, request hash] or nil, body]
+--       3 (may be absent) traces of the requests: put into the entry as they are, outside of the chain
 -- Returns MessagePack, one of
 --   {refused = [why, place]}       nothing was changed; why:
 --       absent  there is no gate here         epoch    the caller's epoch is not the cell's
@@ -154,7 +155,9 @@ local function write_entry(kind)
   local payload = cmsgpack.pack({ FORMAT_VERSION, kind, now, facts })
   tip = redis.sha1hex(tip .. payload)
   local id = string.format('%d-%d', epoch, seq + 1)
-  if not redis.call('XADD', LOG, 'NOMKSTREAM', id, 'p', payload, 't', tip) then return false end
+  local fields = { 'p', payload, 't', tip }
+  if ARGV[3] then fields[5], fields[6] = 'x', ARGV[3] end
+  if not redis.call('XADD', LOG, 'NOMKSTREAM', id, unpack(fields)) then return false end
   seq = seq + 1
   return true
 end

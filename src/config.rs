@@ -54,6 +54,8 @@ pub mod bounds {
     pub const APPLY_ENTRIES: u64 = 256;
     /// Entries up to which a batch of the reconciler may grow in bytes of payload.
     pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
+    /// Shortest time from one transaction of the reconciler to the next, while it is level with the gate.
+    pub const APPLY_PACE: Duration = Duration::from_millis(10);
     /// Pause between two looks at something that failed.
     pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
     /// How long a sold-out verdict is answered from memory.
@@ -219,6 +221,17 @@ pub struct Serve {
     /// Form of the process's own log on standard error
     #[arg(long, env = "RUSHGATE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Pretty)]
     pub log_format: LogFormat,
+    /// OpenTelemetry collector that gets traces (OTLP over HTTP), such as http://127.0.0.1:4318
+    #[arg(long, env = "RUSHGATE_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// Share of requests that are traced, 0 to 1; a client's traceparent decides for itself
+    #[arg(long, env = "RUSHGATE_OTLP_RATIO", default_value = "0.01", value_parser = parse_share)]
+    pub otlp_ratio: f64,
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("`{text}` is no share; use a number from 0 to 1"))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -346,6 +346,8 @@ mod shop {
             max_batch: 128,
             database_connections: 10,
             log_format: LogFormat::Pretty,
+            otlp_endpoint: None,
+            otlp_ratio: 0.0,
         };
         Ok(serve::run(all, stop, ready).await?)
     }

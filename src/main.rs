@@ -12,7 +12,7 @@ use rushgate::domain::UserId;
 use rushgate::gate::{BatchLimits, Gate};
 use rushgate::log::reader::LogReader;
 use rushgate::reconciler::{Reconciler, Step};
-use rushgate::{audit, http, log, seed, serve, truth};
+use rushgate::{audit, http, log, ready, seed, serve, truth};
 use sqlx::{Connection, PgConnection};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,12 @@ enum Command {
     /// Look at log entries, or take one that PostgreSQL refuses out of the way
     #[command(subcommand)]
     Log(Log),
+    /// Ask a running instance whether it can decide: exit 0 when it can, else 1 and why
+    Ready {
+        /// The instance's operations address
+        #[arg(long, env = "RUSHGATE_OPS_LISTEN", default_value = "0.0.0.0:9090")]
+        ops_listen: std::net::SocketAddr,
+    },
     /// A whole shop on private servers, for trying it out
     Demo(Demo),
 }
@@ -160,6 +166,11 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Token(token) => say(&mint(&token)?),
         Command::Audit(options) => return run_audit(&options).await,
         Command::Rebuild(options) => run_rebuild(&options).await?,
+        Command::Ready { ops_listen } => {
+            let (ready, said) = ready::ask(ops_listen).await?;
+            say(&said);
+            return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Log(command) => run_log(command).await?,
         Command::Demo(Demo { data, listen, ops_listen }) => {
             log_to_stderr(LogFormat::Pretty, "rushgate=warn,error,fred=off,lapin=off");

@@ -71,6 +71,7 @@ pub async fn run(
     settings.check()?;
     // Before anything that counts.
     let metrics = telemetry::metrics::install()?;
+    telemetry::trace::start(&settings)?;
     let verifier = match settings.has(Role::Api) {
         true => Some(Arc::new(TokenVerifier::from_settings(&settings.auth)?)),
         false => None,
@@ -117,6 +118,7 @@ pub async fn run(
             "background work was cut off; what it had not finished is done again at the next start"
         );
     }
+    telemetry::trace::stop().await;
     outcome
 }
 

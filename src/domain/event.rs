@@ -7,6 +7,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{TimestampMs, rfc3339};
+use crate::telemetry::trace::TraceMark;
 
 /// Routing key of a completed order.
 pub const ORDER_COMPLETED: &str = "order.completed";
@@ -35,8 +36,9 @@ pub fn order_completed(
     order_id: Uuid,
     ordered_at: TimestampMs,
     order: &impl Serialize,
+    trace: Option<&TraceMark>,
 ) -> Result<OutboxEvent, serde_json::Error> {
-    order_event(format!("{order_id}.completed"), ORDER_COMPLETED, order_id, ordered_at, order)
+    order_event(format!("{order_id}.completed"), ORDER_COMPLETED, order_id, ordered_at, order, trace)
 }
 
 /// `order` is the order as `GET /v1/orders/{id}` gives it right after it was cancelled.
@@ -44,8 +46,9 @@ pub fn order_cancelled(
     order_id: Uuid,
     cancelled_at: TimestampMs,
     order: &impl Serialize,
+    trace: Option<&TraceMark>,
 ) -> Result<OutboxEvent, serde_json::Error> {
-    order_event(format!("{order_id}.cancelled"), ORDER_CANCELLED, order_id, cancelled_at, order)
+    order_event(format!("{order_id}.cancelled"), ORDER_CANCELLED, order_id, cancelled_at, order, trace)
 }
 
 fn order_event(
@@ -54,6 +57,7 @@ fn order_event(
     order_id: Uuid,
     at: TimestampMs,
     order: &impl Serialize,
+    trace: Option<&TraceMark>,
 ) -> Result<OutboxEvent, serde_json::Error> {
     #[derive(Serialize)]
     struct CloudEvent<'a, T> {
@@ -64,6 +68,11 @@ fn order_event(
         subject: Uuid,
         time: String,
         datacontenttype: &'static str,
+        // CloudEvents' extension for distributed tracing, and one of ours.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        traceparent: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        requestid: Option<String>,
         data: &'a T,
     }
     let payload = serde_json::to_string(&CloudEvent {
@@ -74,6 +83,8 @@ fn order_event(
         subject: order_id,
         time: rfc3339(at),
         datacontenttype: "application/json",
+        traceparent: trace.map(TraceMark::traceparent),
+        requestid: trace.map(TraceMark::request_id),
         data: order,
     })?;
     Ok(OutboxEvent { event_id, routing_key, payload })
@@ -88,7 +99,7 @@ mod tests {
     fn an_event_is_a_cloud_event_whose_id_is_stable() {
         let order_id = Uuid::from_u128(7);
         let order = json!({"order_id": order_id, "total": 1_000});
-        let event = order_completed(order_id, 1_700_000_000_123, &order).unwrap();
+        let event = order_completed(order_id, 1_700_000_000_123, &order, None).unwrap();
         assert_eq!(event.event_id, "00000000-0000-0000-0000-000000000007.completed");
         assert_eq!(event.routing_key, "order.completed");
         assert_eq!(
@@ -104,12 +115,12 @@ mod tests {
                 "data": order,
             })
         );
-        assert_eq!(order_completed(order_id, 1_700_000_000_123, &order).unwrap(), event);
+        assert_eq!(order_completed(order_id, 1_700_000_000_123, &order, None).unwrap(), event);
     }
 
     #[test]
     fn a_cancellation_is_an_event_of_its_own() {
-        let event = order_cancelled(Uuid::from_u128(7), 0, &json!({})).unwrap();
+        let event = order_cancelled(Uuid::from_u128(7), 0, &json!({}), None).unwrap();
         assert_eq!(event.event_id, "00000000-0000-0000-0000-000000000007.cancelled");
         assert_eq!(event.routing_key, "order.cancelled");
         assert!(event.payload.contains("\"type\":\"rushgate.order.cancelled.v1\""));

@@ -19,6 +19,7 @@ mod sold_out;
 mod unsettled;
 
 use fred::interfaces::ClientLike;
+use opentelemetry::trace::SpanKind;
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -47,6 +48,7 @@ use crate::log::fact::{
     WalletCharged,
 };
 use crate::log::wire::{self, Blob, Id};
+use crate::telemetry::trace::Trace;
 
 /// One handle for all of an instance's requests; cheap to share.
 pub struct Gate {
@@ -118,6 +120,9 @@ pub struct CellStatus {
     /// PostgreSQL is so far behind that nothing more is decided.
     pub backlog_full: bool,
 }
+
+/// The reason that `lua/claim_epoch.lua` gives for a closed cell.
+const REBUILDING: &str = "rebuilding";
 
 /// Positions that PostgreSQL has reached, one per cell.
 #[derive(Clone, Debug)]
@@ -263,8 +268,9 @@ impl Gate {
         let user = request.user_id.as_str();
         let wanted = (user, &lines, coupon, request.expected_total);
         let key = key.map(|key| record_key("place_order", &key, &wanted));
-        let body = (Id::new(), user, &lines, coupon, request.expected_total);
-        let decision = decide(&lanes.place_order, &body, key, deadline).await;
+        let order_id = Id::new();
+        let body = (order_id, user, &lines, coupon, request.expected_total);
+        let decision = decide_traced(&lanes.place_order, order_id, &body, key, deadline).await;
         lanes.note(&decision, |placed: &OrderPlaced| Made::Order(placed.order_id.0));
         match &decision {
             Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => self.sold_out_products.remember(product),
@@ -290,7 +296,7 @@ impl Gate {
         let key = key.map(|key| record_key("cancel_order", &key, &order));
         let coupon = request.coupon_id.map(Id);
         let body = (order, request.user_id.as_str(), &lines, request.refund, coupon, request.read_in_epoch);
-        let decision = decide(&lanes.cancel_order, &body, key, deadline).await;
+        let decision = decide_traced(&lanes.cancel_order, order, &body, key, deadline).await;
         lanes.note(&decision, |cancelled: &OrderCancelled| Made::Cancellation(cancelled.order_id.0));
         if let Ok(Ok(_)) = &decision {
             request.lines.iter().for_each(|l| self.sold_out_products.forget(l.product_id.as_str()));
@@ -418,7 +424,7 @@ impl Gate {
     pub async fn catch_up(&self, deadline: Instant) -> Result<CaughtUp, NotApplied> {
         let mut positions = Vec::with_capacity(self.cells.len());
         for lanes in &self.cells {
-            let position = lanes.cell.position().await?;
+            let (_, position) = ask_read(lanes, &("place",)).await?;
             lanes.cell.wait_applied(position, deadline).await?;
             positions.push(position);
         }
@@ -443,7 +449,8 @@ impl Gate {
                 .map_err(|e| GateError::Unavailable(format!("Redis: {}", e.details())))?;
             let state = match meta.state.as_str() {
                 "" => "absent",
-                _ if meta.claim > meta.epoch => "rebuilding",
+                // Over a claim that nobody follows up, an instruction to operators may stand.
+                _ if meta.claim > meta.epoch && meta.reason.as_deref() == Some(REBUILDING) => "rebuilding",
                 state => state,
             };
             all.push(CellStatus {
@@ -516,8 +523,26 @@ async fn decide<F: DeserializeOwned, R: DeserializeOwned + Refusal>(
     key: Option<Idempotency>,
     deadline: Instant,
 ) -> Decision<F, R> {
-    let decision = ask(lane, body, key, deadline).await;
+    let decision = ask(lane, body, key, None, deadline).await;
     lane.meters.decided(&decision);
+    decision
+}
+
+/// As [`decide`], for what is told to others: what is decided on `id` keeps the trace of the request.
+async fn decide_traced<F: DeserializeOwned, R: DeserializeOwned + Refusal>(
+    lane: &Batcher,
+    id: Id,
+    body: &impl Serialize,
+    key: Option<Idempotency>,
+    deadline: Instant,
+) -> Decision<F, R> {
+    let (began, trace) = (Instant::now(), Trace::current());
+    let mark = trace.as_ref().map(|trace| pack(&trace.mark.packed(id))).transpose()?;
+    let decision = ask(lane, body, key, mark, deadline).await;
+    lane.meters.decided(&decision);
+    if let Some(trace) = trace {
+        trace.mark.child(SpanKind::Client, lane.script.name, began.elapsed());
+    }
     decision
 }
 
@@ -525,6 +550,7 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
     lane: &Batcher,
     body: &impl Serialize,
     key: Option<Idempotency>,
+    trace: Option<Vec<u8>>,
     deadline: Instant,
 ) -> Decision<F, R> {
     let unreadable = |e: rmp_serde::decode::Error| {
@@ -533,7 +559,7 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
     };
     let (body, key) = (pack(body)?, key.map(|key| pack(&key)).transpose()?);
     for _ in 0..bounds::GATE_REPEATS {
-        let (verdict, position) = lane.ask(deadline, key.clone(), body.clone()).await?;
+        let (verdict, position) = lane.ask(deadline, key.clone(), body.clone(), trace.clone()).await?;
         return match rmp_serde::from_slice::<Verdict<R>>(&verdict).map_err(unreadable)? {
             Verdict::Accepted { fact, replayed } => {
                 let fact = rmp_serde::from_slice(&fact.0).map_err(unreadable)?;
@@ -552,9 +578,14 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 async fn read(lanes: &Lanes, what: &impl Serialize) -> Result<Vec<u8>, GateError> {
-    let answer = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?).await;
+    Ok(ask_read(lanes, what).await?.0)
+}
+
+/// The answer, and where the log stood.
+async fn ask_read(lanes: &Lanes, what: &impl Serialize) -> Result<(Vec<u8>, Position), GateError> {
+    let answer = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?, None).await;
     lanes.read.meters.read(&answer);
-    Ok(answer?.0)
+    answer
 }
 
 async fn now(lanes: &Lanes) -> Result<TimestampMs, GateError> {

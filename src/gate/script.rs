@@ -155,7 +155,7 @@ impl Script {
         all
     }
 
-    /// Calls the script once; loads it first where Redis does not know it (then it was not executed).
+    /// See [`Script::call_traced`].
     pub async fn call(
         &self,
         client: &Client,
@@ -163,10 +163,23 @@ impl Script {
         head: Vec<u8>,
         batch: Vec<u8>,
     ) -> Result<Reply, CallError> {
+        self.call_traced(client, keys, head, batch, None).await
+    }
+
+    /// Calls the script once; loads it first where Redis does not know it (then it was not executed).
+    pub async fn call_traced(
+        &self,
+        client: &Client,
+        keys: Vec<String>,
+        head: Vec<u8>,
+        batch: Vec<u8>,
+        traces: Option<Vec<u8>>,
+    ) -> Result<Reply, CallError> {
         if !client.is_connected() {
             return Err(CallError::NotRun("not connected".into()));
         }
-        let args = vec![Value::Bytes(head.into()), Value::Bytes(batch.into())];
+        let parts = [Some(head), Some(batch), traces];
+        let args: Vec<Value> = parts.into_iter().flatten().map(|part| Value::Bytes(part.into())).collect();
         let mut outcome = self.evaluate(client, keys.clone(), args.clone()).await;
         if matches!(&outcome, Err(e) if e.details().starts_with("NOSCRIPT")) {
             let _: () = client
@@ -235,18 +248,22 @@ pub struct ControlScript {
 }
 
 macro_rules! control {
-    ($file:literal) => {
+    ($($part:expr),+) => {
         ControlScript {
-            source: include_str!(concat!("../../lua/", $file)),
-            hash: LazyLock::new(|| sha1_hex(include_str!(concat!("../../lua/", $file)))),
+            source: concat!($($part),+),
+            hash: LazyLock::new(|| sha1_hex(concat!($($part),+))),
         }
     };
 }
 
-pub static CLOSE_CELL: ControlScript = control!("close_cell.lua");
-pub static CLAIM_EPOCH: ControlScript = control!("claim_epoch.lua");
-pub static OPEN_EPOCH: ControlScript = control!("open_epoch.lua");
-pub static ADVANCE_WATERMARK: ControlScript = control!("advance_watermark.lua");
+pub static CLOSE_CELL: ControlScript = control!(include_str!("../../lua/close_cell.lua"));
+pub static CLAIM_EPOCH: ControlScript = control!(include_str!("../../lua/claim_epoch.lua"));
+pub static OPEN_EPOCH: ControlScript = control!(include_str!("../../lua/open_epoch.lua"));
+pub static ADVANCE_WATERMARK: ControlScript = control!(
+    "#!lua flags=allow-oom\n",
+    include_str!("../../lua/sight.lua"),
+    include_str!("../../lua/advance_watermark.lua")
+);
 
 impl ControlScript {
     /// `true` when the script did what it is for.

@@ -98,7 +98,7 @@ struct Shown<'a>(&'a RawEntry);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RawEntry { epoch, seq, payload, tip } = self.0;
+        let RawEntry { epoch, seq, payload, tip, .. } = self.0;
         write!(f, "{epoch}-{seq}  tip {tip}  {} bytes  ", payload.len())?;
         match self.0.decode() {
             Ok(entry) => {

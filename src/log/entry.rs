@@ -1,11 +1,15 @@
 //! Entries: decoding and the hash chain.
 
 use serde::Deserialize;
+use std::collections::HashMap;
+use uuid::Uuid;
+
 use sha1::{Digest, Sha1};
 
 use super::fact::Facts;
-use super::wire::{Blob, hex};
+use super::wire::{Blob, Id, hex};
 use crate::domain::TimestampMs;
+use crate::telemetry::trace::TraceMark;
 
 /// The version of the entry format that this build reads and the scripts write.
 pub const FORMAT_VERSION: u64 = 1;
@@ -18,6 +22,8 @@ pub struct RawEntry {
     pub payload: Vec<u8>,
     /// `sha1(previous tip · payload)`, in hex.
     pub tip: String,
+    /// Of the batch's requests, refused ones among them; may be empty. No part of the chain: nothing rests on it.
+    pub traces: Vec<u8>,
 }
 
 /// A decoded entry.
@@ -28,6 +34,8 @@ pub struct Entry {
     pub facts: Facts,
     /// Each fact as it stood in the entry: what an idempotency record keeps.
     pub raw_facts: Vec<Vec<u8>>,
+    /// By the id of what was decided.
+    pub traces: HashMap<Uuid, TraceMark>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +86,13 @@ impl RawEntry {
         }
         let facts = decode_facts(&payload.kind, &payload.facts)?;
         let raw_facts = payload.facts.into_iter().map(|blob| blob.0).collect();
-        Ok(Entry { seq: self.seq, decided_at: payload.decided_at, facts, raw_facts })
+        let traces = self.traces();
+        Ok(Entry { seq: self.seq, decided_at: payload.decided_at, facts, raw_facts, traces })
+    }
+
+    fn traces(&self) -> HashMap<Uuid, TraceMark> {
+        let packed: Vec<(Id, Blob, Option<String>)> = rmp_serde::from_slice(&self.traces).unwrap_or_default();
+        packed.into_iter().filter_map(TraceMark::unpacked).collect()
     }
 }
 

@@ -123,5 +123,6 @@ fn entry((id, mut fields): Element) -> Option<RawEntry> {
         seq: seq.parse().ok()?,
         payload: fields.remove("p")?.to_vec(),
         tip: String::from_utf8(fields.remove("t")?.to_vec()).ok()?,
+        traces: fields.remove("x").unwrap_or_default().to_vec(),
     })
 }

@@ -3,7 +3,7 @@
 //! After-images make this simple: of several entries that touch the same row, the last one's values stand. Maps are
 //! ordered, so that rows are always written in the same order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use crate::domain::event::{OutboxEvent, order_completed};
@@ -13,6 +13,7 @@ use crate::log::fact::{
     CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
     WalletCharged,
 };
+use crate::telemetry::trace::TraceMark;
 
 /// A value that PostgreSQL's `bigint` cannot hold, or an event that cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +113,8 @@ pub struct Plan {
     pub events: Vec<(OutboxEvent, TimestampMs)>,
     /// The time of the last decision.
     pub clock_ms: TimestampMs,
+    /// By order (or, of refused requests, by nothing that is here).
+    pub traces: HashMap<Uuid, TraceMark>,
 }
 
 impl Plan {
@@ -123,6 +126,17 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The traces of what was decided, and when it was.
+    pub fn traced(&self) -> impl Iterator<Item = (&'static str, &TraceMark, TimestampMs)> {
+        let of = |name, ids: &'_ [Uuid], at_ms: &'_ [TimestampMs]| -> Vec<_> {
+            let found = ids.iter().zip(at_ms).filter_map(|(id, at)| Some((name, self.traces.get(id)?, *at)));
+            found.collect()
+        };
+        let orders = of("apply order", &self.orders.order_ids, &self.orders.at_ms);
+        let cancelled = of("apply cancellation", &self.cancellations.order_ids, &self.cancellations.at_ms);
+        orders.into_iter().chain(cancelled)
+    }
+
     /// Outbox rows that this plan writes.
     pub fn event_count(&self) -> u64 {
         (self.events.len() + self.cancellations.order_ids.len()) as u64
@@ -130,6 +144,7 @@ impl Plan {
 
     fn add(&mut self, entry: &Entry) -> Result<(), PlanError> {
         self.clock_ms = self.clock_ms.max(entry.decided_at);
+        self.traces.extend(entry.traces.iter().map(|(id, mark)| (*id, mark.clone())));
         let raw = |i: usize| entry.raw_facts.get(i).cloned().unwrap_or_default();
         macro_rules! each {
             ($facts:expr, $add:ident) => {
@@ -221,7 +236,8 @@ impl Plan {
         o.coupon_ids.push(f.coupon_id.map(|id| id.0));
         o.balances.push(big(f.balance_after)?);
         o.at_ms.push(at);
-        self.events.push((order_completed(order_id, at, &OrderView::from(f))?, at));
+        let trace = self.traces.get(&order_id);
+        self.events.push((order_completed(order_id, at, &OrderView::from(f), trace)?, at));
         self.wallet_changed(&f.user_id, "payment", -big(f.total)?, f.balance_after, order_id, at)
     }
 

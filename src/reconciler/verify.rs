@@ -115,6 +115,7 @@ mod tests {
     #[test]
     fn entries_count_only_while_number_and_chain_hold() {
         let entry = |seq: u64, tip: &str, payload: &str| RawEntry {
+            traces: vec![],
             epoch: 3,
             seq,
             payload: payload.as_bytes().to_vec(),

@@ -1,9 +1,11 @@
 //! Publishing a window of events and learning for each what became of it.
 
 use lapin::options::BasicPublishOptions;
-use lapin::types::ShortString;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
-use std::collections::HashMap;
+use opentelemetry::trace::SpanKind;
+use serde::Deserialize;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -12,6 +14,7 @@ use super::outbox::OutboxRow;
 use super::topology::EVENTS_EXCHANGE;
 use crate::config::bounds::{RELAY_CONFIRM_TIMEOUT, RELAY_PUBLISH_TIMEOUT};
 use crate::domain::event::{CLOUD_EVENTS_JSON, event_type};
+use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, TraceMark, is_exporting};
 
 /// AMQP's mark of a message that survives the broker's restart.
 const PERSISTENT: u8 = 2;
@@ -83,7 +86,20 @@ pub(super) async fn publish_window(channel: &Channel, rows: &[OutboxRow]) -> Win
     }
     window.confirming = published.elapsed();
     judge(outcomes, &mut window);
+    trace_delivery(rows, &window.confirmed, started.elapsed());
     window
+}
+
+fn trace_delivery(rows: &[OutboxRow], confirmed: &[i64], took: Duration) {
+    if !is_exporting() {
+        return;
+    }
+    let confirmed: HashSet<i64> = confirmed.iter().copied().collect();
+    for row in rows.iter().filter(|row| confirmed.contains(&row.outbox_id)) {
+        if let Some(trace) = Told::of(row).traceparent.and_then(|text| TraceMark::parse(&text)) {
+            trace.child(SpanKind::Producer, format!("publish {}", row.routing_key), took);
+        }
+    }
 }
 
 async fn send_all<'a>(
@@ -109,6 +125,29 @@ async fn send_all<'a>(
     Ok(())
 }
 
+/// The request that an event tells of, as the event itself says it.
+#[derive(Default, Deserialize)]
+struct Told {
+    traceparent: Option<String>,
+    requestid: Option<String>,
+}
+
+impl Told {
+    fn of(row: &OutboxRow) -> Self {
+        serde_json::from_str(&row.payload).unwrap_or_default()
+    }
+
+    fn headers(self) -> FieldTable {
+        let mut headers = FieldTable::default();
+        for (name, value) in [(TRACEPARENT, self.traceparent), (REQUEST_ID, self.requestid)] {
+            if let Some(value) = value {
+                headers.insert(name.into(), AMQPValue::LongString(value.into()));
+            }
+        }
+        headers
+    }
+}
+
 fn address(row: &OutboxRow) -> Result<(ShortString, BasicProperties), String> {
     let short = |text: &str| ShortString::try_new(text.to_owned()).map_err(|error| error.to_string());
     let properties = BasicProperties::default()
@@ -117,6 +156,7 @@ fn address(row: &OutboxRow) -> Result<(ShortString, BasicProperties), String> {
         .with_message_id(short(&row.event_id)?)
         .with_type(short(&event_type(&row.routing_key))?)
         .with_app_id("rushgate".into())
+        .with_headers(Told::of(row).headers())
         .with_timestamp(u64::try_from(row.created_secs).unwrap_or_default());
     Ok((short(&row.routing_key)?, properties))
 }

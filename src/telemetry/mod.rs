@@ -7,5 +7,7 @@
 
 pub mod exposition;
 pub mod metrics;
+mod otlp;
 mod process;
 pub mod sampler;
+pub mod trace;

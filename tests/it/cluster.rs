@@ -1,6 +1,7 @@
 //! A cluster for tests: real `rushgate serve` processes on one private Redis, one database and one virtual host.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -145,6 +146,8 @@ pub struct Private {
     pub rabbitmq: bool,
     /// Further lines of redis.conf.
     pub redis_config: Vec<String>,
+    /// See [`RedisOptions::under`].
+    pub redis_under: Vec<OsString>,
 }
 
 impl Cluster {
@@ -155,7 +158,7 @@ impl Cluster {
 
     pub async fn with(private: Private) -> Self {
         let mut options = RedisOptions::new(DataFolder::Scratch);
-        options.extra_config = private.redis_config;
+        (options.extra_config, options.under) = (private.redis_config, private.redis_under);
         let redis = RedisServer::start(options).await.unwrap();
         let (postgres, database_url) = match private.postgres {
             false => (None, truth::empty_database().await),
@@ -368,13 +371,39 @@ impl Instance {
         self.api.trim_start_matches("http://")
     }
 
+    /// Host and port of the operations.
+    pub fn operations(&self) -> &str {
+        self.ops.trim_start_matches("http://")
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.0.id().cast_signed()), signal).unwrap();
+    }
+
+    /// SIGSTOP; returns when every thread of it stands still, which on a busy machine is later.
+    pub async fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.child.0.id());
+        eventually("the process stands still", || async {
+            let mut threads = std::fs::read_dir(&threads).unwrap();
+            let still = threads.all(|thread| {
+                // "<id> (<name>) <state> …"; a thread may end meanwhile
+                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+                stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+            });
+            still.then_some(())
+        })
+        .await;
     }
 
     /// As a crash.
     pub async fn kill(mut self) {
         self.signal(Signal::SIGKILL);
+        self.child.exit_code(LIMIT).await;
+    }
+
+    /// Waits for the end, however it comes.
+    pub async fn gone(mut self) {
         self.child.exit_code(LIMIT).await;
     }
 

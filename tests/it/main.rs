@@ -4,6 +4,8 @@
 mod api;
 mod audit;
 mod cluster;
+mod containers;
+mod dashboards;
 mod demo;
 mod docs;
 mod faults;
@@ -21,4 +23,5 @@ mod scripts;
 mod servers;
 mod shop;
 mod start;
+mod traces;
 mod truth;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use rushgate::gate::cell::Meta;
 use rushgate::log::RawEntry;
 
 use crate::cluster::{Cluster, Instance, Private, Settings, eventually};
-use crate::history::checker::{Expect, Report, check};
+use crate::history::checker::{Expect, Report, SOLD_OUT_MEMORY_US, check};
 use crate::history::client::{Fleet, Load, Mix};
 use crate::history::collect;
 
@@ -17,6 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// RUSHGATE_TEST_SEED, or always the same: what CI runs is what ran before.
 pub fn seed() -> u64 {
     std::env::var("RUSHGATE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// RUSHGATE_CHAOS_AT_LENGTH: faults last as long as the promise speaks of, not only as long as they must.
+pub fn at_length() -> bool {
+    std::env::var_os("RUSHGATE_CHAOS_AT_LENGTH").is_some()
 }
 
 /// What a trial begins with.
@@ -44,9 +50,16 @@ pub struct Trial {
     pub expect: Expect,
     /// Entries that only a Redis held which is no more.
     pub elsewhere: Vec<RawEntry>,
+    /// Instances that live and that clients no longer know.
+    pub retired: Vec<Arc<Instance>>,
     /// How long the fault kept the shop from serving, where that is measured.
     pub recovery: Option<Duration>,
     pub settings: Settings,
+}
+
+fn with_all(settings: &Settings, changes: Vec<(&'static str, String)>) -> Settings {
+    let settings = settings.with("RUSHGATE_REQUEST_TIMEOUT_MS", "3000");
+    changes.into_iter().fold(settings, |settings, (name, value)| settings.with(name, value))
 }
 
 /// What a trial showed.
@@ -69,15 +82,27 @@ pub struct Outcome {
 impl Trial {
     /// A shop on servers of its own, whose clients are under way.
     pub async fn begin(seed: u64, setup: Setup) -> Self {
-        let mut private = setup.private;
-        private.redis_config.extend(collect::redis_config());
-        let cluster = Cluster::with(private).await;
-        let mut settings = cluster.settings.with("RUSHGATE_REQUEST_TIMEOUT_MS", "3000");
-        for (name, value) in setup.settings {
-            settings = settings.with(name, value);
-        }
+        let (cluster, settings) = Self::servers(setup.private, setup.settings).await;
         let fleet = Fleet::start(&vec![&settings; setup.instances]).await;
         Self::on(seed, cluster, settings, fleet, setup.mix).await
+    }
+
+    /// Servers that keep what a history needs, and the settings of instances on them.
+    pub async fn servers(mut private: Private, changes: Vec<(&'static str, String)>) -> (Cluster, Settings) {
+        private.redis_config.extend(collect::redis_config());
+        let cluster = Cluster::with(private).await;
+        let settings = with_all(&cluster.settings, changes);
+        (cluster, settings)
+    }
+
+    /// The same with instances that only serve the API, and another one that does all the rest; so that the one can be
+    /// stopped without the other.
+    pub async fn apart(seed: u64, setup: Setup) -> (Self, Instance) {
+        let (cluster, settings) = Self::servers(setup.private, setup.settings).await;
+        let follower = cluster.start_roles("reconciler,relay,scheduler").await;
+        let settings = settings.with("RUSHGATE_ROLES", "api");
+        let fleet = Fleet::start(&vec![&settings; setup.instances]).await;
+        (Self::on(seed, cluster, settings, fleet, setup.mix).await, follower)
     }
 
     /// The same on what is there already; the shop is open and empty.
@@ -92,6 +117,7 @@ impl Trial {
             rng: Rng::with_seed(seed),
             expect: Expect::default(),
             elsewhere: vec![],
+            retired: vec![],
             recovery: None,
             settings,
         }
@@ -132,10 +158,38 @@ impl Trial {
         meta.epoch
     }
 
+    /// Waits until PostgreSQL has all that was decided up to now, and returns when that was: what is lost from here on
+    /// was decided later.
+    pub async fn settled(&self) -> u64 {
+        let now_us = self.load.now_us();
+        let Meta { epoch, seq, .. } = self.cluster.meta().await;
+        eventually("PostgreSQL has what was decided", || async {
+            let meta = self.cluster.meta().await;
+            (meta.epoch > epoch || meta.applied >= seq).then_some(())
+        })
+        .await;
+        now_us
+    }
+
+    /// Waits until the gate was built anew after this epoch; returns the epoch that is open now.
+    pub async fn rebuilt_after(&self, epoch: u64) -> u64 {
+        eventually("the gate is built anew", || async {
+            let meta = self.cluster.meta().await;
+            (meta.state == "open" && meta.epoch > epoch).then_some(meta.epoch)
+        })
+        .await
+    }
+
     /// What clients saw since then may be gone: Redis lost what it had acknowledged.
     pub fn forgive_since(&mut self, since_us: u64) {
         self.expect.may_lose = true;
-        self.expect.forgiven_us.push((since_us, self.load.now_us()));
+        self.forgive_reads_since(since_us);
+    }
+
+    /// What clients read since then may be gone, but nothing that was acknowledged.
+    pub fn forgive_reads_since(&mut self, since_us: u64) {
+        // An instance may refuse from memory for a moment longer.
+        self.expect.forgiven_us.push((since_us, self.load.now_us() + SOLD_OUT_MEMORY_US));
     }
 
     /// A while more, then everything is held against the model; panics when a promise is broken.

@@ -27,23 +27,44 @@ pub fn files(redis_folder: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Commands inside `MULTI` count when their `EXEC` is there: Redis drops the others when it loads the file.
+/// Cuts off the end of the last file, from the transaction on that wrote the first entry of `epoch` after `seq`, as a
+/// disk would that lost its last writes. Redis must not be running. Returns the entries that are gone.
+pub fn cut_after(redis_folder: &Path, epoch: u64, seq: u64) -> Vec<RawEntry> {
+    let file = files(redis_folder).pop().unwrap();
+    let blocks = blocks_of(&std::fs::read(&file).unwrap());
+    let is_after = |entry: &RawEntry| entry.epoch == epoch && entry.seq > seq;
+    let Some(first) = blocks.iter().position(|block| block.entries.iter().any(is_after)) else {
+        return vec![];
+    };
+    let file = std::fs::File::options().write(true).open(file).unwrap();
+    file.set_len(blocks[first].from as u64).unwrap();
+    file.sync_all().unwrap();
+    blocks.into_iter().skip(first).flat_map(|block| block.entries).collect()
+}
+
 fn entries_of(bytes: &[u8]) -> Vec<RawEntry> {
-    let (mut done, mut open, mut in_multi) = (Vec::new(), Vec::new(), false);
-    let mut at = 0;
+    blocks_of(bytes).into_iter().flat_map(|block| block.entries).collect()
+}
+
+/// What Redis loads as a whole or not at all: one command, or all from `MULTI` to `EXEC`.
+struct Block {
+    from: usize,
+    entries: Vec<RawEntry>,
+}
+
+fn blocks_of(bytes: &[u8]) -> Vec<Block> {
+    let (mut done, mut open) = (Vec::new(), None::<Block>);
+    let (mut at, mut from) = (0, 0);
     while let Some(command) = command(bytes, &mut at) {
-        match command[0].to_ascii_uppercase().as_slice() {
-            b"MULTI" => in_multi = true,
-            b"EXEC" => {
-                in_multi = false;
-                done.append(&mut open);
-            }
-            b"XADD" => {
-                let list = if in_multi { &mut open } else { &mut done };
-                list.extend(entry(&command));
-            }
-            _ => {}
+        let name = command[0].to_ascii_uppercase();
+        let added = if name == b"XADD" { entry(&command) } else { None };
+        match (&mut open, name.as_slice()) {
+            (None, b"MULTI") => open = Some(Block { from, entries: vec![] }),
+            (None, _) => done.push(Block { from, entries: added.into_iter().collect() }),
+            (Some(_), b"EXEC") => done.extend(open.take()),
+            (Some(block), _) => block.entries.extend(added),
         }
+        from = at;
     }
     done
 }
@@ -91,5 +112,11 @@ fn entry(command: &[&[u8]]) -> Option<RawEntry> {
     if seq == 0 {
         return None;
     }
-    Some(RawEntry { epoch, seq, payload: field(b"p")?, tip: String::from_utf8(field(b"t")?).ok()? })
+    Some(RawEntry {
+        epoch,
+        seq,
+        payload: field(b"p")?,
+        tip: String::from_utf8(field(b"t")?).ok()?,
+        traces: vec![],
+    })
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
+use rushgate::domain::rfc3339;
 use rushgate::log::RawEntry;
 use rushgate::log::entry::genesis_tip;
 use rushgate::log::fact::Idempotency;
@@ -19,7 +20,7 @@ use super::record::{Ask, Epoch, History, Operation, Truth, TruthOrder};
 use super::view;
 
 /// A remembered sold-out verdict may be this old: 200 ms, and a machine that is busy.
-const SOLD_OUT_MEMORY_US: u64 = 1_200_000;
+pub const SOLD_OUT_MEMORY_US: u64 = 1_200_000;
 /// Violations of one kind that are told in full.
 const TOLD: usize = 5;
 
@@ -69,12 +70,27 @@ pub struct Expect {
     pub may_lose: bool,
     /// … and between these times (microseconds) clients may have seen what is gone now.
     pub forgiven_us: Vec<(u64, u64)>,
+    /// From these times (microseconds) on, Redis' clock was so many milliseconds ahead of the clients'.
+    pub clock_off_ms: Vec<(u64, i64)>,
+}
+
+impl Expect {
+    /// What time it was for the gate at call and answer; its clock never runs backwards.
+    fn gate_times(&self, operation: &Operation, clock_ms: i64) -> [i64; 2] {
+        let (asked_ms, answered_ms) = operation.wall_ms;
+        [(operation.asked_us, asked_ms), (operation.answered_us, answered_ms)].map(|(at_us, wall_ms)| {
+            let off = self.clock_off_ms.iter().rev().find(|(from_us, _)| *from_us <= at_us);
+            (wall_ms + off.map_or(0, |(_, ms)| *ms)).max(clock_ms)
+        })
+    }
 }
 
 #[derive(Debug, Default)]
 pub struct Report {
     pub violations: Vec<Violation>,
     pub facts: usize,
+    /// Facts that a Redis held and PostgreSQL did not follow.
+    pub aside: usize,
     pub epochs: usize,
     /// Successes, reads and refusals that were held against the log.
     pub checked: usize,
@@ -119,8 +135,11 @@ struct Placed {
 pub fn check(history: &History, expect: &Expect) -> Report {
     let mut report = Report { epochs: history.epochs.len(), ..Report::default() };
     let (placed, gone) = line_up(history, &mut report);
-    report.facts = placed.len();
-    let places = Places::of(&placed);
+    (report.facts, report.aside) = (placed.len(), gone.len());
+    let mut places = Places::of(&placed);
+    if expect.may_lose {
+        places.lose(history, &placed);
+    }
     let bounds = Bounds::of(history, &places);
     check_asked(history, placed.iter().map(|p| &p.fact).chain(&gone), &mut report);
     check_successes(history, &placed, &places, &bounds, expect, &mut report);
@@ -206,6 +225,10 @@ struct Places {
     cancellations: HashMap<Id, usize>,
     /// By the name or reason that one request has alone.
     staff: HashMap<String, usize>,
+    /// Where decisions may be lost: what was done for these keys is gone if it was asked for before this time …
+    done_anew_us: HashMap<String, u64>,
+    /// … and cancellations of these orders are, if they were made at another time than this.
+    cancelled_at: HashMap<Id, String>,
 }
 
 impl Places {
@@ -225,8 +248,35 @@ impl Places {
         places
     }
 
+    /// Tells what was lost from what was then done anew, where both have the same name.
+    fn lose(&mut self, history: &History, placed: &[Placed]) {
+        for operation in history.operations.iter().filter(|op| op.succeeded() && !may_be_older(op)) {
+            if let Some(key) = &operation.key {
+                let last = self.done_anew_us.entry(key.clone()).or_default();
+                *last = operation.asked_us.max(*last);
+            }
+        }
+        for Placed { fact, .. } in placed {
+            if let Fact::OrderCancelled(f) = fact {
+                self.cancelled_at.insert(f.order_id, rfc3339(f.cancelled_at));
+            }
+        }
+    }
+
+    fn is_lost(&self, operation: &Operation) -> bool {
+        let anew = operation.key.as_ref().and_then(|key| self.done_anew_us.get(key));
+        let Ask::Cancel { order } = &operation.ask else {
+            return anew.is_some_and(|asked_us| operation.asked_us < *asked_us);
+        };
+        let told = operation.answer().and_then(|answer| answer.body["cancelled_at"].as_str());
+        told.is_some_and(|told| self.cancelled_at.get(order).is_some_and(|at| at != told))
+    }
+
     fn find(&self, operation: &Operation) -> Option<usize> {
         let answer = operation.answer()?;
+        if self.is_lost(operation) {
+            return None;
+        }
         let id = |name: &str| answer.body[name].as_str()?.parse().ok().map(Id);
         match &operation.ask {
             Ask::Issue { .. } => self.coupons.get(&id("coupon_id")?),
@@ -370,7 +420,9 @@ fn check_successes(
     for operation in history.operations.iter().filter(|op| op.succeeded() && !op.ask.is_read()) {
         let Some(answer) = operation.answer() else { continue };
         let Some(place) = places.find(operation) else {
-            if expect.may_lose {
+            if answer.status == 202 && !expect.forgiven_us.is_empty() {
+                // It said that PostgreSQL did not have it yet.
+            } else if expect.may_lose {
                 report.gone.push(view::id_of(answer));
             } else {
                 report.add(Kind::AcknowledgedAndGone, format!("{operation:?}"));
@@ -432,11 +484,11 @@ fn replay(
     report: &mut Report,
 ) -> Shop {
     let waiting = waiting(history, bounds, expect, placed.len());
-    let mut shop = Shop::default();
+    let (mut shop, mut clock_ms) = (Shop::default(), 0);
     let (mut coming, mut active) = (waiting.into_iter().peekable(), Vec::new());
     for state in 0..=placed.len() {
         if let Some(next) = state.checked_sub(1).map(|at| &placed[at]) {
-            decide_again(&mut shop, next, report);
+            clock_ms = decide_again(&mut shop, next, clock_ms, report);
         }
         // Readers see whole entries; a request of a batch also sees what those before it took.
         let whole = state.checked_sub(1).is_none_or(|at| placed[at].last_of_entry);
@@ -444,7 +496,8 @@ fn replay(
             active.push(w);
         }
         active.retain(|w: &Waiting| {
-            if (whole || !w.operation.ask.is_read()) && view::holds(&shop, w.operation) {
+            let times = expect.gate_times(w.operation, clock_ms);
+            if (whole || !w.operation.ask.is_read()) && view::holds(&shop, w.operation, times) {
                 report.checked += 1;
                 return false;
             }
@@ -452,7 +505,7 @@ fn replay(
                 return true;
             }
             let kind = if w.operation.ask.is_read() { Kind::StaleRead } else { Kind::WrongRefusal };
-            let held = view::now(&shop, w.operation);
+            let held = view::now(&shop, w.operation, times[1]);
             let (first, last) = (w.first, w.last);
             report.add(
                 kind,
@@ -464,8 +517,13 @@ fn replay(
     shop
 }
 
-fn decide_again(shop: &mut Shop, Placed { fact, epoch, seq, .. }: &Placed, report: &mut Report) {
+/// Returns the gate's clock after this fact.
+fn decide_again(shop: &mut Shop, placed: &Placed, clock_ms: i64, report: &mut Report) -> i64 {
+    let Placed { fact, epoch, seq, .. } = placed;
     let (request, key, at) = request_of(fact);
+    if at < clock_ms {
+        report.add(Kind::WrongFact, format!("entry {epoch}-{seq}: {fact:?} is dated before {clock_ms}"));
+    }
     match shop.decide(&request, key.as_ref(), at) {
         Verdict::Accepted(expected) if expected == *fact => {}
         Verdict::Accepted(expected) => {
@@ -479,6 +537,7 @@ fn decide_again(shop: &mut Shop, Placed { fact, epoch, seq, .. }: &Placed, repor
             report.add(Kind::TwoEffects, format!("entry {epoch}-{seq}: {fact:?}"));
         }
     }
+    at.max(clock_ms)
 }
 
 /// The model's shop in the terms of the tables.

@@ -42,7 +42,13 @@ impl Fleet {
 
     /// Another one in the place of one that is gone.
     pub fn replace(&self, number: usize, instance: Instance) {
-        self.instances.write().unwrap_or_else(PoisonError::into_inner)[number] = Arc::new(instance);
+        self.exchange(number, Arc::new(instance));
+    }
+
+    /// The same for one that is known elsewhere; returns who was there before.
+    pub fn exchange(&self, number: usize, instance: Arc<Instance>) -> Arc<Instance> {
+        let mut all = self.instances.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut all[number], instance)
     }
 
     pub fn all(&self) -> Vec<Arc<Instance>> {
@@ -150,6 +156,11 @@ impl Load {
             *found.entry(name).or_default() += 1;
         }
         found
+    }
+
+    /// What was answered since then.
+    pub fn recorded_since(&self, since_us: u64) -> Vec<Operation> {
+        lock(&self.shared.recorded).iter().filter(|op| op.answered_us >= since_us).cloned().collect()
     }
 
     /// One request beside the clients', recorded like theirs.

@@ -75,7 +75,7 @@ fn rewrite(history: &mut History, mut change: impl FnMut(&mut Vec<Fact>)) {
         let payload = pack(&(FORMAT_VERSION, kind, at, blobs)).unwrap();
         tip = chain_tip(&tip, &payload);
         let seq = written.len() as u64 + 1;
-        written.push(RawEntry { epoch: epoch.epoch, seq, payload, tip: tip.clone() });
+        written.push(RawEntry { epoch: epoch.epoch, seq, payload, tip: tip.clone(), traces: vec![] });
     }
     (epoch.last_seq, epoch.last_tip, epoch.entries) = (written.len() as u64, tip, written);
 }

@@ -75,8 +75,8 @@ pub fn success(fact: &Fact, original: Option<&Fact>) -> Value {
     }
 }
 
-/// Whether the state gives this answer to a read, or this refusal.
-pub fn holds(shop: &Shop, operation: &Operation) -> bool {
+/// Whether the state gives this answer to a read, or this refusal at one of these times.
+pub fn holds(shop: &Shop, operation: &Operation, times: [i64; 2]) -> bool {
     let Some(answer) = operation.answer() else { return false };
     if operation.ask.is_read() {
         return match read(shop, &operation.ask) {
@@ -88,18 +88,17 @@ pub fn holds(shop: &Shop, operation: &Operation) -> bool {
         return true;
     }
     let Some(request) = request(&operation.ask) else { return false };
-    let (asked, answered) = operation.wall_ms;
-    [asked, answered].into_iter().any(|now| {
+    times.into_iter().any(|now| {
         shop.refusal(&request, now).is_some_and(|refusal| contains(&answer.body, &problem(&refusal)))
     })
 }
 
 /// What the state gives, for those who look for the reason of a violation.
-pub fn now(shop: &Shop, operation: &Operation) -> Value {
+pub fn now(shop: &Shop, operation: &Operation, time: i64) -> Value {
     if operation.ask.is_read() {
         return read(shop, &operation.ask).unwrap_or_default();
     }
-    let refusal = request(&operation.ask).and_then(|request| shop.refusal(&request, operation.wall_ms.1));
+    let refusal = request(&operation.ask).and_then(|request| shop.refusal(&request, time));
     refusal.map_or(json!("accepted"), |refusal| problem(&refusal))
 }
 

@@ -1,0 +1,32 @@
+# syntax=docker/dockerfile:1
+# Rushgate in a container: built here, runs as nobody in particular, needs nothing beside it.
+
+FROM rust:1.94-slim-bookworm AS build
+RUN apt-get update && apt-get install -y --no-install-recommends build-essential && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
+    cargo build --release --locked --bin rushgate && cp target/release/rushgate /usr/local/bin/rushgate
+
+# The load generator, for the profile `load` of docker-compose.yml.
+FROM build AS load-build
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/loadtest/target \
+    cd loadtest && cargo build --release --locked --bin rush && cp target/release/rush /usr/local/bin/rush
+
+FROM debian:bookworm-slim AS load
+COPY --from=load-build /usr/local/bin/rush /usr/local/bin/rush
+USER 10001:10001
+ENTRYPOINT ["rush"]
+
+FROM debian:bookworm-slim AS rushgate
+# Time zones: the popular products are refreshed at the shop's midnight.
+RUN apt-get update && apt-get install -y --no-install-recommends tzdata && rm -rf /var/lib/apt/lists/*
+COPY --from=build /usr/local/bin/rushgate /usr/local/bin/rushgate
+USER 10001:10001
+EXPOSE 8080 9090
+# Asks /readyz: healthy means that it decides.
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["rushgate", "ready"]
+# It stops within 10 s of SIGTERM.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["rushgate"]
+CMD ["serve"]

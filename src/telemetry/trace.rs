@@ -1,0 +1,310 @@
+//! Where a request belongs: its id (`x-request-id`) and its place in a distributed trace (W3C `traceparent`), from the
+//! client through the log to the message. Spans are written down when they are over, and only those that are sampled, so
+//! that a request which nobody watches costs nothing but its id.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use axum::http::{HeaderMap, HeaderValue};
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor};
+use uuid::Uuid;
+
+use super::otlp;
+use crate::config::{InvalidSetting, Serve};
+use crate::domain::TimestampMs;
+use crate::log::wire::{Blob, Id};
+
+pub const REQUEST_ID: &str = "x-request-id";
+pub const TRACEPARENT: &str = "traceparent";
+/// The longest id of a client's that is taken over.
+const MAX_REQUEST_ID: usize = 128;
+
+tokio::task_local! {
+    static CURRENT: Arc<Trace>;
+}
+
+/// What is carried along with a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceMark {
+    trace_id: [u8; 16],
+    span_id: [u8; 8],
+    sampled: bool,
+    /// The client's; `None`: the trace's id as a UUID.
+    request_id: Option<String>,
+}
+
+/// One request.
+#[derive(Debug)]
+pub struct Trace {
+    pub mark: TraceMark,
+    /// The client's span.
+    parent: Option<[u8; 8]>,
+    /// As the answer says it.
+    pub header: HeaderValue,
+}
+
+impl Trace {
+    /// Takes over what the headers bring, as far as it can be read; makes the rest.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let given = headers.get(REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
+        let parent = headers.get(TRACEPARENT).and_then(|text| TraceMark::parse(text.to_str().ok()?));
+        let fresh = Uuid::now_v7();
+        let mut span_id = [0; 8];
+        span_id.copy_from_slice(&fresh.as_bytes()[8..]); // never all zero: the variant's bits are in it
+        let request_id = given.as_ref().and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let mark = match &parent {
+            Some(parent) => TraceMark {
+                span_id,
+                // Without an id of its own, a request of somebody's trace gets one that is not the trace's.
+                request_id: request_id.or_else(|| Some(fresh.to_string())),
+                ..parent.clone()
+            },
+            None => {
+                let trace_id = *fresh.as_bytes();
+                TraceMark { trace_id, span_id, sampled: is_sampled(&trace_id), request_id }
+            }
+        };
+        let header = given.or_else(|| HeaderValue::from_str(&mark.request_id()).ok());
+        let header = header.unwrap_or_else(|| HeaderValue::from_static(""));
+        Self { mark, parent: parent.map(|parent| parent.span_id), header }
+    }
+
+    /// Runs `work` as part of this request.
+    pub async fn scope<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> T {
+        CURRENT.scope(Arc::clone(self), work).await
+    }
+
+    /// The request that the running task works on.
+    pub fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(Arc::clone).ok()
+    }
+
+    /// The request itself was answered.
+    pub fn answered(&self, name: impl FnOnce() -> String, status: u16, took: Duration) {
+        let failed = status >= 500;
+        record(&self.mark, || {
+            let mut span = span(&self.mark, SpanKind::Server, name(), took);
+            span.span_context = context(&self.mark, self.mark.span_id);
+            span.parent_span_id = self.parent.map_or(SpanId::INVALID, SpanId::from_bytes);
+            span.parent_span_is_remote = true;
+            span.attributes.push(KeyValue::new("http.response.status_code", i64::from(status)));
+            span.attributes.push(KeyValue::new("request.id", self.mark.request_id()));
+            span.status = if failed { Status::error("") } else { Status::Unset };
+            span
+        });
+    }
+}
+
+/// Printable, without blanks: it stands in headers and logs.
+fn is_request_id(id: &[u8]) -> bool {
+    (1..=MAX_REQUEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+impl TraceMark {
+    /// `00-<32 hex digits>-<16>-<2>`; later versions may go on after that.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('-');
+        let (version, trace_id, span_id, flags) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let version: [u8; 1] = unhex(version)?;
+        if version == [0xff] || version == [0] && parts.next().is_some() {
+            return None;
+        }
+        let (trace_id, span_id, flags) = (unhex(trace_id)?, unhex(span_id)?, unhex::<1>(flags)?);
+        let mark = Self { trace_id, span_id, sampled: flags[0] & 1 == 1, request_id: None };
+        (trace_id != [0; 16] && span_id != [0; 8]).then_some(mark)
+    }
+
+    pub fn traceparent(&self) -> String {
+        use crate::log::wire::hex;
+        format!("00-{}-{}-0{}", hex(&self.trace_id), hex(&self.span_id), u8::from(self.sampled))
+    }
+
+    pub fn request_id(&self) -> String {
+        self.request_id.clone().unwrap_or_else(|| Uuid::from_bytes(self.trace_id).to_string())
+    }
+
+    /// For the log: what the decision on `id` belongs to.
+    pub fn packed(&self, id: Id) -> (Id, Blob, Option<&str>) {
+        let place = [&self.trace_id[..], &self.span_id, &[u8::from(self.sampled)]].concat();
+        (id, Blob(place), self.request_id.as_deref())
+    }
+
+    /// The reverse. `None`: not written by Rushgate.
+    pub fn unpacked((id, place, request_id): (Id, Blob, Option<String>)) -> Option<(Uuid, Self)> {
+        let (trace_id, rest) = place.0.split_first_chunk::<16>()?;
+        let (span_id, rest) = rest.split_first_chunk::<8>()?;
+        let request_id = request_id.filter(|id| is_request_id(id.as_bytes()));
+        let sampled = rest == [1];
+        Some((id.0, Self { trace_id: *trace_id, span_id: *span_id, sampled, request_id }))
+    }
+
+    /// Something that was done because of the request, and has just ended.
+    pub fn child(&self, kind: SpanKind, name: impl Into<String>, took: Duration) {
+        record(self, || span(self, kind, name.into(), took));
+    }
+
+    /// As [`Self::child`], since a moment on the gate's clock.
+    pub fn child_since(&self, kind: SpanKind, name: &'static str, from: TimestampMs) {
+        record(self, || {
+            let from = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(from).unwrap_or(0));
+            let took = SystemTime::now().duration_since(from).unwrap_or_default();
+            span(self, kind, name.to_owned(), took)
+        });
+    }
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    let digit = |d: u8| match d {
+        b'0'..=b'9' => Some(d - b'0'),
+        b'a'..=b'f' => Some(d - b'a' + 10),
+        _ => None,
+    };
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}
+
+// ---- export ----------------------------------------------------------------------------------------------------------
+
+struct Export {
+    spans: BatchSpanProcessor,
+    /// Share of the traces that begin here.
+    ratio: f64,
+}
+
+static EXPORT: OnceLock<Export> = OnceLock::new();
+
+/// Exports spans from now on, if an endpoint is set.
+pub fn start(settings: &Serve) -> Result<(), InvalidSetting> {
+    let Some(endpoint) = &settings.otlp_endpoint else { return Ok(()) };
+    let spans = otlp::spans(endpoint)?;
+    let _ = EXPORT.set(Export { spans, ratio: settings.otlp_ratio }); // once per process
+    Ok(())
+}
+
+/// Sends what is left.
+pub async fn stop() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    if let Some(export) = EXPORT.get() {
+        let stopped = tokio::task::spawn_blocking(move || export.spans.shutdown_with_timeout(LIMIT));
+        let _ = tokio::time::timeout(LIMIT * 2, stopped).await; // a collector that is away must not hold the process
+    }
+}
+
+/// Whether spans go anywhere at all.
+pub fn is_exporting() -> bool {
+    EXPORT.get().is_some()
+}
+
+fn is_sampled(trace_id: &[u8; 16]) -> bool {
+    let Some(export) = EXPORT.get() else { return false };
+    // The last seven bytes are random.
+    let random = trace_id[9..].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    (random as f64) < export.ratio * (1_u64 << 56) as f64
+}
+
+fn record(mark: &TraceMark, span: impl FnOnce() -> SpanData) {
+    if let Some(export) = EXPORT.get().filter(|_| mark.sampled) {
+        export.spans.on_end(span());
+    }
+}
+
+fn context(mark: &TraceMark, span_id: [u8; 8]) -> SpanContext {
+    let trace_id = TraceId::from_bytes(mark.trace_id);
+    SpanContext::new(trace_id, SpanId::from_bytes(span_id), TraceFlags::SAMPLED, false, TraceState::default())
+}
+
+fn span(parent: &TraceMark, span_kind: SpanKind, name: String, took: Duration) -> SpanData {
+    let mut span_id = [0; 8];
+    span_id.copy_from_slice(&Uuid::now_v7().as_bytes()[8..]);
+    let end_time = SystemTime::now();
+    SpanData {
+        span_context: context(parent, span_id),
+        parent_span_id: SpanId::from_bytes(parent.span_id),
+        parent_span_is_remote: false,
+        span_kind,
+        name: name.into(),
+        start_time: end_time - took,
+        end_time,
+        attributes: Vec::new(),
+        dropped_attributes_count: 0,
+        events: SpanEvents::default(),
+        links: SpanLinks::default(),
+        status: Status::Unset,
+        instrumentation_scope: InstrumentationScope::builder("rushgate").build(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIVEN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn trace(headers: &[(&'static str, &str)]) -> Trace {
+        Trace::of(&headers.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect())
+    }
+
+    #[test]
+    fn what_a_client_gives_is_taken_over() {
+        let trace = trace(&[(REQUEST_ID, "order-7/a"), (TRACEPARENT, GIVEN)]);
+        assert_eq!(trace.header, "order-7/a");
+        assert_eq!(trace.mark.request_id(), "order-7/a");
+        let out = trace.mark.traceparent();
+        assert!(out.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && out.ends_with("-01"), "{out}");
+        assert!(!out.contains("b7ad6b7169203331"), "the request is a span of its own");
+        assert_eq!(trace.parent, Some([0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]));
+    }
+
+    #[test]
+    fn what_is_missing_or_unreadable_is_made() {
+        let (first, second) = (trace(&[]), trace(&[(REQUEST_ID, "two words"), (TRACEPARENT, "00-0-0-00")]));
+        for trace in [&first, &second] {
+            assert_eq!(trace.header, trace.mark.request_id());
+            assert!(Uuid::parse_str(&trace.mark.request_id()).is_ok());
+            assert!(trace.mark.traceparent().ends_with("-00") && trace.parent.is_none());
+        }
+        assert_ne!(first.mark, second.mark);
+        assert!(!is_request_id(b"") && !is_request_id(&[b'a'; 129]) && !is_request_id("é".as_bytes()));
+    }
+
+    #[test]
+    fn traceparents_are_read_as_w3c_says() {
+        assert_eq!(TraceMark::parse(GIVEN).unwrap().traceparent(), GIVEN);
+        let later = GIVEN.replacen("00", "cc", 1) + "-what-comes";
+        assert_eq!(TraceMark::parse(&later).unwrap().traceparent(), GIVEN);
+        for bad in [
+            "",
+            "00",
+            &GIVEN.to_uppercase(),
+            &GIVEN.replacen("00", "ff", 1),
+            &(GIVEN.to_owned() + "-more"),
+            &GIVEN.replace("b7ad6b7169203331", "0000000000000000"),
+            &GIVEN.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            &GIVEN.replace("-b7", "-7"),
+        ] {
+            assert_eq!(TraceMark::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_mark_survives_the_log() {
+        for trace in
+            [trace(&[]), trace(&[(REQUEST_ID, "r"), (TRACEPARENT, GIVEN)]), trace(&[(TRACEPARENT, GIVEN)])]
+        {
+            let id = Id::new();
+            let packed = crate::log::wire::pack(&trace.mark.packed(id)).unwrap();
+            let unpacked = TraceMark::unpacked(rmp_serde::from_slice(&packed).unwrap());
+            assert_eq!(unpacked, Some((id.0, trace.mark)));
+        }
+    }
+}
