@@ -230,7 +230,7 @@ fn pieces(shop: &Shop, user_id: &str, product_id: &str, quantity: Quantity) -> u
     let (price, stock) = shop.products.get(product_id).map_or((1, 0), |p| (p.price, p.stock));
     let wanted = match quantity {
         Quantity::Pieces(n) => n,
-        Quantity::Affordable { beyond } => balance / price + beyond,
+        Quantity::Affordable { beyond } => (balance / price + beyond).min(stock),
         Quantity::Left { beyond } => stock + beyond,
     };
     wanted.clamp(1, MAX_QUANTITY)

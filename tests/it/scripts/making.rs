@@ -55,17 +55,17 @@ fn case_from(
     // a shop to begin with: without products, templates and wallets all else is refused; a single one will do in a case
     // that is being made smaller
     let opening = (
-        batch_of(Kind::PutProduct, Just(Claim::Last), 1..20),
-        batch_of(Kind::PutTemplate, Just(Claim::Last), 1..14),
-        batch_of(Kind::ChargeWallet, Just(Claim::Last), 1..30),
+        batch_of(Kind::PutProduct, Just(Claim::Last), 1..24),
+        batch_of(Kind::PutTemplate, Just(Claim::Last), 1..16),
+        batch_of(Kind::ChargeWallet, Just(Claim::Last), 1..32),
+        batch_of(Kind::IssueCoupon, Just(Claim::Last), 1..24),
     );
     // in this order they are made smaller: what is many comes first, so that later tries run short cases
-    (vec(steps(moment), 1..40), opening, start, 2..9u64).prop_map(
-        |(rest, (products, templates, wallets), start, epoch)| {
-            let opening = [products, templates, wallets].into_iter().map(Step::Batch);
-            Case { start, epoch, steps: opening.chain(rest.into_iter().flatten()).collect() }
-        },
-    )
+    (vec(steps(moment), 1..40), opening, start, 2..9u64).prop_map(|(rest, opening, start, epoch)| {
+        let (products, templates, wallets, coupons) = opening;
+        let opening = [products, templates, wallets, coupons].into_iter().map(Step::Batch);
+        Case { start, epoch, steps: opening.chain(rest.into_iter().flatten()).collect() }
+    })
 }
 
 /// Mostly one step.
@@ -255,9 +255,9 @@ fn put_product() -> impl Strategy<Value = Ask> {
     let price = select(vec![100, 100, 500, 500, 500, 1_000, 1_900, 1_900, 12_300, 101, 1_999, MAX_PRICE]);
     let status = prop_oneof![16 => Just(ProductStatus::OnSale), 1 => Just(ProductStatus::Suspended)];
     let stock = prop_oneof![
-        2 => Just(Stock::None),
+        1 => Just(Stock::None),
         3 => (0..12u64).prop_map(Stock::IfNew),
-        8 => Just(Stock::IfNew(2_000)),
+        14 => Just(Stock::IfNew(2_000)),
         1 => Just(Stock::IfNew(MAX_STOCK)),
         2 => (0..12u64).prop_map(Stock::Given),
     ];

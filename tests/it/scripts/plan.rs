@@ -177,7 +177,7 @@ pub enum Amount {
 #[derive(Clone, Copy, Debug)]
 pub enum Quantity {
     Pieces(u64),
-    /// All that the user can pay, and some more.
+    /// All that the user can pay, and some more; as far as there are so many.
     Affordable {
         beyond: u64,
     },
