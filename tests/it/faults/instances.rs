@@ -80,6 +80,7 @@ pub async fn answers_lost(seed: u64) -> Outcome {
                     behind.proxy.cut();
                 }
                 Loss::Time => {
+                    decided(&trial.cluster, &wanted).await;
                     tokio::time::sleep(PAST_COMMAND_TIMEOUT).await;
                     behind.proxy.release();
                 }

@@ -53,6 +53,7 @@ faults! {
     instances::instance_stalled: "late requests are refused by the script and change nothing";
     instances::answers_lost: "outcome-unknown; repeated: one effect";
     rebuilds::rebuild_under_traffic: "one epoch wins; nothing is written into an old one";
+    rebuilds::rebuild_overtaken: "the overtaken rebuild opens nothing, nothing is written into its epoch";
     clock::clock_set: "the window does not reopen; nothing expires; requests are decided, late ones are not";
     rebuilds::rebuilds_at_once: "one epoch wins; nothing is written into an old one";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";

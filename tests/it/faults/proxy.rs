@@ -1,4 +1,4 @@
-//! A TCP proxy between instances and Redis that keeps back, on demand, the calls that decide or the answers to them.
+//! A TCP proxy between instances and Redis that keeps back, on demand, chosen calls or the answers to them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use crate::cluster::{Settings, eventually};
 use crate::history::client::Fleet;
 
 /// Only calls of deciding scripts name idempotency records (`lua/gate.lua`): not reads, not the reconciler's.
-const DECIDES: &[u8] = b":idem:";
+const DECIDES: &str = ":idem:";
 
-/// What happens to calls that decide, and to all that follows on their connections.
+/// What happens to the chosen calls, and to all that follows on their connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Pass,
@@ -28,9 +28,11 @@ enum Mode {
 }
 
 /// Where the proxy stands; connections compare rounds, so that what an earlier hold has marked is free again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Now {
     mode: Mode,
+    /// What the chosen calls have in them.
+    mark: Arc<str>,
     round: u64,
     /// Connections from before have ended.
     cuts: u64,
@@ -52,7 +54,7 @@ impl Proxy {
     pub async fn start(redis_port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let now = watch::Sender::new(Now { mode: Mode::Pass, round: 0, cuts: 0 });
+        let now = watch::Sender::new(Now { mode: Mode::Pass, mark: DECIDES.into(), round: 0, cuts: 0 });
         let redis = SocketAddr::from(([127, 0, 0, 1], redis_port));
         let shared = Arc::new(Shared { redis, now, held: AtomicUsize::new(0) });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -65,17 +67,25 @@ impl Proxy {
 
     /// From now on calls that decide are run, and their answers are kept back.
     pub fn hold_answers(&self) {
-        self.hold(Mode::HoldAnswers);
+        self.hold(Mode::HoldAnswers, DECIDES);
     }
 
     /// From now on calls that decide are kept back.
     pub fn hold_calls(&self) {
-        self.hold(Mode::HoldCalls);
+        self.hold(Mode::HoldCalls, DECIDES);
     }
 
-    fn hold(&self, mode: Mode) {
+    /// From now on calls with this in them are kept back.
+    pub fn hold_calls_with(&self, mark: &str) {
+        self.hold(Mode::HoldCalls, mark);
+    }
+
+    fn hold(&self, mode: Mode, mark: &str) {
         self.shared.held.store(0, Ordering::SeqCst);
-        self.shared.now.send_modify(|now| *now = Now { mode, round: now.round + 1, ..*now });
+        self.shared.now.send_modify(|now| {
+            (now.mode, now.mark) = (mode, mark.into());
+            now.round += 1;
+        });
     }
 
     /// Waits until something is kept back.
@@ -91,7 +101,10 @@ impl Proxy {
 
     /// Ends all connections; what was kept back is lost. New connections are let through.
     pub fn cut(&self) {
-        self.shared.now.send_modify(|now| *now = Now { mode: Mode::Pass, cuts: now.cuts + 1, ..*now });
+        self.shared.now.send_modify(|now| {
+            now.mode = Mode::Pass;
+            now.cuts += 1;
+        });
     }
 }
 
@@ -116,7 +129,7 @@ async fn serve(instance: TcpStream, shared: Arc<Shared>) {
     let _ = (instance.set_nodelay(true), redis.set_nodelay(true));
     let (from_instance, to_instance) = instance.into_split();
     let (from_redis, to_redis) = redis.into_split();
-    // 0: no call that decides was seen; else in which round it was.
+    // 0: no chosen call was seen; else in which round it was.
     let marked = AtomicU64::new(0);
     tokio::select! {
         // A cut ends what was kept back before that notices.
@@ -133,10 +146,11 @@ async fn calls(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared,
     while let Ok(n @ 1..) = from.read(&mut bytes).await {
         // The mark may be split over two reads.
         seen.extend_from_slice(&bytes[..n]);
-        let decides = seen.windows(DECIDES.len()).any(|part| part == DECIDES);
-        seen.drain(..seen.len().saturating_sub(DECIDES.len() - 1));
-        if decides {
-            marked.store(shared.now.borrow().round, Ordering::SeqCst);
+        let Now { mark, round, .. } = shared.now.borrow().clone();
+        let chosen = seen.windows(mark.len()).any(|part| part == mark.as_bytes());
+        seen.drain(..seen.len().saturating_sub(mark.len() - 1));
+        if chosen {
+            marked.store(round, Ordering::SeqCst);
         }
         shared.pass(Mode::HoldCalls, marked).await;
         if to.write_all(&bytes[..n]).await.is_err() {

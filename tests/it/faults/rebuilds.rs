@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fred::interfaces::KeysInterface;
-use futures::future::join_all;
+use futures::future::{join, join_all};
+use rushgate::gate::keys::Keys;
 
+use super::proxy::Proxy;
 use super::{Outcome, Setup, Trial};
-use crate::cluster::{Settings, eventually};
+use crate::cluster::{Cluster, Instance, Private, Settings, eventually};
 use crate::history::aof;
+use crate::history::client::{Fleet, Mix};
 
 const SERVES_AGAIN: Duration = Duration::from_secs(15);
 
@@ -20,6 +23,65 @@ pub async fn rebuild_under_traffic(seed: u64) -> Outcome {
 /// Several operators rebuild at the same moment.
 pub async fn rebuilds_at_once(seed: u64) -> Outcome {
     rebuilt(seed, 2, 2..5).await
+}
+
+/// A rebuild is overtaken when all but its last steps are done: it opens nothing, though nothing else is open yet.
+pub async fn rebuild_overtaken(seed: u64) -> Outcome {
+    let (cluster, settings) = Trial::servers(Private::default(), vec![]).await;
+    // A leader would be faster than both rebuilds: it is not there while they are at work.
+    let leads = settings.with("RUSHGATE_ROLES", "reconciler");
+    let leader = Instance::ready(&leads).await;
+    let asked = settings.with("RUSHGATE_ROLES", "api,relay,scheduler");
+    let fleet = Fleet::start(&[&asked, &asked]).await;
+    let (first, second) = (Slow::start(&cluster, &settings).await, Slow::start(&cluster, &settings).await);
+    let mut trial = Trial::on(seed, cluster, asked, fleet, Mix::default()).await;
+    trial.a_while().await;
+    leader.kill().await;
+    let before = trial.open_epoch().await;
+    first.until_step(&mut trial, before + 1);
+    second.until_step(&mut trial, before + 2);
+    let between = Duration::from_millis(trial.rng.u64(50..300));
+    let overtake = async {
+        first.proxy.until_held().await;
+        let later = async {
+            second.proxy.until_held().await;
+            first.proxy.release();
+            tokio::time::sleep(between).await; // what clients were granted in this time would be lost
+            second.proxy.release();
+        };
+        join(rebuild(&second.settings, 0), later).await.0
+    };
+    let opened = join(rebuild(&first.settings, 0), overtake).await;
+    let _leader = Instance::ready(&leads).await;
+    trial.serves_within(SERVES_AGAIN).await;
+    let epoch = one_epoch(&trial).await;
+    assert!(opened.0.is_none() && opened.1.is_none_or(|second| second == before + 2), "{opened:?}");
+    let all = aof::opened(trial.cluster.redis.folder());
+    assert!(!all.contains(&(before + 1)) && all.last() == Some(&epoch) && epoch > before + 1, "{all:?}");
+    written_in_order(&trial);
+    let (outcome, report) = trial.finish().await;
+    assert_eq!(report.aside, 0, "what was decided in an old epoch was applied before it ended");
+    outcome
+}
+
+/// `rushgate rebuild` that is kept from going on.
+struct Slow {
+    proxy: Proxy,
+    settings: Settings,
+}
+
+impl Slow {
+    async fn start(cluster: &Cluster, settings: &Settings) -> Self {
+        let proxy = Proxy::start(cluster.redis.port()).await;
+        Self { settings: settings.with("RUSHGATE_REDIS_URL", proxy.url()), proxy }
+    }
+
+    /// Once it has claimed this epoch: when it begins to load, or when it would open.
+    fn until_step(&self, trial: &mut Trial, epoch: u64) {
+        let keys = Keys::new(0, epoch);
+        let mark = if trial.rng.bool() { keys.wallets() } else { keys.log() };
+        self.proxy.hold_calls_with(&mark);
+    }
 }
 
 async fn rebuilt(seed: u64, rounds: usize, at_once: std::ops::Range<usize>) -> Outcome {

@@ -6,7 +6,16 @@ use rushgate::log::RawEntry;
 
 /// All entries that this Redis wrote down, in order. The file must not have been rewritten (see [`NO_REWRITE`]).
 pub fn entries(redis_folder: &Path) -> Vec<RawEntry> {
-    files(redis_folder).iter().flat_map(|file| entries_of(&std::fs::read(file).unwrap())).collect()
+    all(redis_folder).filter(|entry| entry.seq > 0).collect()
+}
+
+/// The epochs that were opened, in order: the log of each begins with its entry 0.
+pub fn opened(redis_folder: &Path) -> Vec<u64> {
+    all(redis_folder).filter(|entry| entry.seq == 0).map(|entry| entry.epoch).collect()
+}
+
+fn all(redis_folder: &Path) -> impl Iterator<Item = RawEntry> {
+    files(redis_folder).into_iter().flat_map(|file| entries_of(&std::fs::read(file).unwrap()))
 }
 
 /// The line of redis.conf that keeps the file whole.
@@ -109,9 +118,6 @@ fn entry(command: &[&[u8]]) -> Option<RawEntry> {
         let mut pairs = command[from + 1..].chunks_exact(2);
         pairs.find(|pair| pair[0] == name).map(|pair| pair[1].to_vec())
     };
-    if seq == 0 {
-        return None;
-    }
     Some(RawEntry {
         epoch,
         seq,
