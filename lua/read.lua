@@ -1,10 +1,12 @@
--- Reads for the API (after `#!lua flags=no-writes` and lua/sight.lua), several in one call. Refused like a decision when the caller's epoch is over, the cell is closed
--- or Redis went back in time, so that an emptied or older gate is never taken for the shop's state.
+-- Reads for the API (after `#!lua flags=no-writes` and lua/sight.lua), several in one call. Refused like a decision when
+-- the caller's epoch is over, the cell is closed or Redis went back in time, so that an emptied or older gate is never
+-- taken for the shop's state.
 --
 -- KEYS  1 meta · 2 log · 3 wallets · 4 products · 5 stocks · 6 product ids · 7 templates · 8 issued ·
 --       9 template ids · 10 held · 11 coupons
 -- ARGV  1 MessagePack [epoch, highest seq seen, its tip]
 --       2 MessagePack list of reads [name, …], each answered with what stands behind the arrow:
+--         place                      → nil; for those who only want to know where the log stands
 --         balance, user              → balance (text) or nil
 --         products, [id, …]          → list of [id, packed product, stock]
 --         list_products, after, n    → the same, ids above `after` ('' for all)
@@ -61,6 +63,7 @@ local function held(user)
 end
 
 local answer_to = {
+  place = function() return NULL end,
   balance = function(read) return redis.call('HGET', WALLETS, read[2]) or NULL end,
   products = function(read) return described(read[2], PRODUCTS, STOCKS) end,
   list_products = function(read) return described(above(PRODUCT_IDS, read[2], read[3]), PRODUCTS, STOCKS) end,

@@ -1,4 +1,5 @@
--- Does this Redis still hold what the caller was told? Shared by the deciding scripts and by the reads.
+-- Does this Redis still hold what the caller was told? Shared by the deciding scripts, the reads, and
+-- the leader that tells how far PostgreSQL is.
 
 -- False when the log does not have the entry that the caller saw last, or has another one in its place: Redis went back
 -- in time (and may have been written to since). An entry that was trimmed had been applied long before.

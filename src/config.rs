@@ -54,6 +54,8 @@ pub mod bounds {
     pub const APPLY_ENTRIES: u64 = 256;
     /// Entries up to which a batch of the reconciler may grow in bytes of payload.
     pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
+    /// Shortest time from one transaction of the reconciler to the next, while it is level with the gate.
+    pub const APPLY_PACE: Duration = Duration::from_millis(10);
     /// Pause between two looks at something that failed.
     pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
     /// How long a sold-out verdict is answered from memory.
@@ -115,6 +117,13 @@ pub mod bounds {
     pub const AUDIT_ATTEMPTS: u32 = 5;
     /// How often the audit looks whether PostgreSQL has caught up.
     pub const AUDIT_POLL: Duration = Duration::from_millis(50);
+
+    /// Decisions that an instance remembers until PostgreSQL has them.
+    pub const UNSETTLED_DECISIONS: usize = 100_000;
+    /// How often it looks whether PostgreSQL has them.
+    pub const LOSSES_CHECK: Duration = Duration::from_secs(1);
+    /// Lost decisions that are logged one by one; more are only counted.
+    pub const LOSSES_TOLD: usize = 1_000;
 }
 
 /// Where the servers are. Shared by all commands that talk to them.

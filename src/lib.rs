@@ -10,6 +10,7 @@ pub mod domain;
 pub mod gate;
 pub mod http;
 pub mod log;
+mod losses;
 pub mod ready;
 pub mod reconciler;
 pub mod relay;
@@ -19,3 +20,11 @@ pub mod serve;
 pub mod servers;
 pub mod telemetry;
 pub mod truth;
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[cfg(all(feature = "jemalloc", not(feature = "mimalloc")))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -24,7 +24,7 @@ use crate::relay;
 use crate::scheduler::{self, Scheduler};
 use crate::telemetry::sampler::{Sampled, Sampler};
 use crate::truth::{self, Truth};
-use crate::{http, telemetry};
+use crate::{http, losses, telemetry};
 
 /// Why an instance cannot run; one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +179,7 @@ impl Listening<'_> {
                 refresh_popular: refresher(self.pool, self.zone),
                 rabbitmq_connected: self.rabbitmq_connected,
             };
+            servers.spawn(losses::watch(Arc::clone(&api.gate), api.truth.clone(), stopping.clone()));
             servers.spawn(http::server::run(listener, http::router(Arc::new(api)), stopping.clone()));
         }
         servers.spawn(http::server::run(ops_listener, http::ops_router(Arc::new(ops)), stopping.clone()));

@@ -1,6 +1,7 @@
 //! Batches: one call of a script at a time decides all requests that arrived while the call before was under way.
 
 use rmp::encode as msgpack;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
@@ -96,6 +97,46 @@ fn traces(jobs: &[Job]) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// Which reads of a batch ask the same: they are asked once, and all get the answer.
+struct Same {
+    /// Per job, the place of its answer; empty: each has its own.
+    place: Vec<usize>,
+    /// Per job, whether it is the first to ask this.
+    first: Vec<bool>,
+    repeats: usize,
+}
+
+impl Same {
+    fn none() -> Self {
+        Self { place: vec![], first: vec![], repeats: 0 }
+    }
+
+    fn among(jobs: &[Job]) -> Self {
+        let mut known: HashMap<&[u8], usize> = HashMap::with_capacity(jobs.len());
+        let mut same = Self { place: Vec::with_capacity(jobs.len()), first: vec![], repeats: 0 };
+        for job in jobs {
+            let next = known.len();
+            let place = *known.entry(&job.body).or_insert(next);
+            same.place.push(place);
+            same.first.push(place == next);
+        }
+        same.repeats = jobs.len() - known.len();
+        if same.repeats == 0 { Self::none() } else { same }
+    }
+
+    fn is_first(&self, job: usize) -> bool {
+        self.first.get(job).copied().unwrap_or(true)
+    }
+
+    /// One answer per job.
+    fn spread(&self, answers: Vec<Blob>) -> Vec<Blob> {
+        if self.repeats == 0 {
+            return answers;
+        }
+        self.place.iter().map_while(|place| answers.get(*place).cloned()).collect()
+    }
+}
+
 /// What to do after a refusal of a whole batch; nothing was changed.
 enum Next {
     Repeat,
@@ -116,9 +157,10 @@ impl Worker {
     }
 
     async fn decide(&self, jobs: Vec<Job>) {
+        let same = if self.script.decides { Same::none() } else { Same::among(&jobs) };
         let mut outcome = Err(GateError::Unavailable("the gate kept refusing".into()));
         for _ in 0..GATE_REPEATS {
-            match self.call(&jobs).await {
+            match self.call(&jobs, &same).await {
                 Ok(Reply::Decided(decided)) => {
                     outcome = Ok(decided);
                     break;
@@ -140,7 +182,7 @@ impl Worker {
             Ok(decided) => {
                 let place = decided.place;
                 let position = Position { cell: self.cell.number, epoch: place.epoch, seq: place.seq };
-                let mut verdicts = decided.verdicts.into_iter();
+                let mut verdicts = same.spread(decided.verdicts).into_iter();
                 for job in jobs {
                     let verdict =
                         verdicts.next().map_or(Err(GateError::OutcomeUnknown), |Blob(v)| Ok((v, position)));
@@ -155,13 +197,13 @@ impl Worker {
         }
     }
 
-    async fn call(&self, jobs: &[Job]) -> Result<Reply, GateError> {
+    async fn call(&self, jobs: &[Job], same: &Same) -> Result<Reply, GateError> {
         let view = self.cell.view().await?;
         let today = view.now().div_euclid(DAY_MS);
         let client = if self.script.decides { &self.cell.writer } else { &self.cell.reader };
         let keys = self.script.keys(&Keys::new(self.cell.number, view.epoch), today);
         let head = wire::pack(&self.head(&view, today)).map_err(|e| GateError::Unavailable(e.to_string()))?;
-        let batch = self.packed(jobs, &view);
+        let batch = self.packed(jobs, same, &view);
         let sent = Instant::now();
         let reply = self.script.call_traced(client, keys, head, batch, traces(jobs)).await;
         self.meters.called(jobs.iter().map(|job| sent - job.queued), sent.elapsed());
@@ -181,6 +223,10 @@ impl Worker {
                     self.cell.close(view.epoch, &format!("{} failed: {why}", self.script.name)).await;
                     return Err(GateError::OutcomeUnknown);
                 }
+                // A read changes nothing, but nobody else may ever touch the key that it could not read.
+                if why.contains("WRONGTYPE") {
+                    self.cell.close(view.epoch, &format!("{} failed: {why}", self.script.name)).await;
+                }
                 Err(GateError::Unavailable(why))
             }
         }
@@ -191,13 +237,14 @@ impl Worker {
         (view.epoch, view.seen_seq, &view.seen_tip, today, self.limits.log)
     }
 
-    fn packed(&self, jobs: &[Job], view: &View) -> Vec<u8> {
+    fn packed(&self, jobs: &[Job], same: &Same, view: &View) -> Vec<u8> {
         let bytes: usize =
             jobs.iter().map(|j| j.body.len() + j.idempotency.as_ref().map_or(1, Vec::len) + 12).sum();
         let mut out = Vec::with_capacity(bytes + 5);
         // Writing to a Vec cannot fail.
-        let _ = msgpack::write_array_len(&mut out, u32::try_from(jobs.len()).unwrap_or(u32::MAX));
-        for job in jobs {
+        let asked = jobs.len() - same.repeats;
+        let _ = msgpack::write_array_len(&mut out, u32::try_from(asked).unwrap_or(u32::MAX));
+        for job in jobs.iter().enumerate().filter(|(i, _)| same.is_first(*i)).map(|(_, job)| job) {
             if self.script.decides {
                 let _ = msgpack::write_array_len(&mut out, 3);
                 let _ = msgpack::write_sint(&mut out, view.server_time(job.deadline));
@@ -240,5 +287,40 @@ impl Worker {
             }
             _ => unavailable("the cell is closed; the reconciler verifies it"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(body: &[u8]) -> Job {
+        let now = Instant::now();
+        Job {
+            deadline: now,
+            queued: now,
+            idempotency: None,
+            body: body.to_vec(),
+            trace: None,
+            answer: oneshot::channel().0,
+        }
+    }
+
+    #[test]
+    fn reads_that_ask_the_same_are_asked_once_and_all_answered() {
+        let same = Same::among(&[b"a", b"b", b"a", b"c", b"b"].map(|body| job(body)));
+        let asked: Vec<usize> = (0..5).filter(|i| same.is_first(*i)).collect();
+        assert_eq!((asked, same.repeats), (vec![0, 1, 3], 2));
+        let answers = [b"A", b"B", b"C"].map(|answer| Blob(answer.to_vec()));
+        let spread: Vec<u8> = same.spread(answers.to_vec()).into_iter().map(|Blob(b)| b[0]).collect();
+        assert_eq!(spread, b"ABACB");
+    }
+
+    #[test]
+    fn where_all_differ_each_has_its_own_answer() {
+        let same = Same::among(&[b"a", b"b"].map(|body| job(body)));
+        assert!(same.repeats == 0 && same.is_first(0) && same.is_first(1));
+        let answers = vec![Blob(vec![1]), Blob(vec![2])];
+        assert_eq!(same.spread(answers.clone()), answers);
     }
 }

@@ -112,7 +112,17 @@ impl Meta {
 
 /// Closes a cell if it is open in this epoch: from now on every script refuses.
 pub async fn close(client: &Client, cell: u32, epoch: u64, reason: &str) -> Result<(), Error> {
-    let args = vec![epoch.to_string(), reason.to_owned()];
+    close_as(client, cell, epoch, reason, "").await
+}
+
+/// Closes a cell that only an operator can open. Whoever asks why must be told that, also where it was closed before
+/// for another reason, or a rebuild has died there.
+pub async fn stop(client: &Client, cell: u32, epoch: u64, instruction: &str) -> Result<(), Error> {
+    close_as(client, cell, epoch, instruction, "over").await
+}
+
+async fn close_as(client: &Client, cell: u32, epoch: u64, reason: &str, how: &str) -> Result<(), Error> {
+    let args = vec![epoch.to_string(), reason.to_owned(), how.to_owned()];
     if CLOSE_CELL.call(client, vec![Keys::meta(cell)], args).await? {
         metrics::CELL_CLOSES.counter_of_cell(cell).increment(1);
         tracing::error!(cell, epoch, reason, "closed the cell");
@@ -231,12 +241,6 @@ impl Cell {
         if let Err(e) = close(&self.writer, self.number, epoch, reason).await {
             tracing::error!(cell = self.number, epoch, reason, error = %e, "could not close the cell");
         }
-    }
-
-    /// Where the log stands now.
-    pub async fn position(&self) -> Result<Position, GateError> {
-        let at = self.refresh().await?;
-        Ok(Position { cell: self.number, epoch: at.epoch, seq: at.seq })
     }
 
     /// Waits until the watermark has passed `position`.

@@ -16,6 +16,7 @@ mod request;
 pub mod scan;
 pub mod script;
 mod sold_out;
+mod unsettled;
 
 use fred::interfaces::ClientLike;
 use opentelemetry::trace::SpanKind;
@@ -37,6 +38,7 @@ pub use refusal::*;
 pub use request::*;
 use script::Script;
 use sold_out::SoldOutMemory;
+pub use unsettled::{Made, Suspects, Unsettled};
 
 use crate::config::{Serve, Servers, bounds};
 use crate::domain::limits::{MAX_PAGE, MAX_STOCK};
@@ -67,6 +69,7 @@ struct Lanes {
     adjust_stock: Batcher,
     put_template: Batcher,
     read: Batcher,
+    unsettled: Arc<Unsettled>,
     /// Ends with the gate.
     _watermark: AbortOnDropHandle<()>,
 }
@@ -88,8 +91,18 @@ impl Lanes {
             adjust_stock: lane(&script::ADJUST_STOCK, StockRefusal::NAMES),
             put_template: lane(&script::PUT_TEMPLATE, TemplateRefusal::NAMES),
             read: lane(&script::READ, &[]),
+            unsettled: Arc::default(),
             _watermark: AbortOnDropHandle::new(watermark),
             cell,
+        }
+    }
+}
+
+impl Lanes {
+    /// Remembers a new decision until PostgreSQL has it.
+    fn note<F, R>(&self, decision: &Decision<F, R>, made: impl FnOnce(&F) -> Made) {
+        if let Ok(Ok(Accepted { fact, replayed: false, position })) = decision {
+            self.unsettled.note(*position, made(fact));
         }
     }
 }
@@ -107,6 +120,9 @@ pub struct CellStatus {
     /// PostgreSQL is so far behind that nothing more is decided.
     pub backlog_full: bool,
 }
+
+/// The reason that `lua/claim_epoch.lua` gives for a closed cell.
+const REBUILDING: &str = "rebuilding";
 
 /// Positions that PostgreSQL has reached, one per cell.
 #[derive(Clone, Debug)]
@@ -205,9 +221,11 @@ impl Gate {
         let lanes = self.lanes_of(&request.user_id);
         let wanted = (template, request.user_id.as_str());
         let key = key.map(|key| record_key("issue_coupon", &key, &wanted));
+        let asked = Instant::now();
         let decision = decide(&lanes.issue_coupon, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        lanes.note(&decision, |issued: &CouponIssued| Made::Coupon(issued.coupon_id.0));
         match &decision {
-            Ok(Err(IssueRefusal::SoldOut)) => self.sold_out_templates.remember(template),
+            Ok(Err(IssueRefusal::SoldOut)) => self.sold_out_templates.remember(template, asked),
             Ok(Ok(_)) => self.sold_out_templates.forget(template),
             _ => {}
         }
@@ -223,7 +241,12 @@ impl Gate {
         let lanes = self.lanes_of(&request.user_id);
         let wanted = (request.user_id.as_str(), request.amount);
         let key = key.map(|key| record_key("charge_wallet", &key, &wanted));
-        decide(&lanes.charge_wallet, &(wanted.0, wanted.1, Id::new()), key, deadline).await
+        let decision = decide(&lanes.charge_wallet, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        lanes.note(&decision, |charged: &WalletCharged| Made::Charge {
+            charge_id: charged.charge_id.0,
+            user_id: charged.user_id.as_str().into(),
+        });
+        decision
     }
 
     /// `request.lines` must be merged: each product once.
@@ -248,9 +271,13 @@ impl Gate {
         let key = key.map(|key| record_key("place_order", &key, &wanted));
         let order_id = Id::new();
         let body = (order_id, user, &lines, coupon, request.expected_total);
+        let asked = Instant::now();
         let decision = decide_traced(&lanes.place_order, order_id, &body, key, deadline).await;
+        lanes.note(&decision, |placed: &OrderPlaced| Made::Order(placed.order_id.0));
         match &decision {
-            Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => self.sold_out_products.remember(product),
+            Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => {
+                self.sold_out_products.remember(product, asked)
+            }
             Ok(Err(OrderRefusal::InsufficientStock(product, _))) => self.sold_out_products.forget(product),
             // stock is looked at before everything that is left, so there is some
             Ok(Ok(_) | Err(OrderRefusal::InsufficientBalance(..) | OrderRefusal::PriceChanged(_))) => {
@@ -274,6 +301,7 @@ impl Gate {
         let coupon = request.coupon_id.map(Id);
         let body = (order, request.user_id.as_str(), &lines, request.refund, coupon, request.read_in_epoch);
         let decision = decide_traced(&lanes.cancel_order, order, &body, key, deadline).await;
+        lanes.note(&decision, |cancelled: &OrderCancelled| Made::Cancellation(cancelled.order_id.0));
         if let Ok(Ok(_)) = &decision {
             request.lines.iter().for_each(|l| self.sold_out_products.forget(l.product_id.as_str()));
         }
@@ -287,7 +315,10 @@ impl Gate {
     ) -> Decision<ProductPut, ProductRefusal> {
         let id = request.product_id.as_str();
         let body = (id, &request.name, request.price, request.status, request.stock);
-        decide(&self.shop_lanes().put_product, &body, None, deadline).await
+        let lanes = self.shop_lanes();
+        let decision = decide(&lanes.put_product, &body, None, deadline).await;
+        lanes.note(&decision, |_: &ProductPut| Made::Staff(format!("product {id} put").into()));
+        decision
     }
 
     pub async fn adjust_stock(
@@ -300,7 +331,10 @@ impl Gate {
         let wanted = (id, request.delta, &request.reason);
         let key = key.map(|key| record_key("adjust_stock", &key, &wanted));
         let body = (id, request.delta, &request.reason, MAX_STOCK);
-        let decision = decide(&self.shop_lanes().adjust_stock, &body, key, deadline).await;
+        let lanes = self.shop_lanes();
+        let decision = decide(&lanes.adjust_stock, &body, key, deadline).await;
+        let made = |it: &StockAdjusted| Made::Staff(format!("stock of {id} adjusted by {}", it.delta).into());
+        lanes.note(&decision, made);
         if let Ok(Ok(_)) = &decision {
             self.sold_out_products.forget(id);
         }
@@ -324,11 +358,23 @@ impl Gate {
             request.issue_from,
             request.issue_until,
         );
-        let decision = decide(&self.shop_lanes().put_template, &(id, terms), None, deadline).await;
+        let lanes = self.shop_lanes();
+        let decision = decide(&lanes.put_template, &(id, terms), None, deadline).await;
+        lanes.note(&decision, |_: &TemplatePut| Made::Staff(format!("coupon template {id} put").into()));
         if let Ok(Ok(_)) = &decision {
             self.sold_out_templates.forget(id);
         }
         decision
+    }
+
+    /// Looks what PostgreSQL has by now of what this instance was told is decided; returns the notes of each cell.
+    pub async fn settle(&self) -> Vec<Arc<Unsettled>> {
+        for Lanes { cell, unsettled, .. } in self.cells.iter().filter(|lanes| !lanes.unsettled.is_empty()) {
+            if let Ok(place) = cell.refresh().await {
+                unsettled.settle(place.epoch, place.applied);
+            }
+        }
+        self.cells.iter().map(|lanes| Arc::clone(&lanes.unsettled)).collect()
     }
 
     /// `None`: a user without a wallet.
@@ -382,7 +428,7 @@ impl Gate {
     pub async fn catch_up(&self, deadline: Instant) -> Result<CaughtUp, NotApplied> {
         let mut positions = Vec::with_capacity(self.cells.len());
         for lanes in &self.cells {
-            let position = lanes.cell.position().await?;
+            let (_, position) = ask_read(lanes, &("place",)).await?;
             lanes.cell.wait_applied(position, deadline).await?;
             positions.push(position);
         }
@@ -407,7 +453,8 @@ impl Gate {
                 .map_err(|e| GateError::Unavailable(format!("Redis: {}", e.details())))?;
             let state = match meta.state.as_str() {
                 "" => "absent",
-                _ if meta.claim > meta.epoch => "rebuilding",
+                // Over a claim that nobody follows up, an instruction to operators may stand.
+                _ if meta.claim > meta.epoch && meta.reason.as_deref() == Some(REBUILDING) => "rebuilding",
                 state => state,
             };
             all.push(CellStatus {
@@ -535,9 +582,14 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 async fn read(lanes: &Lanes, what: &impl Serialize) -> Result<Vec<u8>, GateError> {
+    Ok(ask_read(lanes, what).await?.0)
+}
+
+/// The answer, and where the log stood.
+async fn ask_read(lanes: &Lanes, what: &impl Serialize) -> Result<(Vec<u8>, Position), GateError> {
     let answer = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?, None).await;
     lanes.read.meters.read(&answer);
-    Ok(answer?.0)
+    answer
 }
 
 async fn now(lanes: &Lanes) -> Result<TimestampMs, GateError> {

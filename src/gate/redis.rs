@@ -80,9 +80,17 @@ const REQUIRED: [(&str, &str); 4] = [
     ("maxmemory-policy", "noeviction"),
 ];
 
+/// What it had better be set to. With `aof-load-truncated yes`, Redis' default, a write that was torn (by a power cut, a
+/// full disk, a kill) damages what is written after it: Redis starts on the beginning of a transaction, and takes the next
+/// ones for a part of it when it starts again. With `no`, it does not start until `redis-check-aof --fix` has cut the end.
+const ADVISED: [(&str, &str); 1] = [("aof-load-truncated", "no")];
+
 /// Refuses (strict) or warns about (relaxed) a Redis that would lose acknowledged writes.
 pub async fn check_durability(client: &Client, durability: Durability) -> Result<(), RedisSetupError> {
-    let problem = match durability_problem(client).await {
+    if let Ok(Some(advice)) = differences(client, &ADVISED).await {
+        tracing::warn!(advice, "a torn write at the end of Redis' append-only file could damage later ones");
+    }
+    let problem = match differences(client, &REQUIRED).await {
         Ok(None) => return Ok(()),
         Ok(Some(problem)) => problem,
         Err(e) => format!("its configuration cannot be read ({})", e.details()),
@@ -96,9 +104,9 @@ pub async fn check_durability(client: &Client, durability: Durability) -> Result
     }
 }
 
-async fn durability_problem(client: &Client) -> Result<Option<String>, Error> {
+async fn differences(client: &Client, wanted: &[(&str, &str)]) -> Result<Option<String>, Error> {
     let mut wrong = Vec::new();
-    for (name, wanted) in REQUIRED {
+    for (name, wanted) in wanted.iter().copied() {
         let found: HashMap<String, String> = client.config_get(name).await?;
         let value = found.get(name).map_or("unset", String::as_str);
         if value != wanted {

@@ -4,7 +4,7 @@ use fred::interfaces::{ClientLike, LuaInterface};
 use fred::prelude::*;
 use serde::Deserialize;
 use sha1::{Digest, Sha1};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use super::keys::Keys;
 use super::redis::once;
@@ -18,7 +18,7 @@ pub struct Script {
     own_keys: fn(&Keys) -> Vec<String>,
     /// Whether the four keys of `gate.lua` come first, and requests carry deadline and idempotency key.
     pub decides: bool,
-    hash: LazyLock<String>,
+    hash: OnceLock<String>,
 }
 
 macro_rules! script {
@@ -28,7 +28,7 @@ macro_rules! script {
             source: concat!($($part),+),
             own_keys: $keys,
             decides: $decides,
-            hash: LazyLock::new(|| sha1_hex(concat!($($part),+))),
+            hash: OnceLock::new(),
         }
     };
 }
@@ -132,6 +132,20 @@ pub enum CallError {
 }
 
 impl Script {
+    pub fn source(&self) -> &'static str {
+        self.source
+    }
+
+    /// The same script with another source: for tests that plant a defect and see it found.
+    pub fn with_source(&self, source: &'static str) -> Self {
+        let Self { name, own_keys, decides, .. } = *self;
+        Self { name, source, own_keys, decides, hash: OnceLock::new() }
+    }
+
+    fn hash(&self) -> &str {
+        self.hash.get_or_init(|| sha1_hex(self.source))
+    }
+
     pub fn keys(&self, keys: &Keys, today: i64) -> Vec<String> {
         let mut all = vec![Keys::meta(keys.cell)];
         if self.decides {
@@ -186,7 +200,7 @@ impl Script {
         keys: Vec<String>,
         args: Vec<Value>,
     ) -> Result<bytes::Bytes, Error> {
-        client.with_options(&once()).evalsha(self.hash.as_str(), keys, args).await
+        client.with_options(&once()).evalsha(self.hash(), keys, args).await
     }
 }
 
@@ -234,18 +248,22 @@ pub struct ControlScript {
 }
 
 macro_rules! control {
-    ($file:literal) => {
+    ($($part:expr),+) => {
         ControlScript {
-            source: include_str!(concat!("../../lua/", $file)),
-            hash: LazyLock::new(|| sha1_hex(include_str!(concat!("../../lua/", $file)))),
+            source: concat!($($part),+),
+            hash: LazyLock::new(|| sha1_hex(concat!($($part),+))),
         }
     };
 }
 
-pub static CLOSE_CELL: ControlScript = control!("close_cell.lua");
-pub static CLAIM_EPOCH: ControlScript = control!("claim_epoch.lua");
-pub static OPEN_EPOCH: ControlScript = control!("open_epoch.lua");
-pub static ADVANCE_WATERMARK: ControlScript = control!("advance_watermark.lua");
+pub static CLOSE_CELL: ControlScript = control!(include_str!("../../lua/close_cell.lua"));
+pub static CLAIM_EPOCH: ControlScript = control!(include_str!("../../lua/claim_epoch.lua"));
+pub static OPEN_EPOCH: ControlScript = control!(include_str!("../../lua/open_epoch.lua"));
+pub static ADVANCE_WATERMARK: ControlScript = control!(
+    "#!lua flags=allow-oom\n",
+    include_str!("../../lua/sight.lua"),
+    include_str!("../../lua/advance_watermark.lua")
+);
 
 impl ControlScript {
     /// `true` when the script did what it is for.

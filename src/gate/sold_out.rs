@@ -35,13 +35,17 @@ impl SoldOutMemory {
         None
     }
 
-    /// A script has just said so.
-    pub fn remember(&self, id: &str) {
+    /// A script has said so to who asked at this time. (Its verdict may have been long on its way.)
+    pub fn remember(&self, id: &str, asked: Instant) {
+        let until = asked + SOLD_OUT_MEMORY;
+        if until <= Instant::now() {
+            return;
+        }
         let mut believed = self.lock();
         if believed.len() >= SOLD_OUT_ENTRIES {
             believed.clear();
         }
-        believed.insert(id.to_owned(), Instant::now() + SOLD_OUT_MEMORY);
+        believed.insert(id.to_owned(), until);
         self.entries.store(believed.len(), Ordering::Relaxed);
     }
 
@@ -68,7 +72,7 @@ mod tests {
         let memory = SoldOutMemory::default();
         let refuses = |id: &'static str| memory.refuses([id].into_iter()).is_some();
         assert!(!refuses("t"));
-        memory.remember("t");
+        memory.remember("t", Instant::now());
         assert!(refuses("t"));
         assert!(!refuses("other"));
         std::thread::sleep(SOLD_OUT_MEMORY);
@@ -76,14 +80,16 @@ mod tests {
         assert!(refuses("t"), "the others do not");
         memory.forget("t");
         assert!(!refuses("t"));
+        memory.remember("t", Instant::now() - SOLD_OUT_MEMORY);
+        assert!(!refuses("t"), "that verdict was too long on its way");
     }
 
     #[test]
     fn a_request_that_is_refused_for_one_id_is_no_probe_for_another() {
         let memory = SoldOutMemory::default();
-        memory.remember("a");
+        memory.remember("a", Instant::now());
         std::thread::sleep(SOLD_OUT_MEMORY);
-        memory.remember("b");
+        memory.remember("b", Instant::now());
         assert_eq!(memory.refuses(["a", "b"].into_iter()), Some("b"));
         assert_eq!(memory.refuses(["a"].into_iter()), None, "a's probe was not used up");
     }

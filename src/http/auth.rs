@@ -1,7 +1,8 @@
 //! Who is calling: bearer tokens (JWT), checked by a secret or by the public keys of a JWKS file.
 //!
 //! One algorithm is configured (HS256 by secret; EdDSA, ES256 or RS256 by file), and a token that names any other is
-//! refused before its signature is looked at. Time has no leeway but [`LEEWAY_SECS`].
+//! refused before its signature is looked at. Time has no leeway but [`LEEWAY_SECS`]. A token that was found good is
+//! remembered until it expires, by its whole text, so that a client's next requests need no signature check.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, get_current_timestamp};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use super::Api;
@@ -24,6 +27,10 @@ use crate::domain::UserId;
 const LEEWAY_SECS: u64 = 0;
 /// Longest token that is looked at.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// About how many tokens are remembered, and how many bytes of them at most.
+const REMEMBERED_TOKENS: usize = 50_000;
+/// See [`REMEMBERED_TOKENS`].
+const REMEMBERED_TOKEN_BYTES: u64 = 16 * 1024 * 1024;
 /// Keys that one JWKS file may hold; a token without `kid` is tried against each.
 const MAX_KEYS: usize = 16;
 /// RSA keys below 2048 bits are too weak to trust.
@@ -36,10 +43,11 @@ struct MintedClaims<'a> {
     scope: &'a str,
 }
 
-/// What is read from a token; `exp` and `nbf` are the library's business.
+/// What is read from a token; that `exp` and `nbf` hold now is the library's business.
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
+    exp: f64,
     #[serde(default)]
     scope: String,
 }
@@ -131,6 +139,25 @@ struct Key {
 pub struct TokenVerifier {
     keys: Vec<Key>,
     validation: Validation,
+    good: Cache<Box<str>, Good, ByBytes>,
+}
+
+/// A token that was found good, until when.
+#[derive(Clone)]
+struct Good {
+    caller: Caller,
+    /// Seconds since 1970; in this second it is no longer good.
+    exp: u64,
+}
+
+/// Remembered tokens are bounded by their bytes.
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Box<str>, Good> for ByBytes {
+    fn weight(&self, token: &Box<str>, _: &Good) -> u64 {
+        (token.len() + size_of::<Good>()) as u64
+    }
 }
 
 impl TokenVerifier {
@@ -150,7 +177,7 @@ impl TokenVerifier {
     /// HS256 by a shared secret.
     pub fn from_secret(secret: &[u8]) -> Self {
         let key = Key { id: None, key: DecodingKey::from_secret(secret) };
-        Self { keys: vec![key], validation: validation(Algorithm::HS256) }
+        Self::new(vec![key], Algorithm::HS256)
     }
 
     /// EdDSA, ES256 or RS256 by the public keys of a JWKS document, all of one algorithm.
@@ -176,13 +203,30 @@ impl TokenVerifier {
             keys.push(Key { id: jwk.common.key_id.clone(), key });
         }
         match algorithm {
-            Some(algorithm) => Ok(Self { keys, validation: validation(algorithm) }),
+            Some(algorithm) => Ok(Self::new(keys, algorithm)),
             None => Err(InvalidSetting("it holds no key for signatures".to_owned())),
         }
     }
 
+    fn new(keys: Vec<Key>, algorithm: Algorithm) -> Self {
+        let good = Cache::with_weighter(REMEMBERED_TOKENS, REMEMBERED_TOKEN_BYTES, ByBytes);
+        Self { keys, validation: validation(algorithm), good }
+    }
+
     /// The caller that a token names.
     pub fn verify(&self, token: &str) -> Result<Caller, TokenRefused> {
+        if let Some(Good { caller, exp }) = self.good.get(token)
+            && get_current_timestamp() < exp
+        {
+            return Ok(caller);
+        }
+        let good = self.check(token)?;
+        let caller = good.caller.clone();
+        self.good.insert(token.into(), good);
+        Ok(caller)
+    }
+
+    fn check(&self, token: &str) -> Result<Good, TokenRefused> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenRefused("The token is too long."));
         }
@@ -197,7 +241,9 @@ impl TokenVerifier {
                 Ok(data) => {
                     let sub = UserId::parse(data.claims.sub)
                         .map_err(|_| TokenRefused("The token's sub is not a user id."))?;
-                    return Ok(Caller::new(sub, &data.claims.scope));
+                    let caller = Caller::new(sub, &data.claims.scope);
+                    // a fraction counts down: rather too early than too late
+                    return Ok(Good { caller, exp: data.claims.exp as u64 });
                 }
                 Err(error) => refused = TokenRefused(reason(error.kind())),
             }
@@ -351,6 +397,21 @@ mod tests {
         for nothing in ["", "shopping", "SHOP", "admins"] {
             assert!(!caller(nothing).may_act_for("u"), "{nothing}");
         }
+    }
+
+    #[test]
+    fn a_remembered_token_ends_when_it_expires_and_covers_no_other() {
+        let verifier = TokenVerifier::from_secret(SECRET);
+        let exp = now() + 2;
+        let token = hs256(&claims(exp));
+        let forged = format!("{}A", &token[..token.len() - 1]);
+        while now() < exp {
+            // it may expire between our look at the clock and the verifier's
+            assert!(verifier.verify(&token).is_ok() || now() >= exp);
+            assert!(forged == token || verifier.verify(&forged).is_err());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(verifier.verify(&token).is_err());
     }
 
     #[test]

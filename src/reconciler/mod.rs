@@ -24,9 +24,9 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Servers;
-use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES, LOG_KEPT_ENTRIES, RETRY_PAUSE};
+use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES, APPLY_PACE, LOG_KEPT_ENTRIES, RETRY_PAUSE};
 use crate::gate::RedisSetupError;
-use crate::gate::cell::{Meta, close};
+use crate::gate::cell::{Meta, close, stop};
 use crate::gate::keys::{DAY_MS, Keys};
 use crate::gate::script::ADVANCE_WATERMARK;
 use crate::log::reader::{LogError, LogReader};
@@ -67,6 +67,18 @@ pub enum StepError {
 impl From<fred::error::Error> for StepError {
     fn from(e: fred::error::Error) -> Self {
         Self::Log(e.into())
+    }
+}
+
+/// An entry that PostgreSQL has.
+struct Reached {
+    seq: u64,
+    tip: String,
+}
+
+impl Reached {
+    fn by(entry: &RawEntry) -> Self {
+        Self { seq: entry.seq, tip: entry.tip.clone() }
     }
 }
 
@@ -139,10 +151,19 @@ impl Reconciler {
             if self.tidied.is_none_or(|at| at.elapsed() > TIDY_EVERY) {
                 self.tidy().await?;
             }
+            let began = Instant::now();
             match self.step().await? {
+                // A transaction costs the same for one entry as for many: those that follow shortly go together.
+                Step::Applied(entries) if entries < APPLY_ENTRIES as usize => {
+                    pause(APPLY_PACE.saturating_sub(began.elapsed()), shutdown).await;
+                }
                 Step::Applied(_) | Step::Rebuilt(_) => {}
                 Step::Idle => self.wait_for_entries(shutdown).await?,
-                Step::Halted(_) | Step::Superseded => pause(STANDBY_PAUSE, shutdown).await,
+                Step::Halted(_) => pause(STANDBY_PAUSE, shutdown).await,
+                Step::Superseded => {
+                    tracing::info!(cell, "another reconciler has moved the cursor; this one looks again");
+                    pause(STANDBY_PAUSE, shutdown).await;
+                }
             }
         }
         Ok(())
@@ -179,8 +200,10 @@ impl Reconciler {
                 return Ok(self.halted(reason.clone()));
             }
             self.last_halt = None;
-            let (step, applied) = self.apply_next(&cursor, &meta).await?;
-            self.advance_watermark(&meta, applied).await?;
+            let (step, reached) = self.apply_next(&cursor, &meta).await?;
+            if let Some(reached) = reached {
+                self.advance_watermark(&meta, reached).await?;
+            }
             return Ok(step);
         }
         // The cursor was read first. Another leader may have moved it, and the gate's watermark, before `meta` was.
@@ -190,7 +213,7 @@ impl Reconciler {
         match comparison {
             Comparison::Rebuild(reason) => self.rebuild(&cursor, &meta, &reason).await,
             Comparison::TruthWentBack(reason) => {
-                close(&self.log.client, self.cell, meta.epoch, &reason).await?;
+                stop(&self.log.client, self.cell, meta.epoch, &reason).await?;
                 Ok(self.halted(reason))
             }
             Comparison::Same => Ok(Step::Idle),
@@ -212,8 +235,12 @@ impl Reconciler {
         Step::Halted(reason)
     }
 
-    /// Applies the next entries after `cursor`, as far as the chain holds; also says how far that is.
-    async fn apply_next(&mut self, cursor: &Cursor, seen: &Meta) -> Result<(Step, u64), StepError> {
+    /// Applies the next entries after `cursor`, as far as the chain holds; also says how far that is, where it knows.
+    async fn apply_next(
+        &mut self,
+        cursor: &Cursor,
+        seen: &Meta,
+    ) -> Result<(Step, Option<Reached>), StepError> {
         let mut raw = self.log.after(cursor.epoch, cursor.seq, APPLY_ENTRIES).await?;
         bound_bytes(&mut raw);
         let found = raw.len();
@@ -223,19 +250,21 @@ impl Reconciler {
         if valid.len() < found || missing {
             // Or another leader has applied and trimmed what is not there.
             if self.cursor().await? != *cursor {
-                return Ok((Step::Superseded, seen.applied));
+                return Ok((Step::Superseded, None));
             }
             let reason = format!("the log does not go on after entry {}", cursor.seq + valid.len() as u64);
             close(&self.log.client, self.cell, cursor.epoch, &reason).await?;
         }
-        let Some(last) = valid.last() else { return Ok((Step::Idle, cursor.seq)) };
+        let here = Reached { seq: cursor.seq, tip: cursor.tip.clone() };
+        if valid.is_empty() {
+            return Ok((Step::Idle, Some(here)));
+        }
         let step = self.apply_entries(cursor, &valid).await?;
-        let applied = match step {
-            Step::Applied(entries) if entries == valid.len() => last.seq,
-            Step::Applied(entries) => cursor.seq + entries as u64,
-            _ => cursor.seq,
+        let reached = match step {
+            Step::Applied(entries) => valid.get(..entries).and_then(<[_]>::last).map(Reached::by),
+            _ => Some(here),
         };
-        Ok((step, applied))
+        Ok((step, reached))
     }
 
     /// Applies `entries` in one transaction; where PostgreSQL refuses them, one by one up to the refused one.
@@ -294,13 +323,14 @@ impl Reconciler {
     }
 
     /// Tells the gate what PostgreSQL has, and trims the log behind it.
-    async fn advance_watermark(&mut self, seen: &Meta, applied: u64) -> Result<(), StepError> {
+    async fn advance_watermark(&mut self, seen: &Meta, reached: Reached) -> Result<(), StepError> {
         let cell = self.cell;
-        if applied <= seen.applied {
+        if reached.seq <= seen.applied {
             return Ok(());
         }
         let keys = vec![Keys::meta(cell), Keys::new(cell, seen.epoch).log()];
-        let args = vec![seen.epoch.to_string(), applied.to_string(), LOG_KEPT_ENTRIES.to_string()];
+        let (seq, kept) = (reached.seq.to_string(), LOG_KEPT_ENTRIES.to_string());
+        let args = vec![seen.epoch.to_string(), seq, reached.tip, kept];
         ADVANCE_WATERMARK.call(&self.log.client, keys, args).await?;
         Ok(())
     }

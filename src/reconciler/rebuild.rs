@@ -63,6 +63,8 @@ impl Reconciler {
         let keys = Keys::new(cell, epoch);
         let loaded = load(self.connection().await?, &client, &keys, target.clock_ms).await?;
         if !self.open(&keys, &target, &loaded).await? {
+            // Who was faster may have removed the keys of earlier epochs before the last of these was loaded.
+            self.log.unlink_epoch(epoch).await?;
             return Ok(Step::Superseded);
         }
         self.log.unlink_before(epoch).await?;
@@ -104,13 +106,14 @@ impl Reconciler {
         Ok(OPEN_EPOCH.call(&self.log.client, names, args).await?)
     }
 
-    /// Applies what the closed log still holds after the cursor, as far as its chain is valid; says what is lost.
+    /// Applies what the closed log still holds after the cursor, as far as its chain is valid; says what is lost. Where
+    /// `meta` is gone, too: it says nothing of the log, which may be whole, and what it holds may have been answered.
     /// `Some`: the rebuild must not go on.
     async fn drain(&mut self, closed: &Meta) -> Result<Option<Step>, StepError> {
         let cell = self.cell;
         loop {
             let cursor = Cursor::read(self.connection().await?, cell).await?;
-            if closed.absent() || closed.epoch != cursor.epoch {
+            if !closed.absent() && closed.epoch != cursor.epoch {
                 return Ok(None);
             }
             let found = self.log.after(cursor.epoch, cursor.seq, APPLY_ENTRIES).await?;

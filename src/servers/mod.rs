@@ -38,6 +38,8 @@ const FIRST_POLL: Duration = Duration::from_millis(2);
 const LONGEST_POLL: Duration = Duration::from_millis(50);
 /// One question to a server that is starting up.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// How long a killed server's last processes may take to go.
+const STILL_GOING_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where a server keeps its data.
 #[derive(Clone, Debug)]
@@ -73,6 +75,11 @@ pub enum Error {
 impl Error {
     fn io(what: String, source: std::io::Error) -> Error {
         Error::Io { what, source }
+    }
+
+    /// A killed server's last processes have not quite gone: worth trying again.
+    fn is_still_going(&self) -> bool {
+        matches!(self, Error::NotStarted { tail, .. } if tail.contains("is still in use"))
     }
 
     /// Somebody else has the port: worth trying another.
@@ -149,7 +156,15 @@ impl<R: Recipe> Server<R> {
     /// Stops the server if it runs, then starts it on the same port and folder.
     pub async fn restart(&self) -> Result<(), Error> {
         self.stop().await;
-        let guard = launch(&self.recipe, &self.ports).await?;
+        let deadline = Instant::now() + STILL_GOING_LIMIT;
+        let guard = loop {
+            match launch(&self.recipe, &self.ports).await {
+                Err(error) if error.is_still_going() && Instant::now() < deadline => {
+                    sleep(LONGEST_POLL).await
+                }
+                outcome => break outcome?,
+            }
+        };
         *self.running() = Some(guard);
         Ok(())
     }

@@ -1,6 +1,10 @@
 //! A private Redis that keeps every acknowledged write.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -21,11 +25,13 @@ pub struct RedisOptions {
     pub extra_config: Vec<String>,
     /// Instead of the `redis-server` that is installed.
     pub program: Option<PathBuf>,
+    /// A command that becomes the server (`env NAME=VALUE`, `nice`): its words, before the program's name.
+    pub under: Vec<OsString>,
 }
 
 impl RedisOptions {
     pub fn new(folder: DataFolder) -> RedisOptions {
-        RedisOptions { folder, extra_config: Vec::new(), program: None }
+        RedisOptions { folder, extra_config: Vec::new(), program: None, under: Vec::new() }
     }
 }
 
@@ -35,13 +41,15 @@ pub struct RedisRecipe {
     home: Home,
     program: PathBuf,
     extra_config: Vec<String>,
+    under: Vec<OsString>,
 }
 
 impl Server<RedisRecipe> {
     pub async fn start(options: RedisOptions) -> Result<RedisServer, Error> {
         let program = REDIS.find(options.program.as_deref(), &[])?;
         let home = Home::open(&options.folder).await?;
-        Server::start_with(RedisRecipe { home, program, extra_config: options.extra_config }).await
+        let RedisOptions { extra_config, under, .. } = options;
+        Server::start_with(RedisRecipe { home, program, extra_config, under }).await
     }
 
     pub fn url(&self) -> String {
@@ -74,14 +82,17 @@ impl Recipe for RedisRecipe {
             "appendonly yes".into(),
             "appendfsync always".into(),
             "no-appendfsync-on-rewrite no".into(),
+            "aof-load-truncated no".into(),
             "maxmemory-policy noeviction".into(),
         ];
         lines.extend(self.extra_config.iter().cloned());
         write_private(&config, &(lines.join("\n") + "\n"))?;
+        mend(&self.program, folder)?;
+        let mut words = self.under.iter().cloned().chain([self.program.clone().into(), config.into()]);
         Ok(Spec {
             server: "Redis",
-            program: self.program.clone(),
-            args: vec![config.into()],
+            program: words.next().unwrap_or_default().into(),
+            args: words.collect(),
             env: Vec::new(),
             folder: folder.to_owned(),
             log: folder.join("redis.log"),
@@ -98,6 +109,33 @@ impl Recipe for RedisRecipe {
             says(&format!("process_id:{pid}")) && says("loading:0")
         })
     }
+}
+
+/// Cuts off what a crash left of a transaction that was being written; nothing of it was acknowledged.
+///
+/// With `aof-load-truncated yes` Redis would do so by itself, but not well (7.0; mended in Valkey by its pull request
+/// 4342): where the tear goes through a command, it cuts that command and leaves the transaction's beginning. What is
+/// acknowledged from then on becomes a part of that transaction, and goes wrong at the next start.
+fn mend(redis: &Path, folder: &Path) -> Result<(), Error> {
+    let manifest = folder.join("appendonlydir").join("appendonly.aof.manifest");
+    if !manifest.exists() {
+        return Ok(());
+    }
+    let failed = |source| Error::io(format!("check {}", manifest.display()), source);
+    // The same program under another name.
+    let mut command = Command::new(redis);
+    command.arg0("redis-check-aof").arg("--fix").arg(&manifest).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut check = command.spawn().map_err(failed)?;
+    if let Some(mut answer) = check.stdin.take() {
+        let _ = answer.write_all(b"y\n"); // it only asks when there is something to cut
+    }
+    let done = check.wait_with_output().map_err(failed)?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&done.stdout);
+    let last = said.lines().last().unwrap_or("it says nothing").to_owned();
+    Err(failed(std::io::Error::other(last)))
 }
 
 async fn ask(port: u16) -> std::io::Result<String> {

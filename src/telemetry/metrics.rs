@@ -114,6 +114,8 @@ metrics! {
         "Rebuilds of a gate from PostgreSQL"
     REBUILD_DURATION LONG, "rushgate_rebuild_duration_seconds" []
         "Time from a rebuild's claim to the open gate"
+    DECISIONS_LOST Counter, "rushgate_decisions_lost_total" ["kind"]
+        "Decisions that Redis lost before PostgreSQL had them, as this instance remembers them"
 
     OUTBOX_ROWS Gauge, "rushgate_outbox_rows" []
         "Events waiting in the outbox"

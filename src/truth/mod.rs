@@ -13,6 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use crate::config::InvalidSetting;
 
 mod ledger;
+mod losses;
 mod orders;
 mod popular;
 mod progress;

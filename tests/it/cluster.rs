@@ -1,6 +1,7 @@
 //! A cluster for tests: real `rushgate serve` processes on one private Redis, one database and one virtual host.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -145,6 +146,8 @@ pub struct Private {
     pub rabbitmq: bool,
     /// Further lines of redis.conf.
     pub redis_config: Vec<String>,
+    /// See [`RedisOptions::under`].
+    pub redis_under: Vec<OsString>,
 }
 
 impl Cluster {
@@ -155,7 +158,7 @@ impl Cluster {
 
     pub async fn with(private: Private) -> Self {
         let mut options = RedisOptions::new(DataFolder::Scratch);
-        options.extra_config = private.redis_config;
+        (options.extra_config, options.under) = (private.redis_config, private.redis_under);
         let redis = RedisServer::start(options).await.unwrap();
         let (postgres, database_url) = match private.postgres {
             false => (None, truth::empty_database().await),
@@ -244,10 +247,7 @@ impl Cluster {
     /// How every test ends: the real audit is clean, and the queue has exactly the events of the orders in PostgreSQL.
     pub async fn assert_consistent(&self) {
         self.settings.run(&["audit", "--wait", "30s"]).await.assert_success();
-        eventually("the outbox is delivered", || async {
-            (self.number("SELECT count(*) FROM outbox").await == 0).then_some(())
-        })
-        .await;
+        self.outbox_delivered().await;
         let events = self.events().await;
         let mut found: Vec<&String> = events.keys().collect();
         found.sort();
@@ -264,6 +264,13 @@ impl Cluster {
             assert_eq!(event["type"], format!("rushgate.order.{kind}.v1"));
             assert_eq!((&event["subject"], &event["data"]["order_id"]), (&json!(order), &json!(order)));
         }
+    }
+
+    pub async fn outbox_delivered(&self) {
+        eventually("the outbox is delivered", || async {
+            (self.number("SELECT count(*) FROM outbox").await == 0).then_some(())
+        })
+        .await;
     }
 
     /// Takes what is in the queue of the data platform; all messages up to now, by id.
@@ -360,6 +367,12 @@ impl Instance {
         self.log.lock().unwrap().iter().any(|line| line.contains(text))
     }
 
+    /// Whether it has said that this decision is gone.
+    pub fn lists_as_gone(&self, id: &str) -> bool {
+        let lines = self.log.lock().unwrap();
+        lines.iter().any(|line| line.contains("gone: it was decided") && line.contains(id))
+    }
+
     pub fn listens_on(&self) -> &str {
         self.api.trim_start_matches("http://")
     }
@@ -371,6 +384,22 @@ impl Instance {
 
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.0.id().cast_signed()), signal).unwrap();
+    }
+
+    /// SIGSTOP; returns when every thread of it stands still, which on a busy machine is later.
+    pub async fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.child.0.id());
+        eventually("the process stands still", || async {
+            let mut threads = std::fs::read_dir(&threads).unwrap();
+            let still = threads.all(|thread| {
+                // "<id> (<name>) <state> …"; a thread may end meanwhile
+                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+                stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+            });
+            still.then_some(())
+        })
+        .await;
     }
 
     /// As a crash.
@@ -489,8 +518,12 @@ impl Request {
         Self { method, path: path.into(), body, key: None, token: token("backend", "service") }
     }
 
-    fn post(path: impl Into<String>, body: Value) -> Self {
+    pub fn post(path: impl Into<String>, body: Value) -> Self {
         Self::new(Method::POST, path, Some(body))
+    }
+
+    pub fn put(path: impl Into<String>, body: Value) -> Self {
+        Self::new(Method::PUT, path, Some(body))
     }
 
     pub fn get(path: impl Into<String>) -> Self {

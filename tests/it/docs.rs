@@ -6,9 +6,12 @@ use std::process::Command;
 
 use rushgate::http::problem::Code;
 
+use crate::faults::FAULTS;
+
 const READMES: [&str; 2] = ["README.md", "README.ko.md"];
 /// What in backticks is a file of this repository.
-const FOLDERS: [&str; 7] = ["src/", "lua/", "docs/", "tests/", "migrations/", "grafana/", ".ci/"];
+const FOLDERS: [&str; 8] =
+    ["src/", "lua/", "docs/", "tests/", "migrations/", "grafana/", "loadtest/", ".ci/"];
 
 #[test]
 fn settings_are_those_of_serve_with_their_defaults() {
@@ -108,4 +111,17 @@ fn root() -> &'static Path {
 
 fn read(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap()
+}
+
+#[test]
+fn every_fault_stands_in_the_guarantees() {
+    let page = include_str!("../../docs/guarantees.md");
+    let missing: Vec<String> = FAULTS
+        .iter()
+        .map(|fault| format!("| `{}` | {} |", fault.name, fault.expected))
+        .filter(|row| !page.contains(row.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "docs/guarantees.md lacks:\n{}", missing.join("\n"));
+    let rows = page.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, FAULTS.len(), "docs/guarantees.md has rows of no fault");
 }

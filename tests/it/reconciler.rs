@@ -8,11 +8,11 @@ use fred::prelude::*;
 use rushgate::domain::Discount;
 use rushgate::gate::cell::Meta;
 use rushgate::gate::keys::Keys;
-use rushgate::gate::script::{CLAIM_EPOCH, OPEN_EPOCH};
+use rushgate::gate::script::{ADVANCE_WATERMARK, CLAIM_EPOCH, OPEN_EPOCH};
 use rushgate::gate::*;
-use rushgate::log;
 use rushgate::log::entry::chain_tip;
 use rushgate::log::reader::LogReader;
+use rushgate::log::{self, RawEntry};
 use rushgate::reconciler::cursor::Cursor;
 use rushgate::reconciler::{Reconciler, Step};
 use sqlx::{Connection, PgConnection};
@@ -61,9 +61,13 @@ impl Shop {
         Reconciler::connect(&self.servers, 0).await.unwrap()
     }
 
-    async fn entry_payload(&self, seq: u64) -> Vec<u8> {
+    async fn entry(&self, seq: u64) -> RawEntry {
         let reader = LogReader::connect(&self.servers.redis_url, 0).await.unwrap();
-        reader.after(self.meta().await.epoch, seq - 1, 1).await.unwrap().remove(0).payload
+        reader.after(self.meta().await.epoch, seq - 1, 1).await.unwrap().remove(0)
+    }
+
+    async fn entry_payload(&self, seq: u64) -> Vec<u8> {
+        self.entry(seq).await.payload
     }
 
     /// Puts something into Redis' log that no script has written.
@@ -374,6 +378,58 @@ async fn a_redis_that_lost_its_tail_is_rebuilt_even_when_it_was_refilled() {
 }
 
 #[tokio::test]
+async fn the_watermark_is_not_told_to_a_redis_that_holds_another_entry() {
+    let shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    shop.charge("ann", 1_000).await;
+    let (meta, keys) = (shop.meta().await, shop.keys().await);
+    let advance = |seq: u64, tip: String| {
+        let (names, args) =
+            (vec![Keys::meta(0), keys.log()], vec!["1".into(), seq.to_string(), tip, "0".into()]);
+        ADVANCE_WATERMARK.call(&shop.raw, names, args)
+    };
+    let first = shop.entry(1).await.tip;
+    for (seq, tip) in [(1, "f".repeat(40)), (2, first.clone()), (3, meta.tip.clone())] {
+        assert!(!advance(seq, tip).await.unwrap(), "entry {seq} is another, or not there");
+        assert_eq!(shop.meta().await, meta);
+    }
+    assert!(advance(1, first).await.unwrap());
+    assert_eq!(shop.meta().await.applied, 1);
+    assert!(advance(2, meta.tip).await.unwrap());
+    assert_eq!(shop.meta().await.applied, 2);
+}
+
+#[tokio::test]
+async fn a_log_without_its_meta_is_applied_before_the_rebuild() {
+    for wrong_type in [false, true] {
+        let mut shop = Shop::open().await;
+        shop.charge("ann", 1_000).await;
+        shop.apply_all().await;
+        shop.charge("ann", 500).await;
+        let _: i64 = shop.raw.del(Keys::meta(0)).await.unwrap();
+        if wrong_type {
+            let _: () = shop.raw.set(Keys::meta(0), "no hash", None, None, false).await.unwrap();
+        }
+        assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+        assert_eq!(shop.balance("ann").await, Some(1_500), "what was answered is there");
+        shop.assert_audit_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_meets_a_key_of_a_wrong_type_closes_the_cell() {
+    let mut shop = Shop::open().await;
+    shop.put_product("mug", 1_000, 5).await;
+    shop.apply_all().await;
+    let ids = shop.keys().await.product_ids();
+    let _: () = shop.raw.set(ids, "no sorted set", None, None, false).await.unwrap();
+    assert!(matches!(shop.gate.list_products(None, 10).await, Err(GateError::Unavailable(_))));
+    assert_eq!(shop.meta().await.state, "closed");
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.gate.list_products(None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_log_or_meta_that_somebody_else_wrote_to_is_rebuilt() {
     let mut shop = Shop::open().await;
     shop.charge("ann", 1_000).await;
@@ -504,6 +560,13 @@ async fn a_truth_that_went_back_opens_nothing_until_an_operator_says_so() {
         assert!(matches!(&step, Step::Halted(why) if why.contains("rushgate rebuild")), "{step:?}");
     }
     assert_eq!((shop.meta().await.epoch, shop.meta().await.state.as_str()), (epoch, "closed"));
+    // It tells so, too, where the cell was closed before, by a rebuild that then lost its PostgreSQL.
+    let claim = (epoch + 1).to_string();
+    assert!(CLAIM_EPOCH.call(&shop.raw, vec![Keys::meta(0)], vec![claim]).await.unwrap());
+    assert_eq!(shop.gate.status().await.unwrap()[0].state, "rebuilding");
+    assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Halted(_)));
+    let CellStatus { state, reason, .. } = shop.gate.status().await.unwrap().remove(0);
+    assert!(state == "closed" && reason.unwrap().contains("rushgate rebuild"));
     let _: () = shop.raw.flushall(false).await.unwrap();
     // and a database that never knew this shop, beside a gate from another one
     let other = crate::truth::database().await;

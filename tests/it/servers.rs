@@ -45,6 +45,7 @@ async fn redis_would_lose_nothing_that_it_acknowledged() {
         ("appendonly", "yes"),
         ("appendfsync", "always"),
         ("no-appendfsync-on-rewrite", "no"),
+        ("aof-load-truncated", "no"),
         ("maxmemory-policy", "noeviction"),
         ("save", ""),
         ("bind", "127.0.0.1"),
@@ -52,6 +53,39 @@ async fn redis_would_lose_nothing_that_it_acknowledged() {
     ] {
         assert_eq!(redis_setting(&client, name).await, value, "{name}");
     }
+}
+
+/// A crash tears the last transaction; what is acknowledged after it must survive the next crash.
+#[tokio::test]
+async fn a_torn_write_damages_nothing_that_comes_after_it() {
+    let server = RedisServer::start(RedisOptions::new(DataFolder::Scratch)).await.unwrap();
+    let pair = |name: &'static str| {
+        let server = &server;
+        async move {
+            let script = "redis.call('SET', 'a', ARGV[1]) redis.call('HSET', 'b', ARGV[1], 1)";
+            let _: Value = redis(server).await.eval(script, vec!["a", "b"], vec![name]).await.unwrap();
+        }
+    };
+    pair("first").await;
+    pair("torn").await;
+    server.kill().await;
+    let file = server.folder().join("appendonlydir/appendonly.aof.1.incr.aof");
+    let written = std::fs::read(&file).unwrap();
+    // in the middle of the second command of the last transaction
+    let tear = written.windows(4).rposition(|part| part == b"HSET").unwrap() + 2;
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(tear as u64).unwrap();
+    server.restart().await.unwrap();
+    pair("after").await;
+    for _ in 0..2 {
+        let client = redis(&server).await;
+        let (a, mut b): (String, Vec<String>) =
+            (client.get("a").await.unwrap(), client.hkeys("b").await.unwrap());
+        b.sort();
+        assert_eq!((a.as_str(), b), ("after", vec!["after".to_owned(), "first".to_owned()]));
+        server.kill().await;
+        server.restart().await.unwrap();
+    }
+    assert!(!std::fs::read(&file).unwrap().windows(4).any(|part| part == b"torn"));
 }
 
 #[tokio::test]

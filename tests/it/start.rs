@@ -137,6 +137,7 @@ async fn a_stopping_instance_answers_what_it_has_begun() {
 
     // The same under load: everybody whose request was begun gets its answer, so PostgreSQL has what was told, and
     // nothing that was not. (A request on its way to a connection that closes finds nobody, and changes nothing.)
+    cluster.caught_up().await;
     let before = cluster.texts("SELECT order_id::text FROM orders").await;
     let third = cluster.start().await;
     let shopper = |n: u32| {

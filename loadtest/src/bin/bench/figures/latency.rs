@@ -1,0 +1,135 @@
+//! Latencies and lag while coupons are issued at a steady rate, open loop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep, spawn};
+use std::time::{Duration, Instant};
+
+use rushgate_loadtest::http::{Drive, Pace};
+use rushgate_loadtest::redis::Redis;
+use rushgate_loadtest::{Outcome, say};
+
+use super::{Figure, Measured, Target};
+use crate::report::sensible;
+use crate::rows::Row;
+use crate::stage::{SETTLE_LIMIT, Stage};
+use crate::wrk::{Gaps, scattered};
+
+/// So many that none has to wait for a free one unless the server stalls.
+const CONNECTIONS: usize = 1_024;
+/// How often the sampler looks where the log stands.
+const LOOK: Duration = Duration::from_millis(2);
+/// What is not applied by then counts as never.
+const APPLY_LIMIT: Duration = Duration::from_secs(60);
+
+pub async fn gate_and_lag(stage: &mut Stage, per_s: f64) -> Outcome<Vec<Measured>> {
+    let (mut latencies, mut lags) = (vec![], vec![]);
+    for _ in 0..stage.rounds {
+        let (latency, lag) = round(stage, per_s).await?;
+        say(format_args!("{:.0}/s: p99 {latency:.1} ms, lag p99 {lag:.1} ms", per_s));
+        latencies.push(latency);
+        lags.push(lag);
+    }
+    let note = format!("at {}/s", sensible(per_s));
+    Ok(vec![
+        Measured::new(Figure::LatencyGate, latencies, "ms", Target::AtMost(8.0)).note(&note),
+        Measured::new(Figure::Lag, lags, "ms", Target::AtMost(250.0)).note(&note),
+    ])
+}
+
+pub async fn truth(stage: &mut Stage, per_s: f64) -> Outcome<Measured> {
+    stage.shop.settle(SETTLE_LIMIT).await?;
+    stage.exchange(&[("RUSHGATE_ACK", "truth")])?;
+    let mut latencies = vec![];
+    for _ in 0..stage.rounds {
+        let (latency, _) = round(stage, per_s).await?;
+        say(format_args!("{per_s:.0}/s, ACK=truth: p99 {latency:.1} ms"));
+        latencies.push(latency);
+    }
+    stage.exchange(&[])?;
+    let note = format!("at {}/s", sensible(per_s));
+    Ok(Measured::new(Figure::LatencyTruth, latencies, "ms", Target::AtMost(40.0)).note(note))
+}
+
+/// The p99 of the latency and of the lag, in ms.
+async fn round(stage: &mut Stage, per_s: f64) -> Outcome<(f64, f64)> {
+    stage.prepare_shop(&[Row::Issue])?;
+    stage.shop.settle(SETTLE_LIMIT).await?;
+    let plan = stage.plan(Row::Issue, stage.length)?;
+    let Gaps::New { from } = plan.gaps else { return Err("issuing takes new users".into()) };
+    let count = (per_s * stage.length.as_secs_f64()) as u64;
+    let drive = Drive {
+        address: stage.instance()?.api,
+        connections: CONNECTIONS,
+        pace: Pace::PerSecond(per_s),
+        count,
+    };
+    let sampler = Sampler::start(stage.shop.redis.port());
+    let mut latencies = Vec::with_capacity(usize::try_from(count)?);
+    let write = |index, out: &mut Vec<u8>| {
+        out.extend_from_slice(plan.parts[0].as_bytes());
+        out.extend_from_slice(format!("{:010}", scattered(from + index)).as_bytes());
+        out.extend_from_slice(plan.parts[1].as_bytes());
+    };
+    drive.run(write, |answer| {
+        // Who was not served waits for ever.
+        let served = answer.status == 201;
+        latencies.push(if served { answer.latency.as_secs_f64() * 1e3 } else { f64::INFINITY });
+        Ok(())
+    })?;
+    let lags = sampler.finish()?;
+    Ok((p99(latencies), p99(lags)))
+}
+
+fn p99(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values
+        .get((values.len() * 99 / 100).min(values.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or(f64::INFINITY)
+}
+
+/// Looks again and again where the log stands and how far it is applied: an entry's lag is from the look that saw it
+/// logged to the look that saw it applied.
+struct Sampler {
+    stop: Arc<AtomicBool>,
+    looking: JoinHandle<Result<Vec<f64>, String>>,
+}
+
+impl Sampler {
+    fn start(port: u16) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        Self { stop, looking: spawn(move || look(port, &told).map_err(|e| e.to_string())) }
+    }
+
+    fn finish(self) -> Outcome<Vec<f64>> {
+        self.stop.store(true, Ordering::Relaxed);
+        Ok(self.looking.join().map_err(|_| "the sampler panicked")??)
+    }
+}
+
+fn look(port: u16, stop: &AtomicBool) -> Outcome<Vec<f64>> {
+    let mut redis = Redis::connect(port)?;
+    let (mut waiting, mut lags) = (std::collections::VecDeque::new(), vec![]);
+    let (mut last, mut give_up) = (redis.log()?.seq, None);
+    loop {
+        let (log, now) = (redis.log()?, Instant::now());
+        while waiting.front().is_some_and(|(seq, _)| *seq <= log.applied) {
+            let (_, since) = waiting.pop_front().ok_or("it was there")?;
+            lags.push(now.duration_since(since).as_secs_f64() * 1e3);
+        }
+        if log.seq > last && give_up.is_none() {
+            waiting.push_back((log.seq, now));
+            last = log.seq;
+        }
+        if stop.load(Ordering::Relaxed) {
+            let give_up = *give_up.get_or_insert(now + APPLY_LIMIT);
+            if waiting.is_empty() || now > give_up {
+                lags.extend(waiting.iter().map(|_| f64::INFINITY));
+                return Ok(lags);
+            }
+        }
+        sleep(LOOK);
+    }
+}

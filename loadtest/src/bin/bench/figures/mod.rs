@@ -1,0 +1,210 @@
+//! Figures that are no rows of requests.
+
+mod drain;
+mod latency;
+mod million;
+mod rival;
+
+use rushgate_loadtest::process::UseOfMachine;
+use rushgate_loadtest::{Outcome, say};
+use serde::Serialize;
+
+use crate::report::{Report, median, sensible};
+use crate::rows::Row;
+use crate::stage::Stage;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Figure {
+    Memory,
+    LatencyGate,
+    LatencyTruth,
+    Lag,
+    DrainCoupons,
+    DrainOrders,
+    Rebuild,
+    Bytes,
+    BigShop,
+    Rival,
+}
+
+impl Figure {
+    pub const ALL: [Figure; 10] = [
+        Figure::Memory,
+        Figure::LatencyGate,
+        Figure::LatencyTruth,
+        Figure::Lag,
+        Figure::DrainCoupons,
+        Figure::DrainOrders,
+        Figure::Rebuild,
+        Figure::Bytes,
+        Figure::BigShop,
+        Figure::Rival,
+    ];
+
+    pub fn named(name: &str) -> Option<Figure> {
+        Figure::ALL.into_iter().find(|figure| figure.name() == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Figure::Memory => "memory",
+            Figure::LatencyGate => "p99-gate",
+            Figure::LatencyTruth => "p99-truth",
+            Figure::Lag => "lag",
+            Figure::DrainCoupons => "drain-coupons",
+            Figure::DrainOrders => "drain-orders",
+            Figure::Rebuild => "rebuild",
+            Figure::Bytes => "bytes",
+            Figure::BigShop => "big-shop",
+            Figure::Rival => "postgres",
+        }
+    }
+
+    pub fn what(self) -> &'static str {
+        match self {
+            Figure::Memory => "resident memory of one instance at peak",
+            Figure::LatencyGate => "p99 of issue at half its peak rate, ACK=gate",
+            Figure::LatencyTruth => "p99 of issue at the same rate, ACK=truth",
+            Figure::Lag => "lag (log → PostgreSQL) at half of peak, p99",
+            Figure::DrainCoupons => "reconciler draining a backlog, coupons",
+            Figure::DrainOrders => "reconciler draining a backlog, orders of 3 lines",
+            Figure::Rebuild => {
+                "rebuild of 1,000,000 wallets and 1,000,000 coupons, from an empty Redis to ready"
+            }
+            Figure::Bytes => "Redis bytes per wallet, per held coupon (log trimmed)",
+            Figure::BigShop => {
+                "issue with 5,000,000 wallets and a template at 1,000,000 issued, against an empty shop"
+            }
+            Figure::Rival => "issue, against PostgreSQL alone (pgbench, 64 clients)",
+        }
+    }
+}
+
+/// What must hold for a target to be met.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Target {
+    pub fn text(self, unit: &str) -> String {
+        let (sign, value) = match self {
+            Target::AtLeast(value) => ('≥', value),
+            Target::AtMost(value) => ('≤', value),
+        };
+        let value = if value.fract() == 0.0 && value < 1000.0 { value.to_string() } else { sensible(value) };
+        format!("{sign} {value} {unit}").trim().to_owned()
+    }
+}
+
+/// One figure.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    pub name: &'static str,
+    pub what: String,
+    /// The median of `rounds`.
+    pub value: f64,
+    pub unit: &'static str,
+    pub target: Target,
+    /// What a reader may want to know besides.
+    pub note: String,
+    pub rounds: Vec<f64>,
+    /// As in a round of a row; over the whole measurement.
+    pub foreign_cpu: f64,
+}
+
+impl Measured {
+    pub fn new(figure: Figure, rounds: Vec<f64>, unit: &'static str, target: Target) -> Self {
+        let value = median(rounds.clone());
+        let (name, what) = (figure.name(), figure.what().to_owned());
+        Self { name, what, value, unit, target, note: String::new(), rounds, foreign_cpu: 0.0 }
+    }
+
+    pub fn note(self, note: impl Into<String>) -> Self {
+        Self { note: note.into(), ..self }
+    }
+
+    pub fn met(&self) -> bool {
+        match self.target {
+            Target::AtLeast(least) => self.value >= least,
+            Target::AtMost(most) => self.value <= most,
+        }
+    }
+}
+
+impl std::fmt::Display for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let met = if self.met() { "met" } else { "not met" };
+        let (value, target) = (sensible(self.value), self.target.text(self.unit));
+        write!(f, "{:<14} {value} {}  ({target}: {met})  {}  {}", self.name, self.unit, self.what, self.note)
+    }
+}
+
+/// Measures figures, and adds them to the report; one run may give several.
+pub async fn measure(figures: &[Figure], stage: &mut Stage, report: &mut Report) -> Outcome<()> {
+    let mut peak = report.medians(Row::Issue).map(|medians| medians.per_s);
+    for run in RUNS.iter().filter(|run| run.iter().any(|figure| figures.contains(figure))) {
+        if REFER_TO_PEAK.contains(&run[0]) && peak.is_none() {
+            peak = Some(peak_of_issue(stage).await?);
+        }
+        let begin = UseOfMachine::now();
+        let mut found =
+            run_of(run[0], stage, peak.unwrap_or_default(), figures.contains(&Figure::BigShop)).await?;
+        let foreign_cpu = UseOfMachine::now().foreign_since(&begin);
+        found.retain(|it| figures.iter().any(|figure| figure.name() == it.name));
+        found.iter_mut().for_each(|it| it.foreign_cpu = foreign_cpu);
+        report.figures.extend(found);
+    }
+    Ok(())
+}
+
+/// Figures that come out of one run.
+const RUNS: [&[Figure]; 7] = [
+    &[Figure::Memory],
+    &[Figure::LatencyGate, Figure::Lag],
+    &[Figure::LatencyTruth],
+    &[Figure::DrainCoupons],
+    &[Figure::DrainOrders],
+    &[Figure::Rival],
+    &[Figure::Rebuild, Figure::Bytes, Figure::BigShop],
+];
+/// … and those that need to know how fast coupons are issued.
+const REFER_TO_PEAK: [Figure; 3] = [Figure::LatencyGate, Figure::LatencyTruth, Figure::Rival];
+
+async fn run_of(first: Figure, stage: &mut Stage, peak: f64, big_shop: bool) -> Outcome<Vec<Measured>> {
+    match first {
+        Figure::Memory => Ok(vec![memory(stage).await?]),
+        Figure::LatencyGate | Figure::Lag => latency::gate_and_lag(stage, peak / 2.0).await,
+        Figure::LatencyTruth => Ok(vec![latency::truth(stage, peak / 2.0).await?]),
+        Figure::DrainCoupons => Ok(vec![drain::measure(stage, first, Row::Issue).await?]),
+        Figure::DrainOrders => Ok(vec![drain::measure(stage, first, Row::Lines3).await?]),
+        Figure::Rival => Ok(vec![rival::measure(stage, peak).await?]),
+        Figure::Rebuild | Figure::Bytes | Figure::BigShop => million::measure(stage, big_shop).await,
+    }
+}
+
+/// The median rate of issuing coupons.
+async fn peak_of_issue(stage: &mut Stage) -> Outcome<f64> {
+    stage.prepare(&[Row::Issue])?;
+    let mut rates = vec![];
+    for _ in 0..stage.rounds {
+        let round = stage.round(Row::Issue).await?;
+        say(&round);
+        rates.push(round.per_s);
+    }
+    Ok(median(rates))
+}
+
+/// After all rows that were measured; with none, after issuing and ordering at full speed.
+async fn memory(stage: &mut Stage) -> Outcome<Measured> {
+    if !stage.has_driven() {
+        for row in [Row::Issue, Row::Order1] {
+            stage.prepare(&[row])?;
+            say(stage.round(row).await?);
+        }
+    }
+    let mib = stage.peak_memory as f64 / 1024.0 / 1024.0;
+    Ok(Measured::new(Figure::Memory, vec![mib], "MiB", Target::AtMost(150.0)))
+}

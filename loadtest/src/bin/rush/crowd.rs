@@ -1,0 +1,138 @@
+//! What all users share: the shop's things that are made for this run, and what users were told.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use reqwest::Method;
+use rushgate_loadtest::Outcome;
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::scenarios::Scenario;
+
+/// Products of the shop that everybody buys from.
+pub const PRODUCTS: u64 = 20;
+const PLENTY: u64 = 1_000_000_000;
+
+pub struct Crowd {
+    pub api: Api,
+    /// Names of this run's users, templates and products begin so: a host may be used again.
+    run: String,
+    users: AtomicU64,
+    pub expected_users: u64,
+    /// Coupons of the rush, and pieces of the flash sale; 0 where the scenario has none.
+    pub coupons: u64,
+    pub pieces: u64,
+    /// The catalogue of the scenario `shop` is there.
+    pub has_catalogue: bool,
+    told: Mutex<Told>,
+}
+
+/// What users read in their answers.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// User and serial of every coupon of the rush.
+    pub coupons: Vec<(u64, u64)>,
+    /// Pieces of the flash sale.
+    pub pieces: u64,
+    pub orders: u64,
+    pub cancelled: u64,
+    /// Wallets that were looked at, and those that held something else than their users had reckoned.
+    pub wallets: u64,
+    pub wrong_wallets: Vec<String>,
+    /// Changes whose outcome never became known, for all that they were repeated.
+    pub unknown: u64,
+}
+
+impl Crowd {
+    /// Makes what the scenario needs. The rush opens after `arrival`.
+    pub async fn gather(api: Api, scenario: Scenario, users: u64, arrival: Duration) -> Outcome<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let of_each = |weight: u64| users * weight / Scenario::WEIGHTS.iter().sum::<u64>();
+        let [rushing, buying, _] = Scenario::WEIGHTS.map(of_each);
+        let (coupons, pieces) = match scenario {
+            Scenario::CouponRush => (users / 4, 0),
+            Scenario::FlashSale => (0, users / 2),
+            Scenario::Shop => (0, 0),
+            Scenario::Mixed => (rushing / 4, buying / 2),
+        };
+        let crowd = Self {
+            api,
+            run: format!("rush-{:x}", now.as_millis()),
+            users: AtomicU64::new(0),
+            expected_users: users,
+            coupons: if coupons == 0 && scenario.rushes() { 1 } else { coupons },
+            pieces: if pieces == 0 && scenario.sells() { 1 } else { pieces },
+            has_catalogue: scenario.browses(),
+            told: Mutex::default(),
+        };
+        if scenario.rushes() {
+            crowd.put_template(&crowd.template(), crowd.coupons, now + arrival).await?;
+        }
+        if scenario.sells() {
+            crowd.put_product(&crowd.scarce(), 1_000, crowd.pieces).await?;
+        }
+        if scenario.browses() {
+            crowd.put_template(&crowd.everyday(), PLENTY, Duration::ZERO).await?;
+            for number in 0..PRODUCTS {
+                crowd.put_product(&crowd.product(number), (number + 1) * 100, PLENTY).await?;
+            }
+        }
+        Ok(crowd)
+    }
+
+    async fn put_product(&self, id: &str, price: u64, stock: u64) -> Outcome<()> {
+        let body = json!({"name": id, "price": price, "status": "on_sale", "stock": stock});
+        self.api.staff(Method::PUT, &format!("/v1/products/{id}"), Some(&body)).await.map(drop)
+    }
+
+    async fn put_template(&self, id: &str, max_issued: u64, from: Duration) -> Outcome<()> {
+        let body = json!({
+            "name": id, "discount": {"type": "amount", "value": 50}, "max_issued": max_issued,
+            "issue_from": rushgate::domain::rfc3339(i64::try_from(from.as_millis())?),
+            "issue_until": "2100-01-01T00:00:00Z",
+        });
+        self.api.staff(Method::PUT, &format!("/v1/coupon-templates/{id}"), Some(&body)).await.map(drop)
+    }
+
+    /// The next user's number, name and token.
+    pub fn next_user(&self) -> Outcome<(u64, String, String)> {
+        let number = self.users.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", self.run);
+        let token = self.api.token(&name, "shop")?;
+        Ok((number, name, token))
+    }
+
+    /// The template of the rush.
+    pub fn template(&self) -> String {
+        format!("{}-coupon", self.run)
+    }
+
+    /// The template that everybody gets one of.
+    pub fn everyday(&self) -> String {
+        format!("{}-everyday", self.run)
+    }
+
+    /// The product of the flash sale.
+    pub fn scarce(&self) -> String {
+        format!("{}-scarce", self.run)
+    }
+
+    pub fn product(&self, number: u64) -> String {
+        format!("{}-product-{number}", self.run)
+    }
+
+    pub fn note(&self, what: impl FnOnce(&mut Told)) {
+        what(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub fn told(&self) -> Told {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A number in an answer.
+pub fn number(answer: &Value, name: &str) -> u64 {
+    answer[name].as_u64().unwrap_or_default()
+}

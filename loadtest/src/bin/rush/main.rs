@@ -1,0 +1,150 @@
+//! `./dev rush`: many users at once, as a shop has them, and a verdict on what became of the shop.
+//!
+//! Each user is a task of goose that waits for every answer before it goes on (closed loop): this asks whether the shop
+//! stays right and usable under a crowd, not how much it can take (that is `./dev bench`). [`scenarios`] says what users
+//! do; [`crowd`] what they were told, which [`verdict`] holds against the shop at the end.
+
+mod api;
+mod crowd;
+mod scenarios;
+mod verdict;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use goose::client::GooseClientBuilder;
+use goose::config::GooseConfiguration;
+use goose::{GooseAttack, GooseError};
+use rushgate_loadtest::shop::{Instance, SECRET, Servers, Shop};
+use rushgate_loadtest::{Outcome, say};
+
+use crate::api::Api;
+use crate::crowd::Crowd;
+use crate::scenarios::Scenario;
+
+/// An answer that takes longer has failed.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// The run fails when one of these does not hold, over all requests.
+const THRESHOLDS: [&str; 3] = ["error-rate<0.1%", "p95<1s", "p99<2s"];
+const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Sends a crowd of users to a shop, and says whether the shop got it right
+#[derive(Parser)]
+struct Options {
+    #[arg(value_enum, default_value_t = Scenario::Mixed)]
+    scenario: Scenario,
+    /// Users at once
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(2..=100_000))]
+    users: u64,
+    /// How long, once all users are there, such as 30s or 5m
+    #[arg(long, default_value = "30s")]
+    run_time: String,
+    /// A running Rushgate, such as http://127.0.0.1:8080, instead of one on private servers
+    #[arg(long, value_name = "URL")]
+    host: Option<String>,
+    /// Secret for users' tokens, where a host is given
+    #[arg(long, env = "RUSHGATE_JWT_SECRET", hide_env_values = true)]
+    jwt_secret: Option<String>,
+    /// The report, in HTML
+    #[arg(long, default_value = "rush.html")]
+    report: PathBuf,
+    /// Instead of the usual thresholds, such as `p99<500ms` or `rps>=1000`; may be given several times
+    #[arg(long)]
+    threshold: Vec<String>,
+    /// The binary that serves on the private servers and that audits
+    #[arg(long)]
+    rushgate: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match Box::pin(run(Options::parse())).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            say(format_args!("\nrush: {e}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all went well.
+async fn run(options: Options) -> Outcome<bool> {
+    match &options.host {
+        Some(host) => {
+            let secret =
+                options.jwt_secret.as_deref().ok_or("set RUSHGATE_JWT_SECRET to the secret of that host")?;
+            attack(&options, Api::new(host, secret)?, None).await
+        }
+        None => {
+            say("Starting private servers");
+            let servers = Servers::start().await?;
+            let shop = servers.shop("rush").await?;
+            let instance = shop.serve(&options.rushgate, &[])?;
+            let api = Api::new(&format!("http://{}", instance.api), SECRET)?;
+            let went = attack(&options, api, Some(&shop)).await;
+            stop(instance, &shop, &servers).await?;
+            went
+        }
+    }
+}
+
+async fn stop(instance: Instance, shop: &Shop, servers: &Servers) -> Outcome<()> {
+    instance.stop()?;
+    shop.close().await;
+    servers.stop().await;
+    Ok(())
+}
+
+async fn attack(options: &Options, api: Api, own: Option<&Shop>) -> Outcome<bool> {
+    // A user starts every few milliseconds; the coupon opens when all are there.
+    let arrival = Duration::from_millis(options.users.clamp(1_000, 10_000));
+    let crowd = Arc::new(Crowd::gather(api, options.scenario, options.users, arrival).await?);
+    let mut goose = GooseAttack::initialize_with_config(configuration(options, &crowd, arrival))?
+        .set_client_builder_without_cookies(
+            GooseClientBuilder::new().without_cookies().timeout(ANSWER_LIMIT),
+        )?;
+    for scenario in scenarios::of(options.scenario, &crowd)? {
+        goose = goose.register_scenario(scenario);
+    }
+    let kept = match goose.execute().await {
+        Ok(_) => true,
+        Err(GooseError::ThresholdsFailed { failed, .. }) => {
+            say("\nThresholds that were missed:");
+            failed.iter().for_each(|rule| say(format_args!("  {}: {}", rule.rule, rule.observed)));
+            false
+        }
+        Err(e) => return Err(e.into()),
+    };
+    if let Some(shop) = own {
+        shop.settle(SETTLE_LIMIT).await?;
+    }
+    let verdict = verdict::of(&crowd, own, &options.rushgate).await?;
+    say(format_args!("\n{verdict}"));
+    say(format_args!("Thresholds: {}.", if kept { "kept" } else { "missed, see above" }));
+    say(format_args!("Report: {}", options.report.display()));
+    Ok(kept && verdict.is_good())
+}
+
+fn configuration(options: &Options, crowd: &Crowd, arrival: Duration) -> GooseConfiguration {
+    let thresholds = match options.threshold.is_empty() {
+        true => THRESHOLDS.map(str::to_owned).to_vec(),
+        false => options.threshold.clone(),
+    };
+    GooseConfiguration {
+        host: Some(crowd.api.host.clone()),
+        users: usize::try_from(options.users).ok(),
+        increase_rate: Some((options.users as f64 / arrival.as_secs_f64()).to_string()),
+        run_time: Some(options.run_time.clone()),
+        report_file: vec![options.report.display().to_string()],
+        threshold: thresholds,
+        // The shop is judged even when it was slow.
+        no_threshold_abort: true,
+        no_telnet: true,
+        quiet: 1,
+        ..GooseConfiguration::default()
+    }
+}

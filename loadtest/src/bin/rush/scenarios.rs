@@ -1,0 +1,353 @@
+//! What users do. A change is sent with an `Idempotency-Key` and repeated with it until its outcome is known, as the
+//! README asks of clients; so each user knows what its wallet must hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use goose::goose::{
+    GooseMethod, GooseRequest, GooseUser, Scenario as GooseScenario, Transaction, TransactionError,
+    TransactionFunction, TransactionResult,
+};
+use rushgate_loadtest::Outcome;
+use serde_json::{Value, json};
+
+use crate::crowd::{Crowd, PRODUCTS, number};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// Everybody wants one of few coupons, from a second before they open
+    CouponRush,
+    /// Everybody buys a product of which there are few pieces
+    FlashSale,
+    /// Browsing, charging, ordering, cancelling, looking
+    Shop,
+    /// All three at once
+    Mixed,
+}
+
+/// How often a change is repeated whose outcome is not known.
+const REPEATS: usize = 5;
+const FULL_WALLET: u64 = 1_000_000;
+/// A user who presses a button again and again waits this long in between.
+const IMPATIENT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(400));
+/// … and one who looks round this long.
+const AT_EASE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(800));
+
+impl Scenario {
+    /// Of 10 users in `mixed`: how many rush, buy, and shop.
+    pub const WEIGHTS: [u64; 3] = [3, 2, 5];
+
+    pub fn rushes(self) -> bool {
+        matches!(self, Scenario::CouponRush | Scenario::Mixed)
+    }
+
+    pub fn sells(self) -> bool {
+        matches!(self, Scenario::FlashSale | Scenario::Mixed)
+    }
+
+    pub fn browses(self) -> bool {
+        matches!(self, Scenario::Shop | Scenario::Mixed)
+    }
+}
+
+/// The scenarios as goose runs them.
+pub fn of(scenario: Scenario, crowd: &Arc<Crowd>) -> Outcome<Vec<GooseScenario>> {
+    let [rushing, buying, shopping] = Scenario::WEIGHTS.map(|weight| weight as usize);
+    let made = |name, wait: (Duration, Duration), weight| -> Outcome<GooseScenario> {
+        let begin = Transaction::new(introduced(crowd)).set_on_start().set_name("come in");
+        Ok(GooseScenario::new(name)
+            .set_wait_time(wait.0, wait.1)?
+            .set_weight(weight)?
+            .register_transaction(begin))
+    };
+    let mut scenarios = vec![];
+    if scenario.rushes() {
+        let rush = made("coupon-rush", IMPATIENT, rushing)?;
+        scenarios
+            .push(rush.register_transaction(doing("take a coupon", 1, |user| Box::pin(take_coupon(user)))?));
+    }
+    if scenario.sells() {
+        let sale = made("flash-sale", IMPATIENT, buying)?
+            .register_transaction(
+                doing("fill the wallet", 1, |user| Box::pin(fill_wallet(user)))?.set_on_start(),
+            )
+            .register_transaction(doing("buy", 8, |user| Box::pin(buy(user)))?)
+            .register_transaction(doing("look", 2, |user| Box::pin(look(user)))?)
+            .register_transaction(doing("look at last", 1, |user| Box::pin(look(user)))?.set_on_stop());
+        scenarios.push(sale);
+    }
+    if scenario.browses() {
+        let shop = made("shop", AT_EASE, shopping)?
+            .register_transaction(
+                doing("take a coupon", 1, |user| Box::pin(take_everyday(user)))?.set_on_start(),
+            )
+            .register_transaction(doing("browse", 5, |user| Box::pin(browse(user)))?)
+            .register_transaction(doing("charge", 2, |user| Box::pin(charge(user)))?)
+            .register_transaction(doing("order", 3, |user| Box::pin(order(user)))?)
+            .register_transaction(doing("cancel", 1, |user| Box::pin(cancel(user)))?)
+            .register_transaction(doing("look", 2, |user| Box::pin(look(user)))?)
+            .register_transaction(doing("look at last", 1, |user| Box::pin(look(user)))?.set_on_stop());
+        scenarios.push(shop);
+    }
+    Ok(scenarios)
+}
+
+type Doing =
+    for<'a> fn(&'a mut GooseUser) -> std::pin::Pin<Box<dyn Future<Output = TransactionResult> + Send + 'a>>;
+
+fn doing(name: &str, weight: usize, what: Doing) -> Outcome<Transaction> {
+    let function: TransactionFunction = Arc::new(what);
+    Ok(Transaction::new(function).set_name(name).set_weight(weight)?)
+}
+
+/// The first that each user does: it gets a name, and knows of the others.
+fn introduced(crowd: &Arc<Crowd>) -> TransactionFunction {
+    let crowd = Arc::clone(crowd);
+    Arc::new(move |user| {
+        let crowd = Arc::clone(&crowd);
+        Box::pin(async move {
+            let (number, name, token) =
+                crowd.next_user().map_err(|e| TransactionError::Custom(e.to_string()))?;
+            user.set_session_data(Shopper {
+                crowd,
+                number,
+                name,
+                token,
+                balance: 0,
+                sure: true,
+                keys: 0,
+                coupon: None,
+                last_order: None,
+            });
+            Ok(())
+        })
+    })
+}
+
+/// A user.
+struct Shopper {
+    crowd: Arc<Crowd>,
+    number: u64,
+    name: String,
+    token: String,
+    /// What the wallet must hold, as long as every outcome was known.
+    balance: u64,
+    sure: bool,
+    /// Idempotency keys that were used.
+    keys: u64,
+    coupon: Option<String>,
+    /// Its id and what it cost.
+    last_order: Option<(String, u64)>,
+}
+
+/// An answer, and whether it was of those that the scenario expects.
+struct Answer {
+    status: u16,
+    code: String,
+    body: Value,
+}
+
+fn me(user: &mut GooseUser) -> Result<&mut Shopper, Box<TransactionError>> {
+    user.get_session_data_mut::<Shopper>().ok_or_else(|| Box::new("nobody".into()))
+}
+
+/// Sends one request. Answers other than success and `fine` count as failures.
+async fn ask(
+    user: &mut GooseUser,
+    method: GooseMethod,
+    name: &str,
+    path: &str,
+    (key, body): (Option<&str>, Option<&Value>),
+    fine: &[&str],
+) -> Result<Option<Answer>, Box<TransactionError>> {
+    let token = me(user)?.token.clone();
+    let mut request = user.get_request_builder(&method, path)?.bearer_auth(token);
+    if let Some(key) = key {
+        request = request.header("Idempotency-Key", key);
+    }
+    if let Some(body) = body {
+        request = request.json(body);
+    }
+    let request =
+        GooseRequest::builder().method(method).path(path).name(name).set_request_builder(request).build();
+    let mut asked = user.request(request).await?;
+    let Ok(response) = asked.response else { return Ok(None) };
+    let status = response.status().as_u16();
+    let Ok(text) = response.text().await else {
+        user.set_failure("the answer broke off", &mut asked.request, None, None)?;
+        return Ok(None);
+    };
+    let body: Value = serde_json::from_str(&text).unwrap_or_default();
+    let code = body["code"].as_str().unwrap_or_default().to_owned();
+    if status >= 400 {
+        match fine.contains(&code.as_str()) {
+            true => user.set_success(&mut asked.request)?,
+            false => {
+                // As a failed request it stays counted, and the run goes on.
+                let _ = user.set_failure(&format!("{status} {code}"), &mut asked.request, None, Some(&text));
+            }
+        }
+    }
+    Ok(Some(Answer { status, code, body }))
+}
+
+/// A change: repeated with its key until the outcome is known.
+async fn change(
+    user: &mut GooseUser,
+    name: &str,
+    path: &str,
+    body: Option<&Value>,
+    fine: &[&str],
+) -> Result<Option<Answer>, Box<TransactionError>> {
+    let shopper = me(user)?;
+    shopper.keys += 1;
+    let key = format!("{}-{}", shopper.name, shopper.keys);
+    for _ in 0..REPEATS {
+        let answer = ask(user, GooseMethod::Post, name, path, (Some(&key), body), fine).await?;
+        match answer {
+            Some(answer) if answer.status < 500 => return Ok(Some(answer)),
+            _ => tokio::time::sleep(Duration::from_millis(500)).await,
+        }
+    }
+    let shopper = me(user)?;
+    shopper.sure = false;
+    shopper.crowd.note(|told| told.unknown += 1);
+    Ok(None)
+}
+
+async fn take_coupon(user: &mut GooseUser) -> TransactionResult {
+    let shopper = me(user)?;
+    let (crowd, who) = (Arc::clone(&shopper.crowd), shopper.number);
+    let (path, body) = (coupons_of(&crowd.template()), json!({ "user_id": shopper.name }));
+    let fine = ["sold-out", "already-issued", "issuance-not-open"];
+    // Without a key, as somebody who presses a button: so it is refused from memory when it is sold out.
+    let answer =
+        ask(user, GooseMethod::Post, "take a coupon of the rush", &path, (None, Some(&body)), &fine).await?;
+    match answer {
+        Some(it) if it.status == 201 => {
+            crowd.note(|told| told.coupons.push((who, number(&it.body, "serial"))))
+        }
+        Some(it) if it.status < 500 => {}
+        _ => crowd.note(|told| told.unknown += 1),
+    }
+    Ok(())
+}
+
+async fn take_everyday(user: &mut GooseUser) -> TransactionResult {
+    let shopper = me(user)?;
+    let (path, body) = (coupons_of(&shopper.crowd.everyday()), json!({ "user_id": shopper.name }));
+    if let Some(answer) = change(user, "take an everyday coupon", &path, Some(&body), &[]).await? {
+        me(user)?.coupon = answer.body["coupon_id"].as_str().map(str::to_owned);
+    }
+    fill_wallet(user).await
+}
+
+async fn fill_wallet(user: &mut GooseUser) -> TransactionResult {
+    add(user, FULL_WALLET / 2).await
+}
+
+async fn charge(user: &mut GooseUser) -> TransactionResult {
+    add(user, 10_000).await
+}
+
+async fn add(user: &mut GooseUser, amount: u64) -> TransactionResult {
+    let path = format!("/v1/users/{}/wallet/charges", me(user)?.name);
+    let fine = ["balance-limit-exceeded"];
+    let answer = change(user, "charge the wallet", &path, Some(&json!({ "amount": amount })), &fine).await?;
+    if answer.is_some_and(|it| it.status == 201) {
+        me(user)?.balance += amount;
+    }
+    Ok(())
+}
+
+async fn buy(user: &mut GooseUser) -> TransactionResult {
+    let shopper = me(user)?;
+    let crowd = Arc::clone(&shopper.crowd);
+    let body = json!({"user_id": shopper.name, "items": [{"product_id": crowd.scarce(), "quantity": 1}]});
+    let fine = ["insufficient-stock", "insufficient-balance"];
+    let answer = change(user, "buy in the flash sale", "/v1/orders", Some(&body), &fine).await?;
+    if let Some(answer) = answer.filter(|it| it.status == 201) {
+        let shopper = me(user)?;
+        shopper.balance = shopper.balance.saturating_sub(number(&answer.body, "total"));
+        crowd.note(|told| {
+            told.pieces += 1;
+            told.orders += 1;
+        });
+    }
+    Ok(())
+}
+
+async fn browse(user: &mut GooseUser) -> TransactionResult {
+    let shopper = me(user)?;
+    let product = format!("/v1/products/{}", shopper.crowd.product(shopper.keys % PRODUCTS));
+    for (name, path) in [("list products", "/v1/products"), ("read a product", &product)] {
+        ask(user, GooseMethod::Get, name, path, (None, None), &[]).await?;
+    }
+    Ok(())
+}
+
+/// One to three products, the first time with the coupon.
+async fn order(user: &mut GooseUser) -> TransactionResult {
+    let shopper = me(user)?;
+    let crowd = Arc::clone(&shopper.crowd);
+    let begin = shopper.number + shopper.keys;
+    let line = |i| json!({"product_id": crowd.product((begin + i) % PRODUCTS), "quantity": 1});
+    let lines: Vec<Value> = (0..=begin % 3).map(line).collect();
+    let mut body = json!({"user_id": shopper.name, "items": lines});
+    if let Some(coupon) = &shopper.coupon {
+        body["coupon_id"] = json!(coupon);
+    }
+    let answer = change(user, "order", "/v1/orders", Some(&body), &["insufficient-balance"]).await?;
+    if let Some(answer) = answer.filter(|it| it.status == 201) {
+        let total = number(&answer.body, "total");
+        let shopper = me(user)?;
+        shopper.balance = shopper.balance.saturating_sub(total);
+        shopper.coupon = None;
+        shopper.last_order = answer.body["order_id"].as_str().map(|id| (id.to_owned(), total));
+        crowd.note(|told| told.orders += 1);
+    }
+    Ok(())
+}
+
+async fn cancel(user: &mut GooseUser) -> TransactionResult {
+    let shopper = me(user)?;
+    let crowd = Arc::clone(&shopper.crowd);
+    let Some((order, total)) = shopper.last_order.take() else { return Ok(()) };
+    let path = format!("/v1/orders/{order}/cancel");
+    let answer = change(user, "cancel an order", &path, None, &["balance-limit-exceeded"]).await?;
+    if answer.is_some_and(|it| it.status == 200) {
+        me(user)?.balance += total;
+        crowd.note(|told| told.cancelled += 1);
+    }
+    Ok(())
+}
+
+/// What a user has been told, it can read: the wallet must hold what was reckoned.
+async fn look(user: &mut GooseUser) -> TransactionResult {
+    let shopper = me(user)?;
+    let (crowd, name) = (Arc::clone(&shopper.crowd), shopper.name.clone());
+    let path = format!("/v1/users/{name}/wallet");
+    let answer = ask(user, GooseMethod::Get, "read the wallet", &path, (None, None), &[]).await?;
+    let shopper = me(user)?;
+    if let Some(answer) = answer.filter(|it| it.status == 200 && shopper.sure) {
+        let (held, reckoned) = (number(&answer.body, "balance"), shopper.balance);
+        crowd.note(|told| {
+            told.wallets += 1;
+            if held != reckoned {
+                told.wrong_wallets.push(format!("{name} holds {held} won and reckoned with {reckoned}"));
+            }
+        });
+    }
+    if crowd.has_catalogue {
+        for (what, rest) in [("list orders", "orders"), ("list coupons", "coupons")] {
+            let path = format!("/v1/users/{name}/{rest}?limit=5");
+            ask(user, GooseMethod::Get, what, &path, (None, None), &[]).await?;
+        }
+    }
+    Ok(())
+}
+
+fn coupons_of(template: &str) -> String {
+    format!("/v1/coupon-templates/{template}/coupons")
+}

@@ -1,0 +1,281 @@
+//! A driver for HTTP/1.1 on one thread: many connections, one request at a time on each.
+//!
+//! *As fast as it goes* ([`Pace::AtOnce`]), for filling a shop. Or *open loop* ([`Pace::PerSecond`]): request `i` is due
+//! at `i / rate` whether earlier ones were answered or not, and its latency counts from then. So a server that stalls is
+//! charged for all who had to wait meanwhile, not only for those that were under way (coordinated omission).
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use crate::Outcome;
+
+/// An answer that takes longer ends the run.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const TIMER: u64 = u64::MAX;
+const READ_BYTES: usize = 16 * 1024;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    AtOnce,
+    PerSecond(f64),
+}
+
+pub struct Drive {
+    pub address: SocketAddr,
+    pub connections: usize,
+    pub pace: Pace,
+    /// Requests in all.
+    pub count: u64,
+}
+
+/// One answer.
+pub struct Answer<'a> {
+    /// Which request it is the answer to: 0, 1, 2, …
+    pub index: u64,
+    pub status: u16,
+    pub body: &'a [u8],
+    /// From the moment the request was due.
+    pub latency: Duration,
+}
+
+struct Connection {
+    stream: TcpStream,
+    read: Vec<u8>,
+    filled: usize,
+    under_way: Option<(u64, Instant)>,
+}
+
+/// What came on a connection.
+enum Received {
+    Part,
+    Answer,
+    /// The server closed it, while nothing was asked.
+    End,
+}
+
+impl Drive {
+    /// Sends `count` requests, each written by `write`, and hands each answer to `take`. Returns how long it took.
+    pub fn run(
+        &self,
+        mut write: impl FnMut(u64, &mut Vec<u8>),
+        mut take: impl FnMut(&Answer<'_>) -> Outcome<()>,
+    ) -> Outcome<Duration> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let timer =
+            TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
+        let mut connections = Vec::with_capacity(self.connections);
+        for number in 0..self.connections {
+            let connection = Connection::open(self.address)?;
+            epoll.add(&connection.stream, EpollEvent::new(EpollFlags::EPOLLIN, number as u64))?;
+            connections.push(connection);
+        }
+        let mut idle: Vec<usize> = (0..self.connections).rev().collect();
+        let mut events = vec![EpollEvent::empty(); self.connections.min(1_024) + 1];
+        let (mut next, mut answered, mut request) = (0, 0, Vec::new());
+        let begin = Instant::now();
+        while answered < self.count {
+            let now = Instant::now();
+            while next < self.count && self.due(begin, next) <= now {
+                let Some(free) = idle.pop() else { break };
+                request.clear();
+                write(next, &mut request);
+                connections[free].send(&request, next, self.due(begin, next))?;
+                next += 1;
+            }
+            if next < self.count && !idle.is_empty() {
+                let wait = self.due(begin, next).saturating_duration_since(Instant::now());
+                let wait = TimeSpec::from_duration(wait.max(Duration::from_nanos(1)));
+                timer.set(Expiration::OneShot(wait), TimerSetTimeFlags::empty())?;
+            }
+            let woken = match epoll.wait(&mut events, EpollTimeout::try_from(ANSWER_LIMIT)?) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                other => other?,
+            };
+            if woken == 0 {
+                return Err(format!("{}: no answer in {ANSWER_LIMIT:?}", self.address).into());
+            }
+            for event in &events[..woken] {
+                if event.data() == TIMER {
+                    let _ = timer.wait(); // it has run out; this takes the notice away
+                    continue;
+                }
+                let number = usize::try_from(event.data())?;
+                match connections[number].receive(&mut take)? {
+                    Received::Part => {}
+                    Received::Answer => {
+                        answered += 1;
+                        idle.push(number);
+                    }
+                    // It was idle for longer than the server likes. The old one leaves epoll when it is dropped.
+                    Received::End => {
+                        connections[number] = Connection::open(self.address)?;
+                        let event = EpollEvent::new(EpollFlags::EPOLLIN, number as u64);
+                        epoll.add(&connections[number].stream, event)?;
+                    }
+                }
+            }
+        }
+        Ok(begin.elapsed())
+    }
+
+    fn due(&self, begin: Instant, index: u64) -> Instant {
+        match self.pace {
+            Pace::AtOnce => begin,
+            Pace::PerSecond(rate) => begin + Duration::from_secs_f64(index as f64 / rate),
+        }
+    }
+}
+
+impl Connection {
+    fn open(address: SocketAddr) -> Outcome<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, read: vec![0; READ_BYTES], filled: 0, under_way: None })
+    }
+
+    /// Requests are far smaller than a socket's buffer, which is empty while no answer is awaited.
+    fn send(&mut self, request: &[u8], index: u64, due: Instant) -> Outcome<()> {
+        self.stream.write_all(request)?;
+        self.under_way = Some((index, due));
+        Ok(())
+    }
+
+    /// Takes what has arrived.
+    fn receive(&mut self, take: &mut impl FnMut(&Answer<'_>) -> Outcome<()>) -> Outcome<Received> {
+        if self.filled == self.read.len() {
+            self.read.resize(self.filled * 2, 0);
+        }
+        match self.stream.read(&mut self.read[self.filled..]) {
+            Ok(0) if self.under_way.is_none() => return Ok(Received::End),
+            Ok(0) => return Err("the server hung up instead of answering".into()),
+            Ok(length) => self.filled += length,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Received::Part),
+            Err(e) => return Err(e.into()),
+        }
+        let Some((status, body_at, length)) = head(&self.read[..self.filled])? else {
+            return Ok(Received::Part);
+        };
+        if self.filled < body_at + length {
+            return Ok(Received::Part);
+        }
+        let (index, due) = self.under_way.take().ok_or("an answer that nobody asked for")?;
+        self.filled = 0;
+        let body = &self.read[body_at..body_at + length];
+        take(&Answer { index, status, body, latency: due.elapsed() })?;
+        Ok(Received::Answer)
+    }
+}
+
+/// Status, where the body begins, and how long it is; nothing while the head is incomplete.
+fn head(bytes: &[u8]) -> Outcome<Option<(u16, usize, usize)>> {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let head = std::str::from_utf8(&bytes[..end])?;
+    let status = head.get(9..12).ok_or("no status line")?.parse()?;
+    let length = head
+        .split("\r\n")
+        .filter_map(|line| line.split_once(": "))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .ok_or("an answer without Content-Length")?
+        .1
+        .parse()?;
+    Ok(Some((status, end + 4, length)))
+}
+
+/// A request with a JSON body (or none), ready to be sent.
+pub fn request(method: &str, path: &str, token: Option<&str>, more: &str, body: &str) -> String {
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let about_body = match body.is_empty() {
+        true => String::new(),
+        false => format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()),
+    };
+    format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{token}{about_body}{more}\r\n{body}")
+}
+
+/// One request and its answer: status and body.
+pub fn ask(address: SocketAddr, request: &str) -> Outcome<(u16, String)> {
+    let mut answer = (0, String::new());
+    let once = Drive { address, connections: 1, pace: Pace::AtOnce, count: 1 };
+    once.run(
+        |_, out| out.extend_from_slice(request.as_bytes()),
+        |it| {
+            answer = (it.status, String::from_utf8_lossy(it.body).into_owned());
+            Ok(())
+        },
+    )?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Answers `count` requests on one connection, the first after `stall`.
+    fn stalling_server(count: usize, stall: Duration) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut buffer = [0; 1_024];
+            for i in 0..count {
+                assert!(stream.read(&mut buffer).unwrap() > 0);
+                if i == 0 {
+                    std::thread::sleep(stall);
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn a_connection_that_the_server_closed_while_it_was_idle_is_opened_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for _ in 0..3 {
+                let (mut stream, _) = listener.accept().unwrap();
+                assert!(stream.read(&mut [0; 1_024]).unwrap() > 0);
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+            }
+        });
+        let drive = Drive { address, connections: 1, pace: Pace::PerSecond(10.0), count: 3 };
+        let (mut answers, request) = (0, request("GET", "/", None, "", ""));
+        let write = |_: u64, out: &mut Vec<u8>| out.extend_from_slice(request.as_bytes());
+        drive.run(write, |_| Ok(answers += 1)).unwrap();
+        assert_eq!(answers, 3);
+    }
+
+    #[test]
+    fn those_who_had_to_wait_for_a_stalled_server_are_counted_from_when_they_were_due() {
+        let stall = Duration::from_millis(200);
+        let drive = Drive {
+            address: stalling_server(10, stall),
+            connections: 1,
+            pace: Pace::PerSecond(100.0),
+            count: 10,
+        };
+        let mut latencies = vec![];
+        let request = request("GET", "/", None, "", "");
+        drive
+            .run(
+                |_, out| out.extend_from_slice(request.as_bytes()),
+                |answer| {
+                    assert_eq!((answer.status, answer.body), (200, &b"ok"[..]));
+                    latencies.push(answer.latency);
+                    Ok(())
+                },
+            )
+            .unwrap();
+        // Request 5 was due at 50 ms, and nothing was answered before 200 ms.
+        assert!(latencies[0] >= stall && latencies[5] >= Duration::from_millis(140), "{latencies:?}");
+        assert_eq!(latencies.len(), 10);
+    }
+}

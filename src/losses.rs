@@ -1,0 +1,111 @@
+//! Says what was decided and is gone: Redis lost it before PostgreSQL had it.
+//!
+//! Each instance remembers what it was told is decided until PostgreSQL has it ([`crate::gate::Unsettled`]). When the
+//! gate was rebuilt, everything that the old log still held has been applied; what PostgreSQL does not have then, it will
+//! never have. Each such decision is logged once, with its id, and counted.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::config::bounds::{LOSSES_CHECK, LOSSES_TOLD};
+use crate::gate::{Gate, Made, Suspects};
+use crate::telemetry::metrics;
+use crate::truth::{Truth, TruthError};
+
+/// Looks every now and then, until `stop`.
+pub async fn watch(gate: Arc<Gate>, truth: Truth, stop: CancellationToken) {
+    for kind in ["coupon", "charge", "order", "cancellation"] {
+        let _ = metrics::DECISIONS_LOST.counter(&[("kind", kind)]); // stands at 0 until there is something to count
+    }
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOSSES_CHECK) => {}
+            () = stop.cancelled() => return,
+        }
+        for unsettled in gate.settle().await {
+            let suspects = unsettled.take_suspects();
+            if suspects.decisions.is_empty() {
+                continue;
+            }
+            match gone(&truth, &suspects).await {
+                Ok(gone) => tell(&suspects, &gone),
+                Err(error) => {
+                    tracing::warn!(%error, "what the rebuild left behind cannot be looked up yet");
+                    unsettled.put_back(suspects);
+                }
+            }
+        }
+    }
+}
+
+/// The places in `suspects` of what PostgreSQL does not have.
+async fn gone(truth: &Truth, suspects: &Suspects) -> Result<Vec<usize>, TruthError> {
+    let (mut coupons, mut orders, mut cancelled) = (vec![], vec![], vec![]);
+    let (mut charges, mut users) = (vec![], vec![]);
+    for decision in &suspects.decisions {
+        match &decision.made {
+            Made::Coupon(id) => coupons.push(*id),
+            Made::Order(id) => orders.push(*id),
+            Made::Cancellation(id) => cancelled.push(*id),
+            Made::Charge { charge_id, user_id } => {
+                charges.push(*charge_id);
+                users.push(user_id.to_string());
+            }
+            Made::Staff(_) => {}
+        }
+    }
+    let coupons: HashSet<Uuid> = truth.known_coupons(&coupons).await?;
+    let orders: HashSet<Uuid> = truth.known_orders(&orders).await?;
+    let cancelled: HashSet<Uuid> = truth.known_cancellations(&cancelled).await?;
+    let charges: HashSet<Uuid> = truth.known_charges(&charges, &users).await?;
+    let has = |made: &Made| match made {
+        Made::Coupon(id) => coupons.contains(id),
+        Made::Order(id) => orders.contains(id),
+        Made::Cancellation(id) => cancelled.contains(id),
+        Made::Charge { charge_id, .. } => charges.contains(charge_id),
+        Made::Staff(_) => false,
+    };
+    let found = suspects.decisions.iter().enumerate().filter(|(_, decision)| !has(&decision.made));
+    Ok(found.map(|(place, _)| place).collect())
+}
+
+fn tell(suspects: &Suspects, gone: &[usize]) {
+    let mut told = 0;
+    for decision in gone.iter().filter_map(|place| suspects.decisions.get(*place)) {
+        let (kind, id) = match &decision.made {
+            Made::Coupon(id) => ("coupon", id.to_string()),
+            Made::Charge { charge_id, .. } => ("charge", charge_id.to_string()),
+            Made::Order(id) => ("order", id.to_string()),
+            Made::Cancellation(id) => ("cancellation", id.to_string()),
+            Made::Staff(what) => {
+                let (epoch, seq) = (decision.position.epoch, decision.position.seq);
+                tracing::warn!(
+                    what = &**what,
+                    epoch,
+                    seq,
+                    "a change by staff may be gone: look whether it is there"
+                );
+                continue;
+            }
+        };
+        metrics::DECISIONS_LOST.counter(&[("kind", kind)]).increment(1);
+        told += 1;
+        if told <= LOSSES_TOLD {
+            let (epoch, seq) = (decision.position.epoch, decision.position.seq);
+            tracing::error!(
+                kind,
+                id,
+                epoch,
+                seq,
+                "gone: it was decided, and Redis lost it before PostgreSQL had it"
+            );
+        }
+    }
+    if told > LOSSES_TOLD || suspects.forgotten > 0 {
+        let (forgotten, untold) = (suspects.forgotten, told.saturating_sub(LOSSES_TOLD));
+        tracing::error!(untold, forgotten, "more is gone than is listed, or may be");
+    }
+}

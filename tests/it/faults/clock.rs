@@ -1,0 +1,245 @@
+//! Redis' clock is set back and forth: libfaketime tells it what a file says.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fred::interfaces::ClientLike;
+use fred::types::CustomCommand;
+use futures::future::join;
+use jiff::{SignedDuration, Timestamp};
+use rushgate::log::wire::Id;
+use serde_json::json;
+
+use super::instances::{code, done};
+use super::proxy::Behind;
+use super::{Outcome, Setup, Trial};
+use crate::cluster::{Answer, Private, eventually};
+use crate::history::record::{self, Ask};
+use crate::servers::{TempFolder, tempfile};
+
+/// Where Debian has the library; the system's loader knows what `$LIB` is.
+const LIBRARY: &str = "/usr/$LIB/faketime/libfaketime.so.1";
+const MINUTE_MS: i64 = 60_000;
+const SERVES_AGAIN: Duration = Duration::from_secs(15);
+/// The deadline of requests at the instance behind the proxy.
+const DEADLINE_MS: u64 = 1_000;
+
+/// Redis' clock, an hour ahead and back again, and back by an hour, round the end of one template's window and the
+/// beginning of another's. What was seen over stays over, what was seen open stays open; nothing else changes.
+pub async fn clock_set(seed: u64) -> Outcome {
+    let clock = Clock::new();
+    let private = Private { redis_under: clock.command(), ..Private::default() };
+    let deadline = DEADLINE_MS.to_string();
+    let changes = [("RUSHGATE_REQUEST_TIMEOUT_MS", deadline.as_str())];
+    let setup = Setup { private, ..Setup::default() };
+    let (mut trial, behind) = Behind::begin(seed, setup, &changes).await;
+    let shop = Shop::open(&trial).await;
+    for (step, off_ms) in steps(&mut trial).into_iter().enumerate() {
+        clock.set(&mut trial, off_ms).await;
+        trial.serves_within(SERVES_AGAIN).await;
+        let ahead = trial.expect.clock_off_ms.iter().any(|(_, ms)| *ms > 30 * MINUTE_MS);
+        shop.ask(&trial, step, ahead).await;
+        deadlines_pass(&trial, &behind, step).await;
+        trial.a_while().await;
+        if trial.rng.u8(..3) == 0 {
+            trial.settings.run(&["rebuild"]).await;
+            trial.open_epoch().await;
+            shop.ask(&trial, 10 + step, ahead).await;
+        }
+    }
+    shop.use_coupon(&trial).await;
+    trial.finish().await.0
+}
+
+/// Where the clock is set to, in milliseconds from the truth: an hour ahead in any case, and then back.
+fn steps(trial: &mut Trial) -> Vec<i64> {
+    let rng = &mut trial.rng;
+    let hour = |rng: &mut fastrand::Rng| rng.i64(45..75) * MINUTE_MS;
+    let mut steps = vec![-hour(rng), 0];
+    rng.shuffle(&mut steps);
+    steps.truncate(1);
+    steps.push(hour(rng));
+    let mut back = [-hour(rng), 0];
+    rng.shuffle(&mut back);
+    steps.extend(back);
+    steps
+}
+
+/// What Redis takes for the time.
+struct Clock {
+    folder: TempFolder,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let clock = Self { folder: tempfile() };
+        clock.write(0);
+        clock
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path.join("clock")
+    }
+
+    fn write(&self, off_ms: i64) {
+        let new = self.folder.path.join("new");
+        std::fs::write(&new, format!("{:+}\n", off_ms / 1_000)).unwrap();
+        std::fs::rename(new, self.file()).unwrap(); // never half of it
+    }
+
+    /// What starts Redis under this clock. The file is read whenever Redis asks for the time; what measures lengths of
+    /// time is left alone, as when a real clock is set. Beside libfaketime, the C library's own allocator is needed:
+    /// jemalloc asks for the time before libfaketime can tell it.
+    fn command(&self) -> Vec<OsString> {
+        let mut file = OsString::from("FAKETIME_TIMESTAMP_FILE=");
+        file.push(self.file());
+        let preload = format!("LD_PRELOAD={LIBRARY} libc.so.6");
+        let rest = ["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"];
+        ["/usr/bin/env".into(), preload.into(), file].into_iter().chain(rest.map(OsString::from)).collect()
+    }
+
+    async fn set(&self, trial: &mut Trial, off_ms: i64) {
+        self.write(off_ms);
+        let off = |now_ms: i64| now_ms - Timestamp::now().as_millisecond();
+        let found = off(time_of_redis(trial).await);
+        assert!((found - off_ms).abs() < 20_000, "Redis' clock is {found} ms off, and should be {off_ms}");
+        trial.expect.clock_off_ms.push((trial.load.now_us(), off_ms));
+    }
+}
+
+async fn time_of_redis(trial: &Trial) -> i64 {
+    let time =
+        || trial.cluster.raw.custom(CustomCommand::new_static("TIME", None, false), Vec::<String>::new());
+    let [seconds, micros]: [i64; 2] = eventually("Redis tells the time", || async {
+        let told: Vec<i64> = time().await.ok()?;
+        told.try_into().ok()
+    })
+    .await;
+    seconds * 1_000 + micros / 1_000
+}
+
+/// Templates whose windows end and begin in half an hour, and somebody with a coupon that no client touches.
+struct Shop {
+    coupon: record::Outcome,
+}
+
+const CLOSING: &str = "template-closing";
+const OPENING: &str = "template-opening";
+const HOLDER: &str = "user-clock-0";
+
+impl Shop {
+    async fn open(trial: &Trial) -> Self {
+        let instance = trial.fleet.get(0);
+        let now = Timestamp::now();
+        let minutes = |n: i64| (now + SignedDuration::from_mins(n)).to_string();
+        for (template, from, until) in [(CLOSING, -180, 30), (OPENING, 30, 600)] {
+            let body = json!({ "name": template, "discount": { "type": "amount", "value": 100 },
+                "max_issued": 50, "issue_from": minutes(from), "issue_until": minutes(until) });
+            done(trial, &instance, Ask::PutTemplate { template: template.into(), body }, None).await;
+        }
+        let put = Ask::PutProduct {
+            product: "product-clock".into(),
+            name: "clock".into(),
+            price: 500,
+            status: "on_sale",
+            stock: Some(5),
+        };
+        done(trial, &instance, put, None).await;
+        let shop = Self { coupon: issue(trial, 0, CLOSING, 0).await };
+        assert!(is(&shop.coupon, 201), "{:?}", shop.coupon);
+        assert_eq!(code(&issue(trial, 1, OPENING, 0).await), "issuance-not-open");
+        shop
+    }
+
+    /// `ahead`: the clock was ahead of both boundaries once. What anybody may now be told, at both instances.
+    async fn ask(&self, trial: &Trial, step: usize, ahead: bool) {
+        for instance in [0, 1] {
+            let user = 1 + 2 * step + instance;
+            let closing = issue(trial, instance, CLOSING, user).await;
+            let opening = issue(trial, instance, OPENING, user).await;
+            if ahead {
+                assert_eq!(code(&closing), "issuance-closed", "{closing:?}");
+                assert!(is(&opening, 201), "{opening:?}");
+            } else {
+                assert!(is(&closing, 201), "{closing:?}");
+                assert_eq!(code(&opening), "issuance-not-open", "{opening:?}");
+            }
+            assert_eq!(state(trial, instance, CLOSING).await, if ahead { "closed" } else { "open" });
+            assert_eq!(state(trial, instance, OPENING).await, if ahead { "open" } else { "scheduled" });
+            self.nothing_expired(trial, instance).await;
+        }
+    }
+
+    /// The first coupon is good, and its key still answers with it.
+    async fn nothing_expired(&self, trial: &Trial, instance: usize) {
+        let again = issue(trial, instance, CLOSING, 0).await;
+        let (Some(first), Some(again)) = (answer(&self.coupon), answer(&again)) else { panic!("{again:?}") };
+        assert!(again.replayed && again.body == first.body, "{again:?}");
+        let held = read(trial, instance, Ask::Coupons(HOLDER.into())).await;
+        assert_eq!(held.body["data"][0]["status"], "available", "{held:?}");
+    }
+
+    async fn use_coupon(&self, trial: &Trial) {
+        let instance = trial.fleet.get(0);
+        let coupon = answer(&self.coupon).map(|answer| answer.text("coupon_id").parse().map(Id).unwrap());
+        let user = String::from(HOLDER);
+        let charge = Ask::Charge { user: user.clone(), amount: 1_000 };
+        done(trial, &instance, charge, Some("clock-charge".into())).await;
+        let lines = vec![("product-clock".into(), 1)];
+        let order = Ask::Order { user, lines, coupon, expected_total: Some(400) };
+        done(trial, &instance, order, Some("clock-order".into())).await;
+    }
+}
+
+/// One request of a user for a coupon, always with the same key.
+async fn issue(trial: &Trial, instance: usize, template: &str, user: usize) -> record::Outcome {
+    let ask = Ask::Issue { template: template.into(), user: format!("user-clock-{user}") };
+    let key = format!("{template}-{user}");
+    clear(trial, instance, ask, Some(key)).await
+}
+
+async fn read(trial: &Trial, instance: usize, ask: Ask) -> Answer {
+    let outcome = clear(trial, instance, ask, None).await;
+    answer(&outcome).cloned().unwrap_or_else(|| panic!("{outcome:?}"))
+}
+
+async fn state(trial: &Trial, instance: usize, template: &str) -> String {
+    read(trial, instance, Ask::Template(template.into())).await.text("state")
+}
+
+/// Asks until the answer is neither a 503 nor silence.
+async fn clear(trial: &Trial, instance: usize, ask: Ask, key: Option<String>) -> record::Outcome {
+    let instance = trial.fleet.get(instance);
+    eventually("a clear answer", || async {
+        let outcome = trial.load.send(&instance, ask.clone(), key.clone()).await;
+        answer(&outcome).is_some_and(|answer| answer.status < 500).then_some(outcome)
+    })
+    .await
+}
+
+fn answer(outcome: &record::Outcome) -> Option<&Answer> {
+    match outcome {
+        record::Outcome::Answered(answer) => Some(answer),
+        _ => None,
+    }
+}
+
+fn is(outcome: &record::Outcome, status: u16) -> bool {
+    answer(outcome).is_some_and(|answer| answer.status == status)
+}
+
+/// A call that comes to Redis after its deadline is refused, whatever the clock was set to before.
+async fn deadlines_pass(trial: &Trial, behind: &Behind, step: usize) {
+    let instance = trial.fleet.get(1);
+    behind.proxy.hold_calls();
+    let delay = async {
+        behind.proxy.until_held().await;
+        tokio::time::sleep(Duration::from_millis(DEADLINE_MS + 300)).await;
+        behind.proxy.release();
+    };
+    let charge = Ask::Charge { user: "user-clock-late".into(), amount: 100 };
+    let (outcome, ()) =
+        join(trial.load.send(&instance, charge, Some(format!("clock-late-{step}"))), delay).await;
+    assert!(["overloaded", "outcome-unknown"].contains(&code(&outcome)), "{outcome:?}");
+}

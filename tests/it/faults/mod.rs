@@ -1,0 +1,80 @@
+//! Faults on real processes, each at a random moment under load, each ending with the history checker.
+//!
+//! [`FAULTS`] lists all of them. `./dev test` runs each once ([`short`]); `./dev chaos` runs them over and over with
+//! other seeds ([`chaos`]) and prints a table.
+
+mod chaos;
+mod clock;
+mod forgetful;
+mod instances;
+mod poison;
+mod postgres;
+mod proxy;
+mod rebuilds;
+mod reconciler;
+mod redis;
+mod trial;
+
+use futures::future::BoxFuture;
+
+pub use trial::{Outcome, Setup, Trial, at_length};
+
+/// One way in which things go wrong.
+#[derive(Clone, Copy)]
+pub struct Fault {
+    pub name: &'static str,
+    /// What must be seen; each is asserted.
+    pub expected: &'static str,
+    pub run: fn(u64) -> BoxFuture<'static, Outcome>,
+}
+
+/// Lists faults, and makes a test of each for `./dev test`.
+macro_rules! faults {
+    ($($module:ident :: $name:ident: $expected:literal;)*) => {
+        pub const FAULTS: &[Fault] = &[$(Fault {
+            name: stringify!($name),
+            expected: $expected,
+            run: |seed| Box::pin($module::$name(seed)),
+        }),*];
+
+        mod short {
+            $(#[tokio::test]
+            async fn $name() {
+                let outcome = Box::pin(super::$module::$name(super::trial::seed())).await;
+                println!("{outcome:?}");
+            })*
+        }
+    };
+}
+
+faults! {
+    instances::instance_killed: "the same key gives the first answer";
+    instances::instance_killed_unheard: "the same key gives the first answer, marked as a repeat";
+    instances::instance_stalled: "late requests are refused by the script and change nothing";
+    instances::answers_lost: "outcome-unknown; repeated: one effect";
+    rebuilds::rebuild_under_traffic: "one epoch wins; nothing is written into an old one";
+    clock::clock_set: "the window does not reopen; nothing expires; requests are decided, late ones are not";
+    rebuilds::rebuilds_at_once: "one epoch wins; nothing is written into an old one";
+    redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
+    redis::redis_stalled: "503 meanwhile, then it resumes by itself";
+    redis::redis_out_of_memory: "refused before any write; no false success; resumes by itself";
+    redis::redis_disk_full: "no false success; everything acknowledged is there when there is room again";
+    reconciler::reconciler_killed: "applied once";
+    reconciler::reconciler_killed_before_commit: "nothing of it stays; applied once";
+    reconciler::reconciler_killed_after_commit: "applied once; the gate is told by the next leader";
+    reconciler::leader_frozen: "a stand-by leads; the stale one aborts; applied once";
+    reconciler::two_leaders: "whoever comes second aborts; applied once";
+    postgres::postgres_killed: "the cursor is read again; applied once";
+    postgres::postgres_killed_in_commit: "what was not committed is applied, what was is not applied again";
+    postgres::postgres_away: "the gate serves until the log limit, then 503; then PostgreSQL catches up by itself";
+    postgres::postgres_restored: "nothing opens by itself; a clear instruction; the log brings back what it still holds";
+    postgres::postgres_restored_beyond_the_log: "nothing opens by itself; a clear instruction; what is gone is gone";
+    poison::poison_skipped: "halted, loud; the gate serves until the limit; `log skip` resumes";
+    poison::poison_mended: "halted, loud; the gate serves until the limit; the next leader tries again; nothing is lost";
+    forgetful::log_cut_before_the_cursor: "found by the chain, not applied; closed and rebuilt; what is gone is listed";
+    forgetful::log_cut_after_the_cursor: "found by who was answered; closed and rebuilt; what is gone is listed";
+    forgetful::log_deleted: "closed and rebuilt; never oversold; what is gone is listed";
+    forgetful::key_of_a_wrong_type: "closed and rebuilt; nothing is lost unless it was the log";
+    forgetful::scripts_flushed: "no user-visible error";
+    forgetful::all_flushed: "rebuilt; never oversold; what is gone is listed";
+}

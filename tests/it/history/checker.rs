@@ -1,0 +1,662 @@
+//! The checker: does a history keep the promises?
+//!
+//! The log is a total order, so it is replayed through the model, fact by fact: each must be what the model decides.
+//! Every answer then has its place in that order: a success at its fact, after all that was finished before it was asked
+//! for; a read or a refusal at some state between its call and its answer. What PostgreSQL, the queue and the audit hold
+//! must be the end of the replay.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+
+use rushgate::domain::rfc3339;
+use rushgate::log::RawEntry;
+use rushgate::log::entry::genesis_tip;
+use rushgate::log::fact::Idempotency;
+use rushgate::log::wire::Id;
+use serde_json::Value;
+
+use super::model::{self, Fact, Shop, Verdict, facts_of, request_of};
+use super::record::{Ask, Epoch, History, Operation, Truth, TruthOrder};
+use super::view;
+
+/// A remembered sold-out verdict may be this old: 200 ms, and a machine that is busy.
+pub const SOLD_OUT_MEMORY_US: u64 = 1_200_000;
+/// Violations of one kind that are told in full.
+const TOLD: usize = 5;
+
+/// Which promise is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// PostgreSQL went past an entry that no Redis ever held, or the chain does not lead there.
+    LostEntry,
+    /// The log accepted what the shop's rules refuse.
+    NotAllowed,
+    /// Accepted rightly, with wrong ids, amounts or after-images.
+    WrongFact,
+    /// One idempotency key, two effects.
+    TwoEffects,
+    /// Nobody asked for it, or who asked was told that nothing happened.
+    Unasked,
+    /// A success answer that tells something else than the log.
+    WrongAnswer,
+    /// A success answer for something that the log does not have.
+    AcknowledgedAndGone,
+    /// Decided before it was asked for, or after a later request.
+    RealTimeOrder,
+    /// A read that no state between its call and its answer gives.
+    StaleRead,
+    /// A refusal that no state between its call and its answer gives.
+    WrongRefusal,
+    /// PostgreSQL holds something else than the log leads to.
+    Truth,
+    /// Stock or money came from nowhere or went nowhere.
+    Conservation,
+    /// Messages are missing, too many or wrong.
+    Messages,
+    /// The audit found a difference.
+    Audit,
+}
+
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub kind: Kind,
+    pub detail: String,
+}
+
+/// What a fault makes permissible.
+#[derive(Clone, Debug, Default)]
+pub struct Expect {
+    /// Redis lost acknowledged writes (`ACK=gate`): what was acknowledged may be gone …
+    pub may_lose: bool,
+    /// … and between these times (microseconds) clients may have seen what is gone now.
+    pub forgiven_us: Vec<(u64, u64)>,
+    /// From these times (microseconds) on, Redis' clock was so many milliseconds ahead of the clients'.
+    pub clock_off_ms: Vec<(u64, i64)>,
+}
+
+impl Expect {
+    /// What time it was for the gate at call and answer; its clock never runs backwards.
+    fn gate_times(&self, operation: &Operation, clock_ms: i64) -> [i64; 2] {
+        let (asked_ms, answered_ms) = operation.wall_ms;
+        [(operation.asked_us, asked_ms), (operation.answered_us, answered_ms)].map(|(at_us, wall_ms)| {
+            let off = self.clock_off_ms.iter().rev().find(|(from_us, _)| *from_us <= at_us);
+            (wall_ms + off.map_or(0, |(_, ms)| *ms)).max(clock_ms)
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Report {
+    pub violations: Vec<Violation>,
+    pub facts: usize,
+    /// Facts that a Redis held and PostgreSQL did not follow.
+    pub aside: usize,
+    pub epochs: usize,
+    /// Successes, reads and refusals that were held against the log.
+    pub checked: usize,
+    /// Ids of what was acknowledged and is gone.
+    pub gone: Vec<String>,
+}
+
+impl Report {
+    pub fn kinds(&self) -> Vec<Kind> {
+        let mut kinds: Vec<Kind> = self.violations.iter().map(|v| v.kind).collect();
+        kinds.sort();
+        kinds.dedup();
+        kinds
+    }
+
+    fn add(&mut self, kind: Kind, detail: impl fmt::Display) {
+        self.violations.push(Violation { kind, detail: detail.to_string() });
+    }
+
+    pub fn assert_clean(&self) {
+        let mut told: HashMap<Kind, usize> = HashMap::new();
+        for violation in &self.violations {
+            let n = told.entry(violation.kind).or_default();
+            *n += 1;
+            if *n <= TOLD {
+                println!("{:?}: {}", violation.kind, violation.detail);
+            }
+        }
+        assert!(self.violations.is_empty(), "the history breaks promises: {told:?}");
+    }
+}
+
+/// A fact at its place in the total order.
+#[derive(Debug)]
+struct Placed {
+    fact: Fact,
+    epoch: u64,
+    seq: u64,
+    last_of_entry: bool,
+}
+
+pub fn check(history: &History, expect: &Expect) -> Report {
+    let mut report = Report { epochs: history.epochs.len(), ..Report::default() };
+    let (placed, gone) = line_up(history, &mut report);
+    (report.facts, report.aside) = (placed.len(), gone.len());
+    let mut places = Places::of(&placed);
+    if expect.may_lose {
+        places.lose(history, &placed);
+    }
+    let bounds = Bounds::of(history, &places);
+    check_asked(history, placed.iter().map(|p| &p.fact).chain(&gone), &mut report);
+    check_successes(history, &placed, &places, &bounds, expect, &mut report);
+    let last = replay(history, &placed, &bounds, expect, &mut report);
+    check_truth(&history.truth, &last, &mut report);
+    check_conservation(&history.truth, &placed, &mut report);
+    check_messages(history, &last, &mut report);
+    if let Some(said) = &history.audit {
+        report.add(Kind::Audit, said);
+    }
+    report
+}
+
+/// All facts that PostgreSQL was led by, in order, and those on branches of the log that it did not follow.
+fn line_up(history: &History, report: &mut Report) -> (Vec<Placed>, Vec<Fact>) {
+    let (mut placed, mut gone) = (Vec::new(), Vec::new());
+    for epoch in &history.epochs {
+        let (line, rest) = lineage(epoch, report);
+        for raw in line {
+            if history.quarantined.contains(&(raw.epoch, raw.seq)) {
+                continue;
+            }
+            let facts = match raw.decode() {
+                Ok(entry) => facts_of(entry.facts),
+                Err(e) => {
+                    report.add(Kind::WrongFact, format!("entry {}-{}: {e}", raw.epoch, raw.seq));
+                    continue;
+                }
+            };
+            let last = facts.len().saturating_sub(1);
+            placed.extend(facts.into_iter().enumerate().map(|(i, fact)| Placed {
+                fact,
+                epoch: raw.epoch,
+                seq: raw.seq,
+                last_of_entry: i == last,
+            }));
+        }
+        gone.extend(rest.iter().filter_map(|raw| raw.decode().ok()).flat_map(|entry| facts_of(entry.facts)));
+    }
+    (placed, gone)
+}
+
+/// The entries from the epoch's beginning to where PostgreSQL left it, found backwards by their hashes; and all others.
+fn lineage<'a>(epoch: &'a Epoch, report: &mut Report) -> (Vec<&'a RawEntry>, Vec<&'a RawEntry>) {
+    let mut by_place: HashMap<(u64, &str), &RawEntry> = HashMap::new();
+    for entry in &epoch.entries {
+        by_place.insert((entry.seq, &entry.tip), entry);
+    }
+    let genesis = genesis_tip(0, epoch.epoch);
+    let mut line = Vec::new();
+    let (mut seq, mut tip) = (epoch.last_seq, epoch.last_tip.as_str());
+    while seq > 0 {
+        let Some(entry) = by_place.get(&(seq, tip)) else {
+            report.add(Kind::LostEntry, format!("entry {}-{seq} with tip {tip} is nowhere", epoch.epoch));
+            break;
+        };
+        line.push(*entry);
+        let before =
+            epoch.entries.iter().filter(|other| other.seq + 1 == seq).map(|other| other.tip.as_str());
+        let candidates = before.chain((seq == 1).then_some(genesis.as_str()));
+        match candidates.into_iter().find(|tip| entry.follows(tip)) {
+            Some(previous) => (seq, tip) = (seq - 1, previous),
+            None => {
+                report.add(Kind::LostEntry, format!("nothing leads to entry {}-{seq}", epoch.epoch));
+                break;
+            }
+        }
+    }
+    line.reverse();
+    let kept: HashSet<(u64, &str)> = line.iter().map(|entry| (entry.seq, entry.tip.as_str())).collect();
+    let mut rest: Vec<&RawEntry> =
+        by_place.into_values().filter(|entry| !kept.contains(&(entry.seq, &entry.tip))).collect();
+    rest.sort_by_key(|entry| entry.seq);
+    (line, rest)
+}
+
+/// Where each thing that clients can name stands in the order.
+#[derive(Default)]
+struct Places {
+    coupons: HashMap<Id, usize>,
+    charges: HashMap<Id, usize>,
+    orders: HashMap<Id, usize>,
+    cancellations: HashMap<Id, usize>,
+    /// By the name or reason that one request has alone.
+    staff: HashMap<String, usize>,
+    /// Where decisions may be lost: what was done for these keys is gone if it was asked for before this time …
+    done_anew_us: HashMap<String, u64>,
+    /// … and cancellations of these orders are, if they were made at another time than this.
+    cancelled_at: HashMap<Id, String>,
+}
+
+impl Places {
+    fn of(placed: &[Placed]) -> Self {
+        let mut places = Self::default();
+        for (at, Placed { fact, .. }) in placed.iter().enumerate() {
+            match fact {
+                Fact::CouponIssued(f) => places.coupons.insert(f.coupon_id, at),
+                Fact::WalletCharged(f) => places.charges.insert(f.charge_id, at),
+                Fact::OrderPlaced(f) => places.orders.insert(f.order_id, at),
+                Fact::OrderCancelled(f) => places.cancellations.insert(f.order_id, at),
+                Fact::ProductPut(f) => places.staff.insert(f.name.clone(), at),
+                Fact::StockAdjusted(f) => places.staff.insert(f.reason.clone().unwrap_or_default(), at),
+                Fact::TemplatePut(f) => places.staff.insert(f.terms.name.clone(), at),
+            };
+        }
+        places
+    }
+
+    /// Tells what was lost from what was then done anew, where both have the same name.
+    fn lose(&mut self, history: &History, placed: &[Placed]) {
+        for operation in history.operations.iter().filter(|op| op.succeeded() && !may_be_older(op)) {
+            if let Some(key) = &operation.key {
+                let last = self.done_anew_us.entry(key.clone()).or_default();
+                *last = operation.asked_us.max(*last);
+            }
+        }
+        for Placed { fact, .. } in placed {
+            if let Fact::OrderCancelled(f) = fact {
+                self.cancelled_at.insert(f.order_id, rfc3339(f.cancelled_at));
+            }
+        }
+    }
+
+    fn is_lost(&self, operation: &Operation) -> bool {
+        let anew = operation.key.as_ref().and_then(|key| self.done_anew_us.get(key));
+        let Ask::Cancel { order } = &operation.ask else {
+            return anew.is_some_and(|asked_us| operation.asked_us < *asked_us);
+        };
+        let told = operation.answer().and_then(|answer| answer.body["cancelled_at"].as_str());
+        told.is_some_and(|told| self.cancelled_at.get(order).is_some_and(|at| at != told))
+    }
+
+    fn find(&self, operation: &Operation) -> Option<usize> {
+        let answer = operation.answer()?;
+        if self.is_lost(operation) {
+            return None;
+        }
+        let id = |name: &str| answer.body[name].as_str()?.parse().ok().map(Id);
+        match &operation.ask {
+            Ask::Issue { .. } => self.coupons.get(&id("coupon_id")?),
+            Ask::Charge { .. } => self.charges.get(&id("charge_id")?),
+            Ask::Order { .. } => self.orders.get(&id("order_id")?),
+            Ask::Cancel { order } => self.cancellations.get(order),
+            Ask::PutProduct { name, .. } => self.staff.get(name),
+            Ask::Adjust { reason, .. } => self.staff.get(reason),
+            Ask::PutTemplate { body, .. } => self.staff.get(body["name"].as_str()?),
+            _ => None,
+        }
+        .copied()
+    }
+}
+
+/// A cancellation that was made before is answered like the first one, without a mark.
+fn may_be_older(operation: &Operation) -> bool {
+    operation.answer().is_some_and(|answer| answer.replayed) || matches!(operation.ask, Ask::Cancel { .. })
+}
+
+/// Which states an operation may have seen: those between what was finished before it was asked for, and what was asked
+/// for after it was answered.
+struct Bounds {
+    /// (answered, number of facts that were certainly decided by then)
+    finished: Vec<(u64, usize)>,
+    /// (asked, number of facts before the first one that was certainly decided after)
+    begun: Vec<(u64, usize)>,
+}
+
+impl Bounds {
+    fn of(history: &History, places: &Places) -> Self {
+        let (mut finished, mut begun) = (Vec::new(), Vec::new());
+        for operation in history.operations.iter().filter(|operation| operation.succeeded()) {
+            let Some(place) = places.find(operation) else { continue };
+            finished.push((operation.answered_us, place + 1));
+            if !may_be_older(operation) {
+                begun.push((operation.asked_us, place));
+            }
+        }
+        finished.sort();
+        finished.iter_mut().fold(0, |most, (_, n)| {
+            *n = most.max(*n);
+            *n
+        });
+        begun.sort();
+        begun.iter_mut().rev().fold(usize::MAX, |least, (_, n)| {
+            *n = least.min(*n);
+            *n
+        });
+        Self { finished, begun }
+    }
+
+    /// Facts that were decided before this time.
+    fn at_least(&self, asked_us: u64) -> usize {
+        let before = self.finished.partition_point(|(answered, _)| *answered < asked_us);
+        before.checked_sub(1).map_or(0, |last| self.finished[last].1)
+    }
+
+    /// Facts that may have been decided by this time.
+    fn at_most(&self, answered_us: u64, all: usize) -> usize {
+        let first = self.begun.partition_point(|(asked, _)| *asked <= answered_us);
+        self.begun.get(first).map_or(all, |(_, n)| *n)
+    }
+}
+
+fn key_of(fact: &Fact) -> Option<String> {
+    let (_, idempotency, _) = request_of(fact);
+    let Idempotency { scope, .. } = idempotency?;
+    Some(scope.rsplit(' ').next().unwrap_or_default().to_owned())
+}
+
+/// What an operation without a key may lead to, and a fact without one came from.
+fn trace_of_ask(ask: &Ask) -> Option<String> {
+    Some(match ask {
+        Ask::Issue { template, user } => format!("issue {template} {user}"),
+        Ask::Charge { user, amount } => format!("charge {user} {amount}"),
+        Ask::Order { user, lines, coupon, .. } => format!("order {user} {lines:?} {coupon:?}"),
+        Ask::Cancel { order } => format!("cancel {order}"),
+        Ask::PutProduct { name, .. } => format!("staff {name}"),
+        Ask::Adjust { reason, .. } => format!("staff {reason}"),
+        Ask::PutTemplate { body, .. } => format!("staff {}", body["name"].as_str()?),
+        _ => return None,
+    })
+}
+
+fn trace_of_fact(fact: &Fact) -> String {
+    match fact {
+        Fact::CouponIssued(f) => format!("issue {} {}", f.template_id, f.user_id),
+        Fact::WalletCharged(f) => format!("charge {} {}", f.user_id, f.amount),
+        Fact::OrderPlaced(f) => {
+            let lines: Vec<_> = f.lines.iter().map(|l| (l.product_id.clone(), l.quantity)).collect();
+            format!("order {} {lines:?} {:?}", f.user_id, f.coupon_id)
+        }
+        Fact::OrderCancelled(f) => format!("cancel {}", f.order_id),
+        Fact::ProductPut(f) => format!("staff {}", f.name),
+        Fact::StockAdjusted(f) => format!("staff {}", f.reason.as_deref().unwrap_or_default()),
+        Fact::TemplatePut(f) => format!("staff {}", f.terms.name),
+    }
+}
+
+/// Every fact was asked for by somebody who was told of it, or was left without an answer: as often as it happened.
+fn check_asked<'a>(history: &History, facts: impl Iterator<Item = &'a Fact>, report: &mut Report) {
+    let (mut keys, mut traces): (HashSet<&str>, HashMap<String, usize>) = Default::default();
+    for operation in history.operations.iter().filter(|op| op.succeeded() || op.unknown()) {
+        match &operation.key {
+            Some(key) => {
+                keys.insert(key);
+            }
+            None => {
+                if let Some(trace) = trace_of_ask(&operation.ask) {
+                    *traces.entry(trace).or_default() += 1;
+                }
+            }
+        }
+    }
+    for fact in facts {
+        let asked = match key_of(fact) {
+            Some(key) => keys.contains(key.as_str()),
+            None => match traces.get_mut(&trace_of_fact(fact)) {
+                Some(left) if *left > 0 => {
+                    *left -= 1;
+                    true
+                }
+                _ => false,
+            },
+        };
+        if !asked {
+            report.add(Kind::Unasked, format!("{fact:?}"));
+        }
+    }
+}
+
+fn check_successes(
+    history: &History,
+    placed: &[Placed],
+    places: &Places,
+    bounds: &Bounds,
+    expect: &Expect,
+    report: &mut Report,
+) {
+    for operation in history.operations.iter().filter(|op| op.succeeded() && !op.ask.is_read()) {
+        let Some(answer) = operation.answer() else { continue };
+        let Some(place) = places.find(operation) else {
+            if answer.status == 202 && !expect.forgiven_us.is_empty() {
+                // It said that PostgreSQL did not have it yet.
+            } else if expect.may_lose {
+                report.gone.push(view::id_of(answer));
+            } else {
+                report.add(Kind::AcknowledgedAndGone, format!("{operation:?}"));
+            }
+            continue;
+        };
+        report.checked += 1;
+        let orders = places.orders.get(&match &operation.ask {
+            Ask::Cancel { order } => *order,
+            _ => Id(uuid::Uuid::nil()),
+        });
+        let original = orders.map(|at| &placed[*at].fact);
+        let told = view::success(&placed[place].fact, original);
+        if answer.status != 202 && !view::contains(&answer.body, &told) {
+            report.add(Kind::WrongAnswer, format!("{operation:?} for {told}"));
+        }
+        let early = place < bounds.at_least(operation.asked_us) && !may_be_older(operation);
+        if early || place >= bounds.at_most(operation.answered_us, placed.len()) {
+            let Placed { epoch, seq, .. } = placed[place];
+            report.add(Kind::RealTimeOrder, format!("{operation:?} is entry {epoch}-{seq}"));
+        }
+    }
+}
+
+/// A read or a refusal that waits for a state that gives it.
+struct Waiting<'a> {
+    operation: &'a Operation,
+    first: usize,
+    last: usize,
+}
+
+fn waiting<'a>(history: &'a History, bounds: &Bounds, expect: &Expect, all: usize) -> Vec<Waiting<'a>> {
+    let mut waiting: Vec<Waiting> = Vec::new();
+    for operation in &history.operations {
+        let Some(answer) = operation.answer() else { continue };
+        let refused = (400..500).contains(&answer.status);
+        if !(refused || operation.ask.is_read() && answer.status == 200) {
+            continue;
+        }
+        let overlaps = |(from, to): &(u64, u64)| operation.asked_us <= *to && operation.answered_us >= *from;
+        if expect.forgiven_us.iter().any(overlaps) {
+            continue;
+        }
+        let remembered = refused && operation.key.is_none() && view::may_be_remembered(answer);
+        let asked_us = operation.asked_us.saturating_sub(if remembered { SOLD_OUT_MEMORY_US } else { 0 });
+        let (first, last) = (bounds.at_least(asked_us), bounds.at_most(operation.answered_us, all));
+        waiting.push(Waiting { operation, first, last });
+    }
+    waiting.sort_by_key(|w| w.first);
+    waiting
+}
+
+/// Replays the log through the model; every waiting answer is held against each state that it may have seen.
+fn replay(
+    history: &History,
+    placed: &[Placed],
+    bounds: &Bounds,
+    expect: &Expect,
+    report: &mut Report,
+) -> Shop {
+    let waiting = waiting(history, bounds, expect, placed.len());
+    let (mut shop, mut clock_ms) = (Shop::default(), 0);
+    let (mut coming, mut active) = (waiting.into_iter().peekable(), Vec::new());
+    for state in 0..=placed.len() {
+        if let Some(next) = state.checked_sub(1).map(|at| &placed[at]) {
+            clock_ms = decide_again(&mut shop, next, clock_ms, report);
+        }
+        // Readers see whole entries; a request of a batch also sees what those before it took.
+        let whole = state.checked_sub(1).is_none_or(|at| placed[at].last_of_entry);
+        while let Some(w) = coming.next_if(|w| w.first <= state) {
+            active.push(w);
+        }
+        active.retain(|w: &Waiting| {
+            let times = expect.gate_times(w.operation, clock_ms);
+            if (whole || !w.operation.ask.is_read()) && view::holds(&shop, w.operation, times) {
+                report.checked += 1;
+                return false;
+            }
+            if state < w.last {
+                return true;
+            }
+            let kind = if w.operation.ask.is_read() { Kind::StaleRead } else { Kind::WrongRefusal };
+            let held = view::now(&shop, w.operation, times[1]);
+            let (first, last) = (w.first, w.last);
+            report.add(
+                kind,
+                format!("{:?}; after {first} to {last} facts; at the end of these: {held}", w.operation),
+            );
+            false
+        });
+    }
+    shop
+}
+
+/// Returns the gate's clock after this fact.
+fn decide_again(shop: &mut Shop, placed: &Placed, clock_ms: i64, report: &mut Report) -> i64 {
+    let Placed { fact, epoch, seq, .. } = placed;
+    let (request, key, at) = request_of(fact);
+    if at < clock_ms {
+        report.add(Kind::WrongFact, format!("entry {epoch}-{seq}: {fact:?} is dated before {clock_ms}"));
+    }
+    match shop.decide(&request, key.as_ref(), at) {
+        Verdict::Accepted(expected) if expected == *fact => {}
+        Verdict::Accepted(expected) => {
+            report.add(Kind::WrongFact, format!("entry {epoch}-{seq}: {fact:?}; the model: {expected:?}"));
+        }
+        Verdict::Refused(why) => {
+            report
+                .add(Kind::NotAllowed, format!("entry {epoch}-{seq}: {fact:?}; the model refuses: {why:?}"));
+        }
+        Verdict::Replayed(_) | Verdict::KeyReused => {
+            report.add(Kind::TwoEffects, format!("entry {epoch}-{seq}: {fact:?}"));
+        }
+    }
+    at.max(clock_ms)
+}
+
+/// The model's shop in the terms of the tables.
+fn as_truth(shop: &Shop) -> Truth {
+    let mut truth =
+        Truth { wallets: shop.wallets.clone(), ledgers: shop.ledgers.clone(), ..Truth::default() };
+    for (id, p) in &shop.products {
+        let row = (p.name.clone(), p.price, p.status.as_str().to_owned(), p.stock);
+        truth.products.insert(id.clone(), row);
+    }
+    for (id, t) in &shop.templates {
+        truth.templates.insert(id.clone(), (t.terms.max_issued, t.issued));
+    }
+    for (id, c) in &shop.coupons {
+        let row = (c.template_id.clone(), c.user_id.clone(), c.serial, c.order_id);
+        truth.coupons.insert(*id, row);
+    }
+    for (id, model::Order { placed, cancelled }) in &shop.orders {
+        let row = TruthOrder {
+            user_id: placed.user_id.clone(),
+            cancelled: cancelled.is_some(),
+            subtotal: placed.subtotal,
+            discount: placed.discount,
+            total: placed.total,
+            coupon_id: placed.coupon_id,
+            lines: placed.lines.iter().map(|l| (l.product_id.clone(), l.quantity)).collect(),
+        };
+        truth.orders.insert(*id, row);
+    }
+    truth
+}
+
+fn check_truth(truth: &Truth, last: &Shop, report: &mut Report) {
+    fn differences<K: Ord + fmt::Debug, V: PartialEq + fmt::Debug>(
+        name: &str,
+        found: &BTreeMap<K, V>,
+        expected: &BTreeMap<K, V>,
+        report: &mut Report,
+    ) {
+        let keys: std::collections::BTreeSet<&K> = found.keys().chain(expected.keys()).collect();
+        for key in keys {
+            let (there, log) = (found.get(key), expected.get(key));
+            if there != log {
+                report.add(Kind::Truth, format!("{name} {key:?}: PostgreSQL {there:?}, the log {log:?}"));
+            }
+        }
+    }
+    let expected = as_truth(last);
+    differences("wallet", &truth.wallets, &expected.wallets, report);
+    differences("ledger", &truth.ledgers, &expected.ledgers, report);
+    differences("product", &truth.products, &expected.products, report);
+    differences("template", &truth.templates, &expected.templates, report);
+    differences("coupon", &truth.coupons, &expected.coupons, report);
+    differences("order", &truth.orders, &expected.orders, report);
+}
+
+/// Without the model: what was put in, less what was sold, is there; what was charged, less what was spent, is there.
+fn check_conservation(truth: &Truth, placed: &[Placed], report: &mut Report) {
+    let mut stock = truth.put_in.clone();
+    for order in truth.orders.values().filter(|order| !order.cancelled) {
+        for (product, quantity) in &order.lines {
+            *stock.entry(product.clone()).or_default() -= quantity.cast_signed();
+        }
+    }
+    for (product, (_, _, _, left)) in &truth.products {
+        let expected = stock.get(product).copied().unwrap_or(0);
+        if expected != left.cast_signed() {
+            report.add(Kind::Conservation, format!("{product}: put in − sold = {expected}, stock {left}"));
+        }
+    }
+    let mut money: BTreeMap<&str, i64> = BTreeMap::new();
+    for Placed { fact, .. } in placed {
+        let (user, amount) = match fact {
+            Fact::WalletCharged(f) => (&f.user_id, f.amount.cast_signed()),
+            Fact::OrderPlaced(f) => (&f.user_id, -f.total.cast_signed()),
+            Fact::OrderCancelled(f) => (&f.user_id, f.refund.cast_signed()),
+            _ => continue,
+        };
+        *money.entry(user).or_default() += amount;
+    }
+    for (user, balance) in &truth.wallets {
+        let expected = money.get(user.as_str()).copied().unwrap_or(0);
+        if expected != balance.cast_signed() {
+            let what = format!("{user}: charges − spending + refunds = {expected}, balance {balance}");
+            report.add(Kind::Conservation, what);
+        }
+    }
+    let issued = truth.coupons.values().fold(BTreeMap::<&str, u64>::new(), |mut issued, (template, ..)| {
+        *issued.entry(template).or_default() += 1;
+        issued
+    });
+    for (template, (limit, count)) in &truth.templates {
+        let held = issued.get(template.as_str()).copied().unwrap_or(0);
+        if held != *count || held > *limit {
+            let what = format!("{template}: {held} coupons, {count} counted, limit {limit}");
+            report.add(Kind::Conservation, what);
+        }
+    }
+}
+
+/// The data platform has exactly one event per completed and per cancelled order, each telling the order as it was.
+fn check_messages(history: &History, last: &Shop, report: &mut Report) {
+    let mut expected: BTreeMap<String, Value> = BTreeMap::new();
+    for (id, order) in &last.orders {
+        expected.insert(format!("{id}.completed"), view::order(&order.placed, None));
+        if let Some(cancelled) = &order.cancelled {
+            expected.insert(format!("{id}.cancelled"), view::order(&order.placed, Some(cancelled)));
+        }
+    }
+    for (id, order) in &expected {
+        match history.events.get(id) {
+            None => report.add(Kind::Messages, format!("{id} was not delivered")),
+            Some(event) if !view::contains(&event["data"], order) => {
+                report.add(Kind::Messages, format!("{id} tells {}, not {order}", event["data"]));
+            }
+            Some(_) => {}
+        }
+    }
+    for id in history.events.keys().filter(|id| !expected.contains_key(*id)) {
+        report.add(Kind::Messages, format!("{id} is of no order"));
+    }
+}

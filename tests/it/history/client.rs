@@ -1,0 +1,370 @@
+//! Clients that drive several instances with a seeded mix of requests, and write down what they asked and were told.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use futures::future::join_all;
+use rushgate::log::wire::Id;
+use serde_json::json;
+
+use super::record::{Ask, Operation, Outcome};
+use crate::cluster::{Instance, Settings};
+
+/// How often a request without a clear answer is repeated, with the same key.
+const REPEATS: usize = 12;
+/// The longest that a client thinks between two requests, in milliseconds.
+const THINK_MS: u64 = 12;
+
+/// The instances that clients know; faults take some away and bring others.
+pub struct Fleet {
+    instances: RwLock<Vec<Arc<Instance>>>,
+}
+
+impl Fleet {
+    pub fn new(instances: Vec<Instance>) -> Arc<Self> {
+        Arc::new(Self { instances: RwLock::new(instances.into_iter().map(Arc::new).collect()) })
+    }
+
+    pub async fn start(settings: &[&Settings]) -> Arc<Self> {
+        Self::new(join_all(settings.iter().map(|s| Instance::ready(s))).await)
+    }
+
+    pub fn get(&self, number: usize) -> Arc<Instance> {
+        Arc::clone(&self.instances.read().unwrap_or_else(PoisonError::into_inner)[number])
+    }
+
+    pub fn any(&self, rng: &mut Rng) -> Arc<Instance> {
+        let count = self.instances.read().unwrap_or_else(PoisonError::into_inner).len();
+        self.get(rng.usize(..count))
+    }
+
+    /// Another one in the place of one that is gone.
+    pub fn replace(&self, number: usize, instance: Instance) {
+        self.exchange(number, Arc::new(instance));
+    }
+
+    /// The same for one that is known elsewhere; returns who was there before.
+    pub fn exchange(&self, number: usize, instance: Arc<Instance>) -> Arc<Instance> {
+        let mut all = self.instances.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut all[number], instance)
+    }
+
+    pub fn all(&self) -> Vec<Arc<Instance>> {
+        self.instances.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What the clients do.
+#[derive(Clone, Copy, Debug)]
+pub struct Mix {
+    pub clients: usize,
+    pub users: usize,
+    pub products: usize,
+    pub templates: usize,
+    /// Of 100 requests that change something, how many have no key.
+    pub keyless: u8,
+}
+
+impl Default for Mix {
+    fn default() -> Self {
+        Self { clients: 12, users: 24, products: 4, templates: 4, keyless: 10 }
+    }
+}
+
+/// Clients under way.
+pub struct Load {
+    shared: Arc<Shared>,
+    clients: Vec<tokio::task::JoinHandle<()>>,
+}
+
+struct Shared {
+    fleet: Arc<Fleet>,
+    mix: Mix,
+    started: Instant,
+    stop: AtomicBool,
+    next: AtomicU64,
+    recorded: Mutex<Vec<Operation>>,
+    /// Coupons and orders that somebody was told of, with their owners.
+    coupons: Mutex<Vec<(String, Id)>>,
+    orders: Mutex<Vec<Id>>,
+}
+
+impl Load {
+    /// Fills an empty shop, then lets the clients go. The same seed makes the same decisions per client; how they
+    /// interleave is the machine's.
+    pub async fn start(fleet: &Arc<Fleet>, seed: u64, mix: Mix) -> Self {
+        let shared = Arc::new(Shared {
+            fleet: Arc::clone(fleet),
+            mix,
+            started: Instant::now(),
+            stop: AtomicBool::new(false),
+            next: AtomicU64::new(0),
+            recorded: Mutex::default(),
+            coupons: Mutex::default(),
+            orders: Mutex::default(),
+        });
+        shared.fill(&mut Rng::with_seed(seed)).await;
+        let mut load = Self { shared, clients: vec![] };
+        load.go(seed);
+        load
+    }
+
+    fn go(&mut self, seed: u64) {
+        for number in 0..self.shared.mix.clients {
+            let shared = Arc::clone(&self.shared);
+            let mut rng = Rng::with_seed(seed.wrapping_mul(1_000_003).wrapping_add(number as u64));
+            self.clients.push(tokio::spawn(async move {
+                while !shared.stop.load(Ordering::Relaxed) {
+                    shared.one(&mut rng).await;
+                    tokio::time::sleep(Duration::from_millis(rng.u64(..THINK_MS))).await;
+                }
+            }));
+        }
+    }
+
+    /// Requests that have been answered with a success, up to now.
+    pub fn successes(&self) -> usize {
+        lock(&self.shared.recorded).iter().filter(|op| op.succeeded() && !op.ask.is_read()).count()
+    }
+
+    /// Microseconds since the beginning, as operations are dated.
+    pub fn now_us(&self) -> u64 {
+        self.shared.now_us()
+    }
+
+    /// Waits until `more` further changes have succeeded; panics when that takes longer than `limit`.
+    pub async fn until_more(&self, more: usize, limit: Duration) {
+        let (goal, deadline) = (self.successes() + more, Instant::now() + limit);
+        while self.successes() < goal {
+            assert!(Instant::now() < deadline, "{more} more successes within {limit:?}, in vain");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Answers since `since_us` that are neither a success nor a refusal by the shop's rules, per code.
+    pub fn troubles(&self, since_us: u64) -> std::collections::BTreeMap<String, usize> {
+        let mut found = std::collections::BTreeMap::new();
+        for op in lock(&self.shared.recorded).iter().filter(|op| op.answered_us >= since_us) {
+            let name = match &op.outcome {
+                Outcome::Answered(answer) if answer.status >= 500 => answer.code().to_owned(),
+                Outcome::Answered(_) => continue,
+                Outcome::NotSent => "not-sent".to_owned(),
+                Outcome::Silence(_) => "silence".to_owned(),
+            };
+            *found.entry(name).or_default() += 1;
+        }
+        found
+    }
+
+    /// What was answered since then.
+    pub fn recorded_since(&self, since_us: u64) -> Vec<Operation> {
+        lock(&self.shared.recorded).iter().filter(|op| op.answered_us >= since_us).cloned().collect()
+    }
+
+    /// One request beside the clients', recorded like theirs.
+    pub async fn send(&self, instance: &Instance, ask: Ask, key: Option<String>) -> Outcome {
+        self.shared.send(instance, ask, key).await
+    }
+
+    /// Ends the clients, each after the request that it has under way; all that was recorded.
+    pub async fn stop(self) -> Vec<Operation> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for client in join_all(self.clients).await {
+            client.unwrap();
+        }
+        std::mem::take(&mut lock(&self.shared.recorded))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn user(n: usize) -> String {
+    format!("user-{n}")
+}
+fn product(n: usize) -> String {
+    format!("product-{n}")
+}
+fn template(n: usize) -> String {
+    format!("template-{n}")
+}
+
+impl Shared {
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap()
+    }
+
+    fn unique(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Products, templates and a balance for everybody.
+    async fn fill(&self, rng: &mut Rng) {
+        let instance = self.fleet.get(0);
+        let mut asks = Vec::new();
+        for n in 0..self.mix.products {
+            let name = format!("first {n}");
+            let (price, stock) = (100 * rng.u64(1..30), rng.u64(5..60));
+            let product = product(n);
+            asks.push(Ask::PutProduct { product, name, price, status: "on_sale", stock: Some(stock) });
+        }
+        for n in 0..self.mix.templates {
+            let limit = match n {
+                0 => self.mix.users as u64 * 2,
+                _ => rng.u64(3..self.mix.users as u64),
+            };
+            asks.push(self.put_template(n, limit, rng));
+        }
+        for n in 0..self.mix.users {
+            asks.push(Ask::Charge { user: user(n), amount: rng.u64(1..200) * 1_000 });
+        }
+        for ask in asks {
+            let key = self.keyed(&ask).then(|| self.key());
+            let outcome = self.send(&instance, ask, key).await;
+            assert!(matches!(&outcome, Outcome::Answered(a) if a.status == 201), "{outcome:?}");
+        }
+    }
+
+    fn keyed(&self, ask: &Ask) -> bool {
+        !(ask.is_read() || matches!(ask, Ask::PutProduct { .. } | Ask::PutTemplate { .. }))
+    }
+
+    fn key(&self) -> String {
+        format!("key-{}", self.unique())
+    }
+
+    fn put_template(&self, n: usize, limit: u64, rng: &mut Rng) -> Ask {
+        let discount = match n % 2 {
+            0 => json!({ "type": "amount", "value": 100 * rng.u64(1..40) }),
+            _ => json!({ "type": "percent", "value": rng.u64(1..=100), "max": rng.u64(1..5_000) }),
+        };
+        let now = jiff::Timestamp::now();
+        let hours = |n: i64| (now + jiff::SignedDuration::from_hours(n)).to_string();
+        let body = json!({ "name": format!("put {}", self.unique()), "discount": discount, "max_issued": limit,
+            "issue_from": hours(-1), "issue_until": hours(24), "min_subtotal": 100 * rng.u64(..10) });
+        Ask::PutTemplate { template: template(n), body }
+    }
+
+    /// One request and, while nobody says what became of it, its repeats.
+    async fn one(&self, rng: &mut Rng) {
+        let ask = self.choose(rng);
+        let keyed = self.keyed(&ask) && rng.u8(..100) >= self.mix.keyless;
+        let key = keyed.then(|| self.key());
+        for _ in 0..=REPEATS {
+            let instance = self.fleet.any(rng);
+            let outcome = self.send(&instance, ask.clone(), key.clone()).await;
+            let again = match &outcome {
+                Outcome::Answered(answer) if answer.status < 500 => rng.u8(..100) < 8,
+                Outcome::Answered(answer) => {
+                    // a client that is told to wait does, a little
+                    let pause = if answer.retry_after { rng.u64(20..80) } else { 5 };
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                    true
+                }
+                Outcome::NotSent | Outcome::Silence(_) => {
+                    tokio::time::sleep(Duration::from_millis(rng.u64(5..40))).await;
+                    true
+                }
+            };
+            // Some never learn what became of their request.
+            if key.is_none() || !again || rng.u8(..100) < 10 || self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    }
+
+    fn choose(&self, rng: &mut Rng) -> Ask {
+        let user = user(rng.usize(..self.mix.users));
+        let n_product = rng.usize(..self.mix.products);
+        match rng.u8(..100) {
+            0..16 => Ask::Issue { template: template(rng.usize(..self.mix.templates)), user },
+            16..28 => Ask::Charge { user, amount: 100 * rng.u64(..600) },
+            28..56 => self.order(user, rng),
+            56..64 => self.known_order(rng).map_or(Ask::Wallet(user), |order| Ask::Cancel { order }),
+            64..70 => Ask::Adjust {
+                product: product(n_product),
+                delta: rng.i64(-6..25),
+                reason: format!("adjust {}", self.unique()),
+            },
+            70..73 => Ask::PutProduct {
+                product: product(n_product),
+                name: format!("put {}", self.unique()),
+                price: 100 * rng.u64(1..30),
+                status: if rng.u8(..5) == 0 { "suspended" } else { "on_sale" },
+                stock: None,
+            },
+            73..75 => {
+                let n = rng.usize(..self.mix.templates);
+                self.put_template(n, rng.u64(3..2 * self.mix.users as u64), rng)
+            }
+            75..82 => Ask::Wallet(user),
+            82..87 => Ask::Product(product(n_product)),
+            87..90 => Ask::Template(template(rng.usize(..self.mix.templates))),
+            90..94 => Ask::Coupons(user),
+            94..96 => Ask::Orders(user),
+            96..98 => Ask::Entries(user),
+            _ => self.known_order(rng).map_or(Ask::Orders(user), Ask::GetOrder),
+        }
+    }
+
+    fn known_order(&self, rng: &mut Rng) -> Option<Id> {
+        let orders = lock(&self.orders);
+        // mostly young ones: somebody else may be about to cancel them, too
+        let from = orders.len().saturating_sub(if rng.bool() { 8 } else { 200 });
+        rng.choice(orders[from..].iter().copied())
+    }
+
+    fn order(&self, user: String, rng: &mut Rng) -> Ask {
+        let mut products: Vec<usize> = (0..self.mix.products).collect();
+        rng.shuffle(&mut products);
+        let most = self.mix.products.min(3) + 1;
+        let lines = products[..rng.usize(1..most)].iter().map(|n| (product(*n), rng.u64(1..4))).collect();
+        let (mut user, mut coupon) = (user, None);
+        if rng.u8(..10) < 4 {
+            let coupons = lock(&self.coupons);
+            let from = coupons.len().saturating_sub(30);
+            if let Some((owner, id)) = rng.choice(coupons[from..].iter()) {
+                coupon = Some(*id);
+                // now and then somebody tries another's
+                if rng.u8(..10) > 0 {
+                    user.clone_from(owner);
+                }
+            }
+        }
+        let expected_total = (rng.u8(..20) == 0).then(|| 100 * rng.u64(1..50));
+        Ask::Order { user, lines, coupon, expected_total }
+    }
+
+    async fn send(&self, instance: &Instance, ask: Ask, key: Option<String>) -> Outcome {
+        let request = ask.request(key.as_deref());
+        let wall = || jiff::Timestamp::now().as_millisecond();
+        let (asked_us, asked_ms) = (self.now_us(), wall());
+        let outcome = match instance.try_send(&request).await {
+            Ok(answer) => Outcome::Answered(answer),
+            Err(error) if error.is_connect() => Outcome::NotSent,
+            Err(error) => Outcome::Silence(format!("{error:?}")),
+        };
+        let (answered_us, wall_ms) = (self.now_us(), (asked_ms, wall()));
+        let operation = Operation { ask, key, asked_us, answered_us, wall_ms, outcome: outcome.clone() };
+        if operation.succeeded() {
+            self.remember(&operation);
+        }
+        lock(&self.recorded).push(operation);
+        outcome
+    }
+
+    fn remember(&self, operation: &Operation) {
+        let Some(answer) = operation.answer() else { return };
+        let id = |name: &str| answer.body[name].as_str().and_then(|id| id.parse().ok().map(Id));
+        match &operation.ask {
+            Ask::Issue { user, .. } => {
+                lock(&self.coupons).extend(id("coupon_id").map(|id| (user.clone(), id)));
+            }
+            Ask::Order { .. } => lock(&self.orders).extend(id("order_id")),
+            _ => {}
+        }
+    }
+}

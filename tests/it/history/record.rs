@@ -1,0 +1,216 @@
+//! What is recorded: every request of every client, with the times of call and answer, and what the servers hold at the
+//! end.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rushgate::log::RawEntry;
+use rushgate::log::wire::Id;
+use serde_json::{Value, json};
+
+use super::model::LedgerLine;
+use crate::cluster;
+
+/// What a client asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ask {
+    Issue {
+        template: String,
+        user: String,
+    },
+    Charge {
+        user: String,
+        amount: u64,
+    },
+    Order {
+        user: String,
+        /// Each product once.
+        lines: Vec<(String, u64)>,
+        coupon: Option<Id>,
+        expected_total: Option<u64>,
+    },
+    Cancel {
+        order: Id,
+    },
+    /// `name` is of this request alone.
+    PutProduct {
+        product: String,
+        name: String,
+        price: u64,
+        status: &'static str,
+        stock: Option<u64>,
+    },
+    /// `reason` is of this request alone.
+    Adjust {
+        product: String,
+        delta: i64,
+        reason: String,
+    },
+    /// `body` has a name of this request alone.
+    PutTemplate {
+        template: String,
+        body: Value,
+    },
+    Wallet(String),
+    Product(String),
+    Template(String),
+    Coupons(String),
+    GetOrder(Id),
+    Orders(String),
+    Entries(String),
+}
+
+/// The longest page, so that what a user has fits on one.
+pub const PAGE: usize = 100;
+
+impl Ask {
+    pub fn request(&self, key: Option<&str>) -> cluster::Request {
+        use cluster::Request;
+        let request = match self {
+            Self::Issue { template, user } => Request::issue(template, user),
+            Self::Charge { user, amount } => Request::charge(user, *amount),
+            Self::Order { user, lines, coupon, expected_total } => {
+                let items: Vec<Value> =
+                    lines.iter().map(|(p, n)| json!({ "product_id": p, "quantity": n })).collect();
+                let mut body = json!({ "user_id": user, "items": items });
+                if let Some(coupon) = coupon {
+                    body["coupon_id"] = json!(coupon.to_string());
+                }
+                if let Some(total) = expected_total {
+                    body["expected_total"] = json!(total);
+                }
+                Request::post("/v1/orders", body)
+            }
+            Self::Cancel { order } => Request::cancel(&order.to_string()),
+            Self::PutProduct { product, name, price, status, stock } => {
+                let mut body = json!({ "name": name, "price": price, "status": status });
+                if let Some(stock) = stock {
+                    body["stock"] = json!(stock);
+                }
+                Request::put(format!("/v1/products/{product}"), body).admin()
+            }
+            Self::Adjust { product, delta, reason } => {
+                let body = json!({ "delta": delta, "reason": reason });
+                Request::post(format!("/v1/products/{product}/stock-adjustments"), body).admin()
+            }
+            Self::PutTemplate { template, body } => {
+                Request::put(format!("/v1/coupon-templates/{template}"), body.clone()).admin()
+            }
+            Self::Wallet(user) => Request::get(format!("/v1/users/{user}/wallet")),
+            Self::Product(product) => Request::get(format!("/v1/products/{product}")),
+            Self::Template(template) => Request::get(format!("/v1/coupon-templates/{template}")),
+            Self::Coupons(user) => Request::get(format!("/v1/users/{user}/coupons?limit={PAGE}")),
+            Self::GetOrder(order) => Request::get(format!("/v1/orders/{order}")),
+            Self::Orders(user) => Request::get(format!("/v1/users/{user}/orders?limit={PAGE}")),
+            Self::Entries(user) => Request::get(format!("/v1/users/{user}/wallet/entries?limit={PAGE}")),
+        };
+        match key {
+            Some(key) => request.key(key),
+            None => request,
+        }
+    }
+
+    pub fn is_read(&self) -> bool {
+        use Ask::*;
+        matches!(
+            self,
+            Wallet(_) | Product(_) | Template(_) | Coupons(_) | GetOrder(_) | Orders(_) | Entries(_)
+        )
+    }
+}
+
+/// What came of a request.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Answered(cluster::Answer),
+    /// Nobody listened: it was never sent.
+    NotSent,
+    /// Sent, and no answer came.
+    Silence(#[allow(dead_code, reason = "told when a promise is broken")] String),
+}
+
+/// A request and what came of it. Times in microseconds since the beginning of the history.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    pub ask: Ask,
+    pub key: Option<String>,
+    pub asked_us: u64,
+    pub answered_us: u64,
+    /// The wall clock at call and answer, in milliseconds.
+    pub wall_ms: (i64, i64),
+    pub outcome: Outcome,
+}
+
+impl Operation {
+    pub fn answer(&self) -> Option<&cluster::Answer> {
+        match &self.outcome {
+            Outcome::Answered(answer) => Some(answer),
+            _ => None,
+        }
+    }
+
+    pub fn succeeded(&self) -> bool {
+        self.answer().is_some_and(|answer| (200..300).contains(&answer.status))
+    }
+
+    /// It may have been done, and nobody said so.
+    pub fn unknown(&self) -> bool {
+        match &self.outcome {
+            Outcome::Answered(answer) => answer.code() == "outcome-unknown",
+            Outcome::NotSent => false,
+            Outcome::Silence(_) => true,
+        }
+    }
+}
+
+/// One life of the cell, as far as PostgreSQL followed it.
+#[derive(Clone, Debug, Default)]
+pub struct Epoch {
+    pub epoch: u64,
+    /// Every entry that any Redis ever held of it, in the order of writing; forks where Redis went back in time.
+    pub entries: Vec<RawEntry>,
+    /// Where PostgreSQL left it.
+    pub last_seq: u64,
+    pub last_tip: String,
+}
+
+/// PostgreSQL's tables at the end, in the model's terms.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Truth {
+    pub wallets: BTreeMap<String, u64>,
+    pub ledgers: BTreeMap<String, Vec<LedgerLine>>,
+    /// name, price, status, stock
+    pub products: BTreeMap<String, (String, u64, String, u64)>,
+    /// limit, issued
+    pub templates: BTreeMap<String, (u64, u64)>,
+    /// template, user, serial, the order that uses it
+    pub coupons: BTreeMap<Id, (String, String, u64, Option<Id>)>,
+    /// user, cancelled, subtotal, discount, total, coupon, products and quantities
+    pub orders: BTreeMap<Id, TruthOrder>,
+    /// What staff put in or took out, per product.
+    pub put_in: BTreeMap<String, i64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TruthOrder {
+    pub user_id: String,
+    pub cancelled: bool,
+    pub subtotal: u64,
+    pub discount: u64,
+    pub total: u64,
+    pub coupon_id: Option<Id>,
+    pub lines: Vec<(String, u64)>,
+}
+
+/// All that the checker needs.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    pub operations: Vec<Operation>,
+    pub epochs: Vec<Epoch>,
+    /// (epoch, seq) of entries that an operator took out of the way.
+    pub quarantined: Vec<(u64, u64)>,
+    pub truth: Truth,
+    /// What the data platform received, by event id.
+    pub events: HashMap<String, Value>,
+    /// `None`: clean; else what the audit said.
+    pub audit: Option<String>,
+}

@@ -1,0 +1,311 @@
+//! A history of a quiet day is clean; each planted defect is found, and named for what it is.
+
+use std::time::Duration;
+
+use rushgate::log::RawEntry;
+use rushgate::log::entry::{FORMAT_VERSION, chain_tip, genesis_tip};
+use rushgate::log::wire::{Blob, Id, pack};
+use serde_json::json;
+
+use super::checker::{Expect, Kind, check};
+use super::client::{Fleet, Load, Mix};
+use super::collect;
+use super::model::{Fact, facts_of};
+use super::record::{Ask, History, Operation};
+use crate::cluster::{Cluster, Private};
+
+/// Two instances under load, nothing going wrong.
+async fn quiet_day() -> History {
+    let cluster =
+        Cluster::with(Private { redis_config: collect::redis_config(), ..Private::default() }).await;
+    let fleet = Fleet::start(&[&cluster.settings, &cluster.settings]).await;
+    collect::watch_cursor(&cluster.pool).await;
+    let load = Load::start(&fleet, 7, Mix::default()).await;
+    load.until_more(700, Duration::from_secs(60)).await;
+    collect::collect(&cluster, load.stop().await, vec![]).await
+}
+
+#[tokio::test]
+async fn a_quiet_day_is_clean_and_every_planted_defect_is_named() {
+    let history = quiet_day().await;
+    let report = check(&history, &Expect::default());
+    report.assert_clean();
+    assert!(report.facts > 500 && report.checked > 900 && report.epochs == 1, "{report:?}");
+
+    for (defect, name, kind) in DEFECTS {
+        let mut spoilt = history.clone();
+        defect(&mut spoilt);
+        let report = check(&spoilt, &Expect::default());
+        assert!(report.kinds().contains(&kind), "{name}: {:?}", report.kinds());
+    }
+}
+
+type Defect = (fn(&mut History), &'static str, Kind);
+
+const DEFECTS: [Defect; 16] = [
+    (double_decrement, "a double decrement", Kind::WrongFact),
+    (lost_entry, "a lost entry", Kind::LostEntry),
+    (forgotten_entry, "an entry that the log never had", Kind::AcknowledgedAndGone),
+    (coupon_used_twice, "a coupon used twice", Kind::NotAllowed),
+    (stale_read, "a stale read", Kind::StaleRead),
+    (early_read, "a read from the future", Kind::StaleRead),
+    (issued_past_the_limit, "one coupon too many", Kind::NotAllowed),
+    (same_key_twice, "one key, two effects", Kind::TwoEffects),
+    (refusal_out_of_nowhere, "a refusal without a reason", Kind::WrongRefusal),
+    (decided_unasked, "a decision that nobody asked for", Kind::Unasked),
+    (told_otherwise, "an answer that tells something else", Kind::WrongAnswer),
+    (out_of_order, "an effect before its request", Kind::RealTimeOrder),
+    (money_from_nowhere, "a balance without a charge", Kind::Conservation),
+    (forgotten_by_truth, "an order that PostgreSQL lost", Kind::Truth),
+    (silent_order, "an order without its message", Kind::Messages),
+    (message_of_no_order, "a message of no order", Kind::Messages),
+];
+
+/// Changes the log and mends its chain, as a wrong script would have written it.
+fn rewrite(history: &mut History, mut change: impl FnMut(&mut Vec<Fact>)) {
+    let epoch = &mut history.epochs[0];
+    let mut tip = genesis_tip(0, epoch.epoch);
+    let mut written = Vec::new();
+    for entry in &epoch.entries {
+        let decoded = entry.decode().unwrap();
+        let (at, mut facts) = (decoded.decided_at, facts_of(decoded.facts));
+        change(&mut facts);
+        let Some(kind) = facts.first().map(kind) else { continue };
+        let blobs: Vec<Blob> = facts.iter().map(|fact| Blob(packed(fact))).collect();
+        let payload = pack(&(FORMAT_VERSION, kind, at, blobs)).unwrap();
+        tip = chain_tip(&tip, &payload);
+        let seq = written.len() as u64 + 1;
+        written.push(RawEntry { epoch: epoch.epoch, seq, payload, tip: tip.clone(), traces: vec![] });
+    }
+    (epoch.last_seq, epoch.last_tip, epoch.entries) = (written.len() as u64, tip, written);
+}
+
+fn kind(fact: &Fact) -> &'static str {
+    match fact {
+        Fact::CouponIssued(_) => "issue_coupon",
+        Fact::WalletCharged(_) => "charge_wallet",
+        Fact::OrderPlaced(_) => "place_order",
+        Fact::OrderCancelled(_) => "cancel_order",
+        Fact::ProductPut(_) => "put_product",
+        Fact::StockAdjusted(_) => "adjust_stock",
+        Fact::TemplatePut(_) => "put_template",
+    }
+}
+
+fn packed(fact: &Fact) -> Vec<u8> {
+    match fact {
+        Fact::CouponIssued(f) => pack(f),
+        Fact::WalletCharged(f) => pack(f),
+        Fact::OrderPlaced(f) => pack(f),
+        Fact::OrderCancelled(f) => pack(f),
+        Fact::ProductPut(f) => pack(f),
+        Fact::StockAdjusted(f) => pack(f),
+        Fact::TemplatePut(f) => pack(f),
+    }
+    .unwrap()
+}
+
+/// Changes the last fact in the log that `change` takes, and no other.
+fn rewrite_last(history: &mut History, change: impl Fn(&mut Fact) -> bool) {
+    let mut all = 0;
+    rewrite(history, |facts| all += facts.iter().filter(|fact| change(&mut (*fact).clone())).count());
+    assert!(all > 0, "nothing to spoil");
+    let mut seen = 0;
+    rewrite(history, |facts| {
+        for fact in facts {
+            let mut changed = fact.clone();
+            if change(&mut changed) {
+                seen += 1;
+                if seen == all {
+                    *fact = changed;
+                }
+            }
+        }
+    });
+}
+
+fn double_decrement(history: &mut History) {
+    rewrite_last(history, |fact| match fact {
+        Fact::OrderPlaced(f) if f.lines[0].stock_after >= f.lines[0].quantity => {
+            f.lines[0].stock_after -= f.lines[0].quantity;
+            true
+        }
+        _ => false,
+    });
+}
+
+fn lost_entry(history: &mut History) {
+    let entries = &mut history.epochs[0].entries;
+    entries.remove(entries.len() / 2);
+}
+
+fn forgotten_entry(history: &mut History) {
+    let mut left = 40; // entries: one in the middle of the day
+    rewrite(history, |facts| {
+        left -= 1;
+        if left == 0 {
+            facts.clear();
+        }
+    });
+}
+
+fn coupon_used_twice(history: &mut History) {
+    let mut used = None;
+    rewrite(history, |facts| {
+        for fact in facts {
+            if let Fact::OrderPlaced(f) = fact
+                && f.coupon_id.is_some()
+            {
+                used = Some(f.clone());
+            }
+        }
+    });
+    let first = used.unwrap();
+    let mut done = false;
+    rewrite(history, |facts| {
+        let at = facts
+            .iter()
+            .position(|fact| matches!(fact, Fact::OrderPlaced(f) if f.order_id == first.order_id));
+        if let Some(at) = at
+            && !done
+        {
+            let mut again = first.clone();
+            again.order_id = Id::new();
+            again.idempotency = None;
+            facts.insert(at + 1, Fact::OrderPlaced(again));
+            done = true;
+        }
+    });
+}
+
+/// The last successful read of a wallet whose balance had changed before.
+fn wallet_read(history: &mut History, balance: impl Fn(&[u64]) -> Option<u64>) {
+    let mut changes: Vec<(String, u64)> = Vec::new();
+    rewrite(history, |facts| {
+        for fact in facts {
+            match fact {
+                Fact::WalletCharged(f) => changes.push((f.user_id.clone(), f.balance_after)),
+                Fact::OrderPlaced(f) => changes.push((f.user_id.clone(), f.balance_after)),
+                Fact::OrderCancelled(f) => changes.push((f.user_id.clone(), f.balance_after)),
+                _ => {}
+            }
+        }
+    });
+    let read = history.operations.iter_mut().rev().filter(|op| op.succeeded()).find_map(|op| {
+        let Ask::Wallet(user) = &op.ask else { return None };
+        let known: Vec<u64> =
+            changes.iter().filter(|(u, _)| u == user).map(|(_, balance)| *balance).collect();
+        let told = op.answer().unwrap().body["balance"].as_u64()?;
+        let spoilt = balance(&known).filter(|balance| *balance != told)?;
+        Some((op, spoilt))
+    });
+    let (operation, spoilt) = read.unwrap();
+    body(operation)["balance"] = json!(spoilt);
+}
+
+fn body(operation: &mut Operation) -> &mut serde_json::Value {
+    match &mut operation.outcome {
+        super::record::Outcome::Answered(answer) => &mut answer.body,
+        other => panic!("no answer: {other:?}"),
+    }
+}
+
+fn stale_read(history: &mut History) {
+    wallet_read(history, |known| (known.len() > 3 && !known[1..].contains(&known[0])).then_some(known[0]));
+}
+
+fn early_read(history: &mut History) {
+    let read = history.operations.iter_mut().filter(|op| op.succeeded()).find_map(|op| match &op.ask {
+        Ask::Template(_) => Some(op),
+        _ => None,
+    });
+    let answer = body(read.unwrap());
+    let limit = answer["max_issued"].as_u64().unwrap();
+    answer["issued"] = json!(limit + 1);
+}
+
+fn issued_past_the_limit(history: &mut History) {
+    // Staff lower the limit to what is issued, and one more is issued afterwards.
+    let mut done = false;
+    rewrite(history, |facts| {
+        for fact in facts {
+            if let Fact::TemplatePut(f) = fact
+                && f.created
+                && !done
+            {
+                f.terms.max_issued = 1;
+                done = true;
+            }
+        }
+    });
+}
+
+fn same_key_twice(history: &mut History) {
+    let mut done = false;
+    rewrite(history, |facts| {
+        let charge = facts.iter().find_map(|fact| match fact {
+            Fact::WalletCharged(f) if f.idempotency.is_some() && f.amount > 0 => Some(f.clone()),
+            _ => None,
+        });
+        if let Some(mut again) = charge.filter(|_| !done) {
+            again.charge_id = Id::new();
+            facts.push(Fact::WalletCharged(again));
+            done = true;
+        }
+    });
+}
+
+fn refusal_out_of_nowhere(history: &mut History) {
+    // The first template's limit is twice the number of users.
+    let issue = history.operations.iter_mut().find(|op| {
+        let open = matches!(&op.ask, Ask::Issue { template, .. } if template == "template-0");
+        open && op.key.is_some() && op.answer().is_some_and(|answer| answer.status == 409)
+    });
+    *body(issue.unwrap()) = json!({ "code": "sold-out" });
+}
+
+fn decided_unasked(history: &mut History) {
+    let told: Vec<String> = history
+        .operations
+        .iter()
+        .filter(|op| matches!(op.ask, Ask::Charge { .. }) && op.succeeded())
+        .filter_map(|op| op.key.clone())
+        .collect();
+    let key = &told[told.len() / 2];
+    history.operations.retain(|op| op.key.as_ref() != Some(key));
+}
+
+fn told_otherwise(history: &mut History) {
+    let issue =
+        history.operations.iter_mut().find(|op| matches!(op.ask, Ask::Issue { .. }) && op.succeeded());
+    let answer = body(issue.unwrap());
+    answer["serial"] = json!(answer["serial"].as_u64().unwrap() + 1);
+}
+
+fn out_of_order(history: &mut History) {
+    // The first order of the day is told as if it had been asked for at the end.
+    let last = history.operations.iter().map(|op| op.answered_us).max().unwrap();
+    let order = history
+        .operations
+        .iter_mut()
+        .find(|op| matches!(op.ask, Ask::Order { .. }) && op.succeeded() && !op.answer().unwrap().replayed);
+    let order = order.unwrap();
+    (order.asked_us, order.answered_us) = (last + 1, last + 2);
+}
+
+fn money_from_nowhere(history: &mut History) {
+    *history.truth.wallets.values_mut().next().unwrap() += 100;
+}
+
+fn forgotten_by_truth(history: &mut History) {
+    history.truth.orders.pop_first().unwrap();
+}
+
+fn silent_order(history: &mut History) {
+    let id = history.events.keys().next().unwrap().clone();
+    history.events.remove(&id);
+}
+
+fn message_of_no_order(history: &mut History) {
+    history.events.insert(format!("{}.completed", Id::new()), json!({}));
+}

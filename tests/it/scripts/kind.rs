@@ -1,0 +1,165 @@
+//! The seven kinds of request: their scripts, and how bodies and verdicts look on the wire.
+
+use rushgate::domain::ProductStatus;
+use rushgate::gate::script::{self, Script};
+use rushgate::log::fact::{Idempotency, TemplateTerms};
+use rushgate::log::wire::{Blob, Id};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::history::model::{Fact, Refusal, Verdict};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    IssueCoupon,
+    ChargeWallet,
+    PlaceOrder,
+    CancelOrder,
+    PutProduct,
+    AdjustStock,
+    PutTemplate,
+}
+
+pub const KINDS: [Kind; 7] = [
+    Kind::IssueCoupon,
+    Kind::ChargeWallet,
+    Kind::PlaceOrder,
+    Kind::CancelOrder,
+    Kind::PutProduct,
+    Kind::AdjustStock,
+    Kind::PutTemplate,
+];
+
+/// The scripts that a run uses: the service's, or some with a planted defect.
+#[derive(Clone, Copy)]
+pub struct Scripts {
+    pub deciding: [&'static Script; 7],
+    pub read: &'static Script,
+}
+
+impl Scripts {
+    pub fn of_the_service() -> Self {
+        Self {
+            deciding: [
+                &script::ISSUE_COUPON,
+                &script::CHARGE_WALLET,
+                &script::PLACE_ORDER,
+                &script::CANCEL_ORDER,
+                &script::PUT_PRODUCT,
+                &script::ADJUST_STOCK,
+                &script::PUT_TEMPLATE,
+            ],
+            read: &script::READ,
+        }
+    }
+
+    pub fn of(&self, kind: Kind) -> &'static Script {
+        self.deciding[kind as usize]
+    }
+}
+
+/// A request's body as its script takes it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Body {
+    Issue(String, String, Id),
+    Charge(String, u64, Id),
+    Place(Id, String, Vec<(String, u64)>, Option<Id>, Option<u64>),
+    Cancel(Id, String, Vec<(String, u64)>, u64, Option<Id>, u64),
+    PutProduct(String, String, u64, ProductStatus, Option<u64>),
+    Adjust(String, i64, Option<String>, u64),
+    PutTemplate(String, TemplateTerms),
+}
+
+/// One request of a batch: its deadline, its idempotency key, its body.
+pub type Packed<'a> = (i64, Option<&'a Idempotency>, &'a Body);
+
+/// What a request was answered, or should have been.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "few are late, and none is kept")]
+pub enum Answer {
+    /// Its deadline had passed.
+    Late,
+    Decided(Verdict),
+}
+
+impl Answer {
+    /// For counting what was met: the verdict, and of a refusal its name.
+    pub fn label(&self, kind: Kind) -> String {
+        let what = match self {
+            Self::Late => "late".to_owned(),
+            Self::Decided(Verdict::Accepted(_)) => "accepted".to_owned(),
+            Self::Decided(Verdict::Replayed(_)) => "replayed".to_owned(),
+            Self::Decided(Verdict::KeyReused) => "key reused".to_owned(),
+            Self::Decided(Verdict::Refused(why)) => {
+                let shown = format!("{why:?}");
+                let name = shown.split_once('(').map_or("", |(_, inner)| inner);
+                name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
+            }
+        };
+        format!("{kind:?} {what}")
+    }
+}
+
+/// An answer as it came: with the fact's bytes, which must be the same in the answer, in the log, in the record and in
+/// each repeat.
+pub struct Told {
+    pub answer: Answer,
+    pub fact: Option<Vec<u8>>,
+}
+
+impl Kind {
+    /// A PUT is repeatable by itself.
+    pub fn takes_keys(self) -> bool {
+        !matches!(self, Self::PutProduct | Self::PutTemplate)
+    }
+
+    /// See `lua/gate.lua` for the form of a verdict.
+    pub fn told(self, packed: &[u8]) -> Result<Told, String> {
+        let code = *packed.get(1).ok_or("an empty verdict")?;
+        let verdict = match code {
+            0 | 1 => {
+                let (_, Blob(bytes)) = unpacked::<(u8, Blob)>(packed)?;
+                let fact = self.fact(&bytes)?;
+                let verdict = if code == 0 { Verdict::Accepted(fact) } else { Verdict::Replayed(fact) };
+                return Ok(Told { answer: Answer::Decided(verdict), fact: Some(bytes) });
+            }
+            2 => return Ok(Told { answer: Answer::Late, fact: None }),
+            3 => Verdict::KeyReused,
+            4 => Verdict::Refused(self.refusal(packed)?),
+            other => return Err(format!("a verdict with the code {other}")),
+        };
+        Ok(Told { answer: Answer::Decided(verdict), fact: None })
+    }
+
+    fn fact(self, bytes: &[u8]) -> Result<Fact, String> {
+        Ok(match self {
+            Self::IssueCoupon => Fact::CouponIssued(unpacked(bytes)?),
+            Self::ChargeWallet => Fact::WalletCharged(unpacked(bytes)?),
+            Self::PlaceOrder => Fact::OrderPlaced(unpacked(bytes)?),
+            Self::CancelOrder => Fact::OrderCancelled(unpacked(bytes)?),
+            Self::PutProduct => Fact::ProductPut(unpacked(bytes)?),
+            Self::AdjustStock => Fact::StockAdjusted(unpacked(bytes)?),
+            Self::PutTemplate => Fact::TemplatePut(unpacked(bytes)?),
+        })
+    }
+
+    fn refusal(self, packed: &[u8]) -> Result<Refusal, String> {
+        fn why<R: DeserializeOwned>(packed: &[u8]) -> Result<R, String> {
+            unpacked::<(u8, R)>(packed).map(|(_, why)| why)
+        }
+        Ok(match self {
+            Self::IssueCoupon => Refusal::Issue(why(packed)?),
+            Self::ChargeWallet => Refusal::Charge(why(packed)?),
+            Self::PlaceOrder => Refusal::Order(why(packed)?),
+            Self::CancelOrder => Refusal::Cancel(why(packed)?),
+            Self::PutProduct => Refusal::Product(why(packed)?),
+            Self::AdjustStock => Refusal::Stock(why(packed)?),
+            Self::PutTemplate => Refusal::Template(why(packed)?),
+        })
+    }
+}
+
+pub fn unpacked<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    rmp_serde::from_slice(bytes).map_err(|e| format!("unreadable: {e} in {bytes:02x?}"))
+}

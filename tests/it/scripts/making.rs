@@ -1,0 +1,306 @@
+//! How plans are made up: what is asked for how often, so that requests collide and borders are met.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::Union;
+use rushgate::domain::ProductStatus;
+use rushgate::domain::limits::*;
+
+use super::kind::{KINDS, Kind};
+use super::plan::*;
+
+const SECOND_MS: i64 = 1_000;
+const HOUR_MS: i64 = 3_600 * SECOND_MS;
+const DAY_MS: i64 = 24 * HOUR_MS;
+const YEAR_MS: i64 = 366 * DAY_MS;
+
+fn anybody() -> impl Strategy<Value = usize> {
+    0..USERS.len()
+}
+fn somebody() -> impl Strategy<Value = usize> {
+    0..USERS.len() - 1
+}
+/// Any product or template.
+fn anything() -> impl Strategy<Value = usize> {
+    0..PRODUCTS.len()
+}
+/// Seldom one that is never made: else nearly every order of many lines would name such a one.
+fn nearly_anything() -> impl Strategy<Value = usize> {
+    prop_oneof![16 => something(), 1 => anything()]
+}
+fn something() -> impl Strategy<Value = usize> {
+    0..PRODUCTS.len() - 1
+}
+
+/// One less, exact, one more.
+fn beyond() -> impl Strategy<Value = u64> {
+    prop_oneof![3 => Just(0u64), 2 => Just(1u64), 1 => 2..50u64]
+}
+fn beyond_ms() -> impl Strategy<Value = i64> {
+    prop_oneof![3 => Just(0i64), 2 => Just(-1i64), 1 => Just(1i64), 1 => 2..5_000i64]
+}
+
+pub fn case() -> impl Strategy<Value = Case> {
+    let ahead = (0..DAY_MS).prop_map(|after_midnight_ms| Start::Ahead { after_midnight_ms });
+    let behind = (0..2 * HOUR_MS).prop_map(|by_ms| Start::Behind { by_ms });
+    prop_oneof![4 => case_from(ahead, moment().boxed()), 1 => case_from(behind, idle_moment().boxed())]
+}
+
+fn case_from(
+    start: impl Strategy<Value = Start>,
+    moment: BoxedStrategy<Vec<Step>>,
+) -> impl Strategy<Value = Case> {
+    // a shop to begin with: without products, templates and wallets all else is refused; a single one will do in a case
+    // that is being made smaller
+    let opening = (
+        batch_of(Kind::PutProduct, Just(Claim::Last), 1..20),
+        batch_of(Kind::PutTemplate, Just(Claim::Last), 1..14),
+        batch_of(Kind::ChargeWallet, Just(Claim::Last), 1..30),
+    );
+    // in this order they are made smaller: what is many comes first, so that later tries run short cases
+    (vec(steps(moment), 1..40), opening, start, 2..9u64).prop_map(
+        |(rest, (products, templates, wallets), start, epoch)| {
+            let opening = [products, templates, wallets].into_iter().map(Step::Batch);
+            Case { start, epoch, steps: opening.chain(rest.into_iter().flatten()).collect() }
+        },
+    )
+}
+
+/// Mostly one step.
+fn steps(moment: BoxedStrategy<Vec<Step>>) -> impl Strategy<Value = Vec<Step>> {
+    let kinds = [
+        (Kind::PlaceOrder, 9),
+        (Kind::IssueCoupon, 4),
+        (Kind::ChargeWallet, 4),
+        (Kind::CancelOrder, 4),
+        (Kind::PutProduct, 1),
+        (Kind::AdjustStock, 2),
+        (Kind::PutTemplate, 2),
+    ];
+    let batches = kinds.map(|(kind, weight)| (weight, one(batch(kind).prop_map(Step::Batch))));
+    let others = [(7, moment), (2, one(vec(read(), 1..6).prop_map(Step::Read)))];
+    Union::new_weighted(batches.into_iter().chain(others).collect())
+}
+
+fn one(step: impl Strategy<Value = Step> + 'static) -> BoxedStrategy<Vec<Step>> {
+    step.prop_map(|step| vec![step]).boxed()
+}
+
+/// A moment on which decisions rest, and such decisions: by chance alone they would seldom meet.
+fn moment() -> impl Strategy<Value = Vec<Step>> {
+    let keyed: Vec<Kind> = KINDS.into_iter().filter(|kind| kind.takes_keys()).collect();
+    let coupons_end = |used| {
+        (any::<Nth>(), beyond_ms()).prop_map(move |(coupon, beyond_ms)| Clock::ToCouponsEnd {
+            used,
+            coupon,
+            beyond_ms,
+        })
+    };
+    let by = prop_oneof![
+        3 => 1..2_000i64,
+        3 => select(vec![HOUR_MS, 6 * HOUR_MS, 25 * HOUR_MS]),
+        1 => Just(YEAR_MS),
+    ];
+    let window =
+        (any::<Nth>(), beyond_ms()).prop_map(|(border, beyond_ms)| Clock::ToWindow { border, beyond_ms });
+    let keys_end =
+        (any::<Nth>(), beyond_ms()).prop_map(|(key, beyond_ms)| Clock::ToKeysEnd { key, beyond_ms });
+    let midnight = beyond_ms().prop_map(|beyond_ms| Clock::ToMidnight { beyond_ms });
+    prop_oneof![
+        5 => then(by.prop_map(|ms| Clock::By { ms }), &KINDS),
+        5 => then(window, &[Kind::IssueCoupon]),
+        3 => then(coupons_end(true), &[Kind::CancelOrder]),
+        2 => then(coupons_end(false), &[Kind::PlaceOrder]),
+        3 => then(keys_end, &keyed),
+        2 => then(midnight, &keyed),
+    ]
+}
+
+fn idle_moment() -> impl Strategy<Value = Vec<Step>> {
+    then((0..2 * HOUR_MS).prop_map(|ms| Clock::Idle { ms }), &[Kind::IssueCoupon])
+}
+
+fn then(clock: impl Strategy<Value = Clock> + 'static, kinds: &[Kind]) -> BoxedStrategy<Vec<Step>> {
+    // no flat map: it would end the shrinking of the whole case
+    let batch = Union::new(kinds.iter().map(|kind| batch(*kind).boxed()));
+    (clock, batch).prop_map(|(clock, batch)| vec![Step::Clock(clock), Step::Batch(batch)]).boxed()
+}
+
+fn batch(kind: Kind) -> impl Strategy<Value = Batch> {
+    prop_oneof![
+        3 => batch_of(kind, claim(), 1..5),
+        3 => batch_of(kind, claim(), 1..16),
+        4 => batch_of(kind, claim(), 1..41),
+    ]
+}
+
+fn batch_of(
+    kind: Kind,
+    claim: impl Strategy<Value = Claim>,
+    size: std::ops::Range<usize>,
+) -> impl Strategy<Value = Batch> {
+    (claim, vec(job(kind), size)).prop_map(move |(claim, jobs)| Batch { kind, claim, jobs })
+}
+
+fn claim() -> impl Strategy<Value = Claim> {
+    prop_oneof![
+        40 => Just(Claim::Last),
+        4 => any::<Nth>().prop_map(Claim::Earlier),
+        2 => Just(Claim::None),
+        3 => select(vec![Claim::OtherEpoch, Claim::OtherDay, Claim::Later, Claim::Backlog, Claim::Closed]),
+        1 => Just(Claim::Other(0)),
+        1 => any::<Nth>().prop_map(Claim::Other),
+    ]
+}
+
+fn job(kind: Kind) -> impl Strategy<Value = Job> {
+    let deadline = prop_oneof![
+        45 => Just(Deadline::Ahead),
+        2 => (1..10_000i64).prop_map(|ms| Deadline::Past { ms }),
+        1 => Just(Deadline::Soon),
+        2 => (0..2i64).prop_map(|ms| Deadline::In { ms }),
+    ];
+    (deadline, key(kind), ask(kind)).prop_map(|(deadline, key, ask)| Job { deadline, key, ask })
+}
+
+fn key(kind: Kind) -> BoxedStrategy<Key> {
+    if !kind.takes_keys() {
+        return Just(Key::None).boxed();
+    }
+    prop_oneof![
+        5 => Just(Key::None),
+        3 => (0..8u8).prop_map(Key::Name),
+        2 => (0..12u8).prop_map(Key::Repeat),
+    ]
+    .boxed()
+}
+
+fn ask(kind: Kind) -> BoxedStrategy<Ask> {
+    match kind {
+        Kind::IssueCoupon => {
+            (nearly_anything(), anybody()).prop_map(|(template, user)| Ask::Issue { template, user }).boxed()
+        }
+        Kind::ChargeWallet => {
+            let won = [0, 1, 99, 100, 500, 2_000, 2_000, 10_000, 10_000, 100_000, 999_999, MAX_BALANCE];
+            let amount = prop_oneof![
+                5 => select(won.to_vec()).prop_map(Amount::Won),
+                1 => beyond().prop_map(|beyond| Amount::ToLimit { beyond }),
+                4 => (something(), 0..2u64).prop_map(|(product, less)| Amount::ToPrice { product, less }),
+            ];
+            (somebody(), amount).prop_map(|(user, amount)| Ask::Charge { user, amount }).boxed()
+        }
+        Kind::PlaceOrder => place().boxed(),
+        Kind::CancelOrder => {
+            let order = prop_oneof![
+                12 => (0..8u8).prop_map(OrderOf::Paid),
+                6 => (0..8u8).prop_map(OrderOf::WithCoupon),
+                8 => (0..16u8).prop_map(OrderOf::Placed),
+                1 => anybody().prop_map(|user| OrderOf::Invented { user }),
+            ];
+            let epoch =
+                prop_oneof![16 => Just(ReadIn::This), 1 => Just(ReadIn::Earlier), 1 => Just(ReadIn::Later)];
+            (order, epoch).prop_map(|(order, epoch)| Ask::Cancel { order, epoch }).boxed()
+        }
+        Kind::PutProduct => put_product().boxed(),
+        Kind::AdjustStock => {
+            let delta = prop_oneof![
+                4 => (-4..12i64).prop_map(Delta::Pieces),
+                1 => beyond().prop_map(|beyond| Delta::Left { beyond }),
+                1 => beyond().prop_map(|beyond| Delta::ToHighest { beyond }),
+            ];
+            let reason = option::of(select(vec!["", "counted", "반품"]));
+            (anything(), delta, reason, select(vec![MAX_STOCK, 40]))
+                .prop_map(|(product, delta, reason, highest)| Ask::Adjust { product, delta, reason, highest })
+                .boxed()
+        }
+        Kind::PutTemplate => {
+            (something(), terms()).prop_map(|(template, terms)| Ask::PutTemplate { template, terms }).boxed()
+        }
+    }
+}
+
+fn place() -> impl Strategy<Value = Ask> {
+    let quantity = || {
+        prop_oneof![
+            25 => (1..4u64).prop_map(Quantity::Pieces),
+            6 => beyond().prop_map(|beyond| Quantity::Affordable { beyond }),
+            1 => beyond().prop_map(|beyond| Quantity::Left { beyond }),
+            1 => Just(Quantity::Pieces(MAX_QUANTITY)),
+        ]
+    };
+    let lines = vec((nearly_anything(), quantity()), 1..4);
+    let coupon = prop_oneof![
+        4 => Just(CouponOf::None),
+        6 => any::<Nth>().prop_map(CouponOf::Unused),
+        2 => any::<Nth>().prop_map(CouponOf::Own),
+        1 => any::<Nth>().prop_map(CouponOf::Any),
+        1 => Just(CouponOf::Unknown),
+    ];
+    let expected =
+        prop_oneof![2 => Just(Expected::None), 1 => beyond().prop_map(|beyond| Expected::Total { beyond })];
+    let user = prop_oneof![20 => somebody(), 1 => anybody()];
+    (user, lines, coupon, expected).prop_map(|(user, lines, coupon, expected)| Ask::Place {
+        user,
+        lines,
+        coupon,
+        expected,
+    })
+}
+
+fn put_product() -> impl Strategy<Value = Ask> {
+    let name = select(vec!["Mug", "", "따뜻한 아메리카노 (연하게, 얼음 없이, 큰 잔)", "a\u{0}b\"'\\\n"]);
+    // 101 and 1,999 are no multiples of the price step, as the API demands; but only so does rounding show
+    let price = select(vec![100, 100, 500, 500, 500, 1_000, 1_900, 1_900, 12_300, 101, 1_999, MAX_PRICE]);
+    let status = prop_oneof![16 => Just(ProductStatus::OnSale), 1 => Just(ProductStatus::Suspended)];
+    let stock = prop_oneof![
+        2 => Just(Stock::None),
+        3 => (0..12u64).prop_map(Stock::IfNew),
+        8 => Just(Stock::IfNew(2_000)),
+        1 => Just(Stock::IfNew(MAX_STOCK)),
+        2 => (0..12u64).prop_map(Stock::Given),
+    ];
+    (something(), name, price, status, stock).prop_map(|(product, name, price, status, stock)| {
+        Ask::PutProduct { product, name, price, status, stock }
+    })
+}
+
+fn terms() -> impl Strategy<Value = Terms> {
+    let max = || option::of(select(vec![1, 800, MAX_DISCOUNT_AMOUNT]));
+    let discount = prop_oneof![
+        select(vec![1, 333, 500, 1_000, MAX_DISCOUNT_AMOUNT]).prop_map(|value| ("amount", value, None)),
+        (select(vec![1, 7, 33, 50, 99, 100]), max()).prop_map(|(value, max)| ("percent", value, max)),
+    ];
+    let from_ms = prop_oneof![
+        6 => Just(-HOUR_MS),
+        1 => select(vec![0, 1, SECOND_MS, HOUR_MS]),
+    ];
+    let length_ms = prop_oneof![
+        4 => Just(10 * YEAR_MS),
+        2 => Just(2 * HOUR_MS),
+        2 => select(vec![1, SECOND_MS, HOUR_MS, 30 * DAY_MS]),
+    ];
+    let min_subtotal = select(vec![0, 0, 0, 0, 500, 1_000, 1_000, 1_900, MAX_ORDER_AMOUNT]);
+    let max_issued = select(vec![1, 2, 3, 4, 6, 6, MAX_TEMPLATE_LIMIT]);
+    (select(vec!["Spring", "봄맞이 선착순"]), discount, min_subtotal, max_issued, from_ms, length_ms)
+        .prop_map(|(name, discount, min_subtotal, max_issued, from_ms, length_ms)| Terms {
+            name,
+            discount,
+            min_subtotal,
+            max_issued,
+            from_ms,
+            length_ms,
+        })
+}
+
+fn read() -> impl Strategy<Value = Read> {
+    prop_oneof![
+        anybody().prop_map(Read::Balance),
+        vec(anything(), 0..6).prop_map(Read::Products),
+        (option::of(anything()), 1..6usize).prop_map(|(after, limit)| Read::ListProducts { after, limit }),
+        vec(anything(), 0..6).prop_map(Read::Templates),
+        (option::of(anything()), 1..6usize).prop_map(|(after, limit)| Read::ListTemplates { after, limit }),
+        anybody().prop_map(Read::Held),
+    ]
+}

@@ -1,0 +1,142 @@
+//! Reads: what the API asks `lua/read.lua`, and what the model says to it.
+
+use rushgate::gate::read::{CouponRecord, ProductRecord, TemplateRecord};
+use rushgate::log::fact::TemplateTerms;
+use rushgate::log::wire::{Blob, Id};
+use serde::Serialize;
+use std::fmt::Debug;
+
+use super::kind::unpacked;
+use super::plan::{PRODUCTS, Read, TEMPLATES, USERS};
+use super::state::{coupon, terms};
+use crate::history::model::{Coupon, Product, Shop};
+
+/// A read as the script takes it.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Wanted {
+    Of(&'static str, &'static str),
+    Some(&'static str, Vec<&'static str>),
+    List(&'static str, &'static str, usize),
+}
+
+/// Number, terms, coupons issued.
+type Template = (u64, TemplateTerms, u64);
+
+pub fn wanted(read: &Read) -> Wanted {
+    let named = |ids: &[usize], names: &[&'static str]| ids.iter().map(|id| names[*id]).collect();
+    match read {
+        Read::Balance(user) => Wanted::Of("balance", USERS[*user]),
+        Read::Held(user) => Wanted::Of("held", USERS[*user]),
+        Read::Products(ids) => Wanted::Some("products", named(ids, &PRODUCTS)),
+        Read::Templates(ids) => Wanted::Some("templates", named(ids, &TEMPLATES)),
+        Read::ListProducts { after, limit } => {
+            Wanted::List("list_products", after.map_or("", |id| PRODUCTS[id]), *limit)
+        }
+        Read::ListTemplates { after, limit } => {
+            Wanted::List("list_templates", after.map_or("", |id| TEMPLATES[id]), *limit)
+        }
+    }
+}
+
+/// All that can be read.
+pub fn everything() -> Vec<Read> {
+    let mut all = vec![
+        Read::Products((0..PRODUCTS.len()).collect()),
+        Read::ListProducts { after: None, limit: 100 },
+        Read::Templates((0..TEMPLATES.len()).collect()),
+        Read::ListTemplates { after: None, limit: 100 },
+    ];
+    all.extend((0..USERS.len()).flat_map(|user| [Read::Balance(user), Read::Held(user)]));
+    all
+}
+
+pub fn compare(shop: &Shop, read: &Read, answer: &[u8]) -> Result<(), String> {
+    match read {
+        Read::Balance(user) => {
+            let told: Option<String> = unpacked(answer)?;
+            let should = shop.wallets.get(USERS[*user]);
+            same(read, &told, &should.map(|balance| balance.to_string()))
+        }
+        Read::Products(ids) => {
+            same(read, &products(answer)?, &chosen(ids, &PRODUCTS, |id| product(shop, id)))
+        }
+        Read::Templates(ids) => {
+            same(read, &templates(answer)?, &chosen(ids, &TEMPLATES, |id| template(shop, id)))
+        }
+        Read::ListProducts { after, limit } => {
+            let above =
+                shop.products.keys().filter(|id| after.is_none_or(|after| id.as_str() > PRODUCTS[after]));
+            let should: Vec<_> = above.take(*limit).filter_map(|id| product(shop, id)).collect();
+            same(read, &products(answer)?, &should)
+        }
+        Read::ListTemplates { after, limit } => {
+            let above =
+                shop.templates.keys().filter(|id| after.is_none_or(|after| id.as_str() > TEMPLATES[after]));
+            let should: Vec<_> = above.take(*limit).filter_map(|id| template(shop, id)).collect();
+            same(read, &templates(answer)?, &should)
+        }
+        Read::Held(user) => {
+            let ids = shop.coupons_of.get(USERS[*user]).cloned().unwrap_or_default();
+            let should: Vec<_> = ids.iter().map(|id| held_coupon(shop, *id)).collect();
+            same(read, &held(answer)?, &should)
+        }
+    }
+}
+
+fn same<T: PartialEq + Debug>(read: &Read, told: &T, should: &T) -> Result<(), String> {
+    if told == should {
+        Ok(())
+    } else {
+        Err(format!("{read:?} was answered {told:?}; it should be {should:?}"))
+    }
+}
+
+/// Unknown ones are left out.
+fn chosen<T>(ids: &[usize], names: &[&str], find: impl Fn(&str) -> Option<T>) -> Vec<T> {
+    ids.iter().filter_map(|id| find(names[*id])).collect()
+}
+
+fn product(shop: &Shop, id: &str) -> Option<(String, Product)> {
+    shop.products.get(id).map(|product| (id.to_owned(), product.clone()))
+}
+
+fn template(shop: &Shop, id: &str) -> Option<(String, Template)> {
+    shop.templates.get(id).map(|t| (id.to_owned(), (t.number, t.terms.clone(), t.issued)))
+}
+
+fn held_coupon(shop: &Shop, id: Id) -> (Id, Coupon, Template) {
+    let coupon = shop.coupons[&id].clone();
+    let template = &shop.templates[&coupon.template_id];
+    (id, coupon, (template.number, template.terms.clone(), template.issued))
+}
+
+fn products(answer: &[u8]) -> Result<Vec<(String, Product)>, String> {
+    let rows: Vec<(String, Blob, u64)> = unpacked(answer)?;
+    rows.into_iter()
+        .map(|(id, record, stock)| {
+            let ProductRecord { name, price, status } = unpacked(&record.0)?;
+            Ok((id, Product { name, price, status, stock }))
+        })
+        .collect()
+}
+
+fn template_record(record: &Blob, issued: u64) -> Result<Template, String> {
+    let (number, terms) = terms(unpacked::<TemplateRecord>(&record.0)?);
+    Ok((number, terms, issued))
+}
+
+fn templates(answer: &[u8]) -> Result<Vec<(String, Template)>, String> {
+    let rows: Vec<(String, Blob, u64)> = unpacked(answer)?;
+    rows.into_iter().map(|(id, record, issued)| Ok((id, template_record(&record, issued)?))).collect()
+}
+
+fn held(answer: &[u8]) -> Result<Vec<(Id, Coupon, Template)>, String> {
+    let rows: Vec<(Id, Blob, Blob, u64)> = unpacked(answer)?;
+    rows.into_iter()
+        .map(|(id, record, of, issued)| {
+            let coupon = coupon(unpacked::<CouponRecord>(&record.0)?);
+            Ok((id, coupon, template_record(&of, issued)?))
+        })
+        .collect()
+}

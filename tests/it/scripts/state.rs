@@ -1,0 +1,226 @@
+//! All that Redis holds of a cell, and what it should hold; both as the same plain values.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use fred::prelude::*;
+use fred::types::CustomCommand;
+use rushgate::domain::ProductStatus;
+use rushgate::gate::keys::{DAY_MS, Keys};
+use rushgate::gate::read::{CouponRecord, IdempotencyRecord, ProductRecord, TemplateRecord, held_record};
+use rushgate::log::fact::TemplateTerms;
+use rushgate::log::wire::Id;
+use serde::de::DeserializeOwned;
+
+use super::kind::unpacked;
+use crate::history::model::{Coupon, Shop};
+
+/// An idempotency record: request hash, when it was decided, the answer's bytes.
+pub type Record = (Vec<u8>, i64, Vec<u8>);
+
+#[derive(Debug, Default, PartialEq)]
+pub struct State {
+    pub meta: BTreeMap<String, String>,
+    pub keys: BTreeSet<String>,
+    pub wallets: BTreeMap<String, u64>,
+    pub products: BTreeMap<String, (String, u64, ProductStatus)>,
+    pub stocks: BTreeMap<String, u64>,
+    pub product_ids: Vec<String>,
+    pub templates: BTreeMap<String, (u64, TemplateTerms)>,
+    pub issued: BTreeMap<String, u64>,
+    pub template_ids: Vec<String>,
+    pub coupons: BTreeMap<Id, Coupon>,
+    /// As bytes: template number, coupon id, for each of a user's coupons.
+    pub held: BTreeMap<String, Vec<u8>>,
+    pub cancelled: BTreeSet<Id>,
+    /// Day and scope → record.
+    pub records: BTreeMap<(i64, String), Record>,
+}
+
+impl State {
+    /// What a shop in this state looks like in the gate. `meta` comes from outside: a model has no log.
+    pub fn of_shop(
+        shop: &Shop,
+        keys: &Keys,
+        meta: BTreeMap<String, String>,
+        records: BTreeMap<(i64, String), Record>,
+    ) -> Self {
+        let mut state = Self { meta, records, wallets: shop.wallets.clone(), ..Self::default() };
+        for (id, product) in &shop.products {
+            state.products.insert(id.clone(), (product.name.clone(), product.price, product.status));
+            state.stocks.insert(id.clone(), product.stock);
+            state.product_ids.push(id.clone());
+        }
+        for (id, template) in &shop.templates {
+            state.templates.insert(id.clone(), (template.number, template.terms.clone()));
+            state.issued.insert(id.clone(), template.issued);
+            state.template_ids.push(id.clone());
+        }
+        state.coupons = shop.coupons.clone();
+        for (user, ids) in &shop.coupons_of {
+            let held = ids.iter().flat_map(|id| {
+                let template = &shop.templates[&shop.coupons[id].template_id];
+                held_record(template.number, *id)
+            });
+            state.held.insert(user.clone(), held.collect());
+        }
+        let cancelled = shop.orders.iter().filter(|(_, order)| order.cancelled.is_some());
+        state.cancelled = cancelled.map(|(id, _)| *id).collect();
+        state.keys = state.expected_keys(keys);
+        state
+    }
+
+    /// Redis knows no empty hashes and sets; the log always has its first element.
+    fn expected_keys(&self, keys: &Keys) -> BTreeSet<String> {
+        let named = [
+            (keys.wallets(), self.wallets.is_empty()),
+            (keys.products(), self.products.is_empty()),
+            (keys.stocks(), self.stocks.is_empty()),
+            (keys.product_ids(), self.product_ids.is_empty()),
+            (keys.templates(), self.templates.is_empty()),
+            (keys.issued(), self.issued.is_empty()),
+            (keys.template_ids(), self.template_ids.is_empty()),
+            (keys.held(), self.held.is_empty()),
+            (keys.coupons(), self.coupons.is_empty()),
+            (keys.cancelled(), self.cancelled.is_empty()),
+        ];
+        let used = named.into_iter().filter(|(_, empty)| !empty).map(|(key, _)| key);
+        let days = self.records.keys().map(|(day, _)| keys.idempotency(*day));
+        used.chain(days).chain([Keys::meta(keys.cell), keys.log()]).collect()
+    }
+
+    pub async fn read_meta(client: &Client, keys: &Keys) -> Result<BTreeMap<String, String>, String> {
+        hash(client, Keys::meta(keys.cell), text, text).await
+    }
+
+    pub fn compare_meta(
+        is: &BTreeMap<String, String>,
+        should: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        same("meta", is, should)
+    }
+
+    pub async fn read(client: &Client, keys: &Keys) -> Result<Self, String> {
+        let names: Vec<String> = command(client, fred::cmd!("KEYS"), vec!["*".into()]).await?;
+        let mut state = Self { keys: names.into_iter().collect(), ..Self::default() };
+        state.meta = Self::read_meta(client, keys).await?;
+        state.wallets = hash(client, keys.wallets(), text, number).await?;
+        state.stocks = hash(client, keys.stocks(), text, number).await?;
+        state.issued = hash(client, keys.issued(), text, number).await?;
+        state.held = hash(client, keys.held(), text, |bytes| Ok(bytes.to_vec())).await?;
+        state.product_ids = sorted(client, keys.product_ids()).await?;
+        state.template_ids = sorted(client, keys.template_ids()).await?;
+        state.products = hash(client, keys.products(), text, |bytes| {
+            record(bytes).map(|p: ProductRecord| (p.name, p.price, p.status))
+        })
+        .await?;
+        state.templates = hash(client, keys.templates(), text, |bytes| record(bytes).map(terms)).await?;
+        state.coupons = hash(client, keys.coupons(), id, |bytes| record(bytes).map(coupon)).await?;
+        let cancelled: Vec<Bytes> = command(client, fred::cmd!("SMEMBERS"), vec![keys.cancelled()]).await?;
+        state.cancelled = cancelled.iter().map(|bytes| id(bytes)).collect::<Result<_, _>>()?;
+        for key in state.keys.clone() {
+            let Some((_, day)) = key.split_once(":idem:") else { continue };
+            let day: i64 = day.parse().map_err(|_| format!("a key without a day: {key}"))?;
+            let found = hash(client, key, text, |bytes| {
+                record(bytes).map(|r: IdempotencyRecord| (r.request_hash.0, r.decided_at, r.reply.0))
+            });
+            let found = found.await?.into_iter().map(|(scope, record)| ((day, scope), record));
+            state.records.extend(found);
+        }
+        Ok(state)
+    }
+
+    /// Names the first part in which this state is not as it should be.
+    pub fn compare(&self, should: &Self) -> Result<(), String> {
+        same("wallets", &self.wallets, &should.wallets)?;
+        same("products", &self.products, &should.products)?;
+        same("stocks", &self.stocks, &should.stocks)?;
+        same("product ids", &self.product_ids, &should.product_ids)?;
+        same("templates", &self.templates, &should.templates)?;
+        same("issued", &self.issued, &should.issued)?;
+        same("template ids", &self.template_ids, &should.template_ids)?;
+        same("coupons", &self.coupons, &should.coupons)?;
+        same("held", &self.held, &should.held)?;
+        same("cancelled", &self.cancelled, &should.cancelled)?;
+        same("idempotency records", &self.records, &should.records)?;
+        Self::compare_meta(&self.meta, &should.meta)?;
+        same("keys", &self.keys, &should.keys)
+    }
+}
+
+/// The day whose records hold a decision.
+pub fn day_of(at_ms: i64) -> i64 {
+    at_ms.div_euclid(DAY_MS)
+}
+
+fn same<T: PartialEq + Debug>(part: &str, is: &T, should: &T) -> Result<(), String> {
+    if is == should { Ok(()) } else { Err(format!("{part}: Redis holds {is:?}; it should be {should:?}")) }
+}
+
+async fn hash<K: Ord, V>(
+    client: &Client,
+    key: String,
+    name: fn(&[u8]) -> Result<K, String>,
+    value: fn(&[u8]) -> Result<V, String>,
+) -> Result<BTreeMap<K, V>, String> {
+    // a custom command, since its reply comes as bytes: ids are no text
+    let fields: Vec<Bytes> = command(client, fred::cmd!("HGETALL"), vec![key.clone()]).await?;
+    fields
+        .chunks_exact(2)
+        .map(|pair| Ok((name(&pair[0])?, value(&pair[1])?)))
+        .collect::<Result<_, String>>()
+        .map_err(|e| format!("{key}: {e}"))
+}
+
+async fn sorted(client: &Client, key: String) -> Result<Vec<String>, String> {
+    command(client, fred::cmd!("ZRANGE"), vec![key, "0".into(), "-1".into()]).await
+}
+
+async fn command<R: FromValue>(
+    client: &Client,
+    command: CustomCommand,
+    arguments: Vec<String>,
+) -> Result<R, String> {
+    client.custom(command, arguments).await.map_err(|e| format!("Redis: {e}"))
+}
+
+fn text(bytes: &[u8]) -> Result<String, String> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| format!("no text: {bytes:02x?}"))
+}
+
+fn number(bytes: &[u8]) -> Result<u64, String> {
+    text(bytes)?.parse().map_err(|_| format!("no number: {bytes:02x?}"))
+}
+
+fn id(bytes: &[u8]) -> Result<Id, String> {
+    uuid::Uuid::from_slice(bytes).map(Id).map_err(|_| format!("no id: {bytes:02x?}"))
+}
+
+fn record<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    unpacked(bytes)
+}
+
+pub fn terms(t: TemplateRecord) -> (u64, TemplateTerms) {
+    let terms = TemplateTerms {
+        name: t.name,
+        discount_type: t.discount_type,
+        discount_value: t.discount_value,
+        discount_max: t.discount_max,
+        min_subtotal: t.min_subtotal,
+        max_issued: t.max_issued,
+        issue_from: t.issue_from,
+        issue_until: t.issue_until,
+    };
+    (t.number, terms)
+}
+
+pub fn coupon(c: CouponRecord) -> Coupon {
+    Coupon {
+        template_id: c.template_id,
+        user_id: c.user_id,
+        serial: c.serial,
+        issued_at: c.issued_at,
+        order_id: c.order_id,
+    }
+}
