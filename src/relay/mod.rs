@@ -77,6 +77,10 @@ impl Relay {
         let Some(mut outbox) = self.lead().await? else {
             return Ok(Step::StandBy);
         };
+        // A step that ends here, because RabbitMQ is away, claims nothing: PostgreSQL must hear of the leader all the same.
+        if self.broker.is_none() {
+            outbox.keep().await?;
+        }
         let broker = match self.connected().await {
             Ok(broker) => broker,
             Err(error) => {

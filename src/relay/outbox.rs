@@ -76,6 +76,12 @@ impl Outbox {
             .map_err(OutboxError::from)
     }
 
+    /// Speaks on the lock's session, which PostgreSQL would end after a silence, and proves that it lives.
+    pub async fn keep(&mut self) -> Result<(), OutboxError> {
+        limited(sqlx::query("SELECT 1").execute(&mut self.connection)).await?;
+        Ok(())
+    }
+
     /// Deletes exactly these rows and counts them as published.
     pub async fn delivered(&mut self, outbox_ids: &[i64]) -> Result<(), OutboxError> {
         limited(sqlx::query(include_str!("delivered.sql")).bind(outbox_ids).execute(&mut self.connection))

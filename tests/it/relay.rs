@@ -259,6 +259,27 @@ async fn what_piled_up_while_the_broker_was_away_is_delivered() {
 }
 
 #[tokio::test]
+async fn a_leader_without_a_broker_keeps_its_session_alive() {
+    let pool = database().await;
+    let mut relay = Relay::new("amqp://127.0.0.1:1/%2f", pool.clone());
+    // PostgreSQL ends a leader's session that has been silent for too long.
+    let spoken = || {
+        number(
+            &pool,
+            "SELECT coalesce(max(extract(epoch FROM query_start) * 1000000)::bigint, 0) FROM pg_stat_activity
+             WHERE application_name = 'rushgate-relay' AND datname = current_database()",
+        )
+    };
+    let mut last = 0;
+    for _ in 0..3 {
+        assert!(matches!(relay.step().await, Err(RelayError::Broker(_))));
+        let now = spoken().await;
+        assert!(now > last && relay.leads());
+        last = now;
+    }
+}
+
+#[tokio::test]
 async fn a_broker_that_takes_nothing_is_left_in_time() {
     let pool = database().await;
     let mut options = RabbitMqOptions::new(DataFolder::Scratch);
