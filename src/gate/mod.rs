@@ -99,9 +99,10 @@ impl Lanes {
 }
 
 impl Lanes {
-    /// Remembers a new decision until PostgreSQL has it.
+    /// Remembers a decision until PostgreSQL has it; a repeated one, too, for who heard of it first may be another
+    /// instance, or nobody. (It stands before where the log is now.)
     fn note<F, R>(&self, decision: &Decision<F, R>, made: impl FnOnce(&F) -> Made) {
-        if let Ok(Ok(Accepted { fact, replayed: false, position })) = decision {
+        if let Ok(Ok(Accepted { fact, position, .. })) = decision {
             self.unsettled.note(*position, made(fact));
         }
     }
