@@ -256,6 +256,7 @@ impl Shared {
         for _ in 0..=REPEATS {
             let instance = self.fleet.any(rng);
             let outcome = self.send(&instance, ask.clone(), key.clone()).await;
+            self.remember(&ask, &outcome);
             let again = match &outcome {
                 Outcome::Answered(answer) if answer.status < 500 => rng.u8(..100) < 8,
                 Outcome::Answered(answer) => {
@@ -349,17 +350,15 @@ impl Shared {
         };
         let (answered_us, wall_ms) = (self.now_us(), (asked_ms, wall()));
         let operation = Operation { ask, key, asked_us, answered_us, wall_ms, outcome: outcome.clone() };
-        if operation.succeeded() {
-            self.remember(&operation);
-        }
         lock(&self.recorded).push(operation);
         outcome
     }
 
-    fn remember(&self, operation: &Operation) {
-        let Some(answer) = operation.answer() else { return };
+    /// For the other clients. What a fault's own requests make is not told: nobody shall meddle with it.
+    fn remember(&self, ask: &Ask, outcome: &Outcome) {
+        let Outcome::Answered(answer) = outcome else { return };
         let id = |name: &str| answer.body[name].as_str().and_then(|id| id.parse().ok().map(Id));
-        match &operation.ask {
+        match ask {
             Ask::Issue { user, .. } => {
                 lock(&self.coupons).extend(id("coupon_id").map(|id| (user.clone(), id)));
             }
