@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use super::guard::Spec;
 use super::home::{Home, remembered, write_private};
-use super::program::{Program, newest_first};
+use super::program::{Program, newest_first, search_path};
 use super::{DataFolder, Error, Recipe, Server, random_hex};
 
 const RABBITMQ: Program = Program { name: "rabbitmq-server", package: "rabbitmq-server" };
@@ -88,6 +89,22 @@ impl Server<RabbitMqRecipe> {
         self.manage("DELETE", &format!("vhosts/{vhost}"), "").await
     }
 
+    /// Runs `rabbitmqctl` on this server; returns what it printed.
+    pub async fn control(&self, args: &[&str]) -> Result<String, Error> {
+        let mut command = self.recipe.control(self.ports[1]);
+        command.args(args);
+        let what = format!("run rabbitmqctl {}", args.join(" "));
+        let failed = |source| Error::io(what.clone(), source);
+        let output = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .map_err(|gone| failed(std::io::Error::other(gone)))?
+            .map_err(failed)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(failed(std::io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned())))
+    }
+
     fn management_port(&self) -> Option<u16> {
         self.ports.get(2).copied()
     }
@@ -121,6 +138,23 @@ impl RabbitMqRecipe {
         write_private(&folder.join("rabbitmq.conf"), &(lines.join("\n") + "\n"))?;
         let plugins = if self.management { "[rabbitmq_management].\n" } else { "[].\n" };
         write_private(&folder.join("enabled_plugins"), plugins)
+    }
+
+    /// `rabbitmqctl` as this node's user; it finds the node by its port, as the node itself does without epmd.
+    fn control(&self, dist_port: u16) -> Command {
+        let mut command = Command::new(self.program.with_file_name("rabbitmqctl"));
+        let erlang = format!("-start_epmd false -erl_epmd_port {dist_port} -dist_listen false");
+        command
+            .env_clear()
+            .env("PATH", search_path())
+            .env("LANG", "C.UTF-8")
+            .env("HOME", self.home.path())
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_NODENAME", &self.node)
+            .env("RABBITMQ_USE_LONGNAME", "true")
+            .env("RABBITMQ_CTL_ERL_ARGS", erlang)
+            .stdin(Stdio::null());
+        command
     }
 
     fn erlang_args(&self, dist_port: u16) -> String {

@@ -3,6 +3,7 @@
 //! [`FAULTS`] lists all of them. `./dev test` runs each once ([`short`]); `./dev chaos` runs them over and over with
 //! other seeds ([`chaos`]) and prints a table.
 
+mod broker;
 mod chaos;
 mod clock;
 mod forgetful;
@@ -72,6 +73,9 @@ faults! {
     postgres::postgres_restored_beyond_the_log: "nothing opens by itself; a clear instruction; what is gone is gone";
     poison::poison_skipped: "halted, loud; the gate serves until the limit; `log skip` resumes";
     poison::poison_mended: "halted, loud; the gate serves until the limit; the next leader tries again; nothing is lost";
+    broker::broker_killed: "API unaffected; kept and reported; repeats have the same id";
+    broker::broker_full: "API unaffected; kept and reported; delivered once there is room";
+    broker::queue_unbound: "API unaffected; kept and reported; bound again and delivered";
     forgetful::log_cut_before_the_cursor: "found by the chain, not applied; closed and rebuilt; what is gone is listed";
     forgetful::log_cut_after_the_cursor: "found by who was answered; closed and rebuilt; what is gone is listed";
     forgetful::log_deleted: "closed and rebuilt; never oversold; what is gone is listed";

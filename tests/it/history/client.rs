@@ -163,6 +163,16 @@ impl Load {
         lock(&self.shared.recorded).iter().filter(|op| op.answered_us >= since_us).cloned().collect()
     }
 
+    /// How long answers took that came since then: half of them at most so long, and the slowest.
+    pub fn latency(&self, since_us: u64) -> (Duration, Duration) {
+        let recorded = lock(&self.shared.recorded);
+        let since = recorded.iter().filter(|op| op.answered_us >= since_us);
+        let mut took: Vec<u64> = since.map(|op| op.answered_us - op.asked_us).collect();
+        took.sort_unstable();
+        let at = |place: usize| Duration::from_micros(took.get(place).copied().unwrap_or(0));
+        (at(took.len() / 2), at(took.len().saturating_sub(1)))
+    }
+
     /// One request beside the clients', recorded like theirs.
     pub async fn send(&self, instance: &Instance, ask: Ask, key: Option<String>) -> Outcome {
         self.shared.send(instance, ask, key).await
