@@ -200,7 +200,8 @@ impl Worker {
     async fn call(&self, jobs: &[Job], same: &Same) -> Result<Reply, GateError> {
         let view = self.cell.view().await?;
         let today = view.now().div_euclid(DAY_MS);
-        let client = if self.script.decides { &self.cell.writer } else { &self.cell.reader };
+        let vetted = self.vetted().await?;
+        let client = if self.script.decides { &self.cell.writer.client } else { &self.cell.reader };
         let keys = self.script.keys(&Keys::new(self.cell.number, view.epoch), today);
         let head = wire::pack(&self.head(&view, today)).map_err(|e| GateError::Unavailable(e.to_string()))?;
         let batch = self.packed(jobs, same, &view);
@@ -210,6 +211,11 @@ impl Worker {
         match reply {
             Ok(reply) => {
                 self.cell.learn_from(&reply);
+                let decided = matches!(reply, Reply::Decided(_));
+                if decided && vetted.is_some_and(|connection| connection != self.cell.writer.connection()) {
+                    // It was decided on a connection that nobody has checked: it may not last.
+                    return Err(GateError::OutcomeUnknown);
+                }
                 Ok(reply)
             }
             Err(CallError::NotRun(why)) => Err(GateError::Unavailable(format!("Redis: {why}"))),
@@ -229,6 +235,17 @@ impl Worker {
                 }
                 Err(GateError::Unavailable(why))
             }
+        }
+    }
+
+    /// The connection that a decision will be made on, found to lead to a Redis that keeps it; reads need none.
+    async fn vetted(&self) -> Result<Option<u64>, GateError> {
+        if !self.script.decides {
+            return Ok(None);
+        }
+        match self.cell.writer.vet().await {
+            Ok(connection) => Ok(Some(connection)),
+            Err(e) => Err(GateError::Unavailable(e.to_string())),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use super::keys::Keys;
-use super::redis::once;
+use super::redis::{Vetted, once};
 use super::refusal::{GateError, NotApplied, Position};
 use super::script::{CLOSE_CELL, CallError, Place, READ, Refused, Reply};
 use crate::domain::TimestampMs;
@@ -134,7 +134,7 @@ async fn close_as(client: &Client, cell: u32, epoch: u64, reason: &str, how: &st
 pub struct Cell {
     pub number: u32,
     /// The connection of decisions.
-    pub writer: Client,
+    pub writer: Vetted,
     /// The connection of reads, so that they do not queue behind decisions.
     pub reader: Client,
     known: Mutex<Known>,
@@ -143,7 +143,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    pub fn new(number: u32, writer: Client, reader: Client) -> Self {
+    pub fn new(number: u32, writer: Vetted, reader: Client) -> Self {
         let _ = metrics::CELL_CLOSES.counter_of_cell(number); // stands at 0 until there is something to count
         Self {
             number,
@@ -238,7 +238,7 @@ impl Cell {
 
     /// Closes the cell, so that the reconciler verifies it or builds it anew.
     pub async fn close(&self, epoch: u64, reason: &str) {
-        if let Err(e) = close(&self.writer, self.number, epoch, reason).await {
+        if let Err(e) = close(&self.writer.client, self.number, epoch, reason).await {
             tracing::error!(cell = self.number, epoch, reason, error = %e, "could not close the cell");
         }
     }

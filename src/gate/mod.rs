@@ -197,7 +197,7 @@ impl Gate {
         for number in 0..servers.cells {
             let writer = redis::connect(&servers.redis_url).await?;
             let reader = redis::connect(&servers.redis_url).await?;
-            redis::check_durability(&writer, servers.durability).await?;
+            let writer = redis::Vetted::new(writer, servers.durability).await?;
             cells.push(Lanes::start(Arc::new(Cell::new(number, writer, reader)), limits));
         }
         Ok(Arc::new(Self {
@@ -450,8 +450,9 @@ impl Gate {
         for Lanes { cell, .. } in &self.cells {
             // On both connections: after Redis was away, one may be back before the other.
             let read = |client| cell::Meta::read(client, cell.number);
-            let (meta, _) = futures::try_join!(read(&cell.reader), read(&cell.writer))
+            let (meta, _) = futures::try_join!(read(&cell.reader), read(&cell.writer.client))
                 .map_err(|e| GateError::Unavailable(format!("Redis: {}", e.details())))?;
+            cell.writer.vet().await.map_err(|e| GateError::Unavailable(e.to_string()))?;
             let state = match meta.state.as_str() {
                 "" => "absent",
                 // Over a claim that nobody follows up, an instruction to operators may stand.
@@ -474,7 +475,7 @@ impl Gate {
     /// Ends the connections; for those who need a gate for a while only.
     pub async fn close(&self) {
         for Lanes { cell, .. } in &self.cells {
-            for client in [&cell.writer, &cell.reader] {
+            for client in [&cell.writer.client, &cell.reader] {
                 let _ = client.quit().await; // it may be gone already
             }
         }

@@ -1,9 +1,13 @@
 //! Connections to Redis and what Rushgate demands of its configuration.
 
 use fred::prelude::*;
-use fred::types::config::{TcpConfig, UnresponsiveConfig};
+use fred::types::config::{Server, TcpConfig, UnresponsiveConfig};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
 
 use crate::config::{Durability, bounds};
 
@@ -85,8 +89,66 @@ const REQUIRED: [(&str, &str); 4] = [
 /// ones for a part of it when it starts again. With `no`, it does not start until `redis-check-aof --fix` has cut the end.
 const ADVISED: [(&str, &str); 1] = [("aof-load-truncated", "no")];
 
+/// The connection of decisions. After each reconnect there may be another Redis at its end (Sentinel has promoted a
+/// replica, a restart has read another configuration), so nothing is decided there before its configuration was checked.
+pub struct Vetted {
+    pub client: Client,
+    demanded: Durability,
+    /// Told of each new connection before anything is sent on it; and how many were counted.
+    connections: Mutex<(Receiver<Server>, u64)>,
+    /// The connection that was found good …
+    vetted: AtomicU64,
+    /// … and the one that was last complained of.
+    complained: AtomicU64,
+}
+
+impl Vetted {
+    /// Refuses (strict) or warns about (relaxed) a Redis that would lose acknowledged writes.
+    pub async fn new(client: Client, demanded: Durability) -> Result<Self, RedisSetupError> {
+        let connections = Mutex::new((client.reconnect_rx(), 1));
+        let (vetted, complained) = (AtomicU64::new(0), AtomicU64::new(1)); // of the first one, whoever starts us will
+        let vetted = Self { client, demanded, connections, vetted, complained };
+        vetted.vet().await?;
+        Ok(vetted)
+    }
+
+    /// The number of the present connection.
+    pub fn connection(&self) -> u64 {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match connections.0.try_recv() {
+                Ok(_) | Err(TryRecvError::Lagged(_)) => connections.1 += 1,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return connections.1,
+            }
+        }
+    }
+
+    /// Checks the present connection unless that was done; returns its number.
+    pub async fn vet(&self) -> Result<u64, RedisSetupError> {
+        let connection = self.connection();
+        if self.vetted.load(Ordering::Relaxed) == connection {
+            return Ok(connection);
+        }
+        if !self.client.is_connected() {
+            let (server, why) = (shown(&self.client.client_config()), "not connected".into());
+            return Err(RedisSetupError::Unreachable { server, why });
+        }
+        if let Err(error) = check_durability(&self.client, self.demanded).await {
+            if self.complained.swap(connection, Ordering::Relaxed) != connection {
+                tracing::error!(%error, "nothing is decided on this Redis");
+            }
+            return Err(error);
+        }
+        if self.connection() != connection {
+            return Err(RedisSetupError::Unsafe("the connection changed while it was checked".into()));
+        }
+        self.vetted.store(connection, Ordering::Relaxed);
+        Ok(connection)
+    }
+}
+
 /// Refuses (strict) or warns about (relaxed) a Redis that would lose acknowledged writes.
-pub async fn check_durability(client: &Client, durability: Durability) -> Result<(), RedisSetupError> {
+async fn check_durability(client: &Client, durability: Durability) -> Result<(), RedisSetupError> {
     if let Ok(Some(advice)) = differences(client, &ADVISED).await {
         tracing::warn!(advice, "a torn write at the end of Redis' append-only file could damage later ones");
     }
@@ -107,7 +169,7 @@ pub async fn check_durability(client: &Client, durability: Durability) -> Result
 async fn differences(client: &Client, wanted: &[(&str, &str)]) -> Result<Option<String>, Error> {
     let mut wrong = Vec::new();
     for (name, wanted) in wanted.iter().copied() {
-        let found: HashMap<String, String> = client.config_get(name).await?;
+        let found: HashMap<String, String> = client.with_options(&once()).config_get(name).await?;
         let value = found.get(name).map_or("unset", String::as_str);
         if value != wanted {
             wrong.push(format!("`{name}` is `{value}` and must be `{wanted}`"));

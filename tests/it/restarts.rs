@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use fred::prelude::*;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -152,6 +153,41 @@ async fn a_redis_that_was_away_goes_on_where_it_was() {
     cluster.assert_consistent().await;
     let sold = 100 - pair.done(&Request::get("/v1/products/mug")).await["stock"].as_u64().unwrap();
     assert!((5..=5 + unknown.into_inner()).contains(&sold), "{sold}");
+}
+
+/// As behind a Sentinel, or after a restart with another configuration.
+#[tokio::test]
+async fn a_redis_that_comes_back_unsafe_decides_nothing_until_it_is_mended() {
+    let cluster = Cluster::servers().await;
+    let strict = cluster.start().await;
+    let relaxed = Instance::ready(&cluster.settings.with("RUSHGATE_DURABILITY", "relaxed")).await;
+    let charge = Request::charge("ann", 1_000);
+    strict.done(&charge).await;
+    let _: () = cluster.raw.config_set("appendfsync", "everysec").await.unwrap();
+    let _: i64 = cluster.raw.custom(fred::cmd!("CLIENT"), vec!["KILL", "TYPE", "normal"]).await.unwrap();
+
+    let why = eventually("/readyz says why", || async {
+        let (status, body) = strict.readiness().await;
+        let why = body["reasons"][0].to_string();
+        (status == 503 && why.contains("appendfsync")).then_some(why)
+    })
+    .await;
+    assert!(why.contains("`appendfsync` is `everysec` and must be `always`"), "{why}");
+    let before = cluster.meta().await.seq;
+    for _ in 0..10 {
+        assert_eq!(strict.send(&charge).await.code(), "gate-unavailable");
+    }
+    assert_eq!(cluster.meta().await.seq, before);
+    strict.done(&Request::get("/v1/users/ann/wallet")).await;
+    assert!(strict.said("nothing is decided on this Redis"), "{:#?}", strict.log());
+    relaxed.until_ready().await;
+    relaxed.done(&charge).await;
+    assert!(relaxed.said("`appendfsync` is `everysec`"), "{:#?}", relaxed.log());
+
+    let _: () = cluster.raw.config_set("appendfsync", "always").await.unwrap();
+    strict.until_ready().await;
+    strict.done(&charge).await;
+    cluster.assert_consistent().await;
 }
 
 #[tokio::test]

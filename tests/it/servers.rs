@@ -62,7 +62,7 @@ async fn a_torn_write_damages_nothing_that_comes_after_it() {
     let pair = |name: &'static str| {
         let server = &server;
         async move {
-            let script = "redis.call('SET', 'a', ARGV[1]) redis.call('HSET', 'b', ARGV[1], 1)";
+            let script = "redis.call('HSET', 'b', ARGV[1], 1) redis.call('SET', 'a', ARGV[1])";
             let _: Value = redis(server).await.eval(script, vec!["a", "b"], vec![name]).await.unwrap();
         }
     };
@@ -72,7 +72,7 @@ async fn a_torn_write_damages_nothing_that_comes_after_it() {
     let file = server.folder().join("appendonlydir/appendonly.aof.1.incr.aof");
     let written = std::fs::read(&file).unwrap();
     // in the middle of the second command of the last transaction
-    let tear = written.windows(4).rposition(|part| part == b"HSET").unwrap() + 2;
+    let tear = written.windows(4).rposition(|part| part == b"\nSET").unwrap() + 2;
     std::fs::File::options().write(true).open(&file).unwrap().set_len(tear as u64).unwrap();
     server.restart().await.unwrap();
     pair("after").await;

@@ -85,8 +85,12 @@ pub async fn redis_out_of_memory(seed: u64) -> Outcome {
     eventually("many are refused", || async { (decisions().len() > 60).then_some(()) }).await;
     assert_eq!(trial.cluster.meta().await.seq, before, "nothing was written");
     assert!(decisions().iter().all(|op| !op.succeeded()), "no false success");
-    let told = trial.load.troubles(begin_us);
-    assert!(told.keys().all(|code| code == "gate-unavailable"), "refused before any write: {told:?}");
+    for op in trial.load.recorded_since(begin_us).iter().filter(|op| needs_a_decision(op)) {
+        let code =
+            op.answer().map_or("no answer", |answer| if answer.status < 500 { "" } else { answer.code() });
+        // On a busy machine a request may also be too late.
+        assert!(["", "gate-unavailable", "overloaded"].contains(&code), "refused before any write: {op:?}");
+    }
     let read = |op: &Operation| matches!(op.ask, Ask::Wallet(_)) && op.succeeded();
     eventually("reads need no memory", || async {
         asked_since(&trial, since_us).iter().any(read).then_some(())
