@@ -133,7 +133,7 @@ async fn rebuilt(trial: Trial) -> Outcome {
     // What staff changed has no id.
     let gone = report.gone.iter().filter(|id| uuid::Uuid::parse_str(id).is_ok());
     for id in gone {
-        eventually("what is gone is listed", || async {
+        eventually(&format!("{id} is listed as gone"), || async {
             instances.iter().any(|instance| instance.lists_as_gone(id)).then_some(())
         })
         .await;
