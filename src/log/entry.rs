@@ -92,7 +92,11 @@ impl RawEntry {
 
     fn traces(&self) -> HashMap<Uuid, TraceMark> {
         let packed: Vec<(Id, Blob, Option<String>)> = rmp_serde::from_slice(&self.traces).unwrap_or_default();
-        packed.into_iter().filter_map(TraceMark::unpacked).collect()
+        let mut marks = HashMap::with_capacity(packed.len());
+        for (id, mark) in packed.into_iter().filter_map(TraceMark::unpacked) {
+            marks.entry(id).or_insert(mark); // whoever came first was decided
+        }
+        marks
     }
 }
 

@@ -281,7 +281,7 @@ async fn cancelled_events(
         let order = orders
             .remove(order_id)
             .ok_or_else(|| ApplyError::Refused(format!("the cancelled order {order_id} is not there")))?;
-        let trace = plan.traces.get(order_id);
+        let trace = plan.cancel_traces.get(order_id);
         events.push((order_cancelled(*order_id, *at, &order, trace).map_err(PlanError::from)?, *at));
     }
     Ok(events)

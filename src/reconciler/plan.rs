@@ -113,8 +113,12 @@ pub struct Plan {
     pub events: Vec<(OutboxEvent, TimestampMs)>,
     /// The time of the last decision.
     pub clock_ms: TimestampMs,
-    /// By order (or, of refused requests, by nothing that is here).
+    /// Of the requests that placed orders, by order. An entry's marks are also those of requests that its batch refused or
+    /// repeated, so each is looked up in the entry that holds the decision: what an event tells must not depend on which
+    /// entries are applied together.
     pub traces: HashMap<Uuid, TraceMark>,
+    /// Of the requests that cancelled them.
+    pub cancel_traces: HashMap<Uuid, TraceMark>,
 }
 
 impl Plan {
@@ -128,12 +132,17 @@ impl Plan {
 
     /// The traces of what was decided, and when it was.
     pub fn traced(&self) -> impl Iterator<Item = (&'static str, &TraceMark, TimestampMs)> {
-        let of = |name, ids: &'_ [Uuid], at_ms: &'_ [TimestampMs]| -> Vec<_> {
-            let found = ids.iter().zip(at_ms).filter_map(|(id, at)| Some((name, self.traces.get(id)?, *at)));
-            found.collect()
-        };
-        let orders = of("apply order", &self.orders.order_ids, &self.orders.at_ms);
-        let cancelled = of("apply cancellation", &self.cancellations.order_ids, &self.cancellations.at_ms);
+        fn of<'a>(
+            name: &'static str,
+            marks: &'a HashMap<Uuid, TraceMark>,
+            ids: &[Uuid],
+            at_ms: &[TimestampMs],
+        ) -> Vec<(&'static str, &'a TraceMark, TimestampMs)> {
+            ids.iter().zip(at_ms).filter_map(|(id, at)| Some((name, marks.get(id)?, *at))).collect()
+        }
+        let orders = of("apply order", &self.traces, &self.orders.order_ids, &self.orders.at_ms);
+        let c = &self.cancellations;
+        let cancelled = of("apply cancellation", &self.cancel_traces, &c.order_ids, &c.at_ms);
         orders.into_iter().chain(cancelled)
     }
 
@@ -144,7 +153,19 @@ impl Plan {
 
     fn add(&mut self, entry: &Entry) -> Result<(), PlanError> {
         self.clock_ms = self.clock_ms.max(entry.decided_at);
-        self.traces.extend(entry.traces.iter().map(|(id, mark)| (*id, mark.clone())));
+        let marks = |ids: Vec<Uuid>| {
+            ids.into_iter().filter_map(|id| Some((id, entry.traces.get(&id)?.clone()))).collect::<Vec<_>>()
+        };
+        match &entry.facts {
+            _ if entry.traces.is_empty() => {}
+            Facts::OrdersPlaced(all) => {
+                self.traces.extend(marks(all.iter().map(|f| f.order_id.0).collect()));
+            }
+            Facts::OrdersCancelled(all) => {
+                self.cancel_traces.extend(marks(all.iter().map(|f| f.order_id.0).collect()));
+            }
+            _ => {}
+        }
         let raw = |i: usize| entry.raw_facts.get(i).cloned().unwrap_or_default();
         macro_rules! each {
             ($facts:expr, $add:ident) => {
