@@ -170,6 +170,10 @@ async fn of_two_relays_one_publishes_and_the_other_takes_over() {
     )
     .await;
     assert!(matches!(first.step().await.unwrap_err(), RelayError::Outbox(_)));
+    // PostgreSQL gives the lock back when the session's process has ended.
+    let free = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                WHERE l.locktype = 'advisory' AND d.datname = current_database()";
+    eventually(|| async { (number(&pool, free).await == 0).then_some(()) }).await;
     assert_eq!(second.step().await.unwrap(), Step::Published { delivered: 2, refused: vec![] });
     assert_eq!(first.step().await.unwrap(), Step::StandBy);
     second.stop().await;

@@ -44,7 +44,18 @@ pub async fn virtual_host() -> String {
         RabbitMqServer::start(options).await.unwrap()
     };
     let server = RABBITMQ.get_or_init(start).await;
-    server.create_vhost(&format!("t{}", Uuid::now_v7().simple())).await.unwrap()
+    let name = format!("t{}", Uuid::now_v7().simple());
+    // All tests share this server, on a machine that may be busy; making the same one again changes nothing.
+    let mut tries = 0;
+    loop {
+        match server.create_vhost(&name).await {
+            Err(error) if tries < 4 => {
+                println!("{error}");
+                tries += 1;
+            }
+            outcome => return outcome.unwrap(),
+        }
+    }
 }
 
 /// Runs several statements.

@@ -145,9 +145,11 @@ impl Shop {
             name: "clock".into(),
             price: 500,
             status: "on_sale",
-            stock: Some(5),
+            stock: None,
         };
         done(trial, &instance, put, None).await;
+        let stock = Ask::Adjust { product: "product-clock".into(), delta: 5, reason: "clock".into() };
+        done(trial, &instance, stock, Some("clock-stock".into())).await;
         let shop = Self { coupon: issue(trial, 0, CLOSING, 0).await };
         assert!(is(&shop.coupon, 201), "{:?}", shop.coupon);
         assert_eq!(code(&issue(trial, 1, OPENING, 0).await), "issuance-not-open");

@@ -25,7 +25,8 @@ pub async fn rebuilds_at_once(seed: u64) -> Outcome {
     rebuilt(seed, 2, 2..5).await
 }
 
-/// A rebuild is overtaken when all but its last steps are done: it opens nothing, though nothing else is open yet.
+/// A rebuild is overtaken when all but its last steps are done. It opens nothing, though nothing else is open yet, and
+/// leaves nothing behind when it goes on after the other.
 pub async fn rebuild_overtaken(seed: u64) -> Outcome {
     let (cluster, settings) = Trial::servers(Private::default(), vec![]).await;
     // A leader would be faster than both rebuilds: it is not there while they are at work.
@@ -38,16 +39,20 @@ pub async fn rebuild_overtaken(seed: u64) -> Outcome {
     trial.a_while().await;
     leader.kill().await;
     let before = trial.open_epoch().await;
-    first.until_step(&mut trial, before + 1);
-    second.until_step(&mut trial, before + 2);
+    // Whichever goes on last: the overtaken one loads after the other's cleaning, or would open before the other.
+    let (overtaken_last, early) = (trial.rng.bool(), trial.rng.bool());
+    first.until_step(before + 1, overtaken_last || early);
+    second.until_step(before + 2, trial.rng.bool());
+    let mut turns = [&first.proxy, &second.proxy];
+    turns.rotate_left(usize::from(overtaken_last));
     let between = Duration::from_millis(trial.rng.u64(50..300));
     let overtake = async {
         first.proxy.until_held().await;
         let later = async {
             second.proxy.until_held().await;
-            first.proxy.release();
-            tokio::time::sleep(between).await; // what clients were granted in this time would be lost
-            second.proxy.release();
+            turns[0].release();
+            tokio::time::sleep(between).await; // what clients were granted in the first one's epoch would be lost
+            turns[1].release();
         };
         join(rebuild(&second.settings, 0), later).await.0
     };
@@ -76,11 +81,10 @@ impl Slow {
         Self { settings: settings.with("RUSHGATE_REDIS_URL", proxy.url()), proxy }
     }
 
-    /// Once it has claimed this epoch: when it begins to load, or when it would open.
-    fn until_step(&self, trial: &mut Trial, epoch: u64) {
+    /// Once it has claimed this epoch: before it loads, or before it opens.
+    fn until_step(&self, epoch: u64, loads: bool) {
         let keys = Keys::new(0, epoch);
-        let mark = if trial.rng.bool() { keys.wallets() } else { keys.log() };
-        self.proxy.hold_calls_with(&mark);
+        self.proxy.hold_calls_with(&if loads { keys.wallets() } else { keys.log() });
     }
 }
 
