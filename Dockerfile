@@ -11,12 +11,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 # The load generator, for the profile `load` of docker-compose.yml.
 FROM build AS load-build
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/loadtest/target \
-    cd loadtest && cargo build --release --locked --bin rush && cp target/release/rush /usr/local/bin/rush
+    cd loadtest && cargo build --release --locked --features rush --bin rush && cp target/release/rush /usr/local/bin/rush
 
 FROM debian:bookworm-slim AS load
-COPY --from=load-build /usr/local/bin/rush /usr/local/bin/rush
+COPY --from=load-build /usr/local/bin/rush /usr/local/bin/rushgate /usr/local/bin/
 USER 10001:10001
-ENTRYPOINT ["rush"]
+ENTRYPOINT ["rush", "--rushgate", "/usr/local/bin/rushgate"]
 
 FROM debian:bookworm-slim AS rushgate
 # Time zones: the popular products are refreshed at the shop's midnight.

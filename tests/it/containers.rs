@@ -112,6 +112,7 @@ fn redis_keeps_what_it_acknowledges() {
             "--appendfsync always",
             "--no-appendfsync-on-rewrite no",
             "--maxmemory-policy noeviction",
+            "--aof-load-truncated no",
             "--requirepass",
         ] {
             assert!(command.contains(setting), "{name}: {setting}: {command}");
