@@ -148,7 +148,7 @@ impl Shop {
             stock: None,
         };
         done(trial, &instance, put, None).await;
-        let stock = Ask::Adjust { product: "product-clock".into(), delta: 5, reason: "clock".into() };
+        let stock = Ask::Adjust { product: "product-clock".into(), delta: 5, reason: "clock-stock".into() };
         done(trial, &instance, stock, Some("clock-stock".into())).await;
         let shop = Self { coupon: issue(trial, 0, CLOSING, 0).await };
         assert!(is(&shop.coupon, 201), "{:?}", shop.coupon);

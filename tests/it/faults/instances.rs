@@ -135,7 +135,7 @@ async fn one_of_each(trial: &Trial, round: usize) -> Vec<Wanted> {
     let (name, id) = (named("first"), || product.clone());
     let put = Ask::PutProduct { product: id(), name, price: 100, status: "on_sale", stock: None };
     done(trial, &instance, put, None).await;
-    let stock = Ask::Adjust { product: id(), delta: 9, reason: named("first") };
+    let stock = Ask::Adjust { product: id(), delta: 9, reason: named("restock") };
     done(trial, &instance, stock, Some(named("first-stock"))).await;
     done(trial, &instance, Ask::PutTemplate { template: template.clone(), body }, None).await;
     let charge = Ask::Charge { user: user.clone(), amount: 10_000 };
