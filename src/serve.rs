@@ -176,6 +176,7 @@ impl Listening<'_> {
                 truth,
                 verifier,
                 settings: settings.into(),
+                product_pages: http::RenderedPages::default(),
                 refresh_popular: refresher(self.pool, self.zone),
                 rabbitmq_connected: self.rabbitmq_connected,
             };

@@ -37,11 +37,13 @@ pub mod popular;
 pub mod problem;
 pub mod products;
 pub mod refusals;
+mod rendered;
 pub mod server;
 pub mod wallets;
 
 pub use auth::{TokenVerifier, mint_token};
 pub use ops::{Ops, ops_router};
+pub use rendered::RenderedPages;
 
 /// Makes the list of popular products anew; the scheduler's function, handed in by `rushgate serve`. The error is for
 /// the process's own log.
@@ -53,6 +55,7 @@ pub struct Api {
     pub truth: Truth,
     pub verifier: Arc<TokenVerifier>,
     pub settings: Settings,
+    pub product_pages: RenderedPages,
     pub refresh_popular: RefreshPopular,
     /// Whether the relay of this instance is connected to RabbitMQ; `None` when this instance runs none.
     pub rabbitmq_connected: Option<Arc<AtomicBool>>,

@@ -26,6 +26,7 @@ fn app() -> Router {
             request_timeout: Duration::from_secs(1),
             truth_timeout: Duration::from_millis(100),
         },
+        product_pages: Default::default(),
         refresh_popular: Arc::new(|| Box::pin(async { Ok(()) })),
         rabbitmq_connected: None,
     }))
