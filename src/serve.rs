@@ -17,8 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::bounds::{CONNECT_TIMEOUT, RETRY_PAUSE, SHUTDOWN_TIMEOUT};
 use crate::config::{InvalidSetting, Role, Serve, Servers};
 use crate::gate::{Gate, RedisSetupError};
+use crate::http::rates::Rates;
 use crate::http::server::BindError;
-use crate::http::{Api, Ops, TokenVerifier};
+use crate::http::server::Transport;
+use crate::http::tls::Tls;
+use crate::http::turns::Turns;
+use crate::http::{Api, Edge, Ops, TokenVerifier};
 use crate::reconciler::Reconciler;
 use crate::relay;
 use crate::scheduler::{self, Scheduler};
@@ -81,6 +85,7 @@ pub async fn run(
             "RUSHGATE_JWT_SECRET is shorter than 32 bytes and may be guessed: make one with `openssl rand -hex 32`"
         );
     }
+    let tls = Tls::from_settings(&settings.tls)?;
     let zone = TimeZone::get(&settings.timezone).map_err(|e| InvalidSetting(e.to_string()))?;
     let pool =
         truth::pool(&settings.servers.database_url, BACKGROUND_CONNECTIONS, BACKGROUND_STATEMENT_LIMIT)?;
@@ -110,7 +115,7 @@ pub async fn run(
     }
 
     let listening =
-        Listening { settings: &settings, metrics, verifier, gate, pool, zone, rabbitmq_connected };
+        Listening { settings: &settings, metrics, verifier, tls, gate, pool, zone, rabbitmq_connected };
     let outcome = listening.run(stopping, ready).await;
     background.cancel();
     if tokio::time::timeout(BACKGROUND_STOP_LIMIT, roles.join_all()).await.is_err() {
@@ -128,6 +133,7 @@ struct Listening<'a> {
     metrics: PrometheusHandle,
     /// `None` without the role `api`.
     verifier: Option<Arc<TokenVerifier>>,
+    tls: Option<Tls>,
     gate: Arc<Gate>,
     pool: PgPool,
     zone: TimeZone,
@@ -168,21 +174,40 @@ impl Listening<'_> {
             rabbitmq_connected: self.rabbitmq_connected.clone(),
             stopping: stopping.clone(),
         };
+        let mut transport = Transport::new(&settings.limits);
+        servers.spawn(http::server::run_with(
+            ops_listener,
+            http::ops_router(Arc::new(ops)),
+            transport.clone(),
+            stopping.clone(),
+        ));
         if let Some(verifier) = self.verifier {
             let listener = http::server::bind(settings.listen, "RUSHGATE_LISTEN").await?;
             addresses.api = Some(local(&listener, settings.listen));
+            let rates = Arc::new(Rates::new(&settings.limits));
+            transport.tells_peer = rates.needs_address();
+            transport.tls = self.tls.as_ref().map(Tls::acceptor).transpose()?;
             let api = Api {
                 gate: self.gate,
                 truth,
-                verifier,
+                verifier: Arc::clone(&verifier),
                 settings: settings.into(),
+                rates: Arc::clone(&rates),
+                turns: Turns::new(&settings.limits, settings.request_timeout()),
+                edge: Edge { cors_origins: settings.cors_origins.clone(), tls: self.tls.is_some() },
                 refresh_popular: refresher(self.pool, self.zone),
                 rabbitmq_connected: self.rabbitmq_connected,
             };
             servers.spawn(losses::watch(Arc::clone(&api.gate), api.truth.clone(), stopping.clone()));
-            servers.spawn(http::server::run(listener, http::router(Arc::new(api)), stopping.clone()));
+            let router = http::router(Arc::new(api));
+            servers.spawn(http::server::run_with(listener, router, transport, stopping.clone()));
+            servers.spawn(rates.upkeep(stopping.clone()));
+            let stop = stopping.clone();
+            servers.spawn(async move { verifier.follow(stop).await });
+            if let Some(tls) = self.tls {
+                servers.spawn(tls.follow(stopping.clone()));
+            }
         }
-        servers.spawn(http::server::run(ops_listener, http::ops_router(Arc::new(ops)), stopping.clone()));
         servers.spawn(telemetry::metrics::upkeep(self.metrics, stopping.clone()));
         servers.spawn(sampler.run(sampled, stopping.clone()));
         tracing::info!(api = ?addresses.api, ops = %addresses.ops, roles = ?settings.roles, "serving");

@@ -156,6 +156,7 @@ pub async fn issue_coupon(
     caller.check_acts_for(&body.user_id)?;
     let key = key.of(&body.user_id);
     let request = IssueCoupon { template_id: template_id.clone(), user_id: body.user_id };
+    let _turn = api.turns.decide.turn().await?;
     let decision = api.gate.issue_coupon(request, key, api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::issue(refusal, &template_id)).await?;
     let ids = |it: &CouponIssued| AcceptedOnly { coupon_id: Some(it.coupon_id.0), ..Default::default() };
@@ -173,6 +174,7 @@ pub async fn list_coupons(
     filter: Filter,
 ) -> Result<Answer<List<CouponView>>, Problem> {
     caller.check_acts_for(&user_id)?;
+    let _turn = api.turns.read.turn().await?;
     let read = api.gate.held_coupons(&user_id).await?;
     let all = read.value.into_iter().map(|held| CouponView::new(held, read.now)).collect();
     filter.of(all).map(Answer)
