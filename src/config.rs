@@ -126,6 +126,10 @@ pub mod bounds {
 
     /// Decisions that an instance remembers until PostgreSQL has them.
     pub const UNSETTLED_DECISIONS: usize = 100_000;
+    /// … and so many of the latest ones whose places PostgreSQL is past …
+    pub const SETTLED_DECISIONS: usize = 50_000;
+    /// … of which so many are looked up at once after a rebuild.
+    pub const SUSPECTS_AT_ONCE: usize = 10_000;
     /// How often it looks whether PostgreSQL has them.
     pub const LOSSES_CHECK: Duration = Duration::from_secs(1);
     /// Lost decisions that are logged one by one; more are only counted.

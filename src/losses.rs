@@ -25,20 +25,34 @@ pub async fn watch(gate: Arc<Gate>, truth: Truth, stop: CancellationToken) {
             () = tokio::time::sleep(LOSSES_CHECK) => {}
             () = stop.cancelled() => return,
         }
-        for unsettled in gate.settle().await {
-            let suspects = unsettled.take_suspects();
-            if suspects.decisions.is_empty() {
-                continue;
-            }
-            match gone(&truth, &suspects).await {
+        if let Err(error) = look(&gate, &truth).await {
+            tracing::warn!(%error, "what the gate decided cannot be compared with PostgreSQL yet");
+        }
+    }
+}
+
+async fn look(gate: &Gate, truth: &Truth) -> Result<(), TruthError> {
+    let unsettled = gate.unsettled().await;
+    if unsettled.iter().all(|(_, notes)| notes.is_empty()) {
+        return Ok(());
+    }
+    let cursors = truth.progress().await?.cursors;
+    for (cell, notes) in unsettled {
+        // PostgreSQL's own word: what Redis says of it may be as old as what it lost.
+        if let Some(cursor) = cursors.iter().find(|cursor| cursor.cell == cell) {
+            notes.settle(cursor.epoch, cursor.seq);
+        }
+        while let Some(suspects) = notes.take_suspects() {
+            match gone(truth, &suspects).await {
                 Ok(gone) => tell(&suspects, &gone),
                 Err(error) => {
-                    tracing::warn!(%error, "what the rebuild left behind cannot be looked up yet");
-                    unsettled.put_back(suspects);
+                    notes.put_back(suspects);
+                    return Err(error);
                 }
             }
         }
     }
+    Ok(())
 }
 
 /// The places in `suspects` of what PostgreSQL does not have.

@@ -368,14 +368,12 @@ impl Gate {
         decision
     }
 
-    /// Looks what PostgreSQL has by now of what this instance was told is decided; returns the notes of each cell.
-    pub async fn settle(&self) -> Vec<Arc<Unsettled>> {
-        for Lanes { cell, unsettled, .. } in self.cells.iter().filter(|lanes| !lanes.unsettled.is_empty()) {
-            if let Ok(place) = cell.refresh().await {
-                unsettled.settle(place.epoch, place.applied);
-            }
+    /// What this instance was told is decided, by cell; Redis is asked whether it still holds that.
+    pub async fn unsettled(&self) -> Vec<(u32, Arc<Unsettled>)> {
+        for Lanes { cell, .. } in self.cells.iter().filter(|lanes| !lanes.unsettled.is_empty()) {
+            let _ = cell.refresh().await; // closes the cell if not; a Redis that does not answer is noticed elsewhere
         }
-        self.cells.iter().map(|lanes| Arc::clone(&lanes.unsettled)).collect()
+        self.cells.iter().map(|lanes| (lanes.cell.number, Arc::clone(&lanes.unsettled))).collect()
     }
 
     /// `None`: a user without a wallet.
@@ -563,13 +561,14 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
         tracing::error!(error = %e, "a verdict cannot be read");
         GateError::OutcomeUnknown
     };
-    let (body, key) = (pack(body)?, key.map(|key| pack(&key)).transpose()?);
+    let (body, packed_key) = (pack(body)?, key.as_ref().map(pack).transpose()?);
+    let scope = |replayed: bool| key.as_ref().filter(|_| replayed).map(|key| key.scope.clone());
     for _ in 0..bounds::GATE_REPEATS {
-        let (verdict, position) = lane.ask(deadline, key.clone(), body.clone(), trace.clone()).await?;
+        let (verdict, position) = lane.ask(deadline, packed_key.clone(), body.clone(), trace.clone()).await?;
         return match rmp_serde::from_slice::<Verdict<R>>(&verdict).map_err(unreadable)? {
             Verdict::Accepted { fact, replayed } => {
                 let fact = rmp_serde::from_slice(&fact.0).map_err(unreadable)?;
-                Ok(Ok(Accepted { fact, replayed, position }))
+                Ok(Ok(Accepted { fact, replayed, scope: scope(replayed), position }))
             }
             Verdict::Refused(refusal) => Ok(Err(refusal)),
             Verdict::KeyReused => Err(GateError::IdempotencyKeyReused),

@@ -100,6 +100,8 @@ pub struct Vetted {
     vetted: AtomicU64,
     /// … and the one that was last complained of.
     complained: AtomicU64,
+    /// One check at a time, so that it is said once.
+    checking: tokio::sync::Mutex<()>,
 }
 
 impl Vetted {
@@ -107,7 +109,7 @@ impl Vetted {
     pub async fn new(client: Client, demanded: Durability) -> Result<Self, RedisSetupError> {
         let connections = Mutex::new((client.reconnect_rx(), 1));
         let (vetted, complained) = (AtomicU64::new(0), AtomicU64::new(1)); // of the first one, whoever starts us will
-        let vetted = Self { client, demanded, connections, vetted, complained };
+        let vetted = Self { client, demanded, connections, vetted, complained, checking: Default::default() };
         vetted.vet().await?;
         Ok(vetted)
     }
@@ -126,6 +128,10 @@ impl Vetted {
     /// Checks the present connection unless that was done; returns its number.
     pub async fn vet(&self) -> Result<u64, RedisSetupError> {
         let connection = self.connection();
+        if self.vetted.load(Ordering::Relaxed) == connection {
+            return Ok(connection);
+        }
+        let _one = self.checking.lock().await;
         if self.vetted.load(Ordering::Relaxed) == connection {
             return Ok(connection);
         }
@@ -149,21 +155,21 @@ impl Vetted {
 
 /// Refuses (strict) or warns about (relaxed) a Redis that would lose acknowledged writes.
 async fn check_durability(client: &Client, durability: Durability) -> Result<(), RedisSetupError> {
+    let problem = match differences(client, &REQUIRED).await {
+        Ok(problem) => problem,
+        Err(e) => Some(format!("its configuration cannot be read ({})", e.details())),
+    };
+    match (problem, durability) {
+        (None, _) => {}
+        (Some(problem), Durability::Strict) => return Err(RedisSetupError::Unsafe(problem)),
+        (Some(problem), Durability::Relaxed) => {
+            tracing::warn!(%problem, "Redis would lose acknowledged writes; going on because RUSHGATE_DURABILITY=relaxed");
+        }
+    }
     if let Ok(Some(advice)) = differences(client, &ADVISED).await {
         tracing::warn!(advice, "a torn write at the end of Redis' append-only file could damage later ones");
     }
-    let problem = match differences(client, &REQUIRED).await {
-        Ok(None) => return Ok(()),
-        Ok(Some(problem)) => problem,
-        Err(e) => format!("its configuration cannot be read ({})", e.details()),
-    };
-    match durability {
-        Durability::Strict => Err(RedisSetupError::Unsafe(problem)),
-        Durability::Relaxed => {
-            tracing::warn!(%problem, "Redis would lose acknowledged writes; going on because RUSHGATE_DURABILITY=relaxed");
-            Ok(())
-        }
-    }
+    Ok(())
 }
 
 async fn differences(client: &Client, wanted: &[(&str, &str)]) -> Result<Option<String>, Error> {

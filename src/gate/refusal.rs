@@ -103,6 +103,8 @@ pub struct Accepted<F> {
     pub fact: F,
     /// The answer to an earlier request with the same idempotency key.
     pub replayed: bool,
+    /// The scope of that key's record; `None` unless `replayed`.
+    pub scope: Option<String>,
     /// Where the log stood right after the decision.
     pub position: Position,
 }

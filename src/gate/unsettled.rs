@@ -2,6 +2,9 @@
 //!
 //! With `RUSHGATE_ACK=gate` a client may have been answered for it. If Redis loses its disk, these notes are all that is
 //! left of it; [`crate::losses`] compares them with PostgreSQL after a rebuild and says what is gone.
+//!
+//! That PostgreSQL is past a place in the log does not prove that it has this decision: when Redis lost the end of its
+//! log, others may have taken their places. So the latest of those, too, are looked up after a rebuild.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use uuid::Uuid;
 
 use super::refusal::Position;
-use crate::config::bounds::UNSETTLED_DECISIONS;
+use crate::config::bounds::{SETTLED_DECISIONS, SUSPECTS_AT_ONCE, UNSETTLED_DECISIONS};
 
 /// What a decision made, by the name that PostgreSQL knows it by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub struct Decision {
     pub made: Made,
 }
 
-/// The notes of one cell; at most [`UNSETTLED_DECISIONS`].
+/// The notes of one cell; at most [`UNSETTLED_DECISIONS`], and [`SETTLED_DECISIONS`].
 #[derive(Default)]
 pub struct Unsettled {
     notes: Mutex<Notes>,
@@ -42,13 +45,15 @@ pub struct Unsettled {
 #[derive(Default)]
 struct Notes {
     waiting: VecDeque<Decision>,
+    /// PostgreSQL is past their places.
+    settled: VecDeque<Decision>,
     /// Of epochs that are over: in PostgreSQL by now, or gone.
-    suspect: Vec<Decision>,
+    suspect: VecDeque<Decision>,
     forgotten: u64,
 }
 
 /// What is in PostgreSQL by now, or gone.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suspects {
     pub decisions: Vec<Decision>,
     /// So many more were dropped because there were too many to remember.
@@ -66,31 +71,35 @@ impl Unsettled {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.lock().waiting.is_empty()
+        let notes = self.lock();
+        notes.waiting.is_empty() && notes.settled.is_empty()
     }
 
-    /// PostgreSQL has applied `epoch` up to `applied`; earlier epochs are over.
+    /// PostgreSQL's cursor stands at `applied` of `epoch`; earlier epochs are over.
     pub fn settle(&self, epoch: u64, applied: u64) {
-        let mut notes = self.lock();
-        while let Some(Decision { position, .. }) = notes.waiting.front() {
-            let over = position.epoch < epoch;
-            if !over && (position.epoch > epoch || position.seq > applied) {
-                return;
-            }
-            let decision = notes.waiting.pop_front();
-            if over {
-                notes.suspect.extend(decision);
-            } else if notes.waiting.is_empty() {
-                notes.forgotten = 0; // what was dropped came before, so PostgreSQL has it, too
-            }
+        let notes = &mut *self.lock();
+        let over = |decision: &Decision| decision.position.epoch < epoch;
+        while let Some(decision) = notes.settled.pop_front_if(|decision| over(decision)) {
+            notes.suspect.push_back(decision);
+        }
+        let passed = |Position { epoch: of, seq, .. }| of < epoch || of == epoch && seq <= applied;
+        while let Some(decision) = notes.waiting.pop_front_if(|decision| passed(decision.position)) {
+            let to = if over(&decision) { &mut notes.suspect } else { &mut notes.settled };
+            to.push_back(decision);
+        }
+        let old = notes.settled.len().saturating_sub(SETTLED_DECISIONS);
+        notes.settled.drain(..old);
+        if notes.waiting.is_empty() && notes.suspect.is_empty() {
+            notes.forgotten = 0; // what was dropped came before, so PostgreSQL has it, too
         }
     }
 
-    pub fn take_suspects(&self) -> Suspects {
+    /// Some of what is suspect, until there is nothing left.
+    pub fn take_suspects(&self) -> Option<Suspects> {
         let mut notes = self.lock();
-        let decisions = std::mem::take(&mut notes.suspect);
-        let forgotten = if decisions.is_empty() { 0 } else { std::mem::take(&mut notes.forgotten) };
-        Suspects { decisions, forgotten }
+        let some = notes.suspect.len().min(SUSPECTS_AT_ONCE);
+        let decisions: Vec<Decision> = notes.suspect.drain(..some).collect();
+        (some > 0).then(|| Suspects { decisions, forgotten: std::mem::take(&mut notes.forgotten) })
     }
 
     /// Puts back what could not be looked up.
@@ -119,15 +128,42 @@ mod tests {
     #[test]
     fn what_postgresql_has_is_settled_and_what_a_rebuild_left_behind_is_suspect() {
         let unsettled = Unsettled::default();
-        note(&unsettled, 1, 5);
+        let passed = note(&unsettled, 1, 5);
         let left = note(&unsettled, 1, 6);
         note(&unsettled, 2, 1);
         unsettled.settle(1, 5);
-        assert_eq!(unsettled.take_suspects(), Suspects::default());
+        assert_eq!(unsettled.take_suspects(), None);
         unsettled.settle(2, 0);
-        assert_eq!(unsettled.take_suspects().decisions, [left]);
-        unsettled.settle(2, 1);
-        assert!(unsettled.is_empty() && unsettled.take_suspects() == Suspects::default());
+        let suspects = unsettled.take_suspects().unwrap();
+        assert_eq!(suspects.decisions, [passed, left]);
+        assert_eq!(unsettled.take_suspects(), None);
+        unsettled.put_back(suspects.clone());
+        assert_eq!(unsettled.take_suspects(), Some(suspects));
+    }
+
+    #[test]
+    fn places_that_postgresql_was_past_already_prove_nothing() {
+        let unsettled = Unsettled::default();
+        unsettled.settle(1, 5);
+        let forked = note(&unsettled, 1, 4); // in the place of another one, after Redis lost it
+        unsettled.settle(1, 5);
+        assert_eq!(unsettled.take_suspects(), None);
+        unsettled.settle(2, 0);
+        assert_eq!(unsettled.take_suspects().unwrap().decisions, [forked]);
+        assert!(unsettled.is_empty());
+    }
+
+    #[test]
+    fn only_the_latest_of_what_is_settled_is_remembered() {
+        let unsettled = Unsettled::default();
+        for seq in 1..=SETTLED_DECISIONS as u64 + 3 {
+            note(&unsettled, 1, seq);
+            unsettled.settle(1, seq);
+        }
+        unsettled.settle(2, 0);
+        let suspects: Vec<Decision> =
+            std::iter::from_fn(|| unsettled.take_suspects()).flat_map(|some| some.decisions).collect();
+        assert_eq!((suspects.len(), suspects[0].position.seq), (SETTLED_DECISIONS, 4));
     }
 
     #[test]
@@ -137,7 +173,11 @@ mod tests {
             note(&unsettled, 1, seq);
         }
         unsettled.settle(2, 0);
-        let suspects = unsettled.take_suspects();
-        assert_eq!((suspects.decisions.len(), suspects.forgotten), (UNSETTLED_DECISIONS, 3));
+        let some: Vec<Suspects> = std::iter::from_fn(|| unsettled.take_suspects()).collect();
+        let (suspect, forgotten) = (
+            some.iter().map(|s| s.decisions.len()).sum::<usize>(),
+            some.iter().map(|s| s.forgotten).sum::<u64>(),
+        );
+        assert_eq!((suspect, forgotten), (UNSETTLED_DECISIONS, 3));
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Api;
 use super::problem::Problem;
 use crate::config::Ack;
-use crate::gate::{CaughtUp, Decision, GateError, NotApplied};
+use crate::gate::{Accepted, CaughtUp, Decision, GateError, NotApplied};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -74,17 +74,35 @@ impl Api {
         let accepted = decision?.map_err(refused)?;
         let acknowledged = match self.settings.ack {
             Ack::Gate => true,
-            Ack::Truth => {
-                let deadline = Instant::now() + self.settings.truth_timeout;
-                match self.gate.wait_applied(accepted.position, deadline).await {
-                    Ok(()) => true,
-                    // The gate was rebuilt, maybe because Redis had lost this very decision.
-                    Err(NotApplied::EpochChanged) => return Err(GateError::OutcomeUnknown.into()),
-                    Err(_) => false,
-                }
-            }
+            Ack::Truth => self.truth_has(&accepted).await?,
         };
         Ok(Decided { fact: accepted.fact, replayed: accepted.replayed, acknowledged })
+    }
+
+    /// Whether PostgreSQL has what the gate decided, as far as waiting for it, bounded, can tell.
+    async fn truth_has<F>(&self, accepted: &Accepted<F>) -> Result<bool, Problem> {
+        let deadline = Instant::now() + self.settings.truth_timeout;
+        match self.gate.wait_applied(accepted.position, deadline).await {
+            Ok(()) => {}
+            // The gate was rebuilt, maybe because Redis had lost this very decision.
+            Err(NotApplied::EpochChanged) => return Err(GateError::OutcomeUnknown.into()),
+            Err(_) => return Ok(false),
+        }
+        match &accepted.scope {
+            None => Ok(true),
+            // The first answer may be to an entry that PostgreSQL refused and an operator skipped: until it is rebuilt,
+            // the gate gives it, and PostgreSQL will never have it.
+            Some(scope) => Ok(self.truth.has_answered(scope).await.unwrap_or(false)),
+        }
+    }
+
+    /// With `RUSHGATE_ACK=truth`, before a refusal that clients take for a success ("you have it already"): it must not
+    /// speak of what PostgreSQL does not have.
+    pub async fn confirm_refusal(&self) -> Result<(), Problem> {
+        if self.settings.ack == Ack::Truth {
+            self.catch_up().await?;
+        }
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ use super::fields::ShopId;
 use super::problem::Problem;
 use super::refusals;
 use crate::domain::{CouponStatus, TemplateId, TimestampMs, UserId, rfc3339};
-use crate::gate::{HeldCoupon, IssueCoupon};
+use crate::gate::{HeldCoupon, IssueCoupon, IssueRefusal};
 use crate::log::fact::CouponIssued;
 
 /// Whom to issue a coupon to.
@@ -158,6 +158,9 @@ pub async fn issue_coupon(
     let request = IssueCoupon { template_id: template_id.clone(), user_id: body.user_id };
     let _turn = api.turns.decide.turn().await?;
     let decision = api.gate.issue_coupon(request, key, api.deadline()).await;
+    if let Ok(Err(IssueRefusal::AlreadyIssued(_))) = &decision {
+        api.confirm_refusal().await?;
+    }
     let decided = api.decided(decision, |refusal| refusals::issue(refusal, &template_id)).await?;
     let ids = |it: &CouponIssued| AcceptedOnly { coupon_id: Some(it.coupon_id.0), ..Default::default() };
     Ok(decided.answer(StatusCode::CREATED, ids, IssuedView::from))

@@ -52,7 +52,15 @@ const REFUSALS: &[(&str, &[Code])] = {
         ("put_template", &[LimitBelowIssued]),
         (
             "issue_coupon",
-            &[UserNotFound, CouponTemplateNotFound, AlreadyIssued, IssuanceNotOpen, IssuanceClosed, SoldOut],
+            &[
+                UserNotFound,
+                CouponTemplateNotFound,
+                AlreadyIssued,
+                IssuanceNotOpen,
+                IssuanceClosed,
+                SoldOut,
+                TruthUnavailable,
+            ],
         ),
         ("list_coupons", &[UserNotFound, GateUnavailable]),
         (

@@ -23,6 +23,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, timeout};
 
+pub use self::port::free_ports;
 pub use self::postgres::{PostgresOptions, PostgresServer};
 pub use self::rabbitmq::{RabbitMqOptions, RabbitMqServer};
 pub use self::redis::{RedisOptions, RedisServer};
@@ -113,7 +114,7 @@ impl<R: Recipe> Server<R> {
     async fn start_with(recipe: R) -> Result<Server<R>, Error> {
         let mut attempt = 1;
         loop {
-            let ports = port::free(recipe.port_count())?;
+            let ports = free_ports(recipe.port_count())?;
             match launch(&recipe, &ports).await {
                 Ok(guard) => return Ok(Server { running: Mutex::new(Some(guard)), recipe, ports }),
                 Err(error) if error.is_port_taken() && attempt < PORT_ATTEMPTS => attempt += 1,

@@ -15,7 +15,7 @@ const USUAL_EPHEMERAL_START: u16 = 32_768;
 const ATTEMPTS: u32 = 1_000;
 
 /// `count` different ports that were free a moment ago. Another process may be faster: try again with others then.
-pub(super) fn free(count: usize) -> Result<Vec<u16>, Error> {
+pub fn free_ports(count: usize) -> Result<Vec<u16>, Error> {
     let listeners = (0..count)
         .map(|_| bind())
         .collect::<Result<Vec<_>, _>>()

@@ -89,6 +89,12 @@ impl Truth {
         })
     }
 
+    /// Whether a request with a key of this scope was ever applied.
+    pub async fn has_answered(&self, scope: &str) -> Result<bool, TruthError> {
+        let sql = "SELECT EXISTS (SELECT FROM idempotency_records WHERE scope = $1)";
+        self.read(sqlx::query_scalar(sql).bind(scope).fetch_one(&self.pool)).await
+    }
+
     async fn with_items(&self, rows: Vec<OrderRow>) -> Result<Vec<OrderView>, TruthError> {
         if rows.is_empty() {
             return Ok(Vec::new());

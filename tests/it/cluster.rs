@@ -368,10 +368,15 @@ impl Instance {
         self.log.lock().unwrap().iter().any(|line| line.contains(text))
     }
 
-    /// Whether it has said that this decision is gone.
-    pub fn lists_as_gone(&self, id: &str) -> bool {
+    /// Ids of what it was told is decided, and is gone.
+    pub fn listed_as_gone(&self) -> Vec<String> {
         let lines = self.log.lock().unwrap();
-        lines.iter().any(|line| line.contains("gone: it was decided") && line.contains(id))
+        let gone = lines.iter().filter(|line| line.contains("gone: it was decided"));
+        gone.filter_map(|line| {
+            let fields = serde_json::from_str::<Value>(line).ok()?["fields"].take();
+            Some(fields["id"].as_str()?.to_owned())
+        })
+        .collect()
     }
 
     pub fn listens_on(&self) -> &str {

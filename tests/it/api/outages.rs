@@ -290,7 +290,8 @@ async fn an_emptied_redis_is_filled_again_and_keys_still_answer() {
 #[tokio::test]
 async fn with_ack_truth_a_success_is_in_postgresql() {
     let backend = Backend::new().await;
-    let instance = backend.serve_all(&[("RUSHGATE_ACK", "truth")]).await;
+    let instance =
+        backend.serve_all(&[("RUSHGATE_ACK", "truth"), ("RUSHGATE_TRUTH_TIMEOUT_MS", "30000")]).await;
     let api = instance.client();
     let pool = sqlx::PgPool::connect(&backend.database_url).await.unwrap();
     let (user, mug) = (api.user(50_000).await, api.product(1_000, 50).await);
@@ -357,4 +358,53 @@ async fn with_ack_truth_what_postgresql_does_not_have_yet_is_answered_with_its_i
     assert_eq!(accepted(cancel, "order_id").await, order_id);
     apply_all(&mut reconciler).await;
     backend.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn with_ack_truth_a_skipped_entry_is_never_a_success() {
+    let backend = Backend::new().await;
+    let mut reconciler = backend.open_gate().await;
+    let settings =
+        [("RUSHGATE_ROLES", "api"), ("RUSHGATE_ACK", "truth"), ("RUSHGATE_TRUTH_TIMEOUT_MS", "200")];
+    let instance = backend.serve_all(&settings).await;
+    let api = instance.client();
+    let pool = sqlx::PgPool::connect(&backend.database_url).await.unwrap();
+    let planted = "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 777)";
+    sqlx::query(planted).execute(&pool).await.unwrap();
+    let charge = || api.charge("ann", 777).user("ann").key("one");
+    let first = charge().ok(202).await;
+    assert!(matches!(reconciler.step().await.unwrap(), Step::Halted(_)));
+    let mut conn = pool.acquire().await.unwrap();
+    let reader = rushgate::log::reader::LogReader::connect(&backend.redis.url(), 0).await.unwrap();
+    rushgate::log::admin::skip(&mut conn, &reader, 1, "planted by a test").await.unwrap();
+    assert_eq!(reconciler.step().await.unwrap(), Step::Idle);
+    // PostgreSQL is past the entry and does not have it; the gate still knows the key.
+    let again = charge().send().await;
+    assert_eq!((again.status, again.replayed(), &again.body), (202, true, &first));
+    sqlx::query("ALTER TABLE wallet_entries DROP CONSTRAINT planted").execute(&pool).await.unwrap();
+    assert_eq!(reconciler.rebuild_now().await.unwrap(), Step::Rebuilt(2));
+    let anew = charge().ok(202).await;
+    assert_ne!(anew["charge_id"], first["charge_id"]);
+    apply_all(&mut reconciler).await;
+    let again = charge().send().await;
+    assert_eq!((again.status, again.replayed(), &again.body["balance"]), (201, true, &json!(777)));
+    backend.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn with_ack_truth_a_coupon_that_only_the_gate_knows_is_not_told_of() {
+    let backend = Backend::new().await;
+    let mut reconciler = backend.open_gate().await;
+    let settings =
+        [("RUSHGATE_ROLES", "api"), ("RUSHGATE_ACK", "truth"), ("RUSHGATE_TRUTH_TIMEOUT_MS", "200")];
+    let instance = backend.serve_all(&settings).await;
+    let api = instance.client();
+    let put = api.put("/v1/coupon-templates/welcome", &template(json!({}))).admin();
+    put.ok(202).await;
+    let issued = api.issue("welcome", "ann").ok(202).await;
+    // Clients take `already-issued` for a success.
+    api.issue("welcome", "ann").refused(503, "truth-unavailable").await;
+    apply_all(&mut reconciler).await;
+    let refused = api.issue("welcome", "ann").refused(409, "already-issued").await;
+    assert_eq!(refused["coupon_id"], issued["coupon_id"]);
 }

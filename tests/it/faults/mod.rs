@@ -3,6 +3,7 @@
 //! [`FAULTS`] lists all of them. `./dev test` runs each once ([`short`]); `./dev chaos` runs them over and over with
 //! other seeds ([`chaos`]) and prints a table.
 
+mod ack_truth;
 mod broker;
 mod chaos;
 mod clock;
@@ -14,6 +15,7 @@ mod proxy;
 mod rebuilds;
 mod reconciler;
 mod redis;
+mod sentinel;
 mod trial;
 
 use futures::future::BoxFuture;
@@ -76,10 +78,16 @@ faults! {
     broker::broker_killed: "API unaffected; kept and reported; repeats have the same id";
     broker::broker_full: "API unaffected; kept and reported; delivered once there is room";
     broker::queue_unbound: "API unaffected; kept and reported; bound again and delivered";
+    ack_truth::ack_truth_under_load: "201 only when PostgreSQL has it";
+    ack_truth::ack_truth_without_postgres: "202 with the ids; repeated later: the full first answer";
+    ack_truth::ack_truth_redis_emptied: "outcome-unknown; nothing acknowledged is gone";
     forgetful::log_cut_before_the_cursor: "found by the chain, not applied; closed and rebuilt; what is gone is listed";
     forgetful::log_cut_after_the_cursor: "found by who was answered; closed and rebuilt; what is gone is listed";
     forgetful::log_deleted: "closed and rebuilt; never oversold; what is gone is listed";
     forgetful::key_of_a_wrong_type: "closed and rebuilt; nothing is lost unless it was the log";
     forgetful::scripts_flushed: "no user-visible error";
     forgetful::all_flushed: "rebuilt; never oversold; what is gone is listed";
+    sentinel::lagging_replica_promoted: "the rolled-back epoch is refused; rebuilt; never oversold; what is gone is listed";
+    sentinel::lagging_replica_promoted_ack_truth: "the same; nothing acknowledged is lost";
+    sentinel::unsafe_replica_promoted: "nothing is decided there until its configuration is mended; `/readyz` says why";
 }

@@ -1,11 +1,13 @@
 //! One trial: servers, instances, clients, and in the end the checker.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use rushgate::gate::cell::Meta;
 use rushgate::log::RawEntry;
+use uuid::Uuid;
 
 use crate::cluster::{Cluster, Instance, Private, Settings, eventually};
 use crate::history::checker::{Expect, Report, SOLD_OUT_MEMORY_US, check};
@@ -55,6 +57,25 @@ pub struct Trial {
     /// How long the fault kept the shop from serving, where that is measured.
     pub recovery: Option<Duration>,
     pub settings: Settings,
+}
+
+/// What clients were told and is gone stands in a list; and what stands there is gone, whether or not a client was told.
+async fn assert_listed(instances: &[Arc<Instance>], report: &Report) {
+    let listed =
+        || -> HashSet<String> { instances.iter().flat_map(|instance| instance.listed_as_gone()).collect() };
+    // What staff changed has no id.
+    let gone: Vec<&String> = report.gone.iter().filter(|id| Uuid::parse_str(id).is_ok()).collect();
+    let missing = || {
+        let listed = listed();
+        gone.iter().filter(|id| !listed.contains(**id)).collect::<Vec<_>>()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !missing().is_empty() {
+        assert!(Instant::now() < deadline, "gone, and in no list: {:?}", missing());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let wrong: Vec<String> = listed().into_iter().filter(|id| !report.aside_ids.contains(id)).collect();
+    assert!(wrong.is_empty(), "listed, and not gone: {wrong:?}");
 }
 
 fn with_all(settings: &Settings, changes: Vec<(&'static str, String)>) -> Settings {
@@ -193,7 +214,21 @@ impl Trial {
     }
 
     /// A while more, then everything is held against the model; panics when a promise is broken.
-    pub async fn finish(mut self) -> (Outcome, Report) {
+    pub async fn finish(self) -> (Outcome, Report) {
+        let (outcome, report, _servers) = self.conclude().await;
+        (outcome, report)
+    }
+
+    /// The same where acknowledged decisions were lost: those who made them have listed what is gone, and nothing else.
+    pub async fn finish_with_losses(self) -> Outcome {
+        let instances: Vec<Arc<Instance>> =
+            self.fleet.all().into_iter().chain(self.retired.clone()).collect();
+        let (outcome, report, _servers) = self.conclude().await;
+        assert_listed(&instances, &report).await;
+        outcome
+    }
+
+    async fn conclude(mut self) -> (Outcome, Report, Cluster) {
         self.a_while().await;
         let operations = self.load.stop().await;
         let history = collect::collect(&self.cluster, operations, self.elsewhere).await;
@@ -208,6 +243,6 @@ impl Trial {
             gone: report.gone.len(),
             recovery: self.recovery,
         };
-        (outcome, report)
+        (outcome, report, self.cluster)
     }
 }

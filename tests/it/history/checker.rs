@@ -91,6 +91,8 @@ pub struct Report {
     pub facts: usize,
     /// Facts that a Redis held and PostgreSQL did not follow.
     pub aside: usize,
+    /// … and the ids of what they made, where it has one.
+    pub aside_ids: HashSet<String>,
     pub epochs: usize,
     /// Successes, reads and refusals that were held against the log.
     pub checked: usize,
@@ -136,6 +138,7 @@ pub fn check(history: &History, expect: &Expect) -> Report {
     let mut report = Report { epochs: history.epochs.len(), ..Report::default() };
     let (placed, gone) = line_up(history, &mut report);
     (report.facts, report.aside) = (placed.len(), gone.len());
+    report.aside_ids = gone.iter().filter_map(id_of).map(|id| id.to_string()).collect();
     let mut places = Places::of(&placed);
     if expect.may_lose {
         places.lose(history, &placed);
@@ -151,6 +154,17 @@ pub fn check(history: &History, expect: &Expect) -> Report {
         report.add(Kind::Audit, said);
     }
     report
+}
+
+/// What a fact made; a change by staff has no id.
+fn id_of(fact: &Fact) -> Option<Id> {
+    match fact {
+        Fact::CouponIssued(f) => Some(f.coupon_id),
+        Fact::WalletCharged(f) => Some(f.charge_id),
+        Fact::OrderPlaced(f) => Some(f.order_id),
+        Fact::OrderCancelled(f) => Some(f.order_id),
+        Fact::ProductPut(_) | Fact::StockAdjusted(_) | Fact::TemplatePut(_) => None,
+    }
 }
 
 /// All facts that PostgreSQL was led by, in order, and those on branches of the log that it did not follow.
@@ -270,6 +284,10 @@ impl Places {
         };
         let told = operation.answer().and_then(|answer| answer.body["cancelled_at"].as_str());
         told.is_some_and(|told| self.cancelled_at.get(order).is_some_and(|at| at != told))
+    }
+
+    fn cancelled_all_the_same(&self, operation: &Operation) -> bool {
+        matches!(&operation.ask, Ask::Cancel { order } if self.cancelled_at.contains_key(order))
     }
 
     fn find(&self, operation: &Operation) -> Option<usize> {
@@ -422,6 +440,8 @@ fn check_successes(
         let Some(place) = places.find(operation) else {
             if answer.status == 202 && !expect.forgiven_us.is_empty() {
                 // It said that PostgreSQL did not have it yet.
+            } else if places.cancelled_all_the_same(operation) {
+                // Somebody has cancelled the order once more.
             } else if expect.may_lose {
                 report.gone.push(view::id_of(answer));
             } else {
