@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
-    STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
@@ -105,6 +105,9 @@ pub async fn around(State(around): State<Arc<Around>>, request: Request, next: N
     let route = path.as_ref().map_or("none", MatchedPath::as_str);
     let safe = request.method().is_safe();
     let counted = async {
+        if !is_well_framed(&request) {
+            return ([(CONNECTION, "close")], badly_framed()).into_response();
+        }
         let peer = request.extensions().get::<Peer>().copied();
         match around.rates.count_address(peer, request.headers()) {
             Ok(()) => next.run(request).await,
@@ -136,6 +139,21 @@ pub async fn around(State(around): State<Arc<Around>>, request: Request, next: N
         headers.entry(name).or_insert_with(|| value.clone());
     }
     response
+}
+
+/// Whether everybody must agree where an HTTP/1 request ends. The server is lenient where a proxy in front may read
+/// otherwise; then what follows could be taken for the next request, and be somebody else's.
+fn is_well_framed(request: &Request) -> bool {
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return true };
+    let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+    chunked && !request.headers().contains_key(CONTENT_LENGTH)
+}
+
+fn badly_framed() -> Problem {
+    Problem::malformed(
+        "The request's length is given in more than one way; send Content-Length or `chunked`, once.",
+    )
 }
 
 fn timed_out(safe: bool) -> Problem {

@@ -48,7 +48,7 @@ fn covers() -> Vec<(&'static str, String)> {
 
 pub async fn smuggled_requests(effort: usize) -> usize {
     let (instance, backend) = victim(&[]).await;
-    let mut tried = 0;
+    let (mut tried, mut seen) = (0, Vec::new());
     for _ in 0..effort {
         for (what, cover) in covers() {
             // It would do something, and its answer would tell.
@@ -58,10 +58,13 @@ pub async fn smuggled_requests(effort: usize) -> usize {
                 token("hidden", "shop")
             );
             let answer = exchange(&instance, cover.replacen("{}", &hidden, 1).as_bytes()).await;
-            assert!(!answer.contains("hidden-one"), "{what}: {answer}");
+            if answer.contains("hidden-one") {
+                seen.push((what, answer));
+            }
             tried += 1;
         }
     }
+    assert!(seen.is_empty(), "what was hidden is seen: {seen:#?}");
     assert_eq!(instance.client().balance("hidden").await, 0);
     // The same, written well, is two requests: the covers were at fault, not what they hid.
     let bearer = token("hidden", "shop");
