@@ -387,6 +387,12 @@ impl Auth {
             (Some(secret), None) if secret.is_empty() => {
                 bad("RUSHGATE_JWT_SECRET is empty: make one with `openssl rand -hex 32`")
             }
+            _ if self.claims.jwt_audience.as_deref() == Some("") => {
+                bad("RUSHGATE_JWT_AUDIENCE is empty: name the audience, or unset it")
+            }
+            _ if self.claims.jwt_issuer.as_deref() == Some("") => {
+                bad("RUSHGATE_JWT_ISSUER is empty: name the issuer, or unset it")
+            }
             _ => Ok(()),
         }
     }

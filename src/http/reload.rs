@@ -32,7 +32,7 @@ pub async fn follow<const N: usize>(
 async fn read_all<const N: usize>(files: &[PathBuf; N]) -> [Option<Vec<u8>>; N] {
     let files = files.clone();
     let reading = tokio::task::spawn_blocking(move || files.each_ref().map(|file| read(file)));
-    reading.await.unwrap_or_else(|_| [const { None }; N])
+    reading.await.unwrap_or([const { None }; N])
 }
 
 fn read(file: &Path) -> Option<Vec<u8>> {

@@ -19,6 +19,30 @@ const ROLES_OF: [(&str, &str, &str); 3] = [
     ("relay,scheduler", "rushgate-api", "rushgate_relay"),
 ];
 
+/// What nobody behind the service needs: it would make them more than users of the shop's keys.
+const NEVER: [&str; 20] = [
+    "flushall",
+    "flushdb",
+    "keys",
+    "eval",
+    "eval_ro",
+    "function",
+    "config",
+    "config|set",
+    "config|rewrite",
+    "acl",
+    "debug",
+    "shutdown",
+    "replicaof",
+    "slaveof",
+    "module",
+    "migrate",
+    "restore",
+    "save",
+    "script",
+    "script|flush",
+];
+
 /// The users of the file but `default`, whom the tests' own connection is.
 fn users() -> impl Iterator<Item = &'static str> {
     ACL.lines().filter(|line| line.starts_with("user rushgate-"))
@@ -109,6 +133,10 @@ async fn redis_rights(cluster: &Cluster) -> usize {
     for line in users() {
         let user = line.split(' ').nth(1).unwrap();
         let given: BTreeSet<&str> = line.split(' ').filter_map(|word| word.strip_prefix('+')).collect();
+        for never in NEVER {
+            assert!(!given.contains(never), "{user} is given {never}");
+        }
+        assert!(line.contains(" -@all ") && !line.contains("+@"), "{user}: by name only");
         // `reset` ends a session's rights; everybody may.
         for command in all.iter().filter(|name| *name != "reset" && !given.contains(name.as_str())) {
             let said = judged(&cluster.raw, user, command).await;
