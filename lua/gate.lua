@@ -59,8 +59,8 @@ end
 -- The distinct values at `column` of the bodies.
 local function distinct(column)
   local seen, list = {}, {}
-  for _, request in ipairs(batch) do
-    local value = request[3][column]
+  for i = 1, #batch do
+    local value = batch[i][3][column]
     if value and not seen[value] then
       seen[value] = true
       list[#list + 1] = value
@@ -116,8 +116,9 @@ local records = {} -- new idempotency records: scope → [request hash, decided_
 local stored = {}
 local function fetch_records()
   local scopes = {}
-  for _, request in ipairs(batch) do
-    if request[2] then scopes[#scopes + 1] = request[2][1] end
+  for i = 1, #batch do
+    local key = batch[i][2]
+    if key then scopes[#scopes + 1] = key[1] end
   end
   if #scopes == 0 then return end
   for scope, record in pairs(fetch(RECORDS_BEFORE, scopes)) do stored[scope] = cmsgpack.unpack(record) end
@@ -174,7 +175,8 @@ end
 local function run(kind, decide, write)
   fetch_records()
   local verdicts = {}
-  for i, request in ipairs(batch) do
+  for i = 1, #batch do
+    local request = batch[i]
     local verdict = settled(request)
     if not verdict then
       local why, fact = decide(request[3])

@@ -124,6 +124,10 @@ pub mod bounds {
     /// How often the audit looks whether PostgreSQL has caught up.
     pub const AUDIT_POLL: Duration = Duration::from_millis(50);
 
+    /// About how many pages of the catalogue are kept as JSON, and how many bytes of them at most.
+    pub const RENDERED_PAGES: usize = 1_000;
+    pub const RENDERED_PAGES_BYTES: u64 = 8 * 1024 * 1024;
+
     /// Decisions that an instance remembers until PostgreSQL has them.
     pub const UNSETTLED_DECISIONS: usize = 100_000;
     /// … and so many of the latest ones whose places PostgreSQL is past …

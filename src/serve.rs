@@ -196,6 +196,7 @@ impl Listening<'_> {
                 rates: Arc::clone(&rates),
                 turns: Turns::new(&settings.limits, settings.request_timeout()),
                 edge: Edge { cors_origins: settings.cors_origins.clone(), tls: self.tls.is_some() },
+                product_pages: http::RenderedPages::default(),
                 refresh_popular: refresher(self.pool, self.zone),
                 rabbitmq_connected: self.rabbitmq_connected,
             };

@@ -1,5 +1,6 @@
 //! Batches: one call of a script at a time decides all requests that arrived while the call before was under way.
 
+use bytes::Bytes;
 use rmp::encode as msgpack;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub struct Job {
     pub body: Vec<u8>,
     /// MessagePack, see [`crate::telemetry::trace::TraceMark::packed`].
     pub trace: Option<Vec<u8>>,
-    answer: oneshot::Sender<Result<(Vec<u8>, Position), GateError>>,
+    answer: oneshot::Sender<Result<(Bytes, Position), GateError>>,
 }
 
 /// The bounds of a batcher.
@@ -69,7 +70,7 @@ impl Batcher {
         idempotency: Option<Vec<u8>>,
         body: Vec<u8>,
         trace: Option<Vec<u8>>,
-    ) -> Result<(Vec<u8>, Position), GateError> {
+    ) -> Result<(Bytes, Position), GateError> {
         let (answer, verdict) = oneshot::channel();
         let job = Job { deadline, queued: Instant::now(), idempotency, body, trace, answer };
         self.queue.try_send(job).map_err(|e| match e {
@@ -129,7 +130,8 @@ impl Same {
     }
 
     /// One answer per job.
-    fn spread(&self, answers: Vec<Blob>) -> Vec<Blob> {
+    fn spread(&self, answers: Vec<Blob>) -> Vec<Bytes> {
+        let answers: Vec<Bytes> = answers.into_iter().map(|Blob(answer)| answer.into()).collect();
         if self.repeats == 0 {
             return answers;
         }
@@ -184,8 +186,9 @@ impl Worker {
                 let position = Position { cell: self.cell.number, epoch: place.epoch, seq: place.seq };
                 let mut verdicts = same.spread(decided.verdicts).into_iter();
                 for job in jobs {
-                    let verdict =
-                        verdicts.next().map_or(Err(GateError::OutcomeUnknown), |Blob(v)| Ok((v, position)));
+                    let verdict = verdicts
+                        .next()
+                        .map_or(Err(GateError::OutcomeUnknown), |verdict| Ok((verdict, position)));
                     let _ = job.answer.send(verdict); // the client may have gone meanwhile
                 }
             }
@@ -329,7 +332,7 @@ mod tests {
         let asked: Vec<usize> = (0..5).filter(|i| same.is_first(*i)).collect();
         assert_eq!((asked, same.repeats), (vec![0, 1, 3], 2));
         let answers = [b"A", b"B", b"C"].map(|answer| Blob(answer.to_vec()));
-        let spread: Vec<u8> = same.spread(answers.to_vec()).into_iter().map(|Blob(b)| b[0]).collect();
+        let spread: Vec<u8> = same.spread(answers.to_vec()).iter().map(|answer| answer[0]).collect();
         assert_eq!(spread, b"ABACB");
     }
 
@@ -338,6 +341,6 @@ mod tests {
         let same = Same::among(&[b"a", b"b"].map(|body| job(body)));
         assert!(same.repeats == 0 && same.is_first(0) && same.is_first(1));
         let answers = vec![Blob(vec![1]), Blob(vec![2])];
-        assert_eq!(same.spread(answers.clone()), answers);
+        assert_eq!(same.spread(answers), [&[1][..], &[2]]);
     }
 }

@@ -20,6 +20,7 @@ pub mod script;
 mod sold_out;
 mod unsettled;
 
+use bytes::Bytes;
 use fred::interfaces::ClientLike;
 use opentelemetry::trace::SpanKind;
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
@@ -35,6 +36,7 @@ pub use batcher::BatchLimits;
 use batcher::Batcher;
 use cell::Cell;
 use meters::LaneMeters;
+pub use read::PackedProducts;
 pub use redis::RedisSetupError;
 pub use refusal::*;
 pub use request::*;
@@ -396,8 +398,17 @@ impl Gate {
         after: Option<&ProductId>,
         limit: usize,
     ) -> Result<Vec<Product>, GateError> {
+        self.packed_products(after, limit).await?.unpack()
+    }
+
+    /// As [`Self::list_products`], as the gate tells it: equal lists are equal bytes.
+    pub async fn packed_products(
+        &self,
+        after: Option<&ProductId>,
+        limit: usize,
+    ) -> Result<PackedProducts, GateError> {
         let after = after.map_or("", ProductId::as_str);
-        read::products(&read(self.shop_lanes(), &("list_products", after, limit)).await?)
+        Ok(PackedProducts(read(self.shop_lanes(), &("list_products", after, limit)).await?))
     }
 
     pub async fn template(&self, id: &TemplateId) -> Result<ReadAt<Option<CouponTemplate>>, GateError> {
@@ -584,12 +595,12 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
 /// The longest that a read may take, its wait in the queue included.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
-async fn read(lanes: &Lanes, what: &impl Serialize) -> Result<Vec<u8>, GateError> {
+async fn read(lanes: &Lanes, what: &impl Serialize) -> Result<Bytes, GateError> {
     Ok(ask_read(lanes, what).await?.0)
 }
 
 /// The answer, and where the log stood.
-async fn ask_read(lanes: &Lanes, what: &impl Serialize) -> Result<(Vec<u8>, Position), GateError> {
+async fn ask_read(lanes: &Lanes, what: &impl Serialize) -> Result<(Bytes, Position), GateError> {
     let answer = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?, None).await;
     lanes.read.meters.read(&answer);
     answer

@@ -1,5 +1,6 @@
 //! Reads from the gate: what `lua/read.lua` answers, as the domain's types.
 
+use bytes::Bytes;
 use serde::Deserialize;
 
 use super::refusal::{GateError, HeldCoupon};
@@ -83,6 +84,20 @@ fn unpack<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Gate
 pub(super) fn balance(answer: &[u8]) -> Result<Option<u64>, GateError> {
     let balance: Option<String> = unpack(answer, "balance")?;
     balance.map(|text| text.parse().map_err(|_| unreadable("balance"))).transpose()
+}
+
+/// A list of products as the gate tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PackedProducts(pub(super) Bytes);
+
+impl PackedProducts {
+    pub fn unpack(&self) -> Result<Vec<Product>, GateError> {
+        products(&self.0)
+    }
+
+    pub fn byte_len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 pub(super) fn products(answer: &[u8]) -> Result<Vec<Product>, GateError> {

@@ -76,7 +76,9 @@ impl<S: Send + Sync, T: Identifier> FromRequestParts<S> for PathId<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        percent_decode(parts.uri.path())?;
+        if parts.uri.path().contains('%') {
+            percent_decode(parts.uri.path())?;
+        }
         let params = match RawPathParams::from_request_parts(parts, state).await {
             Ok(params) => params,
             Err(RawPathParamsRejection::InvalidUtf8InPathParam(_)) => return Err(undecodable()),
@@ -95,6 +97,9 @@ fn undecodable() -> Problem {
 
 /// Decodes `%xx`; refuses what a lenient decoder would let through or replace.
 fn percent_decode(text: &str) -> Result<String, Problem> {
+    if !text.contains('%') {
+        return Ok(text.to_owned());
+    }
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
     let hex = |digit: Option<u8>| digit.and_then(|d| char::from(d).to_digit(16)).ok_or_else(undecodable);
@@ -334,9 +339,19 @@ async fn read_body(request: Request, limit: Duration) -> Result<Bytes, Problem> 
 
 async fn collect(body: Body) -> Result<Bytes, Problem> {
     let mut chunks = body.into_data_stream();
+    let unread = |_| Problem::malformed("The body could not be read to its end.");
+    let first = match chunks.next().await {
+        None => return Ok(Bytes::new()),
+        Some(first) => first.map_err(unread)?,
+    };
+    // Nearly every body comes in one piece.
+    let Some(second) = chunks.next().await else {
+        return if first.len() > MAX_BODY_BYTES { Err(too_large()) } else { Ok(first) };
+    };
+    let mut chunks = futures::stream::iter([Ok(first), second]).chain(chunks);
     let mut whole = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|_| Problem::malformed("The body could not be read to its end."))?;
+        let chunk = chunk.map_err(unread)?;
         if whole.len() + chunk.len() > MAX_BODY_BYTES {
             return Err(too_large());
         }
@@ -348,6 +363,10 @@ async fn collect(body: Body) -> Result<Bytes, Problem> {
 /// Reads a JSON object. What is no JSON is malformed; JSON of another shape is an invalid field, named by its path.
 pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let text = std::str::from_utf8(body).map_err(|_| Problem::malformed("The body is not UTF-8."))?;
+    if let Ok(Object(parsed)) = serde_json::from_str(text) {
+        return Ok(parsed);
+    }
+    // Once more, to tell what is wrong and where.
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let parsed = serde_path_to_error::deserialize::<_, Object<T>>(&mut deserializer);
     // A shape may be found wrong before the text turns out to be no JSON, and serde_json calls some numbers wrong

@@ -40,6 +40,7 @@ pub mod products;
 pub mod rates;
 pub mod refusals;
 pub mod reload;
+mod rendered;
 pub mod server;
 pub mod tls;
 pub mod turns;
@@ -51,6 +52,7 @@ use turns::Turns;
 
 pub use auth::{TokenVerifier, mint_token, mint_token_for};
 pub use ops::{Ops, ops_router};
+pub use rendered::RenderedPages;
 
 /// Makes the list of popular products anew; the scheduler's function, handed in by `rushgate serve`. The error is for
 /// the process's own log.
@@ -65,6 +67,7 @@ pub struct Api {
     pub rates: Arc<Rates>,
     pub turns: Turns,
     pub edge: Edge,
+    pub product_pages: RenderedPages,
     pub refresh_popular: RefreshPopular,
     /// Whether the relay of this instance is connected to RabbitMQ; `None` when this instance runs none.
     pub rabbitmq_connected: Option<Arc<AtomicBool>>,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -111,14 +112,14 @@ impl From<StockAdjusted> for StockAdjustmentView {
 /// Products in the order of their ids
 #[utoipa::path(get, path = "/v1/products", tag = "products", params(PageParams),
     responses((status = 200, body = List<ProductView>)))]
-pub async fn list_products(
-    State(api): State<Arc<Api>>,
-    page: Page<ProductId>,
-) -> Result<Answer<List<ProductView>>, Problem> {
+pub async fn list_products(State(api): State<Arc<Api>>, page: Page<ProductId>) -> Result<Response, Problem> {
     let _turn = api.turns.read.turn().await?;
-    let found = api.gate.list_products(page.after.as_ref(), page.limit + 1).await?;
-    let list = List::page(found, page.limit, |product| product.product_id.to_string());
-    Ok(Answer(list.map(ProductView::from)))
+    let told = api.gate.packed_products(page.after.as_ref(), page.limit + 1).await?;
+    let body = api.product_pages.get_or(told, page.limit, |told| {
+        let list = List::page(told.unpack()?, page.limit, |product| product.product_id.to_string());
+        serde_json::to_vec(&list.map(ProductView::from)).map_err(|_| Problem::internal())
+    })?;
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 /// One product

@@ -41,6 +41,7 @@ fn api(limits: &Limits, edge: Edge) -> Api {
         rates: Arc::new(Rates::new(limits)),
         turns: Turns::new(limits, Duration::from_secs(1)),
         edge,
+        product_pages: Default::default(),
         refresh_popular: Arc::new(|| Box::pin(async { Ok(()) })),
         rabbitmq_connected: None,
     }

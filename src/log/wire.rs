@@ -122,8 +122,20 @@ impl Serialize for Id {
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let bytes = d.deserialize_any(AnyBytes)?;
-        Uuid::from_slice(&bytes).map(Id).map_err(|_| D::Error::custom("an id must have 16 bytes"))
+        struct Sixteen;
+        impl Visitor<'_> for Sixteen {
+            type Value = Id;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("the 16 bytes of an id")
+            }
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Id, E> {
+                Uuid::from_slice(bytes).map(Id).map_err(|_| E::invalid_length(bytes.len(), &self))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Id, E> {
+                self.visit_bytes(text.as_bytes())
+            }
+        }
+        d.deserialize_any(Sixteen)
     }
 }
 

@@ -50,7 +50,7 @@ impl Trace {
     pub fn of(headers: &HeaderMap) -> Self {
         let given = headers.get(REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
         let parent = headers.get(TRACEPARENT).and_then(|text| TraceMark::parse(text.to_str().ok()?));
-        let fresh = Uuid::now_v7();
+        let fresh = fresh_id();
         let mut span_id = [0; 8];
         span_id.copy_from_slice(&fresh.as_bytes()[8..]); // never all zero: the variant's bits are in it
         let request_id = given.as_ref().and_then(|id| id.to_str().ok()).map(str::to_owned);
@@ -95,6 +95,15 @@ impl Trace {
             span
         });
     }
+}
+
+/// A UUIDv7. Nobody is kept out by it, so it need not be hard to guess.
+fn fresh_id() -> Uuid {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let random = fastrand::u128(..).to_ne_bytes();
+    let mut ten = [0; 10];
+    ten.copy_from_slice(&random[..10]);
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(since.as_millis()).unwrap_or(0), &ten).into_uuid()
 }
 
 /// Printable, without blanks: it stands in headers and logs.
@@ -225,7 +234,7 @@ fn context(mark: &TraceMark, span_id: [u8; 8]) -> SpanContext {
 
 fn span(parent: &TraceMark, span_kind: SpanKind, name: String, took: Duration) -> SpanData {
     let mut span_id = [0; 8];
-    span_id.copy_from_slice(&Uuid::now_v7().as_bytes()[8..]);
+    span_id.copy_from_slice(&fresh_id().as_bytes()[8..]);
     let end_time = SystemTime::now();
     SpanData {
         span_context: context(parent, span_id),

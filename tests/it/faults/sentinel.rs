@@ -205,9 +205,10 @@ async fn lagging_replica(
         trial.a_while().await;
     }
     if trial.rng.bool() {
-        // … and PostgreSQL lags, too.
+        // … and PostgreSQL lags, too. With `RUSHGATE_ACK=truth`, each change takes its whole time limit from now on.
         follower.freeze().await;
-        trial.a_while().await;
+        let more = trial.rng.usize(3..30);
+        trial.load.until_more(more, super::trial::PATIENCE).await;
     }
     let killed = Instant::now();
     let sentinel = watched.fail_over(&mut trial).await;

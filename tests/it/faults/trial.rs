@@ -15,7 +15,7 @@ use crate::history::client::{Fleet, Load, Mix};
 use crate::history::collect;
 
 /// The longest that clients may wait for their next successes when all should be well.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// RUSHGATE_TEST_SEED, or always the same: what CI runs is what ran before.
 pub fn seed() -> u64 {

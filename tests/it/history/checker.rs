@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
-use rushgate::domain::rfc3339;
+use rushgate::domain::{TimestampMs, rfc3339};
 use rushgate::log::RawEntry;
 use rushgate::log::entry::genesis_tip;
 use rushgate::log::fact::Idempotency;
@@ -140,7 +140,8 @@ pub fn check(history: &History, expect: &Expect) -> Report {
     (report.facts, report.aside) = (placed.len(), gone.len());
     report.aside_ids = gone.iter().filter_map(id_of).map(|id| id.to_string()).collect();
     let mut places = Places::of(&placed);
-    if expect.may_lose {
+    if expect.may_lose || !expect.forgiven_us.is_empty() {
+        places.only_accepted = !expect.may_lose;
         places.lose(history, &placed);
     }
     let bounds = Bounds::of(history, &places);
@@ -242,7 +243,9 @@ struct Places {
     /// Where decisions may be lost: what was done for these keys is gone if it was asked for before this time …
     done_anew_us: HashMap<String, u64>,
     /// … and cancellations of these orders are, if they were made at another time than this.
-    cancelled_at: HashMap<Id, String>,
+    cancelled_at: HashMap<Id, TimestampMs>,
+    /// Only what was answered with 202 may be lost.
+    only_accepted: bool,
 }
 
 impl Places {
@@ -272,18 +275,25 @@ impl Places {
         }
         for Placed { fact, .. } in placed {
             if let Fact::OrderCancelled(f) = fact {
-                self.cancelled_at.insert(f.order_id, rfc3339(f.cancelled_at));
+                self.cancelled_at.insert(f.order_id, f.cancelled_at);
             }
         }
     }
 
     fn is_lost(&self, operation: &Operation) -> bool {
+        let Some(answer) = operation.answer() else { return false };
+        if self.only_accepted && answer.status != 202 {
+            return false;
+        }
         let anew = operation.key.as_ref().and_then(|key| self.done_anew_us.get(key));
         let Ask::Cancel { order } = &operation.ask else {
             return anew.is_some_and(|asked_us| operation.asked_us < *asked_us);
         };
-        let told = operation.answer().and_then(|answer| answer.body["cancelled_at"].as_str());
-        told.is_some_and(|told| self.cancelled_at.get(order).is_some_and(|at| at != told))
+        let Some(at) = self.cancelled_at.get(order) else { return false };
+        match answer.body["cancelled_at"].as_str() {
+            Some(told) => told != rfc3339(*at),
+            None => operation.wall_ms.1 < *at, // 202: it does not say when
+        }
     }
 
     fn cancelled_all_the_same(&self, operation: &Operation) -> bool {
