@@ -6,9 +6,10 @@
 //! connections stand as may, those that do nothing are closed in favour of those who come: whoever collects idle connections
 //! keeps nobody out.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -18,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -125,7 +126,7 @@ pub async fn run_with(
     let free = Arc::new(Semaphore::new(transport.max_connections));
     let most = transport.max_connections;
     let builder = transport.builder();
-    let server = Arc::new(Server { builder, router, transport, stopping, crowded: Notify::new() });
+    let server = Arc::new(Server { builder, router, transport, stopping, standing: Mutex::default() });
     let begin = |stream, permit: Option<OwnedSemaphorePermit>| {
         let serving = Arc::clone(&server).begin(stream);
         let cut = cut.clone();
@@ -176,8 +177,20 @@ struct Server {
     router: Router,
     transport: Transport,
     stopping: CancellationToken,
-    /// Tells idle connections that somebody waits for their place.
-    crowded: Notify,
+    /// The connections that stand, by numbers that are given in turn.
+    standing: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
+}
+
+/// One of the connections that stand.
+struct Standing<'a> {
+    server: &'a Server,
+    number: u64,
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        self.server.standing().1.remove(&self.number);
+    }
 }
 
 impl Server {
@@ -206,9 +219,21 @@ impl Server {
             let waiting = free.clone().acquire_owned();
             match tokio::time::timeout(CROWDED_IDLE / 2, waiting).await {
                 Ok(permit) => return permit.ok(), // the semaphore is never closed
-                Err(_) => self.crowded.notify_waiters(),
+                Err(_) => self.standing().1.values().for_each(|it| it.evict_if_idle(CROWDED_IDLE)),
             }
         }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, (u64, HashMap<u64, Arc<Activity>>)> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stand(&self, activity: &Arc<Activity>) -> Standing<'_> {
+        let mut standing = self.standing();
+        standing.0 += 1;
+        let number = standing.0;
+        standing.1.insert(number, Arc::clone(activity));
+        Standing { server: self, number }
     }
 
     async fn begin(self: Arc<Self>, stream: TcpStream) {
@@ -217,6 +242,7 @@ impl Server {
         let peer = stream.peer_addr().ok().filter(|_| self.transport.tells_peer);
         let peer = peer.map(|address| Peer(address.ip().to_canonical()));
         let activity = Arc::new(Activity::new());
+        let _standing = self.stand(&activity);
         let stream = WriteLimited::new(stream, self.transport.write_timeout);
         let Some(tls) = &self.transport.tls else {
             return self.serve(stream, peer, activity).await;
@@ -224,7 +250,7 @@ impl Server {
         let handshake = tokio::select! {
             done = tls.accept(stream) => done.ok(),
             () = self.silence(&activity) => None,
-            () = self.crowd(&activity) => None,
+            () = activity.evicted() => None,
             () = self.stopping.cancelled() => None,
         };
         if let Some(stream) = handshake {
@@ -256,7 +282,7 @@ impl Server {
         });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
         let mut silence = pin!(self.silence(&activity));
-        let mut crowd = pin!(self.crowd(&activity));
+        let mut evicted = pin!(activity.evicted());
         let mut lying = pin!(activity.answers_lie(self.transport.write_timeout));
         let mut told_to_stop = false;
         loop {
@@ -264,7 +290,7 @@ impl Server {
                 // Errors are the client's: it hung up, or spoke no HTTP. It was answered as far as possible.
                 _ = connection.as_mut() => return,
                 () = silence.as_mut() => return,
-                () = crowd.as_mut() => return,
+                () = evicted.as_mut() => return,
                 () = lying.as_mut() => return,
                 () = self.end_of_patience(&activity), if !told_to_stop => {
                     told_to_stop = true;
@@ -289,16 +315,6 @@ impl Server {
         tokio::time::sleep(self.transport.header_timeout).await;
         if activity.has_begun() {
             std::future::pending::<()>().await;
-        }
-    }
-
-    /// Ends when somebody waits for the place of a connection that does nothing.
-    async fn crowd(&self, activity: &Activity) {
-        loop {
-            self.crowded.notified().await;
-            if activity.idle_for() >= CROWDED_IDLE {
-                return;
-            }
         }
     }
 }

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
+use futures::task::AtomicWaker;
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::Notify;
 
 pub struct Activity {
     since: Instant,
@@ -19,14 +19,18 @@ pub struct Activity {
     /// When the last request ended, in milliseconds after `since`.
     ended_ms: AtomicU64,
     answers: Answers,
+    /// Somebody else wants the place.
+    evicted: AtomicBool,
+    /// Of the connection's task. It looks at all of this whenever it works, so looking takes no lock.
+    task: AtomicWaker,
 }
 
 /// Answers that are not sent to their end, in the order in which they were begun.
 #[derive(Default)]
 struct Answers {
     unsent: Mutex<(u64, BTreeMap<u64, Instant>)>,
-    /// Told of the first: most connections never have one.
-    first: Notify,
+    /// Whether there ever was one: most connections never have any.
+    any: AtomicBool,
 }
 
 impl Activity {
@@ -37,6 +41,8 @@ impl Activity {
             under_way: AtomicU32::new(0),
             ended_ms: AtomicU64::new(0),
             answers: Answers::default(),
+            evicted: AtomicBool::new(false),
+            task: AtomicWaker::new(),
         }
     }
 
@@ -62,9 +68,30 @@ impl Activity {
         }
     }
 
+    /// Ends the connection if it has done nothing for so long.
+    pub fn evict_if_idle(&self, at_least: Duration) {
+        if self.idle_for() >= at_least {
+            self.evicted.store(true, Ordering::Release);
+            self.task.wake();
+        }
+    }
+
+    /// Ends when [`Self::evict_if_idle`] has found the connection idle.
+    pub async fn evicted(&self) {
+        self.until(&self.evicted).await;
+    }
+
+    async fn until(&self, flag: &AtomicBool) {
+        std::future::poll_fn(|cx| {
+            self.task.register(cx.waker());
+            if flag.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     /// Ends when an answer has been lying about for longer than `limit`.
     pub async fn answers_lie(&self, limit: Duration) {
-        self.answers.first.notified().await;
+        self.until(&self.answers.any).await;
         loop {
             let oldest = self.answers.lock().1.values().next().copied();
             match oldest.map(|begun| limit.saturating_sub(begun.elapsed())) {
@@ -103,7 +130,9 @@ impl Busy {
             unsent.1.insert(number, Instant::now());
             number
         };
-        self.0.answers.first.notify_one();
+        if !self.0.answers.any.swap(true, Ordering::AcqRel) {
+            self.0.task.wake();
+        }
         Body::new(Answer { body, number, busy: self })
     }
 }
