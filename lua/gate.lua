@@ -125,6 +125,16 @@ local function fetch_records()
   for scope, record in pairs(fetch(RECORDS, scopes)) do stored[scope] = cmsgpack.unpack(record) end
 end
 
+-- MessagePack [tag, packed], put together without another table: this is done for each accepted request.
+local function tagged(tag, packed)
+  local length = #packed
+  local mark = length < 32 and string.char(160 + length)
+    or length < 256 and string.char(217, length)
+    or length < 65536 and struct.pack('>BI2', 218, length)
+    or struct.pack('>BI4', 219, length)
+  return string.char(146, tag) .. mark .. packed
+end
+
 -- The verdict on a request that came too late or was answered before; nil: it is to be decided.
 local function settled(request)
   if request[1] < time then return LATE end
@@ -133,7 +143,7 @@ local function settled(request)
   local record = records[key[1]] or stored[key[1]]
   if not record or record[2] + DAY_MS <= now then return nil end
   if record[1] ~= key[2] then return KEY_REUSED end
-  return cmsgpack.pack({ 1, record[3] })
+  return tagged(1, record[3])
 end
 
 local function accept(key, fact)
@@ -141,7 +151,7 @@ local function accept(key, fact)
   local packed = cmsgpack.pack(fact)
   facts[#facts + 1] = packed
   if key then records[key[1]] = { key[2], now, packed } end
-  return cmsgpack.pack({ 0, packed })
+  return tagged(0, packed)
 end
 
 -- A refusal that rests on `at` having passed must hold when the server's clock is set back: `at` is remembered.

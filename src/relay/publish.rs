@@ -1,11 +1,13 @@
 //! Publishing a window of events and learning for each what became of it.
 
+use futures::future::Either;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use opentelemetry::trace::SpanKind;
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -102,12 +104,15 @@ fn trace_delivery(rows: &[OutboxRow], confirmed: &[i64], took: Duration) {
     }
 }
 
+/// Hands all events over before it waits for the first to be written: lapin writes them together then, instead of waking
+/// its thread and the broker for each. The order is that of the first polls, in which lapin numbers and queues a message.
 async fn send_all<'a>(
     channel: &Channel,
     rows: &'a [OutboxRow],
     pending: &mut Vec<(&'a OutboxRow, PublisherConfirm)>,
     refused: &mut Vec<Refused>,
 ) -> Result<(), lapin::Error> {
+    let mut writing = Vec::with_capacity(rows.len());
     for row in rows {
         let (routing_key, properties) = match address(row) {
             Ok(address) => address,
@@ -117,10 +122,21 @@ async fn send_all<'a>(
             }
         };
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let confirm = channel
-            .basic_publish(EVENTS_EXCHANGE.into(), routing_key, options, row.payload.as_bytes(), properties)
-            .await?;
-        pending.push((row, confirm));
+        let payload = row.payload.as_bytes();
+        let mut sent = Box::pin(channel.basic_publish(
+            EVENTS_EXCHANGE.into(),
+            routing_key,
+            options,
+            payload,
+            properties,
+        ));
+        match futures::poll!(sent.as_mut()) {
+            Poll::Ready(outcome) => writing.push((row, Either::Left(std::future::ready(outcome)))),
+            Poll::Pending => writing.push((row, Either::Right(sent))),
+        }
+    }
+    for (row, sent) in writing {
+        pending.push((row, sent.await?));
     }
     Ok(())
 }

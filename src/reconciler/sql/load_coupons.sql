@@ -1,6 +1,6 @@
 -- All coupons, each user's together and oldest first.
 SELECT c.coupon_id, c.template_id, t.number AS template_number, c.user_id, c.serial,
-    (extract(epoch FROM c.issued_at) * 1000)::bigint AS issued_at_ms, c.order_id
+    (date_part('epoch', c.issued_at) * 1000)::bigint AS issued_at_ms, c.order_id
 FROM coupons AS c
 JOIN coupon_templates AS t USING (template_id)
 ORDER BY c.user_id, c.issued_at, c.coupon_id

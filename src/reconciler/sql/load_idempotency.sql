@@ -1,5 +1,5 @@
 -- Records decided after $1 (milliseconds), day by day.
-SELECT scope, request_hash, reply, (extract(epoch FROM decided_at) * 1000)::bigint
+SELECT scope, request_hash, reply, (date_part('epoch', decided_at) * 1000)::bigint
 FROM idempotency_records
-WHERE decided_at > to_timestamp($1::bigint / 1000.0)
+WHERE decided_at > to_timestamp($1::bigint / 1000.0::float8)
 ORDER BY decided_at

@@ -6,8 +6,8 @@ INSERT INTO coupon_templates (
 )
 SELECT
     t.template_id, t.number, t.name, t.discount_type, t.discount_value, t.discount_max, t.min_subtotal, t.max_issued,
-    t.issued, to_timestamp(t.issue_from_ms / 1000.0), to_timestamp(t.issue_until_ms / 1000.0),
-    to_timestamp(t.at_ms / 1000.0), to_timestamp(t.at_ms / 1000.0)
+    t.issued, to_timestamp(t.issue_from_ms / 1000.0::float8), to_timestamp(t.issue_until_ms / 1000.0::float8),
+    to_timestamp(t.at_ms / 1000.0::float8), to_timestamp(t.at_ms / 1000.0::float8)
 FROM unnest(
     $1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
     $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[]

@@ -2,7 +2,7 @@
 DELETE FROM idempotency_records
 WHERE scope IN (
     SELECT scope FROM idempotency_records
-    WHERE decided_at < to_timestamp($1::bigint / 1000.0) - interval '25 hours'
+    WHERE decided_at < to_timestamp($1::bigint / 1000.0::float8) - interval '25 hours'
     ORDER BY decided_at
     LIMIT $2
 )

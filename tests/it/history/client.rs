@@ -234,7 +234,8 @@ impl Shared {
         for ask in asks {
             let key = self.keyed(&ask).then(|| self.key());
             let outcome = self.send(&instance, ask, key).await;
-            assert!(matches!(&outcome, Outcome::Answered(a) if a.status == 201), "{outcome:?}");
+            // 202 with `RUSHGATE_ACK=truth`, when the machine is busy.
+            assert!(matches!(&outcome, Outcome::Answered(a) if matches!(a.status, 201 | 202)), "{outcome:?}");
         }
     }
 
