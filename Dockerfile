@@ -6,7 +6,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends build-essential
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin rushgate && cp target/release/rushgate /usr/local/bin/rushgate
+    cargo build --release --locked --features jemalloc --bin rushgate && cp target/release/rushgate /usr/local/bin/rushgate
 
 # The load generator, for the profile `load` of docker-compose.yml.
 FROM build AS load-build
