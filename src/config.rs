@@ -2,10 +2,17 @@
 //!
 //! Bounds that are no settings stand in [`bounds`].
 
+use axum::http::HeaderValue;
 use clap::{Args, ValueEnum};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+mod limits;
+pub mod secret_files;
+
+pub use limits::{Limits, Quota, Rate};
 
 /// Fixed bounds of waits, queues and retries, in one place.
 pub mod bounds {
@@ -13,15 +20,14 @@ pub mod bounds {
 
     /// Largest request body, in bytes.
     pub const MAX_BODY_BYTES: usize = 16 * 1024;
-    /// A client must have sent its request headers within this time; an idle connection is closed after it, so it is
-    /// longer than the pauses of clients that keep connections for their next request.
-    pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-    /// … and its body within this time.
-    pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-    /// Connections that one port serves at once; more wait in the system's backlog.
-    pub const MAX_CONNECTIONS: usize = 16_384;
-    /// Requests that one HTTP/2 connection may have under way at once.
-    pub const MAX_STREAMS: u32 = 128;
+    /// When all connections are taken, one that has been idle for this long is closed.
+    pub const CROWDED_IDLE: Duration = Duration::from_secs(1);
+    /// How often files that may change (keys, certificates) are looked at.
+    pub const RELOAD_POLL: Duration = Duration::from_secs(1);
+    /// Bytes of such a file.
+    pub const MAX_RELOADED_BYTES: u64 = 256 * 1024;
+    /// How often callers who have been quiet are forgotten by the rate limits.
+    pub const RATE_UPKEEP: Duration = Duration::from_secs(10);
     /// Bytes of one request's headers.
     pub const MAX_HEADER_BYTES: u32 = 32 * 1024;
     /// Pause after a connection could not be accepted (usually: no file descriptor is left).
@@ -135,9 +141,9 @@ pub mod bounds {
 }
 
 /// Where the servers are. Shared by all commands that talk to them.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone)]
 pub struct Servers {
-    /// Redis: redis://, rediss:// (TLS), redis-sentinel:// or redis-cluster://
+    /// Redis: redis://, rediss:// (TLS), redis-sentinel:// or redis-cluster://; RUSHGATE_REDIS_URL_FILE: from a file
     #[arg(
         long,
         env = "RUSHGATE_REDIS_URL",
@@ -145,7 +151,7 @@ pub struct Servers {
         hide_env_values = true
     )]
     pub redis_url: String,
-    /// PostgreSQL
+    /// PostgreSQL; RUSHGATE_DATABASE_URL_FILE: from a file
     #[arg(
         long,
         env = "RUSHGATE_DATABASE_URL",
@@ -153,7 +159,7 @@ pub struct Servers {
         hide_env_values = true
     )]
     pub database_url: String,
-    /// RabbitMQ
+    /// RabbitMQ; RUSHGATE_AMQP_URL_FILE: from a file
     #[arg(
         long,
         env = "RUSHGATE_AMQP_URL",
@@ -169,15 +175,58 @@ pub struct Servers {
     pub durability: Durability,
 }
 
-/// How tokens are checked: exactly one of the two.
-#[derive(Args, Clone, Debug)]
+/// Addresses hold passwords.
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Servers")
+            .field("cells", &self.cells)
+            .field("durability", &self.durability)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How tokens are checked: by exactly one of secret and key file.
+#[derive(Args, Clone)]
 pub struct Auth {
-    /// Secret of HS256 tokens; use at least 32 bytes
+    /// Secret of HS256 tokens; use at least 32 bytes; RUSHGATE_JWT_SECRET_FILE: from a file
     #[arg(long, env = "RUSHGATE_JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
-    /// JWKS file with the public keys of EdDSA, ES256 or RS256 tokens
+    /// JWKS file with the public keys of EdDSA, ES256 or RS256 tokens; read again whenever it changes
     #[arg(long, env = "RUSHGATE_JWT_JWKS_FILE")]
     pub jwt_jwks_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub claims: ExpectedClaims,
+    /// Seconds by which clocks may differ when exp and nbf are checked
+    #[arg(long, env = "RUSHGATE_JWT_LEEWAY_SECS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=300))]
+    pub jwt_leeway_secs: u64,
+}
+
+/// For whom tokens are made and by whom; what is not set is not looked at.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ExpectedClaims {
+    /// Audience that a token's aud must name
+    #[arg(long, env = "RUSHGATE_JWT_AUDIENCE")]
+    pub jwt_audience: Option<String>,
+    /// Issuer that a token's iss must be
+    #[arg(long, env = "RUSHGATE_JWT_ISSUER")]
+    pub jwt_issuer: Option<String>,
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth").field("jwt_jwks_file", &self.jwt_jwks_file).finish_non_exhaustive()
+    }
+}
+
+/// TLS of the API's port: both files, or neither. They are read again whenever they change.
+#[derive(Args, Clone, Debug, Default)]
+pub struct TlsFiles {
+    /// Certificate chain (PEM) of the API's port; with RUSHGATE_TLS_KEY_FILE, it speaks TLS only
+    #[arg(long, env = "RUSHGATE_TLS_CERT_FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Private key (PEM) of the certificate
+    #[arg(long, env = "RUSHGATE_TLS_KEY_FILE")]
+    pub tls_key_file: Option<PathBuf>,
 }
 
 /// Settings of `rushgate serve`.
@@ -187,6 +236,13 @@ pub struct Serve {
     pub servers: Servers,
     #[command(flatten)]
     pub auth: Auth,
+    #[command(flatten)]
+    pub limits: Limits,
+    #[command(flatten)]
+    pub tls: TlsFiles,
+    /// Origins whose pages may call the API (CORS), such as https://shop.example; none: only pages from here
+    #[arg(long, env = "RUSHGATE_CORS_ORIGINS", value_delimiter = ',', value_parser = parse_origin)]
+    pub cors_origins: Vec<HeaderValue>,
     /// Address of the API
     #[arg(long, env = "RUSHGATE_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
@@ -240,6 +296,16 @@ pub struct Serve {
 fn parse_share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| format!("`{text}` is no share; use a number from 0 to 1"))
+}
+
+/// As browsers send it: scheme, host, and the port unless it is the scheme's own.
+fn parse_origin(text: &str) -> Result<HeaderValue, String> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._:[]".contains(c);
+    match HeaderValue::from_str(text) {
+        Ok(origin) if host.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) => Ok(origin),
+        _ => Err(format!("`{text}` is no origin; use one like https://shop.example, without a path")),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -297,6 +363,11 @@ impl Serve {
                 "RUSHGATE_LISTEN and RUSHGATE_OPS_LISTEN are the same address: give each a port of its own",
             );
         }
+        if self.tls.tls_cert_file.is_some() != self.tls.tls_key_file.is_some() {
+            return bad(
+                "only one of RUSHGATE_TLS_CERT_FILE and RUSHGATE_TLS_KEY_FILE is set: set both, or neither for plain HTTP",
+            );
+        }
         if jiff::tz::TimeZone::get(&self.timezone).is_err() {
             return Err(InvalidSetting(format!(
                 "RUSHGATE_TIMEZONE: `{}` is no time zone name; use one like Asia/Seoul",
@@ -319,6 +390,12 @@ impl Auth {
             ),
             (Some(secret), None) if secret.is_empty() => {
                 bad("RUSHGATE_JWT_SECRET is empty: make one with `openssl rand -hex 32`")
+            }
+            _ if self.claims.jwt_audience.as_deref() == Some("") => {
+                bad("RUSHGATE_JWT_AUDIENCE is empty: name the audience, or unset it")
+            }
+            _ if self.claims.jwt_issuer.as_deref() == Some("") => {
+                bad("RUSHGATE_JWT_ISSUER is empty: name the issuer, or unset it")
             }
             _ => Ok(()),
         }

@@ -333,7 +333,15 @@ mod shop {
     ) -> Result<(), Error> {
         let all = config::Serve {
             servers: servers(&settings),
-            auth: config::Auth { jwt_secret: Some(settings.jwt_secret), jwt_jwks_file: None },
+            auth: config::Auth {
+                jwt_secret: Some(settings.jwt_secret),
+                jwt_jwks_file: None,
+                claims: config::ExpectedClaims::default(),
+                jwt_leeway_secs: 0,
+            },
+            limits: config::Limits::default(),
+            tls: config::TlsFiles::default(),
+            cors_origins: Vec::new(),
             listen: settings.listen,
             ops_listen: settings.ops_listen,
             roles: vec![Role::Api, Role::Reconciler, Role::Relay, Role::Scheduler],

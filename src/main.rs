@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use rushgate::config::{LogFormat, Serve, Servers};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use rushgate::config::{ExpectedClaims, LogFormat, Serve, Servers, secret_files};
 use rushgate::demo::{self, DemoOptions};
 use rushgate::domain::UserId;
 use rushgate::gate::{BatchLimits, Gate};
@@ -65,6 +65,8 @@ struct Token {
     ttl: Duration,
     #[arg(long, env = "RUSHGATE_JWT_SECRET", hide_env_values = true)]
     jwt_secret: String,
+    #[command(flatten)]
+    claims: ExpectedClaims,
 }
 
 #[derive(Args)]
@@ -134,7 +136,10 @@ struct Demo {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
-    let command = CommandLine::parse().command;
+    let command = match command_line() {
+        Ok(command_line) => command_line.command,
+        Err(e) => return failed(&e),
+    };
     // Two parts of the tree bring TLS; they must agree on its provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -145,6 +150,12 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(e) => failed(&e),
     }
+}
+
+/// Flags, environment variables and files of secrets.
+fn command_line() -> Result<CommandLine, Failure> {
+    let matches = secret_files::read(CommandLine::command())?.get_matches();
+    Ok(CommandLine::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()))
 }
 
 fn failed(error: &Failure) -> ExitCode {
@@ -222,7 +233,8 @@ fn mint(token: &Token) -> Result<String, Failure> {
     if token.jwt_secret.is_empty() {
         return Err("RUSHGATE_JWT_SECRET is empty: make one with `openssl rand -hex 32`".into());
     }
-    Ok(http::mint_token(token.jwt_secret.as_bytes(), &user, &token.scope, token.ttl)?)
+    let (secret, claims) = (token.jwt_secret.as_bytes(), &token.claims);
+    Ok(http::mint_token_for(secret, &user, &token.scope, token.ttl, claims)?)
 }
 
 async fn run_audit(options: &Audit) -> Result<ExitCode, Failure> {

@@ -9,6 +9,7 @@ use futures::FutureExt;
 use jiff::tz::TimeZone;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
+use sqlx::migrate::Migrator;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -17,8 +18,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::bounds::{CONNECT_TIMEOUT, RETRY_PAUSE, SHUTDOWN_TIMEOUT};
 use crate::config::{InvalidSetting, Role, Serve, Servers};
 use crate::gate::{Gate, RedisSetupError};
+use crate::http::rates::Rates;
 use crate::http::server::BindError;
-use crate::http::{Api, Ops, TokenVerifier};
+use crate::http::server::Transport;
+use crate::http::tls::Tls;
+use crate::http::turns::Turns;
+use crate::http::{Api, Edge, Ops, TokenVerifier};
 use crate::reconciler::Reconciler;
 use crate::relay;
 use crate::scheduler::{self, Scheduler};
@@ -81,6 +86,7 @@ pub async fn run(
             "RUSHGATE_JWT_SECRET is shorter than 32 bytes and may be guessed: make one with `openssl rand -hex 32`"
         );
     }
+    let tls = Tls::from_settings(&settings.tls)?;
     let zone = TimeZone::get(&settings.timezone).map_err(|e| InvalidSetting(e.to_string()))?;
     let pool =
         truth::pool(&settings.servers.database_url, BACKGROUND_CONNECTIONS, BACKGROUND_STATEMENT_LIMIT)?;
@@ -110,7 +116,7 @@ pub async fn run(
     }
 
     let listening =
-        Listening { settings: &settings, metrics, verifier, gate, pool, zone, rabbitmq_connected };
+        Listening { settings: &settings, metrics, verifier, tls, gate, pool, zone, rabbitmq_connected };
     let outcome = listening.run(stopping, ready).await;
     background.cancel();
     if tokio::time::timeout(BACKGROUND_STOP_LIMIT, roles.join_all()).await.is_err() {
@@ -128,6 +134,7 @@ struct Listening<'a> {
     metrics: PrometheusHandle,
     /// `None` without the role `api`.
     verifier: Option<Arc<TokenVerifier>>,
+    tls: Option<Tls>,
     gate: Arc<Gate>,
     pool: PgPool,
     zone: TimeZone,
@@ -168,22 +175,41 @@ impl Listening<'_> {
             rabbitmq_connected: self.rabbitmq_connected.clone(),
             stopping: stopping.clone(),
         };
+        let mut transport = Transport::new(&settings.limits);
+        servers.spawn(http::server::run_with(
+            ops_listener,
+            http::ops_router(Arc::new(ops)),
+            transport.clone(),
+            stopping.clone(),
+        ));
         if let Some(verifier) = self.verifier {
             let listener = http::server::bind(settings.listen, "RUSHGATE_LISTEN").await?;
             addresses.api = Some(local(&listener, settings.listen));
+            let rates = Arc::new(Rates::new(&settings.limits));
+            transport.tells_peer = rates.needs_address();
+            transport.tls = self.tls.as_ref().map(Tls::acceptor).transpose()?;
             let api = Api {
                 gate: self.gate,
                 truth,
-                verifier,
+                verifier: Arc::clone(&verifier),
                 settings: settings.into(),
+                rates: Arc::clone(&rates),
+                turns: Turns::new(&settings.limits, settings.request_timeout()),
+                edge: Edge { cors_origins: settings.cors_origins.clone(), tls: self.tls.is_some() },
                 product_pages: http::RenderedPages::default(),
                 refresh_popular: refresher(self.pool, self.zone),
                 rabbitmq_connected: self.rabbitmq_connected,
             };
             servers.spawn(losses::watch(Arc::clone(&api.gate), api.truth.clone(), stopping.clone()));
-            servers.spawn(http::server::run(listener, http::router(Arc::new(api)), stopping.clone()));
+            let router = http::router(Arc::new(api));
+            servers.spawn(http::server::run_with(listener, router, transport, stopping.clone()));
+            servers.spawn(rates.upkeep(stopping.clone()));
+            let stop = stopping.clone();
+            servers.spawn(async move { verifier.follow(stop).await });
+            if let Some(tls) = self.tls {
+                servers.spawn(tls.follow(stopping.clone()));
+            }
         }
-        servers.spawn(http::server::run(ops_listener, http::ops_router(Arc::new(ops)), stopping.clone()));
         servers.spawn(telemetry::metrics::upkeep(self.metrics, stopping.clone()));
         servers.spawn(sampler.run(sampled, stopping.clone()));
         tracing::info!(api = ?addresses.api, ops = %addresses.ops, roles = ?settings.roles, "serving");
@@ -207,9 +233,21 @@ pub async fn migrate(servers: &Servers) -> Result<(), ServeError> {
         Ok(Err(e)) => return Err(unusable(e.to_string())),
         Err(_) => return Err(unusable(format!("no answer in {CONNECT_TIMEOUT:?}"))),
     }
-    sqlx::migrate!().run(&pool).await.map_err(|e| unusable(e.to_string()))?;
+    let migrations = sqlx::migrate!();
+    // Where nothing is to be done, nothing is touched: then a role that may only read is enough.
+    if !is_current(&pool, &migrations).await {
+        migrations.run(&pool).await.map_err(|e| unusable(e.to_string()))?;
+    }
     pool.close().await;
     Ok(())
+}
+
+/// Whether exactly these migrations were made. A doubt is no: who makes them says what is wrong.
+async fn is_current(pool: &PgPool, migrations: &Migrator) -> bool {
+    let made = "SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version";
+    let made: Result<Vec<(i64, Vec<u8>)>, _> = sqlx::query_as(made).fetch_all(pool).await;
+    let wanted = migrations.iter().map(|one| (one.version, one.checksum.to_vec()));
+    made.is_ok_and(|made| made.into_iter().eq(wanted))
 }
 
 /// One connection at start-up, so that a wrong address is found at once and not at night.

@@ -6,6 +6,8 @@
 
 mod batcher;
 pub mod cell;
+#[cfg(test)]
+mod fuzz;
 pub mod keys;
 mod meters;
 pub mod observe;

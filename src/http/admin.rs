@@ -92,6 +92,7 @@ pub async fn get_status(
     _: Staff,
     _: NoQuery,
 ) -> Result<Answer<StatusView>, Problem> {
+    let _turn = api.turns.staff.turn().await?;
     let (gate, truth) = futures::join!(api.gate.status(), api.truth.progress());
     let connections = ConnectionsView {
         redis: gate.is_ok().into(),

@@ -1,18 +1,29 @@
-//! What surrounds every handler: a time limit, a net for panics, metrics; and the answers where no handler is.
+//! What surrounds every handler: a time limit, a limit on each address, a net for panics, metrics, headers for browsers; and
+//! the answers where no handler is.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::meters;
 use super::problem::{Code, Problem, RefusalCode};
-use crate::telemetry::trace::{REQUEST_ID, Trace};
+use super::rates::Rates;
+use super::server::Peer;
+use super::{Api, meters};
+use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, Trace};
+
+/// How long a browser may remember what CORS allows.
+const PREFLIGHT_MEMORY: Duration = Duration::from_secs(600);
 
 /// No route has this path.
 pub async fn route_not_found(uri: Uri) -> Problem {
@@ -28,8 +39,64 @@ pub async fn method_not_allowed(method: Method) -> Problem {
     )
 }
 
+/// What is the same for all requests.
+pub struct Around {
+    pub(super) limit: Duration,
+    rates: Arc<Rates>,
+    /// For every answer that does not say otherwise.
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Around {
+    pub fn new(api: &Api) -> Self {
+        Self {
+            limit: api.settings.handler_timeout(),
+            rates: Arc::clone(&api.rates),
+            headers: headers(api.edge.tls),
+        }
+    }
+}
+
+/// Answers are for programs: no browser is to guess their type, show them as a page, keep them, or tell of their address.
+fn headers(tls: bool) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = vec![
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (CACHE_CONTROL, "no-store"),
+        (REFERRER_POLICY, "no-referrer"),
+    ];
+    if tls {
+        headers.push((STRICT_TRANSPORT_SECURITY, "max-age=31536000"));
+    }
+    headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect()
+}
+
+/// Which pages of other origins may call; `None`: none.
+pub fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
+    const ASKED: [HeaderName; 5] = [
+        AUTHORIZATION,
+        CONTENT_TYPE,
+        HeaderName::from_static("idempotency-key"),
+        HeaderName::from_static(REQUEST_ID),
+        HeaderName::from_static(TRACEPARENT),
+    ];
+    const TOLD: [HeaderName; 5] = [
+        RETRY_AFTER,
+        HeaderName::from_static("idempotent-replayed"),
+        HeaderName::from_static("ratelimit"),
+        HeaderName::from_static("ratelimit-policy"),
+        HeaderName::from_static(REQUEST_ID),
+    ];
+    if origins.is_empty() {
+        return None;
+    }
+    let layer = CorsLayer::new().allow_origin(AllowOrigin::list(origins.iter().cloned()));
+    let layer = layer.allow_methods([Method::GET, Method::POST, Method::PUT]);
+    Some(layer.allow_headers(ASKED).expose_headers(TOLD).max_age(PREFLIGHT_MEMORY))
+}
+
 /// Runs a request's handler.
-pub async fn around(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+pub async fn around(State(around): State<Arc<Around>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let trace = Arc::new(Trace::of(request.headers()));
     let _in_flight = meters::InFlight::begin();
@@ -37,7 +104,17 @@ pub async fn around(State(limit): State<Duration>, request: Request, next: Next)
     let path = request.extensions().get::<MatchedPath>().cloned();
     let route = path.as_ref().map_or("none", MatchedPath::as_str);
     let safe = request.method().is_safe();
-    let handling = trace.scope(tokio::time::timeout(limit, next.run(request)));
+    let counted = async {
+        if !is_well_framed(&request) {
+            return ([(CONNECTION, "close")], badly_framed()).into_response();
+        }
+        let peer = request.extensions().get::<Peer>().copied();
+        match around.rates.count_address(peer, request.headers()) {
+            Ok(()) => next.run(request).await,
+            Err(refused) => refused.into_response(),
+        }
+    };
+    let handling = trace.scope(tokio::time::timeout(around.limit, around.rates.told(counted)));
     let mut response = match AssertUnwindSafe(handling).catch_unwind().await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => timed_out(safe).into_response(),
@@ -56,8 +133,27 @@ pub async fn around(State(limit): State<Duration>, request: Request, next: Next)
         tracing::error!(route, method, request_id = ?trace.header, "answered with an internal error");
     }
     trace.answered(|| format!("{method} {route}"), status, took);
-    response.headers_mut().insert(REQUEST_ID, trace.header.clone());
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, trace.header.clone());
+    for (name, value) in &around.headers {
+        headers.entry(name).or_insert_with(|| value.clone());
+    }
     response
+}
+
+/// Whether everybody must agree where an HTTP/1 request ends. The server is lenient where a proxy in front may read
+/// otherwise; then what follows could be taken for the next request, and be somebody else's.
+fn is_well_framed(request: &Request) -> bool {
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return true };
+    let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+    chunked && !request.headers().contains_key(CONTENT_LENGTH)
+}
+
+fn badly_framed() -> Problem {
+    Problem::malformed(
+        "The request's length is given in more than one way; send Content-Length or `chunked`, once.",
+    )
 }
 
 fn timed_out(safe: bool) -> Problem {

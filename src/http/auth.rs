@@ -1,12 +1,16 @@
 //! Who is calling: bearer tokens (JWT), checked by a secret or by the public keys of a JWKS file.
 //!
 //! One algorithm is configured (HS256 by secret; EdDSA, ES256 or RS256 by file), and a token that names any other is
-//! refused before its signature is looked at. Time has no leeway but [`LEEWAY_SECS`]. A token that was found good is
-//! remembered until it expires, by its whole text, so that a client's next requests need no signature check.
+//! refused before its signature is looked at. `aud` and `iss` must be those of the settings, where these name one. A token
+//! that was found good is remembered until it expires, by its whole text, so that a client's next requests need no
+//! signature check. What was remembered belongs to the keys that found it good: new keys begin with an empty memory, so a
+//! key that was taken out of the file takes its tokens along.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -20,11 +24,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::problem::{Code, Problem};
-use crate::config::{Auth, InvalidSetting};
+use super::reload;
+use crate::config::{Auth, ExpectedClaims, InvalidSetting};
 use crate::domain::UserId;
+use tokio_util::sync::CancellationToken;
 
-/// Seconds that clocks may differ by: none, tokens are short-lived and clocks are kept by NTP.
-const LEEWAY_SECS: u64 = 0;
 /// Longest token that is looked at.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// About how many tokens are remembered, and how many bytes of them at most.
@@ -41,6 +45,10 @@ struct MintedClaims<'a> {
     sub: &'a str,
     exp: u64,
     scope: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'a str>,
 }
 
 /// What is read from a token; that `exp` and `nbf` hold now is the library's business.
@@ -90,6 +98,10 @@ impl FromRequestParts<Arc<Api>> for Caller {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let token = bearer(parts)?;
         let caller = api.verifier.verify(token).map_err(|refused| unauthenticated(refused.0))?;
+        // The shop's backend and staff act for many; what they may send is theirs to bound.
+        if !caller.service {
+            api.rates.count_user(&caller.sub)?;
+        }
         if caller.shop || caller.service {
             return Ok(caller);
         }
@@ -137,6 +149,21 @@ struct Key {
 
 /// Checks tokens against the configured keys.
 pub struct TokenVerifier {
+    keyring: ArcSwap<Keyring>,
+    rules: Rules,
+    /// Where the keys come from, if they can change.
+    file: Option<PathBuf>,
+}
+
+/// What is demanded of a token besides its signature.
+#[derive(Clone, Debug, Default)]
+struct Rules {
+    claims: ExpectedClaims,
+    leeway_secs: u64,
+}
+
+/// The keys of one time, and the tokens that they have found good.
+struct Keyring {
     keys: Vec<Key>,
     validation: Validation,
     good: Cache<Box<str>, Good, ByBytes>,
@@ -146,7 +173,7 @@ pub struct TokenVerifier {
 #[derive(Clone)]
 struct Good {
     caller: Caller,
-    /// Seconds since 1970; in this second it is no longer good.
+    /// Seconds since 1970, the leeway included; in this second it is no longer good.
     exp: u64,
 }
 
@@ -164,24 +191,63 @@ impl TokenVerifier {
     /// By the settings of `rushgate serve`.
     pub fn from_settings(auth: &Auth) -> Result<Self, InvalidSetting> {
         auth.check()?;
+        let rules = Rules { claims: auth.claims.clone(), leeway_secs: auth.jwt_leeway_secs };
         if let Some(secret) = &auth.jwt_secret {
-            return Ok(Self::from_secret(secret.as_bytes()));
+            return Ok(Self::new(Keyring::of_secret(secret.as_bytes(), &rules), rules, None));
         }
-        let path = auth.jwt_jwks_file.as_deref().unwrap_or_else(|| std::path::Path::new(""));
+        let path = auth.jwt_jwks_file.as_deref().unwrap_or_else(|| Path::new(""));
         let bad =
             |reason: String| InvalidSetting(format!("RUSHGATE_JWT_JWKS_FILE {}: {reason}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-        Self::from_jwks(&text).map_err(|InvalidSetting(reason)| bad(reason))
+        let keyring = Keyring::of_jwks(&text, &rules).map_err(|InvalidSetting(reason)| bad(reason))?;
+        Ok(Self::new(keyring, rules, Some(path.to_owned())))
     }
 
     /// HS256 by a shared secret.
     pub fn from_secret(secret: &[u8]) -> Self {
+        let rules = Rules::default();
+        Self::new(Keyring::of_secret(secret, &rules), rules, None)
+    }
+
+    fn new(keyring: Keyring, rules: Rules, file: Option<PathBuf>) -> Self {
+        Self { keyring: ArcSwap::from_pointee(keyring), rules, file }
+    }
+
+    /// The caller that a token names.
+    pub fn verify(&self, token: &str) -> Result<Caller, TokenRefused> {
+        self.keyring.load().verify(token)
+    }
+
+    /// Takes over the key file whenever it changes. One that cannot be used changes nothing and is complained of.
+    pub async fn follow(&self, stopping: CancellationToken) {
+        let Some(file) = self.file.clone() else { return };
+        reload::follow([file.clone()], stopping, |[text]| match self.renew(text) {
+            Ok(keys) => tracing::info!(file = %file.display(), keys, "the keys of tokens were read again"),
+            Err(InvalidSetting(reason)) => tracing::error!(
+                file = %file.display(), reason, "the keys of tokens changed and cannot be used; the old ones stay"
+            ),
+        })
+        .await;
+    }
+
+    /// Exchanges the keys; returns how many there are now.
+    fn renew(&self, jwks: &[u8]) -> Result<usize, InvalidSetting> {
+        let text = std::str::from_utf8(jwks).map_err(|error| InvalidSetting(error.to_string()))?;
+        let keyring = Keyring::of_jwks(text, &self.rules)?;
+        let keys = keyring.keys.len();
+        self.keyring.store(Arc::new(keyring));
+        Ok(keys)
+    }
+}
+
+impl Keyring {
+    fn of_secret(secret: &[u8], rules: &Rules) -> Self {
         let key = Key { id: None, key: DecodingKey::from_secret(secret) };
-        Self::new(vec![key], Algorithm::HS256)
+        Self::new(vec![key], Algorithm::HS256, rules)
     }
 
     /// EdDSA, ES256 or RS256 by the public keys of a JWKS document, all of one algorithm.
-    pub fn from_jwks(json: &str) -> Result<Self, InvalidSetting> {
+    fn of_jwks(json: &str, rules: &Rules) -> Result<Self, InvalidSetting> {
         let set: JwkSet = serde_json::from_str(json)
             .map_err(|error| InvalidSetting(format!("this is no JWKS document: {error}")))?;
         if set.keys.len() > MAX_KEYS {
@@ -203,18 +269,17 @@ impl TokenVerifier {
             keys.push(Key { id: jwk.common.key_id.clone(), key });
         }
         match algorithm {
-            Some(algorithm) => Ok(Self::new(keys, algorithm)),
+            Some(algorithm) => Ok(Self::new(keys, algorithm, rules)),
             None => Err(InvalidSetting("it holds no key for signatures".to_owned())),
         }
     }
 
-    fn new(keys: Vec<Key>, algorithm: Algorithm) -> Self {
+    fn new(keys: Vec<Key>, algorithm: Algorithm, rules: &Rules) -> Self {
         let good = Cache::with_weighter(REMEMBERED_TOKENS, REMEMBERED_TOKEN_BYTES, ByBytes);
-        Self { keys, validation: validation(algorithm), good }
+        Self { keys, validation: validation(algorithm, rules), good }
     }
 
-    /// The caller that a token names.
-    pub fn verify(&self, token: &str) -> Result<Caller, TokenRefused> {
+    fn verify(&self, token: &str) -> Result<Caller, TokenRefused> {
         if let Some(Good { caller, exp }) = self.good.get(token)
             && get_current_timestamp() < exp
         {
@@ -243,7 +308,8 @@ impl TokenVerifier {
                         .map_err(|_| TokenRefused("The token's sub is not a user id."))?;
                     let caller = Caller::new(sub, &data.claims.scope);
                     // a fraction counts down: rather too early than too late
-                    return Ok(Good { caller, exp: data.claims.exp as u64 });
+                    let exp = (data.claims.exp as u64).saturating_add(self.validation.leeway);
+                    return Ok(Good { caller, exp });
                 }
                 Err(error) => refused = TokenRefused(reason(error.kind())),
             }
@@ -262,15 +328,26 @@ impl Key {
     }
 }
 
-fn validation(algorithm: Algorithm) -> Validation {
+fn validation(algorithm: Algorithm, rules: &Rules) -> Validation {
     let mut validation = Validation::new(algorithm);
-    validation.leeway = LEEWAY_SECS;
+    validation.leeway = rules.leeway_secs;
     // A token is no longer good in the second that `exp` names (RFC 7519, 4.1.4).
     validation.reject_tokens_expiring_in_less_than = 1;
     validation.validate_nbf = true;
-    validation.set_required_spec_claims(&["exp", "sub"]);
-    // There is no setting that says which audience is ours: tokens with `aud` are good whatever it names.
-    validation.validate_aud = false;
+    let mut demanded = vec!["exp", "sub"];
+    match &rules.claims.jwt_audience {
+        Some(audience) => {
+            validation.set_audience(&[audience]);
+            demanded.push("aud");
+        }
+        // Nobody has said which audience is ours: tokens with `aud` are good whatever it names.
+        None => validation.validate_aud = false,
+    }
+    if let Some(issuer) = &rules.claims.jwt_issuer {
+        validation.set_issuer(&[issuer]);
+        demanded.push("iss");
+    }
+    validation.set_required_spec_claims(&demanded);
     validation
 }
 
@@ -280,7 +357,9 @@ fn reason(kind: &jsonwebtoken::errors::ErrorKind) -> &'static str {
         ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => "The token has expired: get a new one.",
         ErrorKind::ImmatureSignature => "The token is not valid yet.",
         ErrorKind::InvalidAlgorithm => "The token is signed with an algorithm that is not accepted here.",
-        ErrorKind::MissingRequiredClaim(_) => "The token lacks exp or sub.",
+        ErrorKind::InvalidAudience => "The token was made for somebody else (aud).",
+        ErrorKind::InvalidIssuer => "The token's issuer (iss) is not the one that is trusted here.",
+        ErrorKind::MissingRequiredClaim(_) => "The token lacks a claim that is demanded here.",
         ErrorKind::InvalidSignature => "The token's signature is wrong.",
         _ => "The token cannot be read.",
     }
@@ -323,15 +402,27 @@ fn algorithm_of(jwk: &Jwk) -> Result<Algorithm, InvalidSetting> {
     }
 }
 
-/// A token signed with HS256, for `rushgate token`, demos and tests.
+/// A token signed with HS256, for demos and tests.
 pub fn mint_token(
     secret: &[u8],
     sub: &UserId,
     scope: &str,
     ttl: Duration,
 ) -> Result<String, jsonwebtoken::errors::Error> {
+    mint_token_for(secret, sub, scope, ttl, &ExpectedClaims::default())
+}
+
+/// The same for a given audience and by a given issuer, for `rushgate token`.
+pub fn mint_token_for(
+    secret: &[u8],
+    sub: &UserId,
+    scope: &str,
+    ttl: Duration,
+    claims: &ExpectedClaims,
+) -> Result<String, jsonwebtoken::errors::Error> {
     let exp = get_current_timestamp().saturating_add(ttl.as_secs());
-    let claims = MintedClaims { sub: sub.as_str(), exp, scope };
+    let (aud, iss) = (claims.jwt_audience.as_deref(), claims.jwt_issuer.as_deref());
+    let claims = MintedClaims { sub: sub.as_str(), exp, scope, aud, iss };
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret))
 }
 
@@ -375,7 +466,9 @@ mod tests {
     }
 
     fn ed_verifier() -> TokenVerifier {
-        TokenVerifier::from_jwks(&json!({"keys": [ed_key("one")]}).to_string()).unwrap()
+        let rules = Rules::default();
+        let keyring = Keyring::of_jwks(&json!({"keys": [ed_key("one")]}).to_string(), &rules).unwrap();
+        TokenVerifier::new(keyring, rules, None)
     }
 
     fn ed_token(kid: Option<&str>) -> String {
@@ -451,6 +544,67 @@ mod tests {
         }
     }
 
+    fn by_rules(rules: Rules, claims: &Value) -> Result<Caller, TokenRefused> {
+        let verifier = TokenVerifier::new(Keyring::of_secret(SECRET, &rules), rules, None);
+        verifier.verify(&hs256(claims))
+    }
+
+    #[test]
+    fn a_token_for_somebody_else_or_by_somebody_else_is_refused() {
+        let wanted =
+            ExpectedClaims { jwt_audience: Some("shop".into()), jwt_issuer: Some("https://id".into()) };
+        let with = |more: Value| {
+            let mut claims = claims(now() + 60);
+            claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            by_rules(Rules { claims: wanted.clone(), leeway_secs: 0 }, &claims)
+        };
+        assert!(with(json!({"aud": "shop", "iss": "https://id"})).is_ok());
+        assert!(with(json!({"aud": ["x", "shop"], "iss": "https://id"})).is_ok());
+        for bad in [
+            json!({}),
+            json!({"aud": "shop"}),
+            json!({"iss": "https://id"}),
+            json!({"aud": "shop2", "iss": "https://id"}),
+            json!({"aud": ["x"], "iss": "https://id"}),
+            json!({"aud": null, "iss": "https://id"}),
+            json!({"aud": "shop", "iss": "https://id/"}),
+            json!({"aud": "shop", "iss": ""}),
+        ] {
+            assert!(with(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn leeway_is_given_as_far_as_it_is_set() {
+        let rules = || Rules { leeway_secs: 30, ..Rules::default() };
+        assert!(by_rules(rules(), &claims(now() - 10)).is_ok());
+        assert!(by_rules(rules(), &claims(now() - 31)).is_err());
+        let early = |secs| json!({"sub": "u", "exp": now() + 60, "nbf": now() + secs, "scope": "shop"});
+        assert!(by_rules(rules(), &early(10)).is_ok() && by_rules(rules(), &early(40)).is_err());
+        let remembered = TokenVerifier::new(Keyring::of_secret(SECRET, &rules()), rules(), None);
+        let token = hs256(&claims(now() - 28));
+        assert!(remembered.verify(&token).is_ok());
+        let until = now() + 3;
+        while now() < until {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(remembered.verify(&token).is_err());
+    }
+
+    #[test]
+    fn a_key_that_is_taken_out_takes_its_tokens_along() {
+        let verifier = ed_verifier();
+        let token = ed_token(Some("one"));
+        assert!(verifier.verify(&token).is_ok());
+        // Another key under the same id.
+        let other = json!({"kty": "OKP", "crv": "Ed25519", "x": BASE64_URL_SAFE_NO_PAD.encode([9; 32]), "kid": "one"});
+        assert!(verifier.renew(b"{}").is_err() && verifier.verify(&token).is_ok(), "the old ones stay");
+        assert_eq!(verifier.renew(json!({"keys": [other]}).to_string().as_bytes()), Ok(1));
+        assert!(verifier.verify(&token).is_err());
+        assert_eq!(verifier.renew(json!({"keys": [ed_key("one")]}).to_string().as_bytes()), Ok(1));
+        assert!(verifier.verify(&token).is_ok());
+    }
+
     #[test]
     fn a_forged_token_is_refused() {
         let good = hs256(&claims(now() + 60));
@@ -509,7 +663,8 @@ mod tests {
 
     #[test]
     fn a_key_file_holds_keys_of_one_algorithm() {
-        let load = |keys: Value| TokenVerifier::from_jwks(&json!({"keys": keys}).to_string()).is_ok();
+        let keyring = |text: &str| Keyring::of_jwks(text, &Rules::default());
+        let load = |keys: Value| keyring(&json!({"keys": keys}).to_string()).is_ok();
         let coordinate = BASE64_URL_SAFE_NO_PAD.encode([7; 32]);
         let ec = |curve| json!({"kty": "EC", "crv": curve, "x": coordinate, "y": coordinate});
         let rsa =
@@ -526,6 +681,6 @@ mod tests {
         let mut encryption = ed_key("a");
         encryption["use"] = json!("enc");
         assert!(!load(json!([encryption])), "no key for signatures");
-        assert!(TokenVerifier::from_jwks("{}").is_err() && TokenVerifier::from_jwks("x").is_err());
+        assert!(keyring("{}").is_err() && keyring("x").is_err());
     }
 }

@@ -189,6 +189,7 @@ pub async fn list_templates(
     State(api): State<Arc<Api>>,
     page: Page<TemplateId>,
 ) -> Result<Answer<List<TemplateView>>, Problem> {
+    let _turn = api.turns.read.turn().await?;
     let read = api.gate.list_templates(page.after.as_ref(), page.limit + 1).await?;
     let list = List::page(read.value, page.limit, |template| template.template_id.to_string());
     Ok(Answer(list.map(|template| TemplateView::new(template, read.now))))
@@ -202,6 +203,7 @@ pub async fn get_template(
     PathId(id): PathId<TemplateId>,
     _: NoQuery,
 ) -> Result<Answer<TemplateView>, Problem> {
+    let _turn = api.turns.read.turn().await?;
     let read = api.gate.template(&id).await?;
     let template = read.value.ok_or_else(|| refusals::no_template(&id))?;
     Ok(Answer(TemplateView::new(template, read.now)))
@@ -220,6 +222,7 @@ pub async fn put_template(
     Json(body): Json<PutTemplateBody>,
 ) -> Result<Response, Problem> {
     let request = body.request(id.clone())?;
+    let _turn = api.turns.staff.turn().await?;
     let decision = api.gate.put_template(request.clone(), api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::template(&refusal, &id)).await?;
     let status = if decided.fact.created { StatusCode::CREATED } else { StatusCode::OK };

@@ -156,6 +156,7 @@ pub async fn issue_coupon(
     caller.check_acts_for(&body.user_id)?;
     let key = key.of(&body.user_id);
     let request = IssueCoupon { template_id: template_id.clone(), user_id: body.user_id };
+    let _turn = api.turns.decide.turn().await?;
     let decision = api.gate.issue_coupon(request, key, api.deadline()).await;
     if let Ok(Err(IssueRefusal::AlreadyIssued(_))) = &decision {
         api.confirm_refusal().await?;
@@ -176,6 +177,7 @@ pub async fn list_coupons(
     filter: Filter,
 ) -> Result<Answer<List<CouponView>>, Problem> {
     caller.check_acts_for(&user_id)?;
+    let _turn = api.turns.read.turn().await?;
     let read = api.gate.held_coupons(&user_id).await?;
     let all = read.value.into_iter().map(|held| CouponView::new(held, read.now)).collect();
     filter.of(all).map(Answer)

@@ -57,5 +57,10 @@ fn file(path: &str, config: Arc<Config<'static>>) -> Response {
     let encoding = file.gzpipped.then_some([(CONTENT_ENCODING, "gzip")]);
     let headers =
         [(CONTENT_TYPE, file.content_type.clone()), (CONTENT_SECURITY_POLICY, ONLY_FROM_HERE.to_owned())];
-    (headers, encoding, file.bytes.into_owned()).into_response()
+    // Files that are built in are not copied for each who asks.
+    let bytes = match file.bytes {
+        std::borrow::Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        std::borrow::Cow::Owned(bytes) => bytes.into(),
+    };
+    (headers, encoding, bytes).into_response()
 }

@@ -1,6 +1,7 @@
 //! What handlers take from a request: path ids, pages, idempotency keys, JSON bodies. Each refuses what the contract
 //! refuses: 400 for what cannot be read, 422 with the field's name for what was read and is not acceptable.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,9 +17,10 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::Api;
 use super::fields::{Object, parse_uuid};
 use super::problem::{Code, Problem};
-use crate::config::bounds::{BODY_TIMEOUT, MAX_BODY_BYTES};
+use crate::config::bounds::MAX_BODY_BYTES;
 use crate::domain::ids::ID_RULE;
 use crate::domain::limits::{DEFAULT_PAGE, MAX_IDEMPOTENCY_KEY_CHARS, MAX_PAGE};
 use crate::domain::{ProductId, TemplateId, UserId};
@@ -263,11 +265,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        match json_body(request).await? {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+        match json_body(request, api.settings.body_timeout).await? {
             Some(body) => parse_json(&body).map(Self),
             None => Err(Problem::malformed("The body is empty; send a JSON object.")),
         }
@@ -282,11 +284,11 @@ pub struct NoBody;
 #[serde(deny_unknown_fields)]
 struct NoMembers {}
 
-impl<S: Send + Sync> FromRequest<S> for NoBody {
+impl FromRequest<Arc<Api>> for NoBody {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        if let Some(body) = json_body(request).await? {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+        if let Some(body) = json_body(request, api.settings.body_timeout).await? {
             parse_json::<NoMembers>(&body)?;
         }
         Ok(Self)
@@ -294,13 +296,13 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
 }
 
 /// The body, `None` when it is empty. A body must say that it is JSON.
-async fn json_body(request: Request) -> Result<Option<Bytes>, Problem> {
+async fn json_body(request: Request, limit: Duration) -> Result<Option<Bytes>, Problem> {
     Query::of(request.uri())?.finish()?;
     let media_type = request.headers().get(CONTENT_TYPE).map(|value| is_json(value.as_bytes()));
     if media_type == Some(false) {
         return Err(not_json());
     }
-    let body = read_body(request, BODY_TIMEOUT).await?;
+    let body = read_body(request, limit).await?;
     match (body.is_empty(), media_type) {
         (true, _) => Ok(None),
         (false, None) => Err(not_json()),

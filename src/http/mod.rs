@@ -9,13 +9,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::HeaderValue;
 use axum::middleware::from_fn_with_state;
 use futures::future::BoxFuture;
+use tower::util::option_layer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::bounds::BODY_TIMEOUT;
 use crate::config::{Ack, Serve};
 use crate::gate::Gate;
 use crate::truth::Truth;
@@ -36,12 +37,20 @@ pub mod orders;
 pub mod popular;
 pub mod problem;
 pub mod products;
+pub mod rates;
 pub mod refusals;
+pub mod reload;
 mod rendered;
 pub mod server;
+pub mod tls;
+pub mod turns;
 pub mod wallets;
 
-pub use auth::{TokenVerifier, mint_token};
+use around::Around;
+use rates::Rates;
+use turns::Turns;
+
+pub use auth::{TokenVerifier, mint_token, mint_token_for};
 pub use ops::{Ops, ops_router};
 pub use rendered::RenderedPages;
 
@@ -55,6 +64,9 @@ pub struct Api {
     pub truth: Truth,
     pub verifier: Arc<TokenVerifier>,
     pub settings: Settings,
+    pub rates: Arc<Rates>,
+    pub turns: Turns,
+    pub edge: Edge,
     pub product_pages: RenderedPages,
     pub refresh_popular: RefreshPopular,
     /// Whether the relay of this instance is connected to RabbitMQ; `None` when this instance runs none.
@@ -67,6 +79,16 @@ pub struct Settings {
     pub ack: Ack,
     pub request_timeout: Duration,
     pub truth_timeout: Duration,
+    pub body_timeout: Duration,
+}
+
+/// What browsers are told.
+#[derive(Clone, Debug, Default)]
+pub struct Edge {
+    /// Origins whose pages may call; none: no CORS.
+    pub cors_origins: Vec<HeaderValue>,
+    /// Whether the port speaks TLS, and nothing else should ever be spoken to this host.
+    pub tls: bool,
 }
 
 impl From<&Serve> for Settings {
@@ -75,6 +97,7 @@ impl From<&Serve> for Settings {
             ack: serve.ack,
             request_timeout: serve.request_timeout(),
             truth_timeout: serve.truth_timeout(),
+            body_timeout: serve.limits.body_timeout(),
         }
     }
 }
@@ -82,7 +105,7 @@ impl From<&Serve> for Settings {
 impl Settings {
     /// A limit over the whole of a request, above the limits of its parts: only what escaped those runs into it.
     fn handler_timeout(&self) -> Duration {
-        BODY_TIMEOUT + self.request_timeout * 2 + self.truth_timeout * 4
+        self.body_timeout + self.request_timeout * 3 + self.truth_timeout * 4
     }
 }
 
@@ -111,14 +134,16 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
 
 /// The API, with `/openapi.json` and `/docs`.
 pub fn router(api: Arc<Api>) -> Router {
-    let handler_timeout = api.settings.handler_timeout();
+    let around = Arc::new(Around::new(&api));
+    let cors = around::cors(&api.edge.cors_origins);
     let (router, description) = routes().split_for_parts();
     router
         .with_state(api)
         .merge(docs::router(openapi::complete(description)))
         .fallback(around::route_not_found)
         .method_not_allowed_fallback(around::method_not_allowed)
-        .layer(from_fn_with_state(handler_timeout, around::around))
+        .layer(from_fn_with_state(around, around::around))
+        .layer(option_layer(cors))
 }
 
 #[cfg(test)]

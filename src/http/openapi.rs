@@ -174,7 +174,13 @@ fn common_refusals(operation: &Operation, decides: bool) -> Vec<Code> {
         parameters.iter().any(|it| matches!(it, RefOr::T(it) if it.parameter_in == ParameterIn::Header));
     let has_body = operation.request_body.is_some();
     // Unknown query parameters are refused on every route.
-    let mut codes = vec![Code::InternalError, Code::MalformedRequest, Code::InvalidField];
+    let mut codes = vec![
+        Code::InternalError,
+        Code::MalformedRequest,
+        Code::InvalidField,
+        Code::RateLimited,
+        Code::Overloaded,
+    ];
     if operation.security.is_some() {
         codes.extend([Code::Unauthenticated, Code::Forbidden]);
     }
@@ -186,7 +192,7 @@ fn common_refusals(operation: &Operation, decides: bool) -> Vec<Code> {
         codes.push(Code::IdempotencyKeyReused);
     }
     if decides && !refreshes {
-        codes.extend([Code::GateUnavailable, Code::Overloaded, Code::BacklogFull, Code::OutcomeUnknown]);
+        codes.extend([Code::GateUnavailable, Code::BacklogFull, Code::OutcomeUnknown]);
     }
     codes
 }
@@ -204,7 +210,16 @@ fn refusal(status: u16, codes: &[Code]) -> Response {
         .content("application/problem+json", content);
     match status {
         401 => response = response.header("WWW-Authenticate", header(Type::String, "`Bearer`")),
-        429 | 503 => response = response.header("Retry-After", header(Type::Integer, "Seconds to wait")),
+        429 => {
+            response = response
+                .header("Retry-After", header(Type::Integer, "Seconds to wait"))
+                .header(
+                    "RateLimit",
+                    header(Type::String, "What is left of the quota, such as `\"user\";r=0;t=10`"),
+                )
+                .header("RateLimit-Policy", header(Type::String, "The quota, such as `\"user\";q=200;w=10`"));
+        }
+        503 => response = response.header("Retry-After", header(Type::Integer, "Seconds to wait")),
         _ => {}
     }
     response.build()

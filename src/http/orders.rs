@@ -90,6 +90,7 @@ pub async fn place_order(
     caller.check_acts_for(&body.user_id)?;
     let request = body.request()?;
     let (key, lines, coupon_id) = (key.of(&request.user_id), request.lines.clone(), request.coupon_id);
+    let _turn = api.turns.decide.turn().await?;
     let decision = api.gate.place_order(request, key, api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::order(refusal, &lines, coupon_id)).await?;
     let ids = |it: &OrderPlaced| AcceptedOnly { order_id: Some(it.order_id.0), ..Default::default() };
@@ -105,6 +106,7 @@ pub async fn get_order(
     PathId(order_id): PathId<Uuid>,
     _: NoQuery,
 ) -> Result<Answer<OrderView>, Problem> {
+    let _turn = api.turns.truth.turn().await?;
     api.catch_up().await?;
     visible_order(&api, &caller, order_id).await.map(Answer)
 }
@@ -120,6 +122,7 @@ pub async fn list_orders(
     page: Page<Uuid>,
 ) -> Result<Answer<List<OrderView>>, Problem> {
     caller.check_acts_for(&user_id)?;
+    let _turn = api.turns.truth.turn().await?;
     api.catch_up().await?;
     let found = api.truth.orders_of(&user_id, page.after, page.limit + 1).await?;
     Ok(Answer(List::page(found, page.limit, |order| order.order_id.to_string())))
@@ -139,6 +142,7 @@ pub async fn cancel_order(
     key: Key,
     _: NoBody,
 ) -> Result<Response, Problem> {
+    let _turn = api.turns.truth.turn().await?;
     // The gate knows no orders, only which were cancelled in its epoch. So an order is read from PostgreSQL, and when
     // it changed between that and the decision, it is read again.
     for _ in 0..CANCEL_READS {

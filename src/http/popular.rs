@@ -64,6 +64,7 @@ impl PopularView {
 #[utoipa::path(get, path = "/v1/products/popular", tag = "products",
     responses((status = 200, body = PopularView)))]
 pub async fn get_popular(State(api): State<Arc<Api>>, _: NoQuery) -> Result<Answer<PopularView>, Problem> {
+    let _turn = api.turns.truth.turn().await?;
     latest(&api).await
 }
 
@@ -80,6 +81,7 @@ pub async fn refresh_popular(
     _: Key,
     _: NoBody,
 ) -> Result<Answer<PopularView>, Problem> {
+    let _turn = api.turns.staff.turn().await?;
     // What the gate has decided up to now must be in the list.
     api.catch_up().await?;
     // The list is made in a task of its own: when it takes too long, only the wait for it ends.

@@ -84,6 +84,8 @@ pub struct Problem {
     code: Code,
     detail: Cow<'static, str>,
     members: Vec<(&'static str, Value)>,
+    /// Seconds to wait, where it is known better than by the code.
+    retry_after: Option<u64>,
 }
 
 /// The code of a refusal, left in the response for the metrics.
@@ -93,12 +95,18 @@ pub struct RefusalCode(pub &'static str);
 impl Problem {
     /// `detail` says what happened and what to do.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), members: Vec::new() }
+        Self { code, detail: detail.into(), members: Vec::new(), retry_after: None }
     }
 
     /// Adds a member that helps.
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.members.push((name, value.into()));
+        self
+    }
+
+    /// When to come again.
+    pub fn retry_after(mut self, secs: u64) -> Self {
+        self.retry_after = Some(secs);
         self
     }
 
@@ -138,7 +146,7 @@ impl Problem {
 
     fn retry_after_secs(&self) -> Option<u64> {
         matches!(self.code.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
-            .then_some(RETRY_AFTER_SECS)
+            .then_some(self.retry_after.unwrap_or(RETRY_AFTER_SECS))
     }
 }
 

@@ -113,6 +113,7 @@ impl From<StockAdjusted> for StockAdjustmentView {
 #[utoipa::path(get, path = "/v1/products", tag = "products", params(PageParams),
     responses((status = 200, body = List<ProductView>)))]
 pub async fn list_products(State(api): State<Arc<Api>>, page: Page<ProductId>) -> Result<Response, Problem> {
+    let _turn = api.turns.read.turn().await?;
     let told = api.gate.packed_products(page.after.as_ref(), page.limit + 1).await?;
     let body = api.product_pages.get_or(told, page.limit, |told| {
         let list = List::page(told.unpack()?, page.limit, |product| product.product_id.to_string());
@@ -129,6 +130,7 @@ pub async fn get_product(
     PathId(id): PathId<ProductId>,
     _: NoQuery,
 ) -> Result<Answer<ProductView>, Problem> {
+    let _turn = api.turns.read.turn().await?;
     let found = api.gate.products(std::slice::from_ref(&id)).await?.pop();
     found.map(|product| Answer(product.into())).ok_or_else(|| refusals::no_product(id.as_str()))
 }
@@ -146,6 +148,7 @@ pub async fn put_product(
     Json(body): Json<PutProductBody>,
 ) -> Result<Response, Problem> {
     let request = body.request(product_id)?;
+    let _turn = api.turns.staff.turn().await?;
     let decision = api.gate.put_product(request, api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::product(&refusal)).await?;
     let status = if decided.fact.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -185,6 +188,7 @@ pub async fn adjust_stock(
     let delta = body.delta.signed();
     let request =
         AdjustStock { product_id: product_id.clone(), delta, reason: body.reason.map(|text| text.0) };
+    let _turn = api.turns.staff.turn().await?;
     let decision = api.gate.adjust_stock(request, key.of(&caller.sub), api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::stock(&refusal, &product_id, delta)).await?;
     let ids =

@@ -1,29 +1,39 @@
 //! The server loop: accepts connections and speaks HTTP/1 and HTTP/2 on them, each step with a time limit.
 //!
-//! A connection ends when its client is gone, when it sends no request headers in time, or when the server stops: then
-//! connections that the kernel has accepted already are served, too, idle connections close, those with requests under
-//! way close after them, and what is left at the end of [`DRAIN_TIMEOUT`] is cut.
+//! A connection ends when its client is gone, when it sends no request headers in time, when it lets an answer lie, or when
+//! the server stops: then connections that the kernel has accepted already are served, too, idle connections close, those
+//! with requests under way close after them, and what is left at the end of [`DRAIN_TIMEOUT`] is cut. When as many
+//! connections stand as may, those that do nothing are closed in favour of those who come: whoever collects idle connections
+//! keeps nobody out.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Version;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use self::activity::Activity;
+use self::write_limit::WriteLimited;
+use crate::config::Limits;
 use crate::config::bounds::{
-    ACCEPT_PAUSE, DRAIN_TIMEOUT, FIRST_REQUEST_GRACE, HEADER_TIMEOUT, MAX_CONNECTIONS, MAX_HEADER_BYTES,
-    MAX_STREAMS,
+    ACCEPT_PAUSE, CROWDED_IDLE, DRAIN_TIMEOUT, FIRST_REQUEST_GRACE, MAX_HEADER_BYTES,
 };
+
+mod activity;
+mod write_limit;
 
 /// How often an HTTP/2 client that sends nothing is asked whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -45,24 +55,92 @@ pub async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListe
     TcpListener::bind(address).await.map_err(|error| BindError { address, setting, error })
 }
 
-/// Serves until `stopping`, then finishes the requests under way, for [`DRAIN_TIMEOUT`] at most.
+/// Streams that a client may open and reset before they were served ("rapid reset", CVE-2023-44487) …
+const MAX_PENDING_RESETS: usize = 20;
+/// … and those that we reset because the client broke the protocol (CVE-2025-8671).
+const MAX_OWN_RESETS: usize = 64;
+
+/// How connections are served.
+#[derive(Clone)]
+pub struct Transport {
+    header_timeout: Duration,
+    write_timeout: Duration,
+    max_connections: usize,
+    max_streams: u32,
+    /// Whether requests carry their client's address ([`Peer`]).
+    pub tells_peer: bool,
+    pub tls: Option<TlsAcceptor>,
+}
+
+/// The address at the other end of a request's connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+impl Transport {
+    /// Plain, and telling nobody who calls.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            header_timeout: limits.header_timeout(),
+            write_timeout: limits.write_timeout(),
+            max_connections: limits.max_connections as usize,
+            max_streams: limits.max_streams,
+            tells_peer: false,
+            tls: None,
+        }
+    }
+
+    fn builder(&self) -> Builder<TokioExecutor> {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            .max_buf_size(MAX_HEADER_BYTES as usize);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.max_streams)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_local_error_reset_streams(MAX_OWN_RESETS)
+            .max_header_list_size(MAX_HEADER_BYTES)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
+        builder
+    }
+}
+
+/// [`run_with`] the default limits.
 pub async fn run(listener: TcpListener, router: Router, stopping: CancellationToken) {
+    run_with(listener, router, Transport::new(&Limits::default()), stopping).await;
+}
+
+/// Serves until `stopping`, then finishes the requests under way, for [`DRAIN_TIMEOUT`] at most.
+pub async fn run_with(
+    listener: TcpListener,
+    router: Router,
+    transport: Transport,
+    stopping: CancellationToken,
+) {
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
-    let builder = Arc::new(builder());
-    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let free = Arc::new(Semaphore::new(transport.max_connections));
+    let most = transport.max_connections;
+    let builder = transport.builder();
+    let server = Arc::new(Server { builder, router, transport, stopping, standing: Mutex::default() });
     let begin = |stream, permit: Option<OwnedSemaphorePermit>| {
-        let serving = serve(builder.clone(), stream, router.clone(), stopping.clone());
+        let serving = Arc::clone(&server).begin(stream);
         let cut = cut.clone();
         connections.spawn(async move {
             cut.run_until_cancelled(serving).await;
             drop(permit);
         });
     };
-    while let Some((stream, permit)) = stopping.run_until_cancelled(accept(&listener, &free)).await {
+    while let Some((stream, permit)) =
+        server.stopping.run_until_cancelled(server.accept(&listener, &free)).await
+    {
         begin(stream, permit);
     }
-    waiting(listener).into_iter().for_each(|stream| begin(stream, None));
+    waiting(listener, most).into_iter().for_each(|stream| begin(stream, None));
     connections.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "requests under way did not end in time and are cut");
@@ -71,28 +149,12 @@ pub async fn run(listener: TcpListener, router: Router, stopping: CancellationTo
     }
 }
 
-/// The next connection, once there is room for it.
-async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-    // The semaphore is never closed.
-    let permit = free.clone().acquire_owned().await.ok();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
-            Err(error) if of_one_connection(&error) => {}
-            Err(error) => {
-                tracing::error!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
 /// Closes the listener; returns the connections that were in its backlog, whose clients believe themselves connected.
-fn waiting(listener: TcpListener) -> Vec<TcpStream> {
+fn waiting(listener: TcpListener, most: usize) -> Vec<TcpStream> {
     let Ok(listener) = listener.into_std() else { return vec![] };
     // It does not block: the first error says that there is none left.
     std::iter::from_fn(|| listener.accept().ok())
-        .take(MAX_CONNECTIONS)
+        .take(most)
         .filter_map(|(stream, _)| {
             stream.set_nonblocking(true).ok()?;
             TcpStream::from_std(stream).ok()
@@ -109,70 +171,151 @@ fn of_one_connection(error: &std::io::Error) -> bool {
     )
 }
 
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADER_BYTES as usize);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_BYTES)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
-    builder
+/// What all connections of one port share.
+struct Server {
+    builder: Builder<TokioExecutor>,
+    router: Router,
+    transport: Transport,
+    stopping: CancellationToken,
+    /// The connections that stand, by numbers that are given in turn.
+    standing: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
 }
 
-async fn serve(
-    builder: Arc<Builder<TokioExecutor>>,
-    stream: TcpStream,
-    router: Router,
-    stopping: CancellationToken,
-) {
-    // Answers are small and whole; waiting to fill packets would only delay them.
-    let _ = stream.set_nodelay(true);
-    let spoken = Arc::new(AtomicBool::new(false));
-    let service = service_fn({
-        let spoken = spoken.clone();
-        move |request| {
-            spoken.store(true, Ordering::Relaxed);
-            router.clone().call(request)
-        }
-    });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut silence = pin!(silence(&spoken));
-    let mut told_to_stop = false;
-    loop {
-        tokio::select! {
-            // Errors are the client's: it hung up, or spoke no HTTP. It was answered as far as possible.
-            _ = connection.as_mut() => return,
-            () = silence.as_mut() => return,
-            () = end_of_patience(&stopping, &spoken), if !told_to_stop => {
-                told_to_stop = true;
-                connection.as_mut().graceful_shutdown();
+/// One of the connections that stand.
+struct Standing<'a> {
+    server: &'a Server,
+    number: u64,
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        self.server.standing().1.remove(&self.number);
+    }
+}
+
+impl Server {
+    /// The next connection, once there is room for it.
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        free: &Arc<Semaphore>,
+    ) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+        let permit = self.room(free).await;
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => return (stream, permit),
+                Err(error) if of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
-}
 
-/// Ends when the server stops; a connection that has not brought its first request yet has a moment to do so, for it may
-/// lie unread in the kernel.
-async fn end_of_patience(stopping: &CancellationToken, spoken: &AtomicBool) {
-    stopping.cancelled().await;
-    if !spoken.load(Ordering::Relaxed) {
-        tokio::time::sleep(FIRST_REQUEST_GRACE).await;
+    /// Room for one more connection. While there is none, connections that have been idle for long enough are told so.
+    async fn room(&self, free: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        loop {
+            let waiting = free.clone().acquire_owned();
+            match tokio::time::timeout(CROWDED_IDLE / 2, waiting).await {
+                Ok(permit) => return permit.ok(), // the semaphore is never closed
+                Err(_) => self.standing().1.values().for_each(|it| it.evict_if_idle(CROWDED_IDLE)),
+            }
+        }
     }
-}
 
-/// Ends when a connection has brought no request in time. (hyper's own limit begins only once it knows the version of
-/// HTTP, for which it waits without one.)
-async fn silence(spoken: &AtomicBool) {
-    tokio::time::sleep(HEADER_TIMEOUT).await;
-    if spoken.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
+    fn standing(&self) -> MutexGuard<'_, (u64, HashMap<u64, Arc<Activity>>)> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stand(&self, activity: &Arc<Activity>) -> Standing<'_> {
+        let mut standing = self.standing();
+        standing.0 += 1;
+        let number = standing.0;
+        standing.1.insert(number, Arc::clone(activity));
+        Standing { server: self, number }
+    }
+
+    async fn begin(self: Arc<Self>, stream: TcpStream) {
+        // Answers are small and whole; waiting to fill packets would only delay them.
+        let _ = stream.set_nodelay(true);
+        let peer = stream.peer_addr().ok().filter(|_| self.transport.tells_peer);
+        let peer = peer.map(|address| Peer(address.ip().to_canonical()));
+        let activity = Arc::new(Activity::new());
+        let _standing = self.stand(&activity);
+        let stream = WriteLimited::new(stream, self.transport.write_timeout);
+        let Some(tls) = &self.transport.tls else {
+            return self.serve(stream, peer, activity).await;
+        };
+        let handshake = tokio::select! {
+            done = tls.accept(stream) => done.ok(),
+            () = self.silence(&activity) => None,
+            () = activity.evicted() => None,
+            () = self.stopping.cancelled() => None,
+        };
+        if let Some(stream) = handshake {
+            self.serve(stream, peer, activity).await;
+        }
+    }
+
+    async fn serve<S>(&self, stream: S, peer: Option<Peer>, activity: Arc<Activity>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = service_fn({
+            let (activity, router) = (Arc::clone(&activity), self.router.clone());
+            move |mut request: hyper::Request<hyper::body::Incoming>| {
+                let busy = activity.begin();
+                let many = request.version() == Version::HTTP_2;
+                if let Some(peer) = peer {
+                    request.extensions_mut().insert(peer);
+                }
+                let answering = router.clone().call(request);
+                async move {
+                    let answer = answering.await;
+                    // On HTTP/1 the limit on writes is enough; on HTTP/2 a client can starve one stream of several.
+                    answer.map(
+                        |answer| if many { answer.map(|body| busy.keep_until_sent(body)) } else { answer },
+                    )
+                }
+            }
+        });
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        let mut silence = pin!(self.silence(&activity));
+        let mut evicted = pin!(activity.evicted());
+        let mut lying = pin!(activity.answers_lie(self.transport.write_timeout));
+        let mut told_to_stop = false;
+        loop {
+            tokio::select! {
+                // Errors are the client's: it hung up, or spoke no HTTP. It was answered as far as possible.
+                _ = connection.as_mut() => return,
+                () = silence.as_mut() => return,
+                () = evicted.as_mut() => return,
+                () = lying.as_mut() => return,
+                () = self.end_of_patience(&activity), if !told_to_stop => {
+                    told_to_stop = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+
+    /// Ends when the server stops; a connection that has not brought its first request yet has a moment to do so, for it may
+    /// lie unread in the kernel.
+    async fn end_of_patience(&self, activity: &Activity) {
+        self.stopping.cancelled().await;
+        if !activity.has_begun() {
+            tokio::time::sleep(FIRST_REQUEST_GRACE).await;
+        }
+    }
+
+    /// Ends when a connection has brought no request in time. (hyper's own limit begins only once it knows the version of
+    /// HTTP, for which it waits without one.)
+    async fn silence(&self, activity: &Activity) {
+        tokio::time::sleep(self.transport.header_timeout).await;
+        if activity.has_begun() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
+use crate::config::Limits;
 use crate::domain::UserId;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -16,8 +17,18 @@ const NOWHERE: &str = "postgres://postgres@127.0.0.1:1/nowhere";
 const ORDER: &str = "/v1/orders/01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47";
 
 fn app() -> Router {
+    router(Arc::new(api(&Limits::default(), Edge::default())))
+}
+
+fn limited(limit: Duration) -> Arc<Around> {
+    let mut around = Around::new(&api(&Limits::default(), Edge::default()));
+    around.limit = limit;
+    Arc::new(around)
+}
+
+fn api(limits: &Limits, edge: Edge) -> Api {
     let pool = crate::truth::pool(NOWHERE, 1, Duration::from_millis(100)).unwrap();
-    router(Arc::new(Api {
+    Api {
         gate: Arc::new(Gate::without_cells()),
         truth: Truth::new(pool, Duration::from_millis(100)),
         verifier: Arc::new(TokenVerifier::from_secret(SECRET)),
@@ -25,11 +36,15 @@ fn app() -> Router {
             ack: Ack::Gate,
             request_timeout: Duration::from_secs(1),
             truth_timeout: Duration::from_millis(100),
+            body_timeout: Duration::from_secs(10),
         },
+        rates: Arc::new(Rates::new(limits)),
+        turns: Turns::new(limits, Duration::from_secs(1)),
+        edge,
         product_pages: Default::default(),
         refresh_popular: Arc::new(|| Box::pin(async { Ok(()) })),
         rabbitmq_connected: None,
-    }))
+    }
 }
 
 fn token(sub: &str, scope: &str) -> String {
@@ -312,7 +327,7 @@ async fn a_panic_is_an_answer() {
     // The gate's bodies do not matter here: any panic below the net is caught.
     let net = Router::new()
         .route("/", axum::routing::get(async || -> StatusCode { panic!("on purpose") }))
-        .layer(from_fn_with_state(Duration::from_secs(1), around::around));
+        .layer(from_fn_with_state(limited(Duration::from_secs(1)), around::around));
     let response = net.oneshot(request("GET", "/", None, "")).await.unwrap();
     assert_eq!(response.status(), 500);
     assert_eq!(json(response).await["code"], "internal-error");
@@ -323,7 +338,7 @@ async fn a_handler_that_hangs_is_ended() {
     let app = || {
         Router::new()
             .route("/", axum::routing::any(std::future::pending::<StatusCode>))
-            .layer(from_fn_with_state(Duration::from_millis(10), around::around))
+            .layer(from_fn_with_state(limited(Duration::from_millis(10)), around::around))
     };
     for (method, code) in [("GET", "gate-unavailable"), ("POST", "outcome-unknown")] {
         let response = app().oneshot(request(method, "/", None, "")).await.unwrap();
@@ -372,4 +387,78 @@ async fn metrics_name_routes_not_paths() {
     );
     assert!(text.contains(r#"route="none",method="GET",status="404",code="route-not-found""#), "{text}");
     assert!(text.contains(r#"route="/v1/orders",method="other",status="405""#), "{text}");
+}
+
+#[tokio::test]
+async fn a_user_is_told_how_much_is_left_and_then_when_to_come_again() {
+    let limits = Limits { user_rate: "2/10s".parse().unwrap(), ..Limits::default() };
+    let app = router(Arc::new(api(&limits, Edge::default())));
+    let ask = async |scope: &str| {
+        let request = request("GET", "/v1/users/u/wallet?x=1", Some(&token("u", scope)), "");
+        let response = app.clone().oneshot(request).await.unwrap();
+        let header = |name: &str| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+        (response.status().as_u16(), header("ratelimit"), header("ratelimit-policy"), header("retry-after"))
+    };
+    let policy = Some("\"user\";q=2;w=10".to_owned());
+    let standing = |r, t| Some(format!("\"user\";r={r};t={t}"));
+    assert_eq!(ask("shop").await, (422, standing(1, 5), policy.clone(), None));
+    assert_eq!(ask("none").await, (403, standing(0, 10), policy.clone(), None), "whatever the scope");
+    let (status, left, of, again) = ask("shop").await;
+    assert_eq!((status, left, of), (429, standing(0, 10), policy));
+    assert!(again.is_some_and(|secs| (1..=5).contains(&secs.parse().unwrap())));
+    for scope in ["service", "admin"] {
+        assert_eq!(ask(scope).await, (422, None, None, None), "{scope} acts for many");
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_counted_before_anything_else() {
+    let limits = Limits { address_rate: "2/60s".parse().unwrap(), ..Limits::default() };
+    let app = router(Arc::new(api(&limits, Edge::default())));
+    let ask = async |address: &str, path: &str| {
+        let mut request = request("GET", path, Some("nonsense"), "");
+        request.extensions_mut().insert(server::Peer(address.parse().unwrap()));
+        app.clone().oneshot(request).await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask("192.0.2.1", "/v1/users/u/wallet").await, 401);
+    assert_eq!(ask("192.0.2.1", "/nowhere").await, 404);
+    assert_eq!(ask("192.0.2.1", "/openapi.json").await, 429);
+    assert_eq!(ask("192.0.2.2", "/openapi.json").await, 200);
+}
+
+#[tokio::test]
+async fn browsers_are_told_to_guess_and_keep_nothing() {
+    let header = |response: &Response, name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    for (uri, policy) in [("/v1/nowhere", "default-src 'none'"), ("/docs/", "default-src 'self'")] {
+        let response = send(request("GET", uri, None, "")).await;
+        assert_eq!(header(&response, "x-content-type-options"), "nosniff");
+        assert_eq!(header(&response, "cache-control"), "no-store");
+        assert_eq!(header(&response, "referrer-policy"), "no-referrer");
+        assert!(header(&response, "content-security-policy").starts_with(policy), "{uri}");
+        assert!(!response.headers().contains_key("strict-transport-security"));
+    }
+    let app = router(Arc::new(api(&Limits::default(), Edge { tls: true, ..Edge::default() })));
+    let response = app.oneshot(request("GET", "/openapi.json", None, "")).await.unwrap();
+    assert_eq!(header(&response, "strict-transport-security"), "max-age=31536000");
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_may_call_only_where_the_settings_name_them() {
+    let preflight = |origin: &str| {
+        let asking = Request::builder().method(Method::OPTIONS).uri("/v1/orders").header("origin", origin);
+        asking.header("access-control-request-method", "POST").body(Body::empty()).unwrap()
+    };
+    let closed = send(preflight("https://shop.example")).await;
+    assert!(closed.status() == 405 && !closed.headers().contains_key("access-control-allow-origin"));
+    let edge = Edge { cors_origins: vec!["https://shop.example".parse().unwrap()], tls: false };
+    let app = router(Arc::new(api(&Limits::default(), edge)));
+    let open = app.clone().oneshot(preflight("https://shop.example")).await.unwrap();
+    assert_eq!(open.headers()["access-control-allow-origin"], "https://shop.example");
+    assert!(open.headers()["access-control-allow-headers"].to_str().unwrap().contains("idempotency-key"));
+    assert!(!open.headers().contains_key("access-control-allow-credentials"));
+    for other in ["https://evil.example", "http://shop.example", "https://shop.example.evil.example", "null"]
+    {
+        let answer = app.clone().oneshot(preflight(other)).await.unwrap();
+        assert!(!answer.headers().contains_key("access-control-allow-origin"), "{other}");
+    }
 }

@@ -113,6 +113,7 @@ pub async fn get_wallet(
     _: NoQuery,
 ) -> Result<Answer<WalletView>, Problem> {
     caller.check_acts_for(&user_id)?;
+    let _turn = api.turns.read.turn().await?;
     let balance = api.gate.balance(&user_id).await?.unwrap_or(0);
     Ok(Answer(WalletView { user_id, balance }))
 }
@@ -133,6 +134,7 @@ pub async fn charge_wallet(
     caller.check_acts_for(&user_id)?;
     let amount = body.amount.get();
     let key = key.of(&user_id);
+    let _turn = api.turns.decide.turn().await?;
     let decision = api.gate.charge_wallet(ChargeWallet { user_id, amount }, key, api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::charge(&refusal, amount)).await?;
     let ids = |it: &WalletCharged| AcceptedOnly { charge_id: Some(it.charge_id.0), ..Default::default() };
@@ -150,6 +152,7 @@ pub async fn list_entries(
     page: Page<EntryId>,
 ) -> Result<Answer<List<WalletEntryView>>, Problem> {
     caller.check_acts_for(&user_id)?;
+    let _turn = api.turns.truth.turn().await?;
     api.catch_up().await?;
     let after = page.after.map(|id| id.0);
     let found = api.truth.wallet_entries(&user_id, after, page.limit + 1).await?;

@@ -6,12 +6,13 @@ use std::process::Command;
 
 use rushgate::http::problem::Code;
 
+use crate::attacks::ATTACKS;
 use crate::faults::FAULTS;
 
 const READMES: [&str; 2] = ["README.md", "README.ko.md"];
 /// What in backticks is a file of this repository.
-const FOLDERS: [&str; 8] =
-    ["src/", "lua/", "docs/", "tests/", "migrations/", "grafana/", "loadtest/", ".ci/"];
+const FOLDERS: [&str; 9] =
+    ["src/", "lua/", "docs/", "tests/", "migrations/", "grafana/", "loadtest/", ".ci/", "deploy/"];
 
 #[test]
 fn settings_are_those_of_serve_with_their_defaults() {
@@ -124,4 +125,17 @@ fn every_fault_stands_in_the_guarantees() {
     assert!(missing.is_empty(), "docs/guarantees.md lacks:\n{}", missing.join("\n"));
     let rows = page.lines().filter(|line| line.starts_with("| `")).count();
     assert_eq!(rows, FAULTS.len(), "docs/guarantees.md has rows of no fault");
+}
+
+#[test]
+fn every_attack_stands_in_the_security_page() {
+    let page = include_str!("../../docs/security.md");
+    let missing: Vec<String> = ATTACKS
+        .iter()
+        .map(|attack| format!("| `{}` | {} |", attack.name, attack.defence))
+        .filter(|row| !page.contains(row.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "docs/security.md lacks:\n{}", missing.join("\n"));
+    let rows = page.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, ATTACKS.len(), "docs/security.md has rows of no attack");
 }

@@ -59,6 +59,20 @@ async fn what_keeps_an_instance_from_starting_is_one_line() {
         ),
         (good.with("RUSHGATE_JWT_JWKS_FILE", "/keys"), vec!["RUSHGATE_JWT_SECRET", "unset the other"]),
         (good.with("RUSHGATE_JWT_SECRET", ""), vec!["RUSHGATE_JWT_SECRET", "openssl rand"]),
+        (good.with("RUSHGATE_JWT_AUDIENCE", ""), vec!["RUSHGATE_JWT_AUDIENCE", "unset it"]),
+        (good.with("RUSHGATE_JWT_ISSUER", ""), vec!["RUSHGATE_JWT_ISSUER", "unset it"]),
+        (
+            good.with("RUSHGATE_JWT_SECRET_FILE", "/secret"),
+            vec!["RUSHGATE_JWT_SECRET_FILE", "unset the other"],
+        ),
+        (
+            good.with("RUSHGATE_TLS_CERT_FILE", "/cert"),
+            vec!["RUSHGATE_TLS_CERT_FILE", "RUSHGATE_TLS_KEY_FILE", "set both"],
+        ),
+        (
+            good.with("RUSHGATE_TLS_CERT_FILE", "/no/cert").with("RUSHGATE_TLS_KEY_FILE", "/no/key"),
+            vec!["RUSHGATE_TLS_CERT_FILE", "/no/cert"],
+        ),
         (
             good.without("RUSHGATE_JWT_SECRET").with("RUSHGATE_JWT_JWKS_FILE", "/no/such/file"),
             vec!["RUSHGATE_JWT_JWKS_FILE", "/no/such/file"],

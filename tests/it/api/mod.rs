@@ -239,6 +239,14 @@ impl Api {
         self.call("PUT", path).json(body)
     }
 
+    /// Ten million zero bytes, packed.
+    pub fn bomb() -> Vec<u8> {
+        let packed =
+            Command::new("sh").args(["-c", "head -c 10000000 /dev/zero | gzip -9"]).output().unwrap();
+        assert!(packed.status.success() && packed.stdout.len() < 16 * 1024);
+        packed.stdout
+    }
+
     // ---- what many tests need first ----
 
     pub async fn product(&self, price: u64, stock: u64) -> String {

@@ -1,0 +1,51 @@
+-- Roles with the least rights, for an installation where not every instance may do everything. Run it after each
+-- `rushgate migrate`, as the role that owns the tables or above it; running it again changes nothing.
+--
+--   createdb --owner rushgate_owner rushgate          (once; create rushgate_owner with a password before)
+--   RUSHGATE_DATABASE_URL=postgres://rushgate_owner:…@host/rushgate rushgate migrate
+--   psql --file deploy/roles.sql rushgate
+--   \password rushgate_api …                          (once for each role)
+--
+-- rushgate_api          RUSHGATE_ROLES=api: reads what the API shows, makes lists of popular products
+-- rushgate_reconciler   RUSHGATE_ROLES=reconciler: writes what the log says; removes nothing but old keys
+-- rushgate_relay        RUSHGATE_ROLES=relay,scheduler: empties the outbox, makes and prunes lists of popular products
+-- rushgate_audit        rushgate audit: reads everything
+
+DO $$
+DECLARE name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['rushgate_api', 'rushgate_reconciler', 'rushgate_relay', 'rushgate_audit'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
+            EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT', name);
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Nobody but the owner makes anything here.
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+GRANT USAGE ON SCHEMA public TO rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
+REVOKE ALL ON ALL TABLES IN SCHEMA public FROM rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
+
+-- Every instance looks whether the schema is the one that it was built for.
+GRANT SELECT ON _sqlx_migrations TO rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
+
+GRANT SELECT ON orders, order_items, wallet_entries, popular_refreshes, popular_products, idempotency_records,
+    coupons, cell_cursors, outbox, relay_progress TO rushgate_api;
+-- POST /v1/products/popular/refresh
+GRANT INSERT ON popular_refreshes, popular_products TO rushgate_api;
+GRANT DELETE ON popular_refreshes TO rushgate_api;
+
+GRANT SELECT, INSERT ON products, stock_adjustments, coupon_templates, coupons, wallets, wallet_entries, orders,
+    order_items, idempotency_records, cell_cursors, outbox, log_quarantine TO rushgate_reconciler;
+GRANT UPDATE ON products, coupon_templates, coupons, wallets, orders, idempotency_records, cell_cursors
+    TO rushgate_reconciler;
+GRANT DELETE ON idempotency_records TO rushgate_reconciler;
+
+GRANT SELECT ON orders, order_items, outbox, relay_progress, cell_cursors, popular_refreshes, popular_products
+    TO rushgate_relay;
+GRANT DELETE ON outbox, popular_refreshes TO rushgate_relay;
+GRANT INSERT ON popular_refreshes, popular_products TO rushgate_relay;
+GRANT UPDATE ON relay_progress TO rushgate_relay;
+
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO rushgate_audit;

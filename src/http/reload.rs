@@ -1,0 +1,42 @@
+//! Files that change while an instance runs: keys of tokens, certificates. They are looked at every so often and compared
+//! by what they hold: tools exchange such files in every way there is (rename, links, writing in place), which notices
+//! of the file system tell apart and the content does not.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::bounds::{MAX_RELOADED_BYTES, RELOAD_POLL};
+
+/// Calls `changed` with the files' contents whenever one of them is other than at the look before, until `stopping`.
+pub async fn follow<const N: usize>(
+    files: [PathBuf; N],
+    stopping: CancellationToken,
+    mut changed: impl FnMut([&[u8]; N]),
+) {
+    let mut known = read_all(&files).await;
+    while stopping.run_until_cancelled(tokio::time::sleep(RELOAD_POLL)).await.is_some() {
+        let found = read_all(&files).await;
+        if found == known {
+            continue;
+        }
+        // A file that is away for a moment is about to be replaced.
+        if found.iter().all(Option::is_some) {
+            changed(std::array::from_fn(|at| found[at].as_deref().unwrap_or_default()));
+            known = found;
+        }
+    }
+}
+
+async fn read_all<const N: usize>(files: &[PathBuf; N]) -> [Option<Vec<u8>>; N] {
+    let files = files.clone();
+    let reading = tokio::task::spawn_blocking(move || files.each_ref().map(|file| read(file)));
+    reading.await.unwrap_or([const { None }; N])
+}
+
+fn read(file: &Path) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    std::fs::File::open(file).ok()?.take(MAX_RELOADED_BYTES).read_to_end(&mut content).ok()?;
+    Some(content)
+}

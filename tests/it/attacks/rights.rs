@@ -1,0 +1,286 @@
+//! Least rights behind the service: the files of deploy/ are enough for the main way, and nothing more is allowed.
+
+use std::collections::BTreeSet;
+
+use fred::prelude::*;
+use fred::types::{ClusterHash, CustomCommand};
+use serde_json::json;
+use sqlx::PgPool;
+
+use crate::cluster::{Cluster, Instance, Private, Request, Settings, eventually};
+
+const ACL: &str = include_str!("../../../deploy/redis-acl.conf");
+const ROLES: &str = include_str!("../../../deploy/roles.sql");
+
+/// Roles, with the users that they have in Redis and in PostgreSQL.
+const ROLES_OF: [(&str, &str, &str); 3] = [
+    ("api", "rushgate-api", "rushgate_api"),
+    ("reconciler", "rushgate-reconciler", "rushgate_reconciler"),
+    ("relay,scheduler", "rushgate-api", "rushgate_relay"),
+];
+
+/// What nobody behind the service needs: it would make them more than users of the shop's keys.
+const NEVER: [&str; 20] = [
+    "flushall",
+    "flushdb",
+    "keys",
+    "eval",
+    "eval_ro",
+    "function",
+    "config",
+    "config|set",
+    "config|rewrite",
+    "acl",
+    "debug",
+    "shutdown",
+    "replicaof",
+    "slaveof",
+    "module",
+    "migrate",
+    "restore",
+    "save",
+    "script",
+    "script|flush",
+];
+
+/// The users of the file but `default`, whom the tests' own connection is.
+fn users() -> impl Iterator<Item = &'static str> {
+    ACL.lines().filter(|line| line.starts_with("user rushgate-"))
+}
+
+fn password(user: &str) -> String {
+    let line = users().find(|line| line.split(' ').nth(1) == Some(user)).unwrap();
+    line.split(' ').find_map(|word| word.strip_prefix('>')).unwrap().to_owned()
+}
+
+fn as_user(cluster: &Cluster, settings: &Settings, redis: &str, postgres: &str) -> Settings {
+    let database = settings.get("RUSHGATE_DATABASE_URL").replacen("postgres@", &format!("{postgres}@"), 1);
+    let redis = format!("redis://{redis}:{}@127.0.0.1:{}", password(redis), cluster.redis.port());
+    settings.with("RUSHGATE_DATABASE_URL", database).with("RUSHGATE_REDIS_URL", redis)
+}
+
+pub async fn least_rights(_: usize) -> usize {
+    let redis_config = users().map(str::to_owned).collect();
+    let cluster = Cluster::with(Private { redis_config, postgres: true, ..Private::default() }).await;
+    cluster.settings.run(&["migrate"]).await.assert_success();
+    for _ in 0..2 {
+        sqlx::raw_sql(ROLES).execute(&cluster.pool).await.unwrap(); // repeatable
+    }
+    let instances = main_way(&cluster).await;
+    let tried = redis_rights(&cluster).await + postgres_rights(&cluster).await;
+    for instance in instances {
+        // Nothing was refused on the main way, not even something that is only logged.
+        let said: Vec<String> =
+            instance.log().into_iter().filter(|line| line.contains("permission denied")).collect();
+        assert!(said.is_empty() && !instance.said("NOPERM"), "{said:?}");
+        instance.stop().await;
+    }
+    tried
+}
+
+/// Instances with one role each, under their own users, do all that a shop does.
+async fn main_way(cluster: &Cluster) -> Vec<Instance> {
+    let mut instances = Vec::new();
+    for (roles, redis, postgres) in ROLES_OF.iter().rev() {
+        let settings = as_user(cluster, &cluster.settings, redis, postgres).with("RUSHGATE_ROLES", *roles);
+        instances.push(Instance::ready(&settings).await);
+    }
+    let api = instances.last().unwrap();
+    api.done(&Request::put_product("mug", 1_000, 10)).await;
+    api.done(&Request::restock("mug", 5)).await;
+    api.done(&Request::put_template("welcome", 5)).await;
+    api.done(&Request::charge("ann", 100_000).key("k")).await;
+    assert!(api.send(&Request::charge("ann", 100_000).key("k")).await.replayed);
+    let coupon = api.done(&Request::issue("welcome", "ann")).await;
+    let order = Request::order("ann", "mug", 2).coupon(coupon["coupon_id"].as_str().unwrap());
+    let order = api.done(&order.key("o")).await;
+    let id = order["order_id"].as_str().unwrap();
+    for path in [
+        format!("/v1/orders/{id}"),
+        "/v1/users/ann/orders".to_owned(),
+        "/v1/users/ann/coupons".to_owned(),
+        "/v1/users/ann/wallet".to_owned(),
+        "/v1/users/ann/wallet/entries".to_owned(),
+        "/v1/products".to_owned(),
+        "/v1/coupon-templates".to_owned(),
+    ] {
+        api.done(&Request::get(path)).await;
+    }
+    api.done(&Request::cancel(id).key("c")).await;
+    assert!(api.send(&Request::cancel(id).key("c")).await.replayed);
+    api.done(&Request::post("/v1/products/popular/refresh", json!({})).admin()).await;
+    api.done(&Request::get("/v1/products/popular")).await;
+    api.done(&Request::get("/v1/admin/status").admin()).await;
+    assert!(api.ops("/metrics").await.1.contains("rushgate_log_length_entries"));
+    // Redis is lost, and the gate is rebuilt.
+    cluster.caught_up().await;
+    cluster.flush_redis().await;
+    eventually("the gate is rebuilt", || async {
+        (api.send(&Request::charge("ann", 1)).await.status == 201).then_some(())
+    })
+    .await;
+    cluster.caught_up().await;
+    cluster.outbox_delivered().await;
+    let auditor = as_user(cluster, &cluster.settings, "rushgate-audit", "rushgate_audit");
+    auditor.run(&["audit", "--wait", "30s"]).await.assert_success();
+    instances
+}
+
+/// Every command of Redis that a user was not given, and keys that are not the shop's.
+async fn redis_rights(cluster: &Cluster) -> usize {
+    let all: Vec<String> = custom(&cluster.raw, "COMMAND", &["LIST"]).await.unwrap().convert().unwrap();
+    let mut tried = 0;
+    for line in users() {
+        let user = line.split(' ').nth(1).unwrap();
+        let given: BTreeSet<&str> = line.split(' ').filter_map(|word| word.strip_prefix('+')).collect();
+        for never in NEVER {
+            assert!(!given.contains(never), "{user} is given {never}");
+        }
+        assert!(line.contains(" -@all ") && !line.contains("+@"), "{user}: by name only");
+        // `reset` ends a session's rights; everybody may.
+        for command in all.iter().filter(|name| *name != "reset" && !given.contains(name.as_str())) {
+            let said = judged(&cluster.raw, user, command).await;
+            assert!(said.contains("has no permissions to run"), "{user} may run {command}: {said}");
+            tried += 1;
+        }
+        for words in [
+            &["config", "set", "appendonly", "no"][..],
+            &["config", "rewrite"],
+            &["config", "resetstat"],
+            &["script", "flush"],
+            &["script", "kill"],
+            &["client", "kill", "id", "1"],
+            &["acl", "setuser", "evil", "on"],
+        ] {
+            let said = dry_run(&cluster.raw, user, words[0], &words[1..]).await;
+            assert!(said.contains("has no permissions to run"), "{user} may {words:?}: {said}");
+            tried += 1;
+        }
+        // Another shop's keys, or a session store's, on the same Redis.
+        for key in ["session:1", "r", "rg", "rgx", "RG:{0}:meta"] {
+            let said = dry_run(&cluster.raw, user, "hmget", &[key, "x"]).await;
+            assert!(said.contains("no permissions to access"), "{user}: {key}: {said}");
+            tried += 1;
+        }
+    }
+    // The auditor reads and does not write, whatever the command.
+    let url =
+        format!("redis://rushgate-audit:{}@127.0.0.1:{}", password("rushgate-audit"), cluster.redis.port());
+    let auditor = rushgate::gate::redis::connect(&url).await.unwrap();
+    let error = custom(&auditor, "HSET", &["rg:{0}:meta", "epoch", "9"]).await.unwrap_err();
+    assert!(error.details().contains("NOPERM"), "{error:?}");
+    let wrong = format!("redis://rushgate-audit:guess@127.0.0.1:{}", cluster.redis.port());
+    assert!(rushgate::gate::redis::connect(&wrong).await.is_err());
+    tried + 2
+}
+
+async fn custom(client: &Client, name: &'static str, args: &[&str]) -> Result<Value, Error> {
+    let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
+    client.custom(command, args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>()).await
+}
+
+/// What Redis itself says of a command, with as many arguments as it takes; nothing is run.
+async fn judged(client: &Client, user: &str, command: &str) -> String {
+    let (command, part) = command.split_once('|').unwrap_or((command, ""));
+    let mut args: Vec<&str> = if part.is_empty() { vec![] } else { vec![part] };
+    loop {
+        let said = dry_run(client, user, command, &args).await;
+        match said {
+            _ if said.contains("wrong number of arguments") && args.len() < 9 => {
+                args.push(if args.is_empty() { "rg:{0}:meta" } else { "1" });
+            }
+            // A command of several: each of those has this part.
+            _ if said.contains("not found") && args != ["help"] => args = vec!["help"],
+            _ => return said,
+        }
+    }
+}
+
+async fn dry_run(client: &Client, user: &str, command: &str, args: &[&str]) -> String {
+    let args = [&["DRYRUN", user, command], args].concat();
+    match custom(client, "ACL", &args).await {
+        Ok(said) => said.convert().unwrap(),
+        Err(error) => error.details().to_owned(),
+    }
+}
+
+/// Every right on every table, for every role: given by the file and used, or refused.
+async fn postgres_rights(cluster: &Cluster) -> usize {
+    let tables: Vec<String> =
+        cluster.texts("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").await;
+    let mut tried = 0;
+    for role in ["rushgate_api", "rushgate_reconciler", "rushgate_relay", "rushgate_audit"] {
+        let url = cluster.settings.get("RUSHGATE_DATABASE_URL").replacen("postgres@", &format!("{role}@"), 1);
+        let pool = PgPool::connect(&url).await.unwrap();
+        for table in &tables {
+            let column: String = sqlx::query_scalar(
+                "SELECT column_name::text FROM information_schema.columns WHERE table_name = $1
+                 AND is_identity = 'NO' ORDER BY ordinal_position LIMIT 1",
+            )
+            .bind(table)
+            .fetch_one(&cluster.pool)
+            .await
+            .unwrap();
+            for (right, statement) in [
+                ("INSERT", format!("INSERT INTO {table} DEFAULT VALUES")),
+                ("UPDATE", format!("UPDATE {table} SET {column} = {column} WHERE false")),
+                ("DELETE", format!("DELETE FROM {table} WHERE false")),
+                ("SELECT", format!("SELECT {column} FROM {table} LIMIT 0")),
+                ("TRUNCATE", format!("TRUNCATE {table}")),
+                ("owner", format!("ALTER TABLE {table} ADD COLUMN evil text")),
+                ("owner", format!("DROP TABLE {table}")),
+            ] {
+                if !given(role, right, table) {
+                    assert_eq!(refusal(&pool, statement.clone()).await, "42501", "{role}: {statement}");
+                    tried += 1;
+                }
+            }
+        }
+        for statement in [
+            "CREATE TABLE evil (a int)",
+            "CREATE FUNCTION evil() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "SELECT pg_read_file('/etc/passwd')",
+            "COPY (SELECT 1) TO PROGRAM 'true'",
+            "SET ROLE postgres",
+            "ALTER ROLE rushgate_api SUPERUSER",
+            "CREATE ROLE evil",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
+        ] {
+            assert_eq!(refusal(&pool, statement.to_owned()).await, "42501", "{role}: {statement}");
+            tried += 1;
+        }
+        pool.close().await;
+    }
+    tried
+}
+
+/// Whether the file gives this right: read from it, so that test and file cannot drift apart unseen; what is too much is
+/// seen by who reads this table of the rights that matter most.
+fn given(role: &str, right: &str, table: &str) -> bool {
+    const NEVER: [(&str, &str, &str); 6] = [
+        ("rushgate_api", "UPDATE", "wallets"),
+        ("rushgate_api", "INSERT", "orders"),
+        ("rushgate_reconciler", "DELETE", "orders"),
+        ("rushgate_reconciler", "UPDATE", "wallet_entries"),
+        ("rushgate_relay", "INSERT", "outbox"),
+        ("rushgate_audit", "UPDATE", "cell_cursors"),
+    ];
+    let grants = ROLES.split(';').filter_map(|statement| statement.split_once("GRANT ")).any(|(_, grant)| {
+        let (rights, rest) = grant.split_once(" ON ").unwrap();
+        let (tables, roles) = rest.split_once("TO ").unwrap();
+        let named = |list: &str, name: &str| list.split([',', ' ', '\n']).any(|word| word.trim() == name);
+        let everywhere = tables.trim() == "ALL TABLES IN SCHEMA public";
+        named(rights, right) && (everywhere || named(tables, table)) && named(roles, role)
+    });
+    assert!(!(grants && NEVER.contains(&(role, right, table))), "{role} is given {right} on {table}");
+    grants
+}
+
+/// The SQLSTATE of a refusal; empty when it was done.
+async fn refusal(pool: &PgPool, statement: String) -> String {
+    match sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(pool).await {
+        Ok(_) => String::new(),
+        Err(sqlx::Error::Database(error)) => error.code().unwrap_or_default().into_owned(),
+        Err(error) => error.to_string(),
+    }
+}
