@@ -126,6 +126,7 @@ fn introduced(crowd: &Arc<Crowd>) -> TransactionFunction {
 }
 
 /// A user.
+#[derive(Clone)]
 struct Shopper {
     crowd: Arc<Crowd>,
     number: u64,
