@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
+use std::cmp::Reverse;
 
 use super::refusal::{GateError, HeldCoupon};
 use crate::domain::limits::COUPON_USABLE_MS;
@@ -122,11 +123,12 @@ pub(super) fn templates(answer: &[u8]) -> Result<Vec<CouponTemplate>, GateError>
     rows.into_iter().map(|(id, packed, issued)| template(id, &packed.0, issued)).collect()
 }
 
-/// Newest first; the gate keeps them in the order of issue.
+/// Newest first. Of coupons of the same millisecond the order of their ids decides: the gate keeps them in the order of
+/// issue, which a rebuild does not know.
 pub(super) fn held(answer: &[u8]) -> Result<Vec<HeldCoupon>, GateError> {
     let rows: Vec<(Id, Blob, Blob, u64)> = unpack(answer, "list of coupons")?;
-    rows.into_iter()
-        .rev()
+    let held: Result<Vec<HeldCoupon>, GateError> = rows
+        .into_iter()
         .map(|(coupon_id, coupon, packed_template, issued)| {
             let record: CouponRecord = unpack(&coupon.0, "coupon")?;
             Ok(HeldCoupon {
@@ -138,5 +140,8 @@ pub(super) fn held(answer: &[u8]) -> Result<Vec<HeldCoupon>, GateError> {
                 order_id: record.order_id.map(|id| id.0),
             })
         })
-        .collect()
+        .collect();
+    let mut held = held?;
+    held.sort_unstable_by_key(|coupon| Reverse((coupon.issued_at, coupon.coupon_id)));
+    Ok(held)
 }

@@ -105,6 +105,12 @@ pub async fn broker_killed(seed: u64) -> Outcome {
     if stands_still {
         server(&trial).pause();
         kept_and_reported(&trial, "carrying events").await;
+        // The relay looks every 50 ms.
+        const TAKEN: &str = "SELECT count(*) FROM outbox WHERE created_at < now() - interval '1 second'";
+        eventually("the relay has taken some", || async {
+            (number(&trial.cluster.pool, TAKEN).await > 0).then_some(())
+        })
+        .await;
     }
     server(&trial).kill().await;
     kept_and_reported(&trial, NO_BROKER).await;

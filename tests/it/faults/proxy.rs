@@ -135,12 +135,18 @@ async fn serve(instance: TcpStream, shared: Arc<Shared>) {
         // A cut ends what was kept back before that notices.
         biased;
         _ = now.wait_for(|now| now.cuts > cuts) => {}
-        () = calls(from_instance, to_redis, &shared, &marked) => {}
-        () = answers(from_redis, to_instance, &shared, &marked) => {}
+        () = calls(from_instance, to_redis, &shared, &marked, cuts) => {}
+        () = answers(from_redis, to_instance, &shared, &marked, cuts) => {}
     }
 }
 
-async fn calls(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, marked: &AtomicU64) {
+async fn calls(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: &Shared,
+    marked: &AtomicU64,
+    cuts: u64,
+) {
     let mut seen = Vec::new();
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut bytes).await {
@@ -153,23 +159,35 @@ async fn calls(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared,
             marked.store(round, Ordering::SeqCst);
         }
         shared.pass(Mode::HoldCalls, marked).await;
-        if to.write_all(&bytes[..n]).await.is_err() {
+        if shared.was_cut(cuts) || to.write_all(&bytes[..n]).await.is_err() {
             return;
         }
     }
 }
 
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, marked: &AtomicU64) {
+async fn answers(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: &Shared,
+    marked: &AtomicU64,
+    cuts: u64,
+) {
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut bytes).await {
         shared.pass(Mode::HoldAnswers, marked).await;
-        if to.write_all(&bytes[..n]).await.is_err() {
+        if shared.was_cut(cuts) || to.write_all(&bytes[..n]).await.is_err() {
             return;
         }
     }
 }
 
 impl Shared {
+    /// Whether a connection from before this many cuts has ended. A cut also releases what is kept back, and a connection
+    /// that is being polled in that moment may notice the release first.
+    fn was_cut(&self, cuts: u64) -> bool {
+        self.now.borrow().cuts > cuts
+    }
+
     /// Returns unless, or as soon as no longer, `held` is the mode and the connection has been marked in this round.
     async fn pass(&self, held: Mode, marked: &AtomicU64) {
         let mut now = self.now.subscribe();

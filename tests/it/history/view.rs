@@ -158,16 +158,19 @@ fn read(shop: &Shop, ask: &Ask) -> Option<Value> {
 }
 
 fn coupons(shop: &Shop, user: &str) -> Vec<Value> {
-    let ids = shop.coupons_of.get(user).into_iter().flatten().rev().take(PAGE);
-    ids.map(|id| {
-        let coupon = &shop.coupons[id];
-        json!({ "coupon_id": id.to_string(), "template_id": coupon.template_id,
+    let mut ids: Vec<Id> = shop.coupons_of.get(user).into_iter().flatten().copied().collect();
+    ids.sort_by_key(|id| std::cmp::Reverse((shop.coupons[id].issued_at, *id)));
+    ids.iter()
+        .take(PAGE)
+        .map(|id| {
+            let coupon = &shop.coupons[id];
+            json!({ "coupon_id": id.to_string(), "template_id": coupon.template_id,
             "name": shop.templates[&coupon.template_id].terms.name,
             "status": if coupon.order_id.is_some() { "used" } else { "available" },
             "issued_at": rfc3339(coupon.issued_at),
             "order_id": coupon.order_id.map(|id| id.to_string()) })
-    })
-    .collect()
+        })
+        .collect()
 }
 
 /// The request as the model takes it; the ids that an accepted one would get do not matter to a refusal.
