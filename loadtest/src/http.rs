@@ -249,7 +249,12 @@ mod tests {
         let drive = Drive { address, connections: 1, pace: Pace::PerSecond(10.0), count: 3 };
         let (mut answers, request) = (0, request("GET", "/", None, "", ""));
         let write = |_: u64, out: &mut Vec<u8>| out.extend_from_slice(request.as_bytes());
-        drive.run(write, |_| Ok(answers += 1)).unwrap();
+        drive
+            .run(write, |_| {
+                answers += 1;
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(answers, 3);
     }
 

@@ -20,7 +20,6 @@ pub struct Crowd {
     /// Names of this run's users, templates and products begin so: a host may be used again.
     run: String,
     users: AtomicU64,
-    pub expected_users: u64,
     /// Coupons of the rush, and pieces of the flash sale; 0 where the scenario has none.
     pub coupons: u64,
     pub pieces: u64,
@@ -61,7 +60,6 @@ impl Crowd {
             api,
             run: format!("rush-{:x}", now.as_millis()),
             users: AtomicU64::new(0),
-            expected_users: users,
             coupons: if coupons == 0 && scenario.rushes() { 1 } else { coupons },
             pieces: if pieces == 0 && scenario.sells() { 1 } else { pieces },
             has_catalogue: scenario.browses(),

@@ -77,7 +77,7 @@ async fn run(options: Options) -> Outcome<bool> {
         Some(host) => {
             let secret =
                 options.jwt_secret.as_deref().ok_or("set RUSHGATE_JWT_SECRET to the secret of that host")?;
-            attack(&options, Api::new(host, secret)?, None).await
+            Box::pin(attack(&options, Api::new(host, secret)?, None)).await
         }
         None => {
             say("Starting private servers");
@@ -85,7 +85,7 @@ async fn run(options: Options) -> Outcome<bool> {
             let shop = servers.shop("rush").await?;
             let instance = shop.serve(&options.rushgate, &[])?;
             let api = Api::new(&format!("http://{}", instance.api), SECRET)?;
-            let went = attack(&options, api, Some(&shop)).await;
+            let went = Box::pin(attack(&options, api, Some(&shop))).await;
             stop(instance, &shop, &servers).await?;
             went
         }
@@ -110,7 +110,7 @@ async fn attack(options: &Options, api: Api, own: Option<&Shop>) -> Outcome<bool
     for scenario in scenarios::of(options.scenario, &crowd)? {
         goose = goose.register_scenario(scenario);
     }
-    let kept = match goose.execute().await {
+    let kept = match Box::pin(goose.execute()).await {
         Ok(_) => true,
         Err(GooseError::ThresholdsFailed { failed, .. }) => {
             say("\nThresholds that were missed:");
@@ -134,17 +134,16 @@ fn configuration(options: &Options, crowd: &Crowd, arrival: Duration) -> GooseCo
         true => THRESHOLDS.map(str::to_owned).to_vec(),
         false => options.threshold.clone(),
     };
-    GooseConfiguration {
-        host: Some(crowd.api.host.clone()),
-        users: usize::try_from(options.users).ok(),
-        increase_rate: Some((options.users as f64 / arrival.as_secs_f64()).to_string()),
-        run_time: Some(options.run_time.clone()),
-        report_file: vec![options.report.display().to_string()],
-        threshold: thresholds,
-        // The shop is judged even when it was slow.
-        no_threshold_abort: true,
-        no_telnet: true,
-        quiet: 1,
-        ..GooseConfiguration::default()
-    }
+    let mut configuration = GooseConfiguration::default();
+    configuration.host = Some(crowd.api.host.clone());
+    configuration.users = usize::try_from(options.users).ok();
+    configuration.increase_rate = Some((options.users as f64 / arrival.as_secs_f64()).to_string());
+    configuration.run_time = Some(options.run_time.clone());
+    configuration.report_file = vec![options.report.display().to_string()];
+    configuration.threshold = thresholds;
+    // The shop is judged even when it was slow.
+    configuration.no_threshold_abort = true;
+    configuration.no_telnet = true;
+    configuration.quiet = 1;
+    configuration
 }

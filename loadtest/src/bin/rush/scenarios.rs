@@ -145,7 +145,6 @@ struct Shopper {
 /// An answer, and whether it was of those that the scenario expects.
 struct Answer {
     status: u16,
-    code: String,
     body: Value,
 }
 
@@ -190,7 +189,7 @@ async fn ask(
             }
         }
     }
-    Ok(Some(Answer { status, code, body }))
+    Ok(Some(Answer { status, body }))
 }
 
 /// A change: repeated with its key until the outcome is known.
