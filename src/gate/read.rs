@@ -145,3 +145,47 @@ pub(super) fn held(answer: &[u8]) -> Result<Vec<HeldCoupon>, GateError> {
     held.sort_unstable_by_key(|coupon| Reverse((coupon.issued_at, coupon.coupon_id)));
     Ok(held)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn row(id: u128, issued_at: TimestampMs) -> (Id, Blob, Blob, u64) {
+        let coupon = CouponRecord {
+            template_id: "t".to_owned(),
+            user_id: "ann".to_owned(),
+            serial: 1,
+            issued_at,
+            order_id: None,
+        };
+        let template = TemplateRecord {
+            number: 1,
+            name: "T".to_owned(),
+            discount_type: "amount".to_owned(),
+            discount_value: 100,
+            discount_max: None,
+            min_subtotal: 0,
+            max_issued: 10,
+            issue_from: 0,
+            issue_until: 1,
+        };
+        (
+            Id(Uuid::from_u128(id)),
+            Blob(rmp_serde::to_vec(&coupon).unwrap()),
+            Blob(rmp_serde::to_vec(&template).unwrap()),
+            1,
+        )
+    }
+
+    /// A rebuild loads those of one millisecond in the order of their ids; they may have been issued in another.
+    #[test]
+    fn a_users_coupons_are_listed_in_the_same_order_however_the_gate_keeps_them() {
+        let listed = |rows: [(Id, Blob, Blob, u64); 3]| -> Vec<u128> {
+            let answer = rmp_serde::to_vec(&rows).unwrap();
+            held(&answer).unwrap().iter().map(|coupon| coupon.coupon_id.as_u128()).collect()
+        };
+        assert_eq!(listed([row(1, 5), row(3, 7), row(2, 7)]), [3, 2, 1]);
+        assert_eq!(listed([row(1, 5), row(2, 7), row(3, 7)]), [3, 2, 1]);
+    }
+}
