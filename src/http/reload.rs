@@ -9,13 +9,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::bounds::{MAX_RELOADED_BYTES, RELOAD_POLL};
 
-/// Calls `changed` with the files' contents whenever one of them is other than at the look before, until `stopping`.
+/// Calls `changed` with the files' contents at the first look and whenever one of them is other than at the look before,
+/// until `stopping`. At the first, too: who reads them at start may wait for servers before this begins, and what
+/// changed meanwhile would go unnoticed.
 pub async fn follow<const N: usize>(
     files: [PathBuf; N],
     stopping: CancellationToken,
     mut changed: impl FnMut([&[u8]; N]),
 ) {
-    let mut known = read_all(&files).await;
+    let mut known = [const { None }; N];
     while stopping.run_until_cancelled(tokio::time::sleep(RELOAD_POLL)).await.is_some() {
         let found = read_all(&files).await;
         if found == known {
@@ -39,4 +41,24 @@ fn read(file: &Path) -> Option<Vec<u8>> {
     let mut content = Vec::new();
     std::fs::File::open(file).ok()?.take(MAX_RELOADED_BYTES).read_to_end(&mut content).ok()?;
     Some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_changed_before_the_first_look_is_noticed() {
+        let file = std::env::temp_dir().join(format!("rushgate-reload-{}", uuid::Uuid::now_v7()));
+        std::fs::write(&file, "new").unwrap();
+        let (stopping, mut seen) = (CancellationToken::new(), Vec::new());
+        let changed = |[content]: [&[u8]; 1]| {
+            seen.push(content.to_vec());
+            stopping.cancel();
+        };
+        let following = follow([file.clone()], stopping.clone(), changed);
+        tokio::time::timeout(RELOAD_POLL * 20, following).await.unwrap();
+        std::fs::remove_file(file).unwrap();
+        assert_eq!(seen, [b"new"]);
+    }
 }

@@ -114,28 +114,23 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap()
 }
 
+/// The page has exactly these rows: what it names, and what is said of it.
+fn assert_rows<'a>(name: &str, rows: impl ExactSizeIterator<Item = (&'a str, &'a str)>) {
+    let page = read(name);
+    let count = rows.len();
+    let rows = rows.map(|(name, said)| format!("| `{name}` | {said} |"));
+    let missing: Vec<String> = rows.filter(|row| !page.contains(row.as_str())).collect();
+    assert!(missing.is_empty(), "{name} lacks:\n{}", missing.join("\n"));
+    let found = page.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(found, count, "{name} has rows of nothing that is there");
+}
+
 #[test]
 fn every_fault_stands_in_the_guarantees() {
-    let page = include_str!("../../docs/guarantees.md");
-    let missing: Vec<String> = FAULTS
-        .iter()
-        .map(|fault| format!("| `{}` | {} |", fault.name, fault.expected))
-        .filter(|row| !page.contains(row.as_str()))
-        .collect();
-    assert!(missing.is_empty(), "docs/guarantees.md lacks:\n{}", missing.join("\n"));
-    let rows = page.lines().filter(|line| line.starts_with("| `")).count();
-    assert_eq!(rows, FAULTS.len(), "docs/guarantees.md has rows of no fault");
+    assert_rows("docs/guarantees.md", FAULTS.iter().map(|fault| (fault.name, fault.expected)));
 }
 
 #[test]
 fn every_attack_stands_in_the_security_page() {
-    let page = include_str!("../../docs/security.md");
-    let missing: Vec<String> = ATTACKS
-        .iter()
-        .map(|attack| format!("| `{}` | {} |", attack.name, attack.defence))
-        .filter(|row| !page.contains(row.as_str()))
-        .collect();
-    assert!(missing.is_empty(), "docs/security.md lacks:\n{}", missing.join("\n"));
-    let rows = page.lines().filter(|line| line.starts_with("| `")).count();
-    assert_eq!(rows, ATTACKS.len(), "docs/security.md has rows of no attack");
+    assert_rows("docs/security.md", ATTACKS.iter().map(|attack| (attack.name, attack.defence)));
 }

@@ -323,13 +323,18 @@ async fn with_ack_truth_a_success_is_in_postgresql() {
     }
 }
 
+/// An instance that waits for PostgreSQL but for a moment, and does not follow the log itself.
+async fn serve_impatiently(backend: &Backend) -> Instance {
+    let settings =
+        [("RUSHGATE_ROLES", "api"), ("RUSHGATE_ACK", "truth"), ("RUSHGATE_TRUTH_TIMEOUT_MS", "200")];
+    backend.serve_all(&settings).await
+}
+
 #[tokio::test]
 async fn with_ack_truth_what_postgresql_does_not_have_yet_is_answered_with_its_ids() {
     let backend = Backend::new().await;
     let mut reconciler = backend.open_gate().await;
-    let settings =
-        [("RUSHGATE_ROLES", "api"), ("RUSHGATE_ACK", "truth"), ("RUSHGATE_TRUTH_TIMEOUT_MS", "100")];
-    let instance = backend.serve_all(&settings).await;
+    let instance = serve_impatiently(&backend).await;
     let api = instance.client();
     let accepted = async |call: Call, id: &str| {
         let body = call.ok(202).await;
@@ -364,9 +369,7 @@ async fn with_ack_truth_what_postgresql_does_not_have_yet_is_answered_with_its_i
 async fn with_ack_truth_a_skipped_entry_is_never_a_success() {
     let backend = Backend::new().await;
     let mut reconciler = backend.open_gate().await;
-    let settings =
-        [("RUSHGATE_ROLES", "api"), ("RUSHGATE_ACK", "truth"), ("RUSHGATE_TRUTH_TIMEOUT_MS", "200")];
-    let instance = backend.serve_all(&settings).await;
+    let instance = serve_impatiently(&backend).await;
     let api = instance.client();
     let pool = sqlx::PgPool::connect(&backend.database_url).await.unwrap();
     let planted = "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 777)";
@@ -395,9 +398,7 @@ async fn with_ack_truth_a_skipped_entry_is_never_a_success() {
 async fn with_ack_truth_a_coupon_that_only_the_gate_knows_is_not_told_of() {
     let backend = Backend::new().await;
     let mut reconciler = backend.open_gate().await;
-    let settings =
-        [("RUSHGATE_ROLES", "api"), ("RUSHGATE_ACK", "truth"), ("RUSHGATE_TRUTH_TIMEOUT_MS", "200")];
-    let instance = backend.serve_all(&settings).await;
+    let instance = serve_impatiently(&backend).await;
     let api = instance.client();
     let put = api.put("/v1/coupon-templates/welcome", &template(json!({}))).admin();
     put.ok(202).await;
