@@ -201,8 +201,8 @@ impl Listening<'_> {
                 rabbitmq_connected: self.rabbitmq_connected,
             };
             servers.spawn(losses::watch(Arc::clone(&api.gate), api.truth.clone(), stopping.clone()));
-            let router = http::router(Arc::new(api));
-            servers.spawn(http::server::run_with(listener, router, transport, stopping.clone()));
+            let service = http::service(Arc::new(api));
+            servers.spawn(http::server::run_with(listener, service, transport, stopping.clone()));
             servers.spawn(rates.upkeep(stopping.clone()));
             let stop = stopping.clone();
             servers.spawn(async move { verifier.follow(stop).await });

@@ -6,51 +6,86 @@
 //! believed.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
 
 use crate::config::bounds::{SOLD_OUT_ENTRIES, SOLD_OUT_MEMORY};
 
-/// Ids that are sold out.
-#[derive(Default)]
+type Beliefs = HashMap<String, Arc<Belief>>;
+
+/// Ids that are sold out. Refusing is what a rush does most, so it takes no lock: a belief is renewed in its place, and the
+/// list is exchanged as a whole when an id comes or goes, which is rare.
 pub struct SoldOutMemory {
-    beliefs: Mutex<HashMap<String, Belief>>,
-    entries: AtomicUsize,
+    beliefs: ArcSwap<Beliefs>,
+    /// One exchange at a time.
+    exchanging: Mutex<()>,
+    clock: Clock,
+}
+
+impl Default for SoldOutMemory {
+    fn default() -> Self {
+        // What is asked may have been asked before.
+        let began = Instant::now().checked_sub(SOLD_OUT_MEMORY * 2).unwrap_or_else(Instant::now);
+        Self { beliefs: ArcSwap::default(), exchanging: Mutex::default(), clock: Clock(began) }
+    }
+}
+
+/// Moments as numbers, in nanoseconds since this one.
+struct Clock(Instant);
+
+impl Clock {
+    fn number(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.0).as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 struct Belief {
-    /// When the request was made that was told so.
-    asked: Instant,
+    /// When the request was made that was told so, by the memory's clock.
+    asked: AtomicU64,
     /// Somebody asks again.
-    probing: bool,
+    probing: AtomicBool,
+}
+
+impl Belief {
+    fn age(&self, now: u64) -> Duration {
+        Duration::from_nanos(now.saturating_sub(self.asked.load(Ordering::Acquire)))
+    }
+
+    fn is_over(&self, now: u64) -> bool {
+        self.age(now) >= SOLD_OUT_MEMORY
+    }
+
+    fn holds(&self, now: u64) -> bool {
+        self.age(now) < SOLD_OUT_MEMORY / 2 || !self.is_over(now) && self.probing.load(Ordering::Relaxed)
+    }
+
+    fn renew(&self, asked: u64) {
+        self.asked.store(asked, Ordering::Release);
+        self.probing.store(false, Ordering::Release); // in this order: who sees half of it believes or probes, nothing worse
+    }
 }
 
 impl SoldOutMemory {
     /// The first of `ids` that is refused without asking, if any. Where none is and a belief is to be probed, this caller
     /// is to ask; the others are refused meanwhile.
     pub fn refuses<'a>(&self, ids: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
-        if self.entries.load(Ordering::Relaxed) == 0 {
+        let beliefs = self.beliefs.load();
+        if beliefs.is_empty() {
             return None;
         }
-        let now = Instant::now();
-        let mut beliefs = self.lock();
-        let holds = |belief: &Belief| {
-            let age = now.saturating_duration_since(belief.asked);
-            age < SOLD_OUT_MEMORY && (belief.probing || age < SOLD_OUT_MEMORY / 2)
-        };
-        if let Some(id) = ids.clone().find(|id| beliefs.get(*id).is_some_and(holds)) {
+        let now = self.clock.number(Instant::now());
+        if let Some(id) = ids.clone().find(|id| beliefs.get(*id).is_some_and(|belief| belief.holds(now))) {
             return Some(id);
         }
         for id in ids {
-            let Some(belief) = beliefs.get_mut(id) else { continue };
-            if now.saturating_duration_since(belief.asked) < SOLD_OUT_MEMORY {
-                belief.probing = true;
-            } else {
-                beliefs.remove(id);
+            let Some(belief) = beliefs.get(id) else { continue };
+            if !belief.is_over(now) && belief.probing.swap(true, Ordering::AcqRel) {
+                return Some(id); // somebody was faster, and asks
             }
         }
-        self.entries.store(beliefs.len(), Ordering::Relaxed);
         None
     }
 
@@ -59,25 +94,33 @@ impl SoldOutMemory {
         if asked.elapsed() >= SOLD_OUT_MEMORY {
             return;
         }
-        let mut beliefs = self.lock();
-        if beliefs.len() >= SOLD_OUT_ENTRIES {
-            beliefs.clear();
+        let asked = self.clock.number(asked);
+        if let Some(belief) = self.beliefs.load().get(id) {
+            return belief.renew(asked);
         }
-        beliefs.insert(id.to_owned(), Belief { asked, probing: false });
-        self.entries.store(beliefs.len(), Ordering::Relaxed);
+        self.exchange(|beliefs| {
+            if beliefs.len() >= SOLD_OUT_ENTRIES {
+                beliefs.clear();
+            }
+            let belief = Belief { asked: AtomicU64::new(asked), probing: AtomicBool::new(false) };
+            beliefs.insert(id.to_owned(), Arc::new(belief));
+        });
     }
 
     /// It may be available again.
     pub fn forget(&self, id: &str) {
-        if self.entries.load(Ordering::Relaxed) > 0 {
-            let mut beliefs = self.lock();
-            beliefs.remove(id);
-            self.entries.store(beliefs.len(), Ordering::Relaxed);
+        if self.beliefs.load().contains_key(id) {
+            self.exchange(|beliefs| {
+                beliefs.remove(id);
+            });
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Belief>> {
-        self.beliefs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn exchange(&self, how: impl FnOnce(&mut Beliefs)) {
+        let _one = self.exchanging.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut beliefs = Beliefs::clone(&self.beliefs.load());
+        how(&mut beliefs);
+        self.beliefs.store(Arc::new(beliefs));
     }
 }
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::Json as Answer;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::answer::Answer;
 use super::auth::Staff;
 use super::extract::NoQuery;
 use super::problem::Problem;

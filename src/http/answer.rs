@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use axum::Json;
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -14,6 +15,7 @@ use super::problem::Problem;
 use crate::config::Ack;
 use crate::gate::{Accepted, CaughtUp, Decision, GateError, NotApplied};
 
+const USUAL_BODY_BYTES: usize = 480;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// An accepted request on its way to an answer.
@@ -115,12 +117,40 @@ impl<F> Decided<F> {
         body: impl FnOnce(F) -> B,
     ) -> Response {
         let response = if self.acknowledged {
-            (status, Json(body(self.fact))).into_response()
+            json(status, &body(self.fact))
         } else {
-            (StatusCode::ACCEPTED, Json(ids(&self.fact))).into_response()
+            json(StatusCode::ACCEPTED, &ids(&self.fact))
         };
         marked(response, self.replayed)
     }
+}
+
+/// A body of JSON with status 200.
+#[derive(Debug)]
+pub struct Answer<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Answer<T> {
+    fn into_response(self) -> Response {
+        json(StatusCode::OK, &self.0)
+    }
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    rendered(status, "application/json", body)
+}
+
+/// `body` as JSON, of this media type.
+pub(super) fn rendered(status: StatusCode, media_type: &'static str, body: &impl Serialize) -> Response {
+    // Room for nearly every answer but a list, so that it is not copied while it grows.
+    let mut bytes = Vec::with_capacity(USUAL_BODY_BYTES);
+    if let Err(error) = serde_json::to_writer(&mut bytes, body) {
+        tracing::error!(%error, "an answer cannot be written as JSON");
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
 }
 
 /// Marks the answer to a repeated `Idempotency-Key`.

@@ -1,25 +1,29 @@
 //! What surrounds every handler: a time limit, a limit on each address, a net for panics, metrics, headers for browsers; and
 //! the answers where no handler is.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::Router;
+use axum::extract::Request;
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
     REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
-use axum::middleware::Next;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
+use tower::Service;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::problem::{Code, Problem, RefusalCode};
+use super::Api;
+use super::current::Current;
+use super::meters::{self, Routes};
+use super::problem::{Code, Problem};
 use super::rates::Rates;
-use super::server::Peer;
-use super::{Api, meters};
+use super::server::{Answers, Peer};
 use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, Trace};
 
 /// How long a browser may remember what CORS allows.
@@ -43,17 +47,114 @@ pub async fn method_not_allowed(method: Method) -> Problem {
 pub struct Around {
     pub(super) limit: Duration,
     rates: Arc<Rates>,
+    routes: Routes,
     /// For every answer that does not say otherwise.
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Around {
-    pub fn new(api: &Api) -> Self {
+    pub fn new(api: &Api, routes: Routes) -> Self {
         Self {
             limit: api.settings.handler_timeout(),
             rates: Arc::clone(&api.rates),
+            routes,
             headers: headers(api.edge.tls),
         }
+    }
+
+    /// `router` with all of this around it. One service around the whole of it, as layers would be around each route: those
+    /// cost every request an allocation each.
+    pub fn over(self: Arc<Self>, router: Router) -> impl Answers {
+        tower::service_fn(move |request| {
+            let (around, router) = (Arc::clone(&self), router.clone());
+            async move { Ok(around.answer(router, request).await) }
+        })
+    }
+
+    async fn answer(&self, mut router: Router, request: Request) -> Response {
+        let started = Instant::now();
+        let trace = Arc::new(Trace::of(request.headers()));
+        let _in_flight = meters::InFlight::begin();
+        let method = known_method(request.method());
+        let route = self.routes.of(request.uri().path());
+        let safe = request.method().is_safe();
+        let counted = async {
+            if !is_well_framed(&request) {
+                return ([(CONNECTION, "close")], badly_framed()).into_response();
+            }
+            let peer = request.extensions().get::<Peer>().copied();
+            match self.rates.count_address(peer, request.headers()) {
+                Ok(()) => infallible(router.call(request).await),
+                Err(refused) => refused.into_response(),
+            }
+        };
+        let handling = trace.scope(tokio::time::timeout(self.limit, Current::told(counted)));
+        let (mut response, current) = match AssertUnwindSafe(handling).catch_unwind().await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(_)) => Current::told_now(|| timed_out(safe).into_response()),
+            Err(_) => {
+                // The panic hook has logged where it happened.
+                tracing::error!(
+                    route = self.routes.name(route),
+                    method,
+                    request_id = trace.mark.request_id(),
+                    "a handler panicked"
+                );
+                Current::told_now(|| Problem::internal().into_response())
+            }
+        };
+        self.rates.tell(response.headers_mut(), current.standing);
+        self.account(&trace, (route, method), &response, current.refusal, started);
+        self.complete(&trace, response.headers_mut());
+        response
+    }
+
+    /// Counts a request that was answered, and writes it down for whoever asks for that.
+    fn account(
+        &self,
+        trace: &Trace,
+        (route, method): (usize, &'static str),
+        response: &Response,
+        code: &'static str,
+        started: Instant,
+    ) {
+        let (status, took) = (response.status().as_u16(), started.elapsed());
+        let name = self.routes.name(route);
+        meters::answered((route, name), method, status, code, took);
+        // Nothing of the client's but its id.
+        tracing::debug!(
+            route = name,
+            method,
+            status,
+            code,
+            ?took,
+            request_id = trace.mark.request_id(),
+            "answered"
+        );
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(
+                route = name,
+                method,
+                request_id = trace.mark.request_id(),
+                "answered with an internal error"
+            );
+        }
+        trace.answered(|| format!("{method} {name}"), status, took);
+    }
+
+    /// The headers that every answer has.
+    fn complete(&self, trace: &Trace, headers: &mut HeaderMap) {
+        headers.insert(HeaderName::from_static(REQUEST_ID), trace.header());
+        for (name, value) in &self.headers {
+            headers.entry(name).or_insert_with(|| value.clone());
+        }
+    }
+}
+
+fn infallible<T>(result: Result<T, Infallible>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(never) => match never {},
     }
 }
 
@@ -93,52 +194,6 @@ pub fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
     let layer = CorsLayer::new().allow_origin(AllowOrigin::list(origins.iter().cloned()));
     let layer = layer.allow_methods([Method::GET, Method::POST, Method::PUT]);
     Some(layer.allow_headers(ASKED).expose_headers(TOLD).max_age(PREFLIGHT_MEMORY))
-}
-
-/// Runs a request's handler.
-pub async fn around(State(around): State<Arc<Around>>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let trace = Arc::new(Trace::of(request.headers()));
-    let _in_flight = meters::InFlight::begin();
-    let method = known_method(request.method());
-    let path = request.extensions().get::<MatchedPath>().cloned();
-    let route = path.as_ref().map_or("none", MatchedPath::as_str);
-    let safe = request.method().is_safe();
-    let counted = async {
-        if !is_well_framed(&request) {
-            return ([(CONNECTION, "close")], badly_framed()).into_response();
-        }
-        let peer = request.extensions().get::<Peer>().copied();
-        match around.rates.count_address(peer, request.headers()) {
-            Ok(()) => next.run(request).await,
-            Err(refused) => refused.into_response(),
-        }
-    };
-    let handling = trace.scope(tokio::time::timeout(around.limit, around.rates.told(counted)));
-    let mut response = match AssertUnwindSafe(handling).catch_unwind().await {
-        Ok(Ok(response)) => response,
-        Ok(Err(_)) => timed_out(safe).into_response(),
-        Err(_) => {
-            // The panic hook has logged where it happened.
-            tracing::error!(route, method, request_id = ?trace.header, "a handler panicked");
-            Problem::internal().into_response()
-        }
-    };
-    let code = response.extensions().get::<RefusalCode>().map_or("", |code| code.0);
-    let (status, took) = (response.status().as_u16(), started.elapsed());
-    meters::answered(route, method, status, code, took);
-    // Every request, for whoever asks for it; nothing of the client's but its id.
-    tracing::debug!(route, method, status, code, ?took, request_id = ?trace.header, "answered");
-    if status == StatusCode::INTERNAL_SERVER_ERROR {
-        tracing::error!(route, method, request_id = ?trace.header, "answered with an internal error");
-    }
-    trace.answered(|| format!("{method} {route}"), status, took);
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, trace.header.clone());
-    for (name, value) in &around.headers {
-        headers.entry(name).or_insert_with(|| value.clone());
-    }
-    response
 }
 
 /// Whether everybody must agree where an HTTP/1 request ends. The server is lenient where a proxy in front may read

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::answer::{AcceptedOnly, List};
+use super::answer::{AcceptedOnly, Answer, List};
 use super::auth::Staff;
 use super::extract::{Json, NoQuery, Page, PageParams, PathId};
 use super::fields::{Moment, Object, ShopId, Text, Whole, Word, bound};

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json as Answer;
 use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -12,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{AcceptedOnly, List};
+use super::answer::{AcceptedOnly, Answer, List};
 use super::auth::Caller;
 use super::coupon_templates::DiscountView;
 use super::extract::{IdempotencyKeyParam, Json, Key, Page, PageParams, PathId, Query};

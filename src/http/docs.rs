@@ -15,6 +15,9 @@ use super::problem::{Code, Problem};
 
 /// Where the description is.
 const DESCRIPTION: &str = "/openapi.json";
+const PAGE: [&str; 3] = ["/docs", "/docs/", "/docs/{*path}"];
+/// Every path here.
+pub const PATHS: [&str; 4] = [DESCRIPTION, PAGE[0], PAGE[1], PAGE[2]];
 /// Nothing on the page may come from, or go to, anywhere else.
 const ONLY_FROM_HERE: &str =
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
@@ -30,9 +33,9 @@ pub fn router(description: OpenApi) -> Router {
     };
     Router::new()
         .route(DESCRIPTION, get(move || async move { serve_description(json) }))
-        .route("/docs", get(async || Redirect::permanent("/docs/")))
-        .route("/docs/", get(page.clone()))
-        .route("/docs/{*path}", get(page))
+        .route(PAGE[0], get(async || Redirect::permanent(PAGE[1])))
+        .route(PAGE[1], get(page.clone()))
+        .route(PAGE[2], get(page))
 }
 
 fn serve_description(json: Option<Bytes>) -> Response {

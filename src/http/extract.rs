@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -344,8 +344,9 @@ async fn collect(body: Body) -> Result<Bytes, Problem> {
         None => return Ok(Bytes::new()),
         Some(first) => first.map_err(unread)?,
     };
-    // Nearly every body comes in one piece.
-    let Some(second) = chunks.next().await else {
+    // Nearly every body comes in one piece, and says so.
+    let second = if chunks.is_end_stream() { None } else { chunks.next().await };
+    let Some(second) = second else {
         return if first.len() > MAX_BODY_BYTES { Err(too_large()) } else { Ok(first) };
     };
     let mut chunks = futures::stream::iter([Ok(first), second]).chain(chunks);

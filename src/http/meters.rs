@@ -3,15 +3,49 @@
 
 use ::metrics::{Counter, Gauge, Histogram};
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use matchit::Router;
 
 use crate::telemetry::metrics::{HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_REQUESTS};
 
+/// The routes by what metrics call them: their paths, and `none` for everything else. axum matches a path with the same
+/// library, but tells it only to what is inside of the route.
+pub struct Routes {
+    numbers: Router<usize>,
+    names: Vec<String>,
+}
+
+impl Routes {
+    /// The number of what no route has.
+    const NONE: usize = 0;
+
+    pub fn new<'a>(paths: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut routes = Self { numbers: Router::new(), names: vec!["none".to_owned()] };
+        for path in paths {
+            // axum refuses paths that contradict each other when it builds its own router.
+            if routes.numbers.insert(path, routes.names.len()).is_ok() {
+                routes.names.push(path.to_owned());
+            }
+        }
+        routes
+    }
+
+    /// The number of the route that has this path.
+    pub fn of(&self, path: &str) -> usize {
+        self.numbers.at(path).map_or(Self::NONE, |found| *found.value)
+    }
+
+    pub fn name(&self, number: usize) -> &str {
+        self.names.get(number).map_or("none", String::as_str)
+    }
+}
+
 thread_local! {
-    /// By route and method, of which there are few.
-    static ROUTES: RefCell<HashMap<String, Vec<RouteMeters>>> = RefCell::default();
+    /// By the route's number, then by method, of which there are few.
+    static ROUTES: RefCell<Vec<Vec<RouteMeters>>> = RefCell::default();
 }
 
 struct RouteMeters {
@@ -21,13 +55,19 @@ struct RouteMeters {
     answers: Vec<(u16, &'static str, Counter)>,
 }
 
-/// One request of `route` was answered.
-pub fn answered(route: &str, method: &'static str, status: u16, code: &'static str, took: Duration) {
+/// One request of a route (its number, its name) was answered.
+pub fn answered(
+    (number, route): (usize, &str),
+    method: &'static str,
+    status: u16,
+    code: &'static str,
+    took: Duration,
+) {
     ROUTES.with_borrow_mut(|routes| {
-        let methods = match routes.get_mut(route) {
-            Some(methods) => methods,
-            None => routes.entry(route.to_owned()).or_default(),
-        };
+        if routes.len() <= number {
+            routes.resize_with(number + 1, Vec::new);
+        }
+        let methods = &mut routes[number];
         let at = methods.iter().position(|meters| meters.method == method);
         let at = at.unwrap_or_else(|| {
             let duration = ::metrics::histogram!(HTTP_DURATION.name, "route" => route.to_owned(), "method" => method);
@@ -49,19 +89,56 @@ pub fn answered(route: &str, method: &'static str, status: u16, code: &'static s
 }
 
 /// A request being worked on; until it is dropped, also by a client that hangs up.
-pub struct InFlight(());
+pub struct InFlight(&'static AtomicI64);
 
-static IN_FLIGHT: LazyLock<Gauge> = LazyLock::new(|| HTTP_IN_FLIGHT.gauge(&[]));
+/// Requests under way, as threads have counted them: each in a place that is nearly always its own, because one place for all
+/// would wander from processor to processor twice a request. Only the sum means anything: a request may end elsewhere.
+static UNDER_WAY: [Place; 16] = [const { Place(AtomicI64::new(0)) }; 16];
+
+/// As far from the next one as processors fetch memory at once.
+#[repr(align(128))]
+struct Place(AtomicI64);
+
+thread_local! {
+    static MINE: &'static AtomicI64 = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        &UNDER_WAY[NEXT.fetch_add(1, Ordering::Relaxed) % UNDER_WAY.len()].0
+    };
+}
 
 impl InFlight {
     pub fn begin() -> Self {
-        IN_FLIGHT.increment(1.0);
-        Self(())
+        let place = MINE.with(|mine| *mine);
+        place.fetch_add(1, Ordering::Relaxed);
+        Self(place)
+    }
+
+    /// Brings the gauge up to date, for whoever is about to read it.
+    pub fn tell() {
+        static IN_FLIGHT: LazyLock<Gauge> = LazyLock::new(|| HTTP_IN_FLIGHT.gauge(&[]));
+        let sum: i64 = UNDER_WAY.iter().map(|place| place.0.load(Ordering::Relaxed)).sum();
+        IN_FLIGHT.set(sum.max(0) as f64); // read while others count, it may be off by what they do
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        IN_FLIGHT.decrement(1.0);
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_named_by_their_paths() {
+        let routes =
+            Routes::new(["/v1/products", "/v1/products/{id}", "/v1/products/popular", "/docs/{*path}"]);
+        let name = |path| routes.name(routes.of(path));
+        assert_eq!(name("/v1/products/mug"), "/v1/products/{id}");
+        assert_eq!(name("/v1/products/popular"), "/v1/products/popular");
+        assert_eq!(name("/docs/a/b.js"), "/docs/{*path}");
+        assert_eq!([name("/v1/products/"), name("/"), name("")], ["none"; 3]);
     }
 }

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::HeaderValue;
-use axum::middleware::from_fn_with_state;
 use futures::future::BoxFuture;
+use tower::Layer;
 use tower::util::option_layer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -27,6 +26,7 @@ mod around;
 pub mod auth;
 pub mod coupon_templates;
 pub mod coupons;
+mod current;
 mod docs;
 pub mod extract;
 pub mod fields;
@@ -47,7 +47,9 @@ pub mod turns;
 pub mod wallets;
 
 use around::Around;
+use meters::Routes;
 use rates::Rates;
+use server::Answers;
 use turns::Turns;
 
 pub use auth::{TokenVerifier, mint_token, mint_token_for};
@@ -133,17 +135,17 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
 }
 
 /// The API, with `/openapi.json` and `/docs`.
-pub fn router(api: Arc<Api>) -> Router {
-    let around = Arc::new(Around::new(&api));
-    let cors = around::cors(&api.edge.cors_origins);
+pub fn service(api: Arc<Api>) -> impl Answers {
     let (router, description) = routes().split_for_parts();
-    router
+    let paths = description.paths.paths.keys().map(String::as_str).chain(docs::PATHS);
+    let around = Arc::new(Around::new(&api, Routes::new(paths)));
+    let cors = around::cors(&api.edge.cors_origins);
+    let router = router
         .with_state(api)
         .merge(docs::router(openapi::complete(description)))
         .fallback(around::route_not_found)
-        .method_not_allowed_fallback(around::method_not_allowed)
-        .layer(from_fn_with_state(around, around::around))
-        .layer(option_layer(cors))
+        .method_not_allowed_fallback(around::method_not_allowed);
+    option_layer(cors).layer(around.over(router))
 }
 
 #[cfg(test)]

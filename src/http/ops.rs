@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::around;
+use super::{around, meters};
 use crate::config::bounds::REDIS_COMMAND_TIMEOUT;
 use crate::gate::{CellStatus, Gate};
 use crate::telemetry::sampler::Sampled;
@@ -45,6 +45,7 @@ pub fn ops_router(ops: Arc<Ops>) -> Router {
 }
 
 async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
+    meters::InFlight::tell();
     let text = ops.metrics.render() + &ops.sampled.text();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -11,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{AcceptedOnly, List, marked};
+use super::answer::{AcceptedOnly, Answer, List, marked};
 use super::auth::Caller;
 use super::extract::{IdempotencyKeyParam, Json, Key, NoBody, NoQuery, Page, PageParams, PathId};
 use super::fields::{Object, ShopId, UuidText, Whole, bound};

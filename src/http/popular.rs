@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::Json as Answer;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::answer::Answer;
 use super::auth::Staff;
 use super::extract::{Key, NoBody, NoQuery};
 use super::problem::{Code, Problem};

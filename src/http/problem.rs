@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::answer::rendered;
+use super::current::Current;
 use crate::config::bounds::RETRY_AFTER_SECS;
 use crate::gate::{GateError, NotApplied};
 use crate::truth::TruthError;
@@ -88,10 +90,6 @@ pub struct Problem {
     retry_after: Option<u64>,
 }
 
-/// The code of a refusal, left in the response for the metrics.
-#[derive(Clone, Copy, Debug)]
-pub struct RefusalCode(pub &'static str);
-
 impl Problem {
     /// `detail` says what happened and what to do.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -170,17 +168,16 @@ impl Serialize for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = serde_json::to_vec(&self).unwrap_or_default();
-        let mut response = (self.code.status(), body).into_response();
+        let mut response = rendered(self.code.status(), "application/problem+json", &self);
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(secs) = self.retry_after_secs() {
             headers.insert(RETRY_AFTER, HeaderValue::from(secs));
         }
         if self.code == Code::Unauthenticated {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        response.extensions_mut().insert(RefusalCode(self.code.as_str()));
+        // For the metrics.
+        Current::leave(|current| current.refusal = self.code.as_str());
         response
     }
 }
@@ -292,6 +289,7 @@ pub struct ProblemBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::header::CONTENT_TYPE;
 
     #[test]
     fn a_problem_has_its_members_in_order_and_its_headers() {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::answer::{AcceptedOnly, List};
+use super::answer::{AcceptedOnly, Answer, List};
 use super::auth::Staff;
 use super::extract::{IdempotencyKeyParam, Json, Key, NoQuery, Page, PageParams, PathId};
 use super::fields::{ShopId, Text, Whole, Word, bound};

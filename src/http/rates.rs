@@ -5,7 +5,6 @@
 //! through Redis would cost the hot path a round trip to the very server that it is to be protected from; with N instances
 //! behind a balancer a user may reach N times the rate, and that is said in the documentation.
 
-use std::cell::Cell;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use governor::{Quota, RateLimiter};
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
+use super::current::Current;
 use super::problem::{Code, Problem};
 use super::server::Peer;
 use crate::config::bounds::RATE_UPKEEP;
@@ -32,14 +32,9 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Hops of `X-Forwarded-For` that are looked at.
 const MAX_HOPS: usize = 16;
 
-tokio::task_local! {
-    /// Where the caller of the running request stands, once somebody has counted it.
-    static CURRENT: Cell<Option<Standing>>;
-}
-
 /// How much of a quota is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Standing {
+pub struct Standing {
     of: Who,
     remaining: u32,
     /// Until the quota is whole again.
@@ -85,7 +80,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
             Ok(state) => Ok(self.standing(state.remaining_burst_capacity())),
             Err(until) => {
                 let wait = until.wait_time_from(self.buckets.clock().now());
-                CURRENT.try_with(|current| current.set(Some(self.standing(0)))).unwrap_or_default();
+                Current::leave(|current| current.standing = Some(self.standing(0)));
                 Err(Problem::new(Code::RateLimited, self.of.refusal()).retry_after(ceil_secs(wait).max(1)))
             }
         }
@@ -143,8 +138,7 @@ impl Rates {
     pub fn count_user(&self, user: &UserId) -> Result<(), Problem> {
         if let Some(limiter) = &self.user {
             let standing = limiter.count(user)?;
-            // Outside of a request nobody is interested.
-            let _ = CURRENT.try_with(|current| current.set(Some(standing)));
+            Current::leave(|current| current.standing = Some(standing));
         }
         Ok(())
     }
@@ -173,31 +167,13 @@ impl Rates {
         client
     }
 
-    /// Runs a request's work; adds to its answer where its caller stands.
-    pub async fn told<F>(&self, work: F) -> axum::response::Response
-    where
-        F: Future<Output = axum::response::Response>,
-    {
-        if self.user.is_none() && self.address.is_none() {
-            return work.await;
-        }
-        let work = async {
-            let response = work.await;
-            (response, CURRENT.with(Cell::get))
-        };
-        let (mut response, standing) = CURRENT.scope(Cell::new(None), work).await;
-        if let Some(standing) = standing {
-            self.tell(response.headers_mut(), standing);
-        }
-        response
-    }
-
-    fn tell(&self, headers: &mut HeaderMap, standing: Standing) {
-        let policy = match standing.of {
+    /// Adds to an answer where its caller stands, if it was counted.
+    pub fn tell(&self, headers: &mut HeaderMap, standing: Option<Standing>) {
+        let Some(Standing { of, remaining, reset_secs }) = standing else { return };
+        let policy = match of {
             Who::User => self.user.as_ref().map(|limiter| &limiter.policy),
             Who::Address => self.address.as_ref().map(|limiter| &limiter.policy),
         };
-        let Standing { of, remaining, reset_secs } = standing;
         let text = format!("\"{}\";r={remaining};t={reset_secs}", of.name());
         if let (Some(policy), Ok(text)) = (policy, HeaderValue::try_from(text)) {
             headers.insert(POLICY, policy.clone());

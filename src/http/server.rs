@@ -7,13 +7,16 @@
 //! keeps nobody out.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
 use axum::http::Version;
+use axum::response::Response;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -109,15 +112,34 @@ impl Transport {
     }
 }
 
+/// What answers requests: a router, or a service around one.
+pub trait Answers:
+    Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<T> Answers for T where
+    T: Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// [`run_with`] the default limits.
-pub async fn run(listener: TcpListener, router: Router, stopping: CancellationToken) {
-    run_with(listener, router, Transport::new(&Limits::default()), stopping).await;
+pub async fn run(listener: TcpListener, service: impl Answers, stopping: CancellationToken) {
+    run_with(listener, service, Transport::new(&Limits::default()), stopping).await;
 }
 
 /// Serves until `stopping`, then finishes the requests under way, for [`DRAIN_TIMEOUT`] at most.
 pub async fn run_with(
     listener: TcpListener,
-    router: Router,
+    service: impl Answers,
     transport: Transport,
     stopping: CancellationToken,
 ) {
@@ -126,7 +148,7 @@ pub async fn run_with(
     let free = Arc::new(Semaphore::new(transport.max_connections));
     let most = transport.max_connections;
     let builder = transport.builder();
-    let server = Arc::new(Server { builder, router, transport, stopping, standing: Mutex::default() });
+    let server = Arc::new(Server { builder, service, transport, stopping, standing: Mutex::default() });
     let begin = |stream, permit: Option<OwnedSemaphorePermit>| {
         let serving = Arc::clone(&server).begin(stream);
         let cut = cut.clone();
@@ -172,9 +194,9 @@ fn of_one_connection(error: &std::io::Error) -> bool {
 }
 
 /// What all connections of one port share.
-struct Server {
+struct Server<R> {
     builder: Builder<TokioExecutor>,
-    router: Router,
+    service: R,
     transport: Transport,
     stopping: CancellationToken,
     /// The connections that stand, by numbers that are given in turn.
@@ -182,18 +204,18 @@ struct Server {
 }
 
 /// One of the connections that stand.
-struct Standing<'a> {
-    server: &'a Server,
+struct Standing<'a, R: Answers> {
+    server: &'a Server<R>,
     number: u64,
 }
 
-impl Drop for Standing<'_> {
+impl<R: Answers> Drop for Standing<'_, R> {
     fn drop(&mut self) {
         self.server.standing().1.remove(&self.number);
     }
 }
 
-impl Server {
+impl<R: Answers> Server<R> {
     /// The next connection, once there is room for it.
     async fn accept(
         &self,
@@ -228,7 +250,7 @@ impl Server {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stand(&self, activity: &Arc<Activity>) -> Standing<'_> {
+    fn stand(&self, activity: &Arc<Activity>) -> Standing<'_, R> {
         let mut standing = self.standing();
         standing.0 += 1;
         let number = standing.0;
@@ -263,14 +285,14 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = service_fn({
-            let (activity, router) = (Arc::clone(&activity), self.router.clone());
+            let (activity, service) = (Arc::clone(&activity), self.service.clone());
             move |mut request: hyper::Request<hyper::body::Incoming>| {
                 let busy = activity.begin();
                 let many = request.version() == Version::HTTP_2;
                 if let Some(peer) = peer {
                     request.extensions_mut().insert(peer);
                 }
-                let answering = router.clone().call(request);
+                let answering = service.clone().call(request.map(Body::new));
                 async move {
                     let answer = answering.await;
                     // On HTTP/1 the limit on writes is enough; on HTTP/2 a client can starve one stream of several.
@@ -322,6 +344,7 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::Router;
     use axum::routing::get;
     use std::time::Instant;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

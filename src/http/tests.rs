@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
 use serde_json::Value;
 use tower::ServiceExt;
 
+use super::server::Answers;
 use super::*;
 use crate::config::Limits;
 use crate::domain::UserId;
@@ -16,14 +18,14 @@ const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const NOWHERE: &str = "postgres://postgres@127.0.0.1:1/nowhere";
 const ORDER: &str = "/v1/orders/01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47";
 
-fn app() -> Router {
-    router(Arc::new(api(&Limits::default(), Edge::default())))
+fn app() -> impl Answers {
+    service(Arc::new(api(&Limits::default(), Edge::default())))
 }
 
-fn limited(limit: Duration) -> Arc<Around> {
-    let mut around = Around::new(&api(&Limits::default(), Edge::default()));
+fn limited(limit: Duration, router: Router) -> impl Answers {
+    let mut around = Around::new(&api(&Limits::default(), Edge::default()), Routes::new([]));
     around.limit = limit;
-    Arc::new(around)
+    Arc::new(around).over(router)
 }
 
 fn api(limits: &Limits, edge: Edge) -> Api {
@@ -325,10 +327,10 @@ async fn without_postgresql_what_needs_it_is_refused_for_now() {
 #[tokio::test]
 async fn a_panic_is_an_answer() {
     // The gate's bodies do not matter here: any panic below the net is caught.
-    let net = Router::new()
-        .route("/", axum::routing::get(async || -> StatusCode { panic!("on purpose") }))
-        .layer(from_fn_with_state(limited(Duration::from_secs(1)), around::around));
-    let response = net.oneshot(request("GET", "/", None, "")).await.unwrap();
+    let router =
+        Router::new().route("/", axum::routing::get(async || -> StatusCode { panic!("on purpose") }));
+    let response =
+        limited(Duration::from_secs(1), router).oneshot(request("GET", "/", None, "")).await.unwrap();
     assert_eq!(response.status(), 500);
     assert_eq!(json(response).await["code"], "internal-error");
 }
@@ -336,9 +338,8 @@ async fn a_panic_is_an_answer() {
 #[tokio::test]
 async fn a_handler_that_hangs_is_ended() {
     let app = || {
-        Router::new()
-            .route("/", axum::routing::any(std::future::pending::<StatusCode>))
-            .layer(from_fn_with_state(limited(Duration::from_millis(10)), around::around))
+        let router = Router::new().route("/", axum::routing::any(std::future::pending::<StatusCode>));
+        limited(Duration::from_millis(10), router)
     };
     for (method, code) in [("GET", "gate-unavailable"), ("POST", "outcome-unknown")] {
         let response = app().oneshot(request(method, "/", None, "")).await.unwrap();
@@ -392,7 +393,7 @@ async fn metrics_name_routes_not_paths() {
 #[tokio::test]
 async fn a_user_is_told_how_much_is_left_and_then_when_to_come_again() {
     let limits = Limits { user_rate: "2/10s".parse().unwrap(), ..Limits::default() };
-    let app = router(Arc::new(api(&limits, Edge::default())));
+    let app = service(Arc::new(api(&limits, Edge::default())));
     let ask = async |scope: &str| {
         let request = request("GET", "/v1/users/u/wallet?x=1", Some(&token("u", scope)), "");
         let response = app.clone().oneshot(request).await.unwrap();
@@ -414,7 +415,7 @@ async fn a_user_is_told_how_much_is_left_and_then_when_to_come_again() {
 #[tokio::test]
 async fn an_address_is_counted_before_anything_else() {
     let limits = Limits { address_rate: "2/60s".parse().unwrap(), ..Limits::default() };
-    let app = router(Arc::new(api(&limits, Edge::default())));
+    let app = service(Arc::new(api(&limits, Edge::default())));
     let ask = async |address: &str, path: &str| {
         let mut request = request("GET", path, Some("nonsense"), "");
         request.extensions_mut().insert(server::Peer(address.parse().unwrap()));
@@ -437,7 +438,7 @@ async fn browsers_are_told_to_guess_and_keep_nothing() {
         assert!(header(&response, "content-security-policy").starts_with(policy), "{uri}");
         assert!(!response.headers().contains_key("strict-transport-security"));
     }
-    let app = router(Arc::new(api(&Limits::default(), Edge { tls: true, ..Edge::default() })));
+    let app = service(Arc::new(api(&Limits::default(), Edge { tls: true, ..Edge::default() })));
     let response = app.oneshot(request("GET", "/openapi.json", None, "")).await.unwrap();
     assert_eq!(header(&response, "strict-transport-security"), "max-age=31536000");
 }
@@ -451,7 +452,7 @@ async fn pages_of_other_origins_may_call_only_where_the_settings_name_them() {
     let closed = send(preflight("https://shop.example")).await;
     assert!(closed.status() == 405 && !closed.headers().contains_key("access-control-allow-origin"));
     let edge = Edge { cors_origins: vec!["https://shop.example".parse().unwrap()], tls: false };
-    let app = router(Arc::new(api(&Limits::default(), edge)));
+    let app = service(Arc::new(api(&Limits::default(), edge)));
     let open = app.clone().oneshot(preflight("https://shop.example")).await.unwrap();
     assert_eq!(open.headers()["access-control-allow-origin"], "https://shop.example");
     assert!(open.headers()["access-control-allow-headers"].to_str().unwrap().contains("idempotency-key"));

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -11,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{AcceptedOnly, List};
+use super::answer::{AcceptedOnly, Answer, List};
 use super::auth::Caller;
 use super::extract::{EntryId, IdempotencyKeyParam, Json, Key, NoQuery, Page, PageParams, PathId};
 use super::fields::{ShopId, Whole, bound};

@@ -10,6 +10,7 @@ use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, Tr
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use super::otlp;
 use crate::config::{InvalidSetting, Serve};
@@ -41,8 +42,8 @@ pub struct Trace {
     pub mark: TraceMark,
     /// The client's span.
     parent: Option<[u8; 8]>,
-    /// As the answer says it.
-    pub header: HeaderValue,
+    /// The client's id, as it came.
+    given: Option<HeaderValue>,
 }
 
 impl Trace {
@@ -66,9 +67,16 @@ impl Trace {
                 TraceMark { trace_id, span_id, sampled: is_sampled(&trace_id), request_id }
             }
         };
-        let header = given.or_else(|| HeaderValue::from_str(&mark.request_id()).ok());
-        let header = header.unwrap_or_else(|| HeaderValue::from_static(""));
-        Self { mark, parent: parent.map(|parent| parent.span_id), header }
+        Self { mark, parent: parent.map(|parent| parent.span_id), given }
+    }
+
+    /// The request's id, as the answer says it.
+    pub fn header(&self) -> HeaderValue {
+        match (&self.given, &self.mark.request_id) {
+            (Some(given), _) => given.clone(),
+            (None, Some(id)) => HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("")),
+            (None, None) => self.mark.trace_id_header(),
+        }
     }
 
     /// Runs `work` as part of this request.
@@ -129,6 +137,12 @@ impl TraceMark {
     pub fn traceparent(&self) -> String {
         use crate::log::wire::hex;
         format!("00-{}-{}-0{}", hex(&self.trace_id), hex(&self.span_id), u8::from(self.sampled))
+    }
+
+    fn trace_id_header(&self) -> HeaderValue {
+        let mut text = [0; Hyphenated::LENGTH];
+        let id = Uuid::from_bytes(self.trace_id).hyphenated();
+        HeaderValue::from_str(id.encode_lower(&mut text)).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
     pub fn request_id(&self) -> String {
@@ -266,7 +280,7 @@ mod tests {
     #[test]
     fn what_a_client_gives_is_taken_over() {
         let trace = trace(&[(REQUEST_ID, "order-7/a"), (TRACEPARENT, GIVEN)]);
-        assert_eq!(trace.header, "order-7/a");
+        assert_eq!(trace.header(), "order-7/a");
         assert_eq!(trace.mark.request_id(), "order-7/a");
         let out = trace.mark.traceparent();
         assert!(out.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && out.ends_with("-01"), "{out}");
@@ -278,7 +292,7 @@ mod tests {
     fn what_is_missing_or_unreadable_is_made() {
         let (first, second) = (trace(&[]), trace(&[(REQUEST_ID, "two words"), (TRACEPARENT, "00-0-0-00")]));
         for trace in [&first, &second] {
-            assert_eq!(trace.header, trace.mark.request_id());
+            assert_eq!(trace.header(), trace.mark.request_id());
             assert!(Uuid::parse_str(&trace.mark.request_id()).is_ok());
             assert!(trace.mark.traceparent().ends_with("-00") && trace.parent.is_none());
         }
