@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,7 +79,7 @@ impl Around {
         let method = known_method(request.method());
         let route = self.routes.of(request.uri().path());
         let safe = request.method().is_safe();
-        let counted = async {
+        let counted = pin!(async {
             if !is_well_framed(&request) {
                 return ([(CONNECTION, "close")], badly_framed()).into_response();
             }
@@ -87,8 +88,10 @@ impl Around {
                 Ok(()) => infallible(router.call(request).await),
                 Err(refused) => refused.into_response(),
             }
-        };
-        let handling = trace.scope(tokio::time::timeout(self.limit, Current::told(counted)));
+        });
+        let told = pin!(Current::told(counted));
+        let limited = pin!(tokio::time::timeout(self.limit, told));
+        let handling = pin!(trace.scope(limited));
         let (mut response, current) = match AssertUnwindSafe(handling).catch_unwind().await {
             Ok(Ok(answered)) => answered,
             Ok(Err(_)) => Current::told_now(|| timed_out(safe).into_response()),

@@ -2,6 +2,7 @@
 //! own work sees, as an extension of the response would be, and without its allocations.
 
 use std::cell::Cell;
+use std::pin::Pin;
 
 use axum::response::Response;
 
@@ -21,8 +22,9 @@ pub struct Current {
 }
 
 impl Current {
-    /// Runs a request's work; returns its answer, and what was left behind.
-    pub async fn told(work: impl Future<Output = Response>) -> (Response, Self) {
+    /// Runs a request's work; returns its answer, and what was left behind. `work` is pinned by the caller, so that futures
+    /// around it hold an address: each that held the work itself would double what is moved for every request.
+    pub async fn told(work: Pin<&mut (impl Future<Output = Response> + Send)>) -> (Response, Self) {
         let work = async {
             let response = work.await;
             (response, CURRENT.with(Cell::get))

@@ -17,6 +17,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::Version;
 use axum::response::Response;
+use futures::TryFutureExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -292,14 +293,12 @@ impl<R: Answers> Server<R> {
                 if let Some(peer) = peer {
                     request.extensions_mut().insert(peer);
                 }
+                // Mapped, not awaited in a block of its own: that would hold the answering future twice.
                 let answering = service.clone().call(request.map(Body::new));
-                async move {
-                    let answer = answering.await;
+                answering.map_ok(move |answer| {
                     // On HTTP/1 the limit on writes is enough; on HTTP/2 a client can starve one stream of several.
-                    answer.map(
-                        |answer| if many { answer.map(|body| busy.keep_until_sent(body)) } else { answer },
-                    )
-                }
+                    if many { answer.map(|body| busy.keep_until_sent(body)) } else { answer }
+                })
             }
         });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
 use serde_json::Value;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use super::server::Answers;
 use super::*;
@@ -322,6 +322,14 @@ async fn without_postgresql_what_needs_it_is_refused_for_now() {
     assert_eq!(response.status(), 503);
     assert_eq!(response.headers()["retry-after"], "1");
     assert_eq!(json(response).await["code"], "truth-unavailable");
+}
+
+/// hyper moves the whole of it into its place for every request, and it stays there while the gate decides.
+#[tokio::test]
+async fn the_future_of_a_request_is_small() {
+    let answering = app().call(request("GET", "/v1/products", None, ""));
+    let bytes = size_of_val(&answering);
+    assert!(bytes <= 2_048, "{bytes} bytes");
 }
 
 #[tokio::test]
