@@ -6,6 +6,7 @@ use fred::prelude::*;
 use fred::types::Key;
 use futures::TryStreamExt;
 use sqlx::{Connection, PgConnection};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
@@ -16,6 +17,8 @@ use crate::log::wire::{self, Blob, Id};
 
 /// Fields that one HSET carries.
 const FIELDS_PER_COMMAND: usize = 1_000;
+/// HSETs of one hash that wait for their answers at once.
+const COMMANDS_UNDER_WAY: usize = 8;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -44,6 +47,8 @@ pub async fn load(
 ) -> Result<Loaded, LoadError> {
     let mut tx = conn.begin().await?;
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
+    // All coupons are sorted by user: better in memory than on disk. The cell is closed meanwhile.
+    sqlx::query("SET LOCAL work_mem = '256MB'").execute(&mut *tx).await?;
     let mut loaded = Loaded::default();
     loaded.hashes.push(wallets(&mut tx, client, keys).await?);
     loaded.hashes.extend(products(&mut tx, client, keys).await?);
@@ -59,21 +64,23 @@ pub async fn load(
 /// A hash and the number of fields that it was given.
 type LoadedHash = (String, u64);
 
-/// Gathers a hash's fields and sends them many at a time.
+/// Gathers a hash's fields and sends them many at a time. While Redis stores (and fsyncs) some, the next are read.
 struct HashLoader<'a> {
     client: &'a Client,
     key: String,
-    fields: Vec<(Bytes, Value)>,
+    fields: Vec<(Key, Value)>,
+    under_way: JoinSet<Result<i64, Error>>,
     sent: u64,
 }
 
 impl<'a> HashLoader<'a> {
     fn new(client: &'a Client, key: String) -> Self {
-        Self { client, key, fields: Vec::with_capacity(FIELDS_PER_COMMAND), sent: 0 }
+        let fields = Vec::with_capacity(FIELDS_PER_COMMAND);
+        Self { client, key, fields, under_way: JoinSet::new(), sent: 0 }
     }
 
     async fn add(&mut self, field: impl Into<Bytes>, value: impl Into<Value>) -> Result<(), Error> {
-        self.fields.push((field.into(), value.into()));
+        self.fields.push((Key::from(field.into()), value.into()));
         if self.fields.len() == FIELDS_PER_COMMAND { self.flush().await } else { Ok(()) }
     }
 
@@ -81,15 +88,28 @@ impl<'a> HashLoader<'a> {
         if self.fields.is_empty() {
             return Ok(());
         }
+        if self.under_way.len() >= COMMANDS_UNDER_WAY {
+            self.stored().await?;
+        }
         self.sent += self.fields.len() as u64;
-        let fields: Vec<(Key, Value)> =
-            self.fields.drain(..).map(|(field, value)| (Key::from(field), value)).collect();
-        let _: i64 = self.client.hset(self.key.as_str(), fields).await?;
+        let fields = std::mem::replace(&mut self.fields, Vec::with_capacity(FIELDS_PER_COMMAND));
+        let (client, key) = (self.client.clone(), self.key.clone());
+        self.under_way.spawn(async move { client.hset(key, fields).await });
         Ok(())
+    }
+
+    /// Waits for one of the commands under way; `false`: there is none.
+    async fn stored(&mut self) -> Result<bool, Error> {
+        match self.under_way.join_next().await {
+            None => Ok(false),
+            Some(Ok(stored)) => stored.map(|_| true),
+            Some(Err(lost)) => Err(Error::new(ErrorKind::Unknown, lost.to_string())),
+        }
     }
 
     async fn finish(mut self) -> Result<LoadedHash, Error> {
         self.flush().await?;
+        while self.stored().await? {}
         Ok((self.key, self.sent))
     }
 }
