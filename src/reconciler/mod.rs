@@ -8,6 +8,7 @@
 //! [`run`]: Reconciler::run
 
 mod apply;
+mod copy;
 pub mod cursor;
 mod load;
 mod meters;
