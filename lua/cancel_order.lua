@@ -1,38 +1,38 @@
 -- Cancels orders, once: gives back stock, balance and (unless expired) the coupon. What an order holds comes from
 -- PostgreSQL, so it must have been read in this epoch: later ones do not know what was cancelled before them.
 --
--- KEYS  5 wallets · 6 stocks · 7 coupons · 8 cancelled
+-- KEYS  5 wallets · 6 stocks · 7 held · 8 cancelled
 -- body  [order id, user, lines [[product, quantity], …], refund, coupon id or nil, epoch of the read]
 -- fact  [order id, user, lines [[product, quantity, stock after], …], refund, coupon id or nil, coupon returned,
 --        balance after, cancelled_at, idempotency]
 -- Refusals: stale_read · already_cancelled · unknown_user · {unknown_product = id} · {balance_limit = present balance}
 
-local WALLETS, STOCKS, COUPONS, CANCELLED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local WALLETS, STOCKS, HELD, CANCELLED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 
 local stocks = fetch(STOCKS, ordered_products())
 local balances = fetch(WALLETS, distinct(2))
-local coupons = fetch(COUPONS, distinct(5))
+local held = fetch(HELD, users_with_coupon(5))
 local order_ids = distinct(1)
 local cancelled = {}
 for i, is_cancelled in ipairs(redis.call('SMISMEMBER', CANCELLED, unpack(order_ids))) do
   cancelled[order_ids[i]] = is_cancelled == 1
 end
-local new_stocks, new_balances, new_coupons, new_cancelled = {}, {}, {}, {}
+local new_stocks, new_balances, new_held, new_cancelled = {}, {}, {}, {}
 
 -- Makes the order's coupon available again, unless it has expired or another order holds it.
-local function return_coupon(coupon_id, order_id)
-  local packed = coupon_id and coupons[coupon_id]
-  if not packed then return false end
-  local coupon = cmsgpack.unpack(packed)
-  if coupon[5] ~= order_id then return false end
-  local expires_at = coupon[4] + COUPON_USABLE_MS
+local function return_coupon(user, coupon_id, order_id)
+  local coupons = coupon_id and held[user]
+  local at = coupons and coupon_at(coupons, coupon_id, 4)
+  if not at then return false end
+  local _, issued_at, used_by = coupon_parts(coupons, at)
+  if used_by ~= order_id then return false end
+  local expires_at = issued_at + COUPON_USABLE_MS
   if now >= expires_at then
     passed(expires_at)
     return false
   end
-  coupon[5] = NULL
-  coupons[coupon_id] = cmsgpack.pack(coupon)
-  new_coupons[coupon_id] = coupons[coupon_id]
+  held[user] = coupon_used_by(coupons, at, UNUSED)
+  new_held[user] = held[user]
   return true
 end
 
@@ -55,7 +55,7 @@ local function decide(body)
   end
   balance = balance + refund
   balances[user], new_balances[user] = balance, balance
-  local coupon_returned = return_coupon(coupon_id, order_id)
+  local coupon_returned = return_coupon(user, coupon_id, order_id)
   cancelled[order_id] = true
   new_cancelled[#new_cancelled + 1] = order_id
   return nil, { order_id, user, returned, refund, coupon_id or NULL, coupon_returned, balance, now }
@@ -64,7 +64,7 @@ end
 local function write()
   store(STOCKS, new_stocks)
   store(WALLETS, new_balances)
-  store(COUPONS, new_coupons)
+  store(HELD, new_held)
   redis.call('SADD', CANCELLED, unpack(new_cancelled))
 end
 

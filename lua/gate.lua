@@ -23,6 +23,8 @@ local DAY_MS = 86400000
 local COUPON_USABLE_MS = 365 * DAY_MS
 local MAX_BALANCE = 1000000
 local NULL = cjson.null
+local COUPON_BYTES = 46 -- of one coupon in `held`, see src/gate/held.rs
+local UNUSED = string.rep('\0', 16) -- where a coupon's order stands
 local ARGUMENTS_PER_CALL = 4000 -- Lua can unpack some 8,000 values at once
 
 local head = cmsgpack.unpack(ARGV[1])
@@ -69,6 +71,20 @@ local function distinct(column)
   return list
 end
 
+-- The distinct users (second column of the bodies) of those requests that name a coupon at `column`.
+local function users_with_coupon(column)
+  local seen, list = {}, {}
+  for i = 1, #batch do
+    local body = batch[i][3]
+    local user = body[2]
+    if body[column] and not seen[user] then
+      seen[user] = true
+      list[#list + 1] = user
+    end
+  end
+  return list
+end
+
 -- The distinct products of all orders in the batch, whose lines are the bodies' third column.
 local function ordered_products()
   local seen, list = {}, {}
@@ -81,6 +97,24 @@ local function ordered_products()
     end
   end
   return list
+end
+
+-- Where the element begins whose bytes at `offset` are `bytes`, in a user's coupons; nil: there is none.
+local function coupon_at(coupons, bytes, offset)
+  local found = string.find(coupons, bytes, 1, true)
+  while found and (found - 1 - offset) % COUPON_BYTES ~= 0 do found = string.find(coupons, bytes, found + 1, true) end
+  return found and found - offset
+end
+
+-- Number, time of issue and order of the coupon that begins there.
+local function coupon_parts(coupons, at)
+  local mark, issued_at = string.sub(coupons, at, at + 3), struct.unpack('>I6', coupons, at + 24)
+  return mark, issued_at, string.sub(coupons, at + 30, at + 45)
+end
+
+-- The user's coupons when the one that begins there is used by `order_id`, or UNUSED.
+local function coupon_used_by(coupons, at, order_id)
+  return string.sub(coupons, 1, at + 29) .. order_id .. string.sub(coupons, at + 46)
 end
 
 -- One HMGET (or a few) for all names: name → value, absent ones left out.

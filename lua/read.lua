@@ -3,7 +3,7 @@
 -- taken for the shop's state.
 --
 -- KEYS  1 meta · 2 log · 3 wallets · 4 products · 5 stocks · 6 product ids · 7 templates · 8 issued ·
---       9 template ids · 10 held · 11 coupons
+--       9 template ids · 10 held · 11 template numbers
 -- ARGV  1 MessagePack [epoch, highest seq seen, its tip]
 --       2 MessagePack list of reads [name, …], each answered with what stands behind the arrow:
 --         place                      → nil; for those who only want to know where the log stands
@@ -12,12 +12,14 @@
 --         list_products, after, n    → the same, ids above `after` ('' for all)
 --         templates, [id, …]         → list of [id, packed template, issued]
 --         list_templates, after, n   → the same
---         held, user                 → list of [coupon id, packed coupon, packed template, issued], oldest first
+--         held, user                 → [the user's value in `held`, list of [id, packed template, issued] of these coupons]
 -- Returns MessagePack {refused = [why, place]} or {decided = [answers (each packed), place]}; see lua/gate.lua.
 
 local NULL = cjson.null
+local COUPON_BYTES = 46 -- of one coupon in `held`, see src/gate/held.rs
+local ARGUMENTS_PER_CALL = 4000 -- Lua can unpack some 8,000 values at once
 local META, LOG, WALLETS, PRODUCTS, STOCKS, PRODUCT_IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local TEMPLATES, ISSUED, TEMPLATE_IDS, HELD, COUPONS = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local TEMPLATES, ISSUED, TEMPLATE_IDS, HELD, TEMPLATE_NUMBERS = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local head = cmsgpack.unpack(ARGV[1])
 local reads = cmsgpack.unpack(ARGV[2])
 
@@ -31,11 +33,19 @@ local why = (not meta[1] and 'absent') or (epoch ~= head[1] and 'epoch') or (met
   or (not still_holds(LOG, epoch, seq, tip, head[2], head[3]) and 'behind')
 if why then return cmsgpack.pack({ refused = { why, place } }) end
 
+-- One HMGET (or a few) for all names: their values in the same order, false for absent ones.
+local function fetch(key, names)
+  local found = {}
+  for first = 1, #names, ARGUMENTS_PER_CALL do
+    local last = math.min(first + ARGUMENTS_PER_CALL - 1, #names)
+    local values = redis.call('HMGET', key, unpack(names, first, last))
+    for i = first, last do found[i] = values[i - first + 1] end
+  end
+  return found
+end
+
 local function described(ids, bodies_key, counts_key)
-  local answer = {}
-  if #ids == 0 then return answer end
-  local bodies = redis.call('HMGET', bodies_key, unpack(ids))
-  local counts = redis.call('HMGET', counts_key, unpack(ids))
+  local answer, bodies, counts = {}, fetch(bodies_key, ids), fetch(counts_key, ids)
   for i, id in ipairs(ids) do
     if bodies[i] then answer[#answer + 1] = { id, bodies[i], tonumber(counts[i]) or 0 } end
   end
@@ -48,18 +58,15 @@ local function above(ids_key, after, limit)
 end
 
 local function held(user)
-  local records, answer = redis.call('HGET', HELD, user) or '', {}
-  for at = 1, #records, 20 do
-    local id = string.sub(records, at + 4, at + 19)
-    local coupon = redis.call('HGET', COUPONS, id)
-    if coupon then
-      local template = cmsgpack.unpack(coupon)[1]
-      answer[#answer + 1] = {
-        id, coupon, redis.call('HGET', TEMPLATES, template) or NULL, tonumber(redis.call('HGET', ISSUED, template)) or 0,
-      }
-    end
+  local coupons, seen, marks, ids = redis.call('HGET', HELD, user) or '', {}, {}, {}
+  for at = 1, #coupons, COUPON_BYTES do
+    local mark = string.sub(coupons, at, at + 3)
+    if not seen[mark] then seen[mark], marks[#marks + 1] = true, mark end
   end
-  return answer
+  for _, id in ipairs(fetch(TEMPLATE_NUMBERS, marks)) do
+    if id then ids[#ids + 1] = id end
+  end
+  return { coupons, described(ids, TEMPLATES, ISSUED) }
 end
 
 local answer_to = {

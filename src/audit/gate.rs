@@ -1,17 +1,20 @@
 //! Gate = truth: PostgreSQL is read in pages by key, each page is looked up in Redis, and where Redis has more, it is
 //! scanned for what PostgreSQL lacks. Memory holds one page of each.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use sqlx::types::Json as SqlJson;
 use sqlx::{PgConnection, Row};
 use std::collections::{HashMap, HashSet};
+use uuid::Uuid;
 
 use super::report::Check;
 use super::{AuditError, PAGE_ROWS};
 use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
 use crate::gate::cell::Meta;
+use crate::gate::held::HeldCoupon;
 use crate::gate::keys::{DAY_MS, Keys};
-use crate::gate::scan::{HeldCoupon, Part, Record, Scan};
+use crate::gate::scan::{Holder, Part, Record, Scan};
+use crate::log::wire::hex;
 
 /// One part of the gate and the rows that it must equal.
 struct Equal {
@@ -78,11 +81,11 @@ const EQUALS: [Equal; 8] = [
         find: FIND_TEMPLATES,
     },
     Equal {
-        part: Part::Coupons,
-        name: "gate-coupons",
-        rule: "coupons' holders, serials, times, orders: gate = truth",
-        page: include_str!("sql/page_coupons.sql"),
-        find: "SELECT coupon_id::text FROM coupons WHERE coupon_id::text = ANY ($1)",
+        part: Part::TemplateNumbers,
+        name: "gate-template-numbers",
+        rule: "templates' numbers: gate = truth",
+        page: include_str!("sql/page_template_numbers.sql"),
+        find: "SELECT number::text FROM coupon_templates WHERE number::text = ANY ($1)",
     },
 ];
 
@@ -101,7 +104,7 @@ impl Sides<'_> {
         for equal in &EQUALS {
             checks.push(self.equal(equal).await?);
         }
-        checks.push(self.held().await?);
+        checks.push(self.coupons().await?);
         checks.push(self.cancelled().await?);
         checks.push(self.records(meta.clock_ms).await?);
         Ok(checks)
@@ -169,58 +172,61 @@ impl Sides<'_> {
         }
     }
 
-    /// Who holds what: every coupon is in its holder's list, and the lists have nothing else and nothing twice.
-    async fn held(&mut self) -> Result<Check, AuditError> {
-        let mut check = Check::new("gate-held", "who holds which template's coupon: gate = truth");
+    /// Every coupon stands among its holder's with all that is known of it, and the gate has nothing else and nothing
+    /// twice.
+    async fn coupons(&mut self) -> Result<Check, AuditError> {
+        let mut check =
+            Check::new("gate-coupons", "coupons' templates, holders, serials, times, orders: gate = truth");
         let mut after = String::new();
         loop {
-            let rows = sqlx::query(include_str!("sql/page_held.sql"))
+            let rows = sqlx::query(include_str!("sql/page_coupons.sql"))
                 .bind(&after)
                 .bind(PAGE_ROWS)
                 .fetch_all(&mut *self.snapshot)
                 .await?;
-            let coupons = rows.iter().map(held_row).collect::<Result<Vec<_>, _>>()?;
-            let Some(last) = coupons.last() else {
+            let truth = rows.iter().map(coupon_row).collect::<Result<Vec<_>, _>>()?;
+            let Some((_, last)) = truth.last() else {
                 break;
             };
             after = last.coupon_id.to_string();
-            check.looked_at += coupons.len() as i64;
-            let users: HashSet<&String> = coupons.iter().map(|coupon| &coupon.user).collect();
-            let users: Vec<String> = users.into_iter().cloned().collect();
-            let held: HashSet<HeldCoupon> =
-                self.scan.held_by(self.keys, &users).await?.into_iter().flatten().collect();
-            for coupon in coupons.iter().filter(|coupon| !held.contains(*coupon)) {
-                check.differs(&coupon.user, shown(coupon), ABSENT);
+            check.looked_at += truth.len() as i64;
+            let users: HashSet<&String> = truth.iter().map(|(user, _)| user).collect();
+            let users = users.into_iter().cloned().collect();
+            let holders = self.scan.held_by(self.keys, users).await?;
+            let held: HashMap<(&str, Uuid), &HeldCoupon> = holders
+                .iter()
+                .flat_map(|Holder { user, coupons, .. }| {
+                    coupons.iter().map(|coupon| ((user.as_str(), coupon.coupon_id), coupon))
+                })
+                .collect();
+            for (user, coupon) in &truth {
+                let found = held.get(&(user.as_str(), coupon.coupon_id));
+                if found != Some(&coupon) {
+                    let found = found.map_or(ABSENT.into(), |found| shown(found));
+                    check.differs(named(user, coupon), shown(coupon), found);
+                }
             }
         }
-        self.held_beyond_truth(&mut check).await?;
+        self.coupons_beyond_truth(&mut check).await?;
         Ok(check)
     }
 
-    async fn held_beyond_truth(&mut self, check: &mut Check) -> Result<(), AuditError> {
+    async fn coupons_beyond_truth(&mut self, check: &mut Check) -> Result<(), AuditError> {
         let mut from = None;
         loop {
             let page = self.scan.held(self.keys, from).await?;
-            let ids: Vec<String> =
-                page.elements.iter().flatten().map(|held| held.coupon_id.to_string()).collect();
-            let mut truth = HashSet::new();
-            for some in ids.chunks(PAGE_ROWS as usize) {
-                let rows = sqlx::query(include_str!("sql/find_held.sql"))
-                    .bind(some)
-                    .fetch_all(&mut *self.snapshot)
-                    .await?;
-                for row in &rows {
-                    truth.insert(held_row(row)?);
-                }
-            }
-            for list in &page.elements {
+            let truth = self.holders_of(&page.elements).await?;
+            for Holder { user, coupons, rest } in &page.elements {
                 let mut seen = HashSet::new();
-                for held in list {
-                    if !truth.contains(held) {
-                        check.differs(&held.user, ABSENT, shown(held));
-                    } else if !seen.insert(held) {
-                        check.differs(&held.user, format!("{} once", shown(held)), "it twice");
+                for coupon in coupons {
+                    if truth.get(&coupon.coupon_id) != Some(user) {
+                        check.differs(named(user, coupon), ABSENT, shown(coupon));
+                    } else if !seen.insert(coupon.coupon_id) {
+                        check.differs(named(user, coupon), "it once", "it twice");
                     }
+                }
+                if !rest.is_empty() {
+                    check.differs(user, "whole coupons", format!("undecodable: {}", hex(rest)));
                 }
             }
             match page.next {
@@ -228,6 +234,21 @@ impl Sides<'_> {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Whose these coupons are.
+    async fn holders_of(&mut self, holders: &[Holder]) -> Result<HashMap<Uuid, String>, AuditError> {
+        let ids: Vec<Uuid> = holders.iter().flat_map(|h| &h.coupons).map(|coupon| coupon.coupon_id).collect();
+        let mut truth = HashMap::with_capacity(ids.len());
+        for some in ids.chunks(PAGE_ROWS as usize) {
+            let rows: Vec<(Uuid, String)> =
+                sqlx::query_as("SELECT coupon_id, user_id FROM coupons WHERE coupon_id = ANY ($1)")
+                    .bind(some)
+                    .fetch_all(&mut *self.snapshot)
+                    .await?;
+            truth.extend(rows);
+        }
+        Ok(truth)
     }
 
     async fn cancelled(&mut self) -> Result<Check, AuditError> {
@@ -319,14 +340,27 @@ fn shown_row(row: &sqlx::postgres::PgRow) -> Result<(String, Json), sqlx::Error>
     Ok((row.try_get("id")?, shown))
 }
 
-fn held_row(row: &sqlx::postgres::PgRow) -> Result<HeldCoupon, sqlx::Error> {
-    Ok(HeldCoupon {
-        user: row.try_get("user_id")?,
-        template_number: u64::try_from(row.try_get::<i64, _>("number")?).unwrap_or_default(),
-        coupon_id: row.try_get::<String, _>("id")?.parse().unwrap_or_default(),
-    })
+/// A coupon and whose it is. What does not fit shows as zero, and so differs.
+fn coupon_row(row: &sqlx::postgres::PgRow) -> Result<(String, HeldCoupon), sqlx::Error> {
+    let number = |name| row.try_get::<i64, _>(name).map(|n| u32::try_from(n).unwrap_or_default());
+    let coupon = HeldCoupon {
+        template_number: number("number")?,
+        coupon_id: row.try_get("coupon_id")?,
+        serial: number("serial")?,
+        issued_at: row.try_get("issued_at_ms")?,
+        order_id: row.try_get("order_id")?,
+    };
+    Ok((row.try_get("user_id")?, coupon))
 }
 
-fn shown(held: &HeldCoupon) -> String {
-    format!("coupon {} of template number {}", held.coupon_id, held.template_number)
+fn named(user: &str, coupon: &HeldCoupon) -> String {
+    format!("coupon {} of {user}", coupon.coupon_id)
+}
+
+fn shown(coupon: &HeldCoupon) -> String {
+    json!({
+        "template_number": coupon.template_number, "serial": coupon.serial, "issued_at": coupon.issued_at,
+        "order": coupon.order_id.map(|id| id.to_string()),
+    })
+    .to_string()
 }

@@ -12,8 +12,8 @@
 //! | `rg:{c}:<e>:templates` | hash | template → MessagePack `[number, name, discount_type, value, max, min_subtotal, max_issued, issue_from, issue_until]` |
 //! | `rg:{c}:<e>:issued` | hash | template → coupons issued |
 //! | `rg:{c}:<e>:template_ids` | sorted set, all scores 0 | templates in the order of their ids |
-//! | `rg:{c}:<e>:held` | hash | user → 20 bytes per coupon: template number (4, big-endian), coupon id (16) |
-//! | `rg:{c}:<e>:coupons` | hash | coupon id (16 bytes) → MessagePack `[template, user, serial, issued_at, order id or nil]` |
+//! | `rg:{c}:<e>:template_numbers` | hash | number (4 bytes, big-endian) → template |
+//! | `rg:{c}:<e>:held` | hash | user → 46 bytes per coupon, oldest first: see [`super::held`] |
 //! | `rg:{c}:<e>:cancelled` | set | ids (16 bytes) of orders cancelled in this epoch |
 //! | `rg:{c}:<e>:idem:<day>` | hash | `<user> <key>` → MessagePack `[request hash, decided_at, reply]`; `day` is `decided_at` in days |
 
@@ -65,11 +65,11 @@ impl Keys {
     pub fn template_ids(&self) -> String {
         self.of("template_ids")
     }
+    pub fn template_numbers(&self) -> String {
+        self.of("template_numbers")
+    }
     pub fn held(&self) -> String {
         self.of("held")
-    }
-    pub fn coupons(&self) -> String {
-        self.of("coupons")
     }
     pub fn cancelled(&self) -> String {
         self.of("cancelled")
@@ -90,8 +90,8 @@ impl Keys {
             self.templates(),
             self.issued(),
             self.template_ids(),
+            self.template_numbers(),
             self.held(),
-            self.coupons(),
             self.cancelled(),
         ]
     }

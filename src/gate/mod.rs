@@ -8,6 +8,7 @@ mod batcher;
 pub mod cell;
 #[cfg(test)]
 mod fuzz;
+pub mod held;
 pub mod keys;
 mod meters;
 pub mod observe;

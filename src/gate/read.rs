@@ -3,11 +3,13 @@
 use bytes::Bytes;
 use serde::Deserialize;
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
+use super::held;
 use super::refusal::{GateError, HeldCoupon};
 use crate::domain::limits::COUPON_USABLE_MS;
 use crate::domain::{CouponTemplate, Discount, Product, ProductId, ProductStatus, TemplateId, TimestampMs};
-use crate::log::wire::{Blob, Id};
+use crate::log::wire::Blob;
 
 /// The value of `products`.
 #[derive(Debug, Deserialize, serde::Serialize)]
@@ -31,31 +33,12 @@ pub struct TemplateRecord {
     pub issue_until: TimestampMs,
 }
 
-/// The value of `coupons`.
-#[derive(Debug, Deserialize, serde::Serialize)]
-pub struct CouponRecord {
-    pub template_id: String,
-    pub user_id: String,
-    pub serial: u64,
-    pub issued_at: TimestampMs,
-    pub order_id: Option<Id>,
-}
-
 /// The value of an idempotency bucket's field.
 #[derive(Debug, Deserialize, serde::Serialize)]
 pub struct IdempotencyRecord {
     pub request_hash: Blob,
     pub decided_at: TimestampMs,
     pub reply: Blob,
-}
-
-/// One element of the user's value in `held`: 4 bytes of template number, 16 of coupon id.
-pub fn held_record(template_number: u64, coupon_id: Id) -> [u8; 20] {
-    let mut record = [0; 20];
-    let number = u32::try_from(template_number).unwrap_or(u32::MAX);
-    record[..4].copy_from_slice(&number.to_be_bytes());
-    record[4..].copy_from_slice(coupon_id.0.as_bytes());
-    record
 }
 
 impl TemplateRecord {
@@ -112,36 +95,45 @@ pub(super) fn products(answer: &[u8]) -> Result<Vec<Product>, GateError> {
         .collect()
 }
 
-fn template(id: String, packed: &[u8], issued: u64) -> Result<CouponTemplate, GateError> {
+/// A template and its number.
+fn numbered_template(id: String, packed: &[u8], issued: u64) -> Result<(u64, CouponTemplate), GateError> {
     let record: TemplateRecord = unpack(packed, "template")?;
-    let id = TemplateId::parse(id).map_err(|_| unreadable("template id"))?;
-    record.template(id, issued).ok_or_else(|| unreadable("discount"))
+    let (id, number) = (TemplateId::parse(id).map_err(|_| unreadable("template id"))?, record.number);
+    Ok((number, record.template(id, issued).ok_or_else(|| unreadable("discount"))?))
 }
 
 pub(super) fn templates(answer: &[u8]) -> Result<Vec<CouponTemplate>, GateError> {
     let rows: Vec<(String, Blob, u64)> = unpack(answer, "template list")?;
-    rows.into_iter().map(|(id, packed, issued)| template(id, &packed.0, issued)).collect()
+    rows.into_iter().map(|(id, packed, issued)| Ok(numbered_template(id, &packed.0, issued)?.1)).collect()
 }
 
 /// Newest first. Of coupons of the same millisecond the order of their ids decides: the gate keeps them in the order of
 /// issue, which a rebuild does not know.
 pub(super) fn held(answer: &[u8]) -> Result<Vec<HeldCoupon>, GateError> {
-    let rows: Vec<(Id, Blob, Blob, u64)> = unpack(answer, "list of coupons")?;
-    let held: Result<Vec<HeldCoupon>, GateError> = rows
+    let (value, rows): (Blob, Vec<(String, Blob, u64)>) = unpack(answer, "list of coupons")?;
+    let templates: HashMap<u64, CouponTemplate> = rows
         .into_iter()
-        .map(|(coupon_id, coupon, packed_template, issued)| {
-            let record: CouponRecord = unpack(&coupon.0, "coupon")?;
+        .map(|(id, packed, issued)| numbered_template(id, &packed.0, issued))
+        .collect::<Result<_, _>>()?;
+    let (coupons, rest) = held::coupons(&value.0);
+    if !rest.is_empty() {
+        return Err(unreadable("coupon"));
+    }
+    let mut held = coupons
+        .into_iter()
+        .map(|coupon| {
+            let template = templates.get(&u64::from(coupon.template_number));
+            let template = template.ok_or_else(|| unreadable("coupon's template"))?.clone();
             Ok(HeldCoupon {
-                coupon_id: coupon_id.0,
-                template: template(record.template_id, &packed_template.0, issued)?,
-                serial: record.serial,
-                issued_at: record.issued_at,
-                expires_at: record.issued_at + COUPON_USABLE_MS,
-                order_id: record.order_id.map(|id| id.0),
+                coupon_id: coupon.coupon_id,
+                template,
+                serial: u64::from(coupon.serial),
+                issued_at: coupon.issued_at,
+                expires_at: coupon.issued_at + COUPON_USABLE_MS,
+                order_id: coupon.order_id,
             })
         })
-        .collect();
-    let mut held = held?;
+        .collect::<Result<Vec<_>, GateError>>()?;
     held.sort_unstable_by_key(|coupon| Reverse((coupon.issued_at, coupon.coupon_id)));
     Ok(held)
 }
@@ -151,16 +143,15 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
-    fn row(id: u128, issued_at: TimestampMs) -> (Id, Blob, Blob, u64) {
-        let coupon = CouponRecord {
-            template_id: "t".to_owned(),
-            user_id: "ann".to_owned(),
-            serial: 1,
-            issued_at,
-            order_id: None,
-        };
+    fn coupon(id: u128, issued_at: TimestampMs) -> Vec<u8> {
+        let coupon_id = Uuid::from_u128(id);
+        let coupon = held::HeldCoupon { template_number: 7, coupon_id, serial: 1, issued_at, order_id: None };
+        coupon.to_bytes().to_vec()
+    }
+
+    fn answer(coupons: &[Vec<u8>]) -> Vec<u8> {
         let template = TemplateRecord {
-            number: 1,
+            number: 7,
             name: "T".to_owned(),
             discount_type: "amount".to_owned(),
             discount_value: 100,
@@ -170,22 +161,26 @@ mod tests {
             issue_from: 0,
             issue_until: 1,
         };
-        (
-            Id(Uuid::from_u128(id)),
-            Blob(rmp_serde::to_vec(&coupon).unwrap()),
-            Blob(rmp_serde::to_vec(&template).unwrap()),
-            1,
-        )
+        let packed = Blob(rmp_serde::to_vec(&template).unwrap());
+        rmp_serde::to_vec(&(Blob(coupons.concat()), [("t", packed, 1)])).unwrap()
     }
 
     /// A rebuild loads those of one millisecond in the order of their ids; they may have been issued in another.
     #[test]
     fn a_users_coupons_are_listed_in_the_same_order_however_the_gate_keeps_them() {
-        let listed = |rows: [(Id, Blob, Blob, u64); 3]| -> Vec<u128> {
-            let answer = rmp_serde::to_vec(&rows).unwrap();
-            held(&answer).unwrap().iter().map(|coupon| coupon.coupon_id.as_u128()).collect()
+        let listed = |coupons: [Vec<u8>; 3]| -> Vec<u128> {
+            held(&answer(&coupons)).unwrap().iter().map(|coupon| coupon.coupon_id.as_u128()).collect()
         };
-        assert_eq!(listed([row(1, 5), row(3, 7), row(2, 7)]), [3, 2, 1]);
-        assert_eq!(listed([row(1, 5), row(2, 7), row(3, 7)]), [3, 2, 1]);
+        assert_eq!(listed([coupon(1, 5), coupon(3, 7), coupon(2, 7)]), [3, 2, 1]);
+        assert_eq!(listed([coupon(1, 5), coupon(2, 7), coupon(3, 7)]), [3, 2, 1]);
+    }
+
+    #[test]
+    fn what_is_no_list_of_coupons_is_refused() {
+        assert!(held(&answer(&[])).unwrap().is_empty());
+        assert!(held(&answer(&[coupon(1, 5), vec![0]])).is_err());
+        let mut of_another = coupon(1, 5);
+        of_another[3] = 8;
+        assert!(held(&answer(&[of_another])).is_err());
     }
 }

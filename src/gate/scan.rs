@@ -12,8 +12,9 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::cell::Meta;
+use super::held::{self, HeldCoupon};
 use super::keys::Keys;
-use super::read::{CouponRecord, IdempotencyRecord, ProductRecord, TemplateRecord};
+use super::read::{IdempotencyRecord, ProductRecord, TemplateRecord};
 use super::redis::{self, RedisSetupError};
 use crate::config::bounds::{CONNECT_TIMEOUT, SCAN_PAGE};
 use crate::log::wire::hex;
@@ -46,7 +47,8 @@ pub enum Part {
     Templates,
     Issued,
     TemplateIds,
-    Coupons,
+    /// By number.
+    TemplateNumbers,
 }
 
 /// Some elements, and where to go on; `None`: that was the last page. An element may come twice.
@@ -56,12 +58,13 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
-/// A coupon in the index of who holds what.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HeldCoupon {
+/// What a user holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
     pub user: String,
-    pub template_number: u64,
-    pub coupon_id: Uuid,
+    pub coupons: Vec<HeldCoupon>,
+    /// What follows the last whole coupon.
+    pub rest: Vec<u8>,
 }
 
 /// An idempotency record: whose key, and the record as [`Part`]s' values are given.
@@ -132,20 +135,20 @@ impl Scan {
         Ok(page.map_pairs(|field, _| part.id(&field)))
     }
 
-    /// What these users hold, one list per user.
-    pub async fn held_by(&self, keys: Keys, users: &[String]) -> Result<Vec<Vec<HeldCoupon>>, ScanError> {
+    /// What these users hold, in their order.
+    pub async fn held_by(&self, keys: Keys, users: Vec<String>) -> Result<Vec<Holder>, ScanError> {
         if users.is_empty() {
             return Ok(Vec::new());
         }
         let names = users.iter().map(|user| Bytes::from(user.clone().into_bytes())).collect();
-        let lists: Vec<Option<Bytes>> = self.command("HMGET", keys.held(), names).await?;
-        Ok(users.iter().zip(lists).map(|(user, list)| held(user, &list.unwrap_or_default())).collect())
+        let values: Vec<Option<Bytes>> = self.command("HMGET", keys.held(), names).await?;
+        Ok(users.into_iter().zip(values).map(|(user, held)| holder(user, &held.unwrap_or_default())).collect())
     }
 
     /// All that is held, a page of users at a time.
-    pub async fn held(&self, keys: Keys, from: Option<String>) -> Result<Page<Vec<HeldCoupon>>, ScanError> {
+    pub async fn held(&self, keys: Keys, from: Option<String>) -> Result<Page<Holder>, ScanError> {
         let page = self.page("HSCAN", keys.held(), from).await?;
-        Ok(page.map_pairs(|user, list| held(&lossy(&user), &list)))
+        Ok(page.map_pairs(|user, held| holder(lossy(&user), &held)))
     }
 
     /// Orders cancelled in this epoch.
@@ -216,7 +219,7 @@ impl Part {
             Self::Templates => keys.templates(),
             Self::Issued => keys.issued(),
             Self::TemplateIds => keys.template_ids(),
-            Self::Coupons => keys.coupons(),
+            Self::TemplateNumbers => keys.template_numbers(),
         }
     }
 
@@ -227,15 +230,20 @@ impl Part {
         }
     }
 
+    /// An id's name in Redis.
     fn field(self, id: &str) -> Bytes {
-        match (self, Uuid::parse_str(id)) {
-            (Self::Coupons, Ok(id)) => Bytes::copy_from_slice(id.as_bytes()),
+        match (self, id.parse::<u32>()) {
+            (Self::TemplateNumbers, Ok(number)) => Bytes::copy_from_slice(&number.to_be_bytes()),
             _ => Bytes::copy_from_slice(id.as_bytes()),
         }
     }
 
     fn id(self, field: &[u8]) -> String {
-        if self == Self::Coupons { uuid_text(field) } else { lossy(field) }
+        match (self, field.try_into()) {
+            (Self::TemplateNumbers, Ok(number)) => u32::from_be_bytes(number).to_string(),
+            (Self::TemplateNumbers, Err(_)) => hex(field),
+            _ => lossy(field),
+        }
     }
 
     fn shown(self, value: &[u8]) -> Json {
@@ -244,7 +252,7 @@ impl Part {
             Self::ProductIds | Self::TemplateIds => Some(json!("listed")),
             Self::Products => product(value),
             Self::Templates => template(value),
-            Self::Coupons => coupon(value),
+            Self::TemplateNumbers => Some(lossy(value).into()),
         };
         decoded.unwrap_or_else(|| undecodable(value))
     }
@@ -264,14 +272,6 @@ fn template(value: &[u8]) -> Option<Json> {
     }))
 }
 
-fn coupon(value: &[u8]) -> Option<Json> {
-    let c: CouponRecord = rmp_serde::from_slice(value).ok()?;
-    Some(json!({
-        "template": c.template_id, "user": c.user_id, "serial": c.serial, "issued_at": c.issued_at,
-        "order": c.order_id.map(|id| id.to_string()),
-    }))
-}
-
 fn record(scope: &str, value: &[u8]) -> Record {
     let scope = scope.to_owned();
     match rmp_serde::from_slice(value) {
@@ -286,17 +286,9 @@ fn record(scope: &str, value: &[u8]) -> Record {
     }
 }
 
-/// 20 bytes per coupon: template number, coupon id. A rest that is no whole element shows as a coupon of zeros.
-fn held(user: &str, list: &[u8]) -> Vec<HeldCoupon> {
-    let element = |bytes: &[u8]| {
-        let (number, id) = bytes.split_at_checked(4).unwrap_or_default();
-        HeldCoupon {
-            user: user.to_owned(),
-            template_number: number.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
-            coupon_id: Uuid::from_slice(id).unwrap_or_default(),
-        }
-    };
-    list.chunks(20).map(element).collect()
+fn holder(user: String, value: &[u8]) -> Holder {
+    let (coupons, rest) = held::coupons(value);
+    Holder { user, coupons, rest: rest.to_vec() }
 }
 
 fn uuid_text(bytes: &[u8]) -> String {
@@ -316,14 +308,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn held_coupons_are_twenty_bytes_each() {
-        let id = Uuid::from_u128(0x0102);
-        let mut list = vec![0, 0, 1, 2];
-        list.extend(id.as_bytes());
-        let found = held("u", &list);
-        assert_eq!(found, vec![HeldCoupon { user: "u".into(), template_number: 258, coupon_id: id }]);
-        list.push(9);
-        assert_eq!(held("u", &list)[1].coupon_id, Uuid::nil());
+    fn templates_numbers_are_four_bytes() {
+        assert_eq!(Part::TemplateNumbers.field("258"), Bytes::from_static(&[0, 0, 1, 2]));
+        assert_eq!(Part::TemplateNumbers.id(&[0, 0, 1, 2]), "258");
+        assert_eq!(Part::TemplateNumbers.id(&[0xff]), "ff");
+        assert_eq!(Part::Wallets.field("258"), Bytes::from_static(b"258"));
     }
 
     #[test]

@@ -48,17 +48,19 @@ macro_rules! deciding {
 }
 
 pub static ISSUE_COUPON: Script =
-    deciding!("issue_coupon", |k| vec![k.templates(), k.issued(), k.held(), k.coupons()]);
+    deciding!("issue_coupon", |k| vec![k.templates(), k.issued(), k.held()]);
 pub static CHARGE_WALLET: Script = deciding!("charge_wallet", |k| vec![k.wallets()]);
 pub static PLACE_ORDER: Script =
-    deciding!("place_order", |k| { vec![k.wallets(), k.products(), k.stocks(), k.coupons(), k.templates()] });
+    deciding!("place_order", |k| {
+        vec![k.wallets(), k.products(), k.stocks(), k.held(), k.template_numbers(), k.templates()]
+    });
 pub static CANCEL_ORDER: Script =
-    deciding!("cancel_order", |k| vec![k.wallets(), k.stocks(), k.coupons(), k.cancelled()]);
+    deciding!("cancel_order", |k| vec![k.wallets(), k.stocks(), k.held(), k.cancelled()]);
 pub static PUT_PRODUCT: Script =
     deciding!("put_product", |k| vec![k.products(), k.stocks(), k.product_ids()]);
 pub static ADJUST_STOCK: Script = deciding!("adjust_stock", |k| vec![k.stocks()]);
 pub static PUT_TEMPLATE: Script =
-    deciding!("put_template", |k| vec![k.templates(), k.issued(), k.template_ids()]);
+    deciding!("put_template", |k| vec![k.templates(), k.issued(), k.template_ids(), k.template_numbers()]);
 pub static READ: Script = script!(
     "read",
     false,
@@ -73,7 +75,7 @@ pub static READ: Script = script!(
             k.issued(),
             k.template_ids(),
             k.held(),
-            k.coupons(),
+            k.template_numbers(),
         ]
     },
     "#!lua flags=no-writes\n",

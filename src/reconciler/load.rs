@@ -1,9 +1,9 @@
 //! From the truth into an epoch's keys: the loading half of a rebuild.
 
 use bytes::Bytes;
-use fred::interfaces::{HashesInterface, SortedSetsInterface};
+use fred::interfaces::{ClientLike, SortedSetsInterface};
 use fred::prelude::*;
-use fred::types::Key;
+use fred::types::{ClusterHash, CustomCommand};
 use futures::TryStreamExt;
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
@@ -11,9 +11,10 @@ use uuid::Uuid;
 
 use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
 use crate::domain::{ProductStatus, TimestampMs};
+use crate::gate::held::HeldCoupon;
 use crate::gate::keys::{DAY_MS, Keys};
-use crate::gate::read::{CouponRecord, IdempotencyRecord, ProductRecord, TemplateRecord, held_record};
-use crate::log::wire::{self, Blob, Id};
+use crate::gate::read::{IdempotencyRecord, ProductRecord, TemplateRecord};
+use crate::log::wire::{self, Blob};
 
 /// Fields that one HSET carries.
 const FIELDS_PER_COMMAND: usize = 1_000;
@@ -55,7 +56,7 @@ pub async fn load(
     let (hashes, highest) = templates(&mut tx, client, keys).await?;
     loaded.hashes.extend(hashes);
     loaded.highest_template_number = highest;
-    loaded.hashes.extend(coupons(&mut tx, client, keys).await?);
+    loaded.hashes.push(coupons(&mut tx, client, keys).await?);
     loaded.hashes.extend(idempotency_records(&mut tx, client, keys, clock_ms).await?);
     tx.commit().await?;
     Ok(loaded)
@@ -68,34 +69,43 @@ type LoadedHash = (String, u64);
 struct HashLoader<'a> {
     client: &'a Client,
     key: String,
-    fields: Vec<(Key, Value)>,
+    /// Key, field, value, field, value, …
+    command: Vec<Value>,
     under_way: JoinSet<Result<i64, Error>>,
     sent: u64,
 }
 
 impl<'a> HashLoader<'a> {
     fn new(client: &'a Client, key: String) -> Self {
-        let fields = Vec::with_capacity(FIELDS_PER_COMMAND);
-        Self { client, key, fields, under_way: JoinSet::new(), sent: 0 }
+        let command = new_command(&key);
+        Self { client, key, command, under_way: JoinSet::new(), sent: 0 }
     }
 
     async fn add(&mut self, field: impl Into<Bytes>, value: impl Into<Value>) -> Result<(), Error> {
-        self.fields.push((Key::from(field.into()), value.into()));
-        if self.fields.len() == FIELDS_PER_COMMAND { self.flush().await } else { Ok(()) }
+        self.command.extend([Value::Bytes(field.into()), value.into()]);
+        if self.command.len() > FIELDS_PER_COMMAND * 2 { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
-        if self.fields.is_empty() {
+        let fields = (self.command.len() as u64 - 1) / 2;
+        if fields == 0 {
             return Ok(());
         }
         if self.under_way.len() >= COMMANDS_UNDER_WAY {
             self.stored().await?;
         }
-        self.sent += self.fields.len() as u64;
-        let fields = std::mem::replace(&mut self.fields, Vec::with_capacity(FIELDS_PER_COMMAND));
-        let (client, key) = (self.client.clone(), self.key.clone());
-        self.under_way.spawn(async move { client.hset(key, fields).await });
+        self.sent += fields;
+        let command = std::mem::replace(&mut self.command, new_command(&self.key));
+        let client = self.client.clone();
+        // Not `hset`, which would put the fields into a map first.
+        let hset = CustomCommand::new_static("HSET", ClusterHash::FirstKey, false);
+        self.under_way.spawn(async move { client.custom(hset, command).await });
         Ok(())
+    }
+
+    /// A user's coupons; nobody's before the first.
+    async fn add_held(&mut self, user: String, held: Vec<u8>) -> Result<(), Error> {
+        if held.is_empty() { Ok(()) } else { self.add(user, Value::Bytes(held.into())).await }
     }
 
     /// Waits for one of the commands under way; `false`: there is none.
@@ -114,12 +124,23 @@ impl<'a> HashLoader<'a> {
     }
 }
 
+fn new_command(key: &str) -> Vec<Value> {
+    let mut command = Vec::with_capacity(1 + FIELDS_PER_COMMAND * 2);
+    command.push(key.into());
+    command
+}
+
 fn packed(value: &impl serde::Serialize) -> Result<Value, rmp_serde::encode::Error> {
     Ok(Value::Bytes(wire::pack(value)?.into()))
 }
 
 fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+/// What `held` has four bytes for. The gate gives no greater numbers; one that it did not give is found by the audit.
+fn small(value: i64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 async fn wallets(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<LoadedHash, LoadError> {
@@ -182,10 +203,11 @@ async fn templates(
     conn: &mut PgConnection,
     client: &Client,
     keys: &Keys,
-) -> Result<([LoadedHash; 2], u64), LoadError> {
+) -> Result<([LoadedHash; 3], u64), LoadError> {
     let mut rows = sqlx::query_as::<_, TemplateRow>(include_str!("sql/load_templates.sql")).fetch(conn);
     let mut records = HashLoader::new(client, keys.templates());
     let mut issued = HashLoader::new(client, keys.issued());
+    let mut numbers = HashLoader::new(client, keys.template_numbers());
     let (mut ids, mut highest) = (Vec::new(), 0);
     while let Some(row) = rows.try_next().await? {
         highest = highest.max(unsigned(row.number));
@@ -202,16 +224,17 @@ async fn templates(
         };
         records.add(row.template_id.clone(), packed(&record)?).await?;
         issued.add(row.template_id.clone(), row.issued).await?;
+        let number = small(row.number).to_be_bytes();
+        numbers.add(Bytes::copy_from_slice(&number), row.template_id.clone()).await?;
         ids.push(row.template_id);
     }
     add_ids(client, keys.template_ids(), ids).await?;
-    Ok(([records.finish().await?, issued.finish().await?], highest))
+    Ok(([records.finish().await?, issued.finish().await?, numbers.finish().await?], highest))
 }
 
 #[derive(sqlx::FromRow)]
 struct CouponRow {
     coupon_id: Uuid,
-    template_id: String,
     template_number: i64,
     user_id: String,
     serial: i64,
@@ -219,36 +242,27 @@ struct CouponRow {
     order_id: Option<Uuid>,
 }
 
-/// Rows come user by user, so that each user's list in `held` is complete when the next user begins.
-async fn coupons(
-    conn: &mut PgConnection,
-    client: &Client,
-    keys: &Keys,
-) -> Result<[LoadedHash; 2], LoadError> {
+/// Rows come user by user, so that each user's value in `held` is complete when the next user begins.
+async fn coupons(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<LoadedHash, LoadError> {
     let mut rows = sqlx::query_as::<_, CouponRow>(include_str!("sql/load_coupons.sql")).fetch(conn);
-    let mut records = HashLoader::new(client, keys.coupons());
-    let mut held = HashLoader::new(client, keys.held());
-    let (mut user, mut list) = (String::new(), Vec::new());
+    let mut hash = HashLoader::new(client, keys.held());
+    let (mut user, mut held) = (String::new(), Vec::new());
     while let Some(row) = rows.try_next().await? {
-        if row.user_id != user && !list.is_empty() {
-            let value = Value::Bytes(std::mem::take(&mut list).into());
-            held.add(std::mem::take(&mut user), value).await?;
-        }
-        list.extend_from_slice(&held_record(unsigned(row.template_number), Id(row.coupon_id)));
-        user.clone_from(&row.user_id);
-        let record = CouponRecord {
-            template_id: row.template_id,
-            user_id: row.user_id,
-            serial: unsigned(row.serial),
+        let coupon = HeldCoupon {
+            template_number: small(row.template_number),
+            coupon_id: row.coupon_id,
+            serial: small(row.serial),
             issued_at: row.issued_at_ms,
-            order_id: row.order_id.map(Id),
+            order_id: row.order_id,
         };
-        records.add(row.coupon_id.as_bytes().to_vec(), packed(&record)?).await?;
+        if row.user_id != user {
+            let before = std::mem::replace(&mut user, row.user_id);
+            hash.add_held(before, std::mem::take(&mut held)).await?;
+        }
+        held.extend_from_slice(&coupon.to_bytes());
     }
-    if !list.is_empty() {
-        held.add(user, Value::Bytes(list.into())).await?;
-    }
-    Ok([held.finish().await?, records.finish().await?])
+    hash.add_held(user, held).await?;
+    Ok(hash.finish().await?)
 }
 
 async fn idempotency_records(

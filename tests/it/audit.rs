@@ -7,8 +7,9 @@ use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
 use rushgate::audit::{Options, Report, audit};
 use rushgate::config::{Durability, Servers};
+use rushgate::gate::held::HeldCoupon;
 use rushgate::gate::keys::Keys;
-use rushgate::log::wire::{Blob, Id};
+use rushgate::log::wire::Blob;
 use rushgate::servers::{DataFolder, RedisOptions, RedisServer};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -75,10 +76,9 @@ impl Shop {
         self.hset(&KEYS.templates(), "t1", template).await;
         self.hset(&KEYS.issued(), "t1", "2").await;
         self.redis(vec![text("ZADD"), text(&KEYS.template_ids()), text("0"), text("t1")]).await;
-        self.put_coupon(COUPON_1, &("t1", "u1", 1, 1_700_000_001_500_i64, Some(Id(uuid(ORDER_1))))).await;
-        self.put_coupon(COUPON_2, &("t1", "u2", 2, 1_700_000_002_000_i64, None::<Id>)).await;
-        self.hset(&KEYS.held(), "u1", held(1, COUPON_1)).await;
-        self.hset(&KEYS.held(), "u2", held(1, COUPON_2)).await;
+        self.hset(&KEYS.template_numbers(), 1_u32.to_be_bytes(), "t1").await;
+        self.hset(&KEYS.held(), "u1", coupon_1().to_bytes()).await;
+        self.hset(&KEYS.held(), "u2", coupon_2().to_bytes()).await;
         self.redis(vec![text("SADD"), text(&KEYS.cancelled()), raw(ORDER_2)]).await;
         self.put_record("u1 key", 1_700_000_100_250).await;
     }
@@ -98,10 +98,6 @@ impl Shop {
             bytes(value.as_ref()),
         ])
         .await;
-    }
-
-    async fn put_coupon(&self, id: &str, coupon: &impl serde::Serialize) {
-        self.hset(&KEYS.coupons(), raw(id), packed(coupon)).await;
     }
 
     async fn put_record(&self, scope: &str, decided_at: i64) {
@@ -151,8 +147,24 @@ fn raw(id: &str) -> Bytes {
     Bytes::copy_from_slice(uuid(id).as_bytes())
 }
 
-fn held(number: u32, coupon: &str) -> Vec<u8> {
-    [&number.to_be_bytes()[..], &raw(coupon)].concat()
+fn coupon_1() -> HeldCoupon {
+    HeldCoupon {
+        template_number: 1,
+        coupon_id: uuid(COUPON_1),
+        serial: 1,
+        issued_at: 1_700_000_001_500,
+        order_id: Some(uuid(ORDER_1)),
+    }
+}
+
+fn coupon_2() -> HeldCoupon {
+    HeldCoupon {
+        coupon_id: uuid(COUPON_2),
+        serial: 2,
+        issued_at: 1_700_000_002_000,
+        order_id: None,
+        ..coupon_1()
+    }
 }
 
 #[tokio::test]
@@ -164,7 +176,7 @@ async fn a_clean_shop_is_clean() {
     for (check, looked_at) in [
         ("gate-wallets", 2),
         ("gate-coupons", 2),
-        ("gate-held", 2),
+        ("gate-template-numbers", 1),
         ("gate-cancelled", 1),
         ("gate-records", 1),
         ("ledger-steps", 5),
@@ -215,16 +227,34 @@ async fn differences_between_gate_and_truth_are_named() {
     execute(&shop.pool, "UPDATE coupon_templates SET max_issued = 11").await;
     shop.expect("gate-templates", "t1", "\"max_issued\":11", "\"max_issued\":10").await;
 
-    shop.put_coupon(COUPON_1, &("t1", "u1", 1, 1_700_000_001_500_i64, None::<Id>)).await;
-    shop.expect("gate-coupons", COUPON_1, ORDER_1, "\"order\":null").await;
-    shop.put_coupon(ORDER_2, &("t1", "u3", 3, 1_700_000_001_500_i64, None::<Id>)).await;
-    shop.expect("gate-coupons", ORDER_2, "nothing", "u3").await;
+    shop.hset(&KEYS.template_numbers(), 1_u32.to_be_bytes(), "t2").await;
+    shop.expect("gate-template-numbers", "1", "t1", "t2").await;
+    shop.hset(&KEYS.template_numbers(), 2_u32.to_be_bytes(), "t1").await;
+    shop.expect("gate-template-numbers", "2", "nothing", "t1").await;
+
+    let changes: [(fn(&mut HeldCoupon), _, _); 4] = [
+        (|coupon| coupon.order_id = None, ORDER_1, "\"order\":null"),
+        (|coupon| coupon.serial = 2, "\"serial\":1", "\"serial\":2"),
+        (|coupon| coupon.issued_at += 1, "1700000001500", "1700000001501"),
+        (|coupon| coupon.template_number = 2, "\"template_number\":1", "\"template_number\":2"),
+    ];
+    for (change, expected, found) in changes {
+        let mut coupon = coupon_1();
+        change(&mut coupon);
+        shop.hset(&KEYS.held(), "u1", coupon.to_bytes()).await;
+        shop.expect("gate-coupons", COUPON_1, expected, found).await;
+    }
+    let invented = HeldCoupon { coupon_id: uuid(ORDER_2), ..coupon_2() };
+    shop.hset(&KEYS.held(), "u2", [coupon_2().to_bytes(), invented.to_bytes()].concat()).await;
+    shop.expect("gate-coupons", ORDER_2, "nothing", "\"serial\":2").await;
     let _: i64 = shop.client.hdel(KEYS.held(), "u1").await.unwrap();
-    shop.expect("gate-held", "u1", COUPON_1, "nothing").await;
-    shop.hset(&KEYS.held(), "u3", held(1, COUPON_2)).await;
-    shop.expect("gate-held", "u3", "nothing", COUPON_2).await;
-    shop.hset(&KEYS.held(), "u1", [held(1, COUPON_1), held(1, COUPON_1)].concat()).await;
-    shop.expect("gate-held", "u1", "once", "twice").await;
+    shop.expect("gate-coupons", "u1", "\"serial\":1", "nothing").await;
+    shop.hset(&KEYS.held(), "u3", coupon_2().to_bytes()).await;
+    shop.expect("gate-coupons", "u3", "nothing", "\"serial\":2").await;
+    shop.hset(&KEYS.held(), "u1", [coupon_1().to_bytes(), coupon_1().to_bytes()].concat()).await;
+    shop.expect("gate-coupons", "u1", "once", "twice").await;
+    shop.hset(&KEYS.held(), "u1", [&coupon_1().to_bytes()[..], b"\xff"].concat()).await;
+    shop.expect("gate-coupons", "u1", "whole", "undecodable: ff").await;
     shop.redis(vec!["SADD".into(), KEYS.cancelled().into(), raw(ORDER_1)]).await;
     shop.expect("gate-cancelled", ORDER_1, "paid", "cancelled").await;
 

@@ -1,8 +1,7 @@
--- The first page has '' for an id.
-SELECT coupon_id::text AS id,
-       json_build_object(
-           'template', template_id, 'user', user_id, 'serial', serial, 'order', order_id,
-           'issued_at', (extract(epoch FROM issued_at) * 1000)::bigint) AS shown
-FROM coupons
-WHERE coupon_id > coalesce(nullif($1, '')::uuid, '00000000-0000-0000-0000-000000000000')
-ORDER BY coupon_id LIMIT $2
+-- Each coupon as its holder's value in the gate has it. The first page has '' for an id.
+SELECT c.coupon_id, c.user_id, coalesce(t.number, 0)::bigint AS number, c.serial::bigint AS serial,
+       (extract(epoch FROM c.issued_at) * 1000)::bigint AS issued_at_ms, c.order_id
+FROM coupons c
+LEFT JOIN coupon_templates t USING (template_id)
+WHERE c.coupon_id > coalesce(nullif($1, '')::uuid, '00000000-0000-0000-0000-000000000000')
+ORDER BY c.coupon_id LIMIT $2

@@ -1,14 +1,16 @@
 //! Reads: what the API asks `lua/read.lua`, and what the model says to it.
 
-use rushgate::gate::read::{CouponRecord, ProductRecord, TemplateRecord};
+use rushgate::gate::held;
+use rushgate::gate::read::{ProductRecord, TemplateRecord};
 use rushgate::log::fact::TemplateTerms;
 use rushgate::log::wire::{Blob, Id};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use super::kind::unpacked;
 use super::plan::{PRODUCTS, Read, TEMPLATES, USERS};
-use super::state::{coupon, terms};
+use super::state::terms;
 use crate::history::model::{Coupon, Product, Shop};
 
 /// A read as the script takes it.
@@ -79,7 +81,7 @@ pub fn compare(shop: &Shop, read: &Read, answer: &[u8]) -> Result<(), String> {
         Read::Held(user) => {
             let ids = shop.coupons_of.get(USERS[*user]).cloned().unwrap_or_default();
             let should: Vec<_> = ids.iter().map(|id| held_coupon(shop, *id)).collect();
-            same(read, &held(answer)?, &should)
+            same(read, &held(answer, USERS[*user])?, &should)
         }
     }
 }
@@ -131,12 +133,31 @@ fn templates(answer: &[u8]) -> Result<Vec<(String, Template)>, String> {
     rows.into_iter().map(|(id, record, issued)| Ok((id, template_record(&record, issued)?))).collect()
 }
 
-fn held(answer: &[u8]) -> Result<Vec<(Id, Coupon, Template)>, String> {
-    let rows: Vec<(Id, Blob, Blob, u64)> = unpacked(answer)?;
-    rows.into_iter()
-        .map(|(id, record, of, issued)| {
-            let coupon = coupon(unpacked::<CouponRecord>(&record.0)?);
-            Ok((id, coupon, template_record(&of, issued)?))
-        })
-        .collect()
+/// The answer names templates in some order; each of the user's once.
+fn held(answer: &[u8], user: &str) -> Result<Vec<(Id, Coupon, Template)>, String> {
+    let (value, rows): (Blob, Vec<(String, Blob, u64)>) = unpacked(answer)?;
+    let (coupons, rest) = held::coupons(&value.0);
+    if !rest.is_empty() {
+        return Err(format!("half a coupon: {rest:02x?}"));
+    }
+    let mut templates = BTreeMap::new();
+    for (id, record, issued) in rows {
+        let template = template_record(&record, issued)?;
+        if templates.insert(template.0, (id, template)).is_some() {
+            return Err("a template twice".to_owned());
+        }
+    }
+    let coupons = coupons.into_iter().map(|held| {
+        let number = u64::from(held.template_number);
+        let (template_id, template) = templates.get(&number).ok_or("a coupon without its template")?;
+        let coupon = Coupon {
+            template_id: template_id.clone(),
+            user_id: user.to_owned(),
+            serial: u64::from(held.serial),
+            issued_at: held.issued_at,
+            order_id: held.order_id.map(Id),
+        };
+        Ok((Id(held.coupon_id), coupon, template.clone()))
+    });
+    coupons.collect()
 }

@@ -7,14 +7,15 @@ use bytes::Bytes;
 use fred::prelude::*;
 use fred::types::CustomCommand;
 use rushgate::domain::ProductStatus;
+use rushgate::gate::held::{self, HeldCoupon};
 use rushgate::gate::keys::{DAY_MS, Keys};
-use rushgate::gate::read::{CouponRecord, IdempotencyRecord, ProductRecord, TemplateRecord, held_record};
+use rushgate::gate::read::{IdempotencyRecord, ProductRecord, TemplateRecord};
 use rushgate::log::fact::TemplateTerms;
 use rushgate::log::wire::Id;
 use serde::de::DeserializeOwned;
 
 use super::kind::unpacked;
-use crate::history::model::{Coupon, Shop};
+use crate::history::model::Shop;
 
 /// An idempotency record: request hash, when it was decided, the answer's bytes.
 pub type Record = (Vec<u8>, i64, Vec<u8>);
@@ -30,9 +31,9 @@ pub struct State {
     pub templates: BTreeMap<String, (u64, TemplateTerms)>,
     pub issued: BTreeMap<String, u64>,
     pub template_ids: Vec<String>,
-    pub coupons: BTreeMap<Id, Coupon>,
-    /// As bytes: template number, coupon id, for each of a user's coupons.
-    pub held: BTreeMap<String, Vec<u8>>,
+    pub template_numbers: BTreeMap<u32, String>,
+    /// Each user's coupons in the order of their issue.
+    pub held: BTreeMap<String, Vec<HeldCoupon>>,
     pub cancelled: BTreeSet<Id>,
     /// Day and scope → record.
     pub records: BTreeMap<(i64, String), Record>,
@@ -56,13 +57,10 @@ impl State {
             state.templates.insert(id.clone(), (template.number, template.terms.clone()));
             state.issued.insert(id.clone(), template.issued);
             state.template_ids.push(id.clone());
+            state.template_numbers.insert(small(template.number), id.clone());
         }
-        state.coupons = shop.coupons.clone();
         for (user, ids) in &shop.coupons_of {
-            let held = ids.iter().flat_map(|id| {
-                let template = &shop.templates[&shop.coupons[id].template_id];
-                held_record(template.number, *id)
-            });
+            let held = ids.iter().map(|id| held_coupon(shop, *id));
             state.held.insert(user.clone(), held.collect());
         }
         let cancelled = shop.orders.iter().filter(|(_, order)| order.cancelled.is_some());
@@ -82,7 +80,7 @@ impl State {
             (keys.issued(), self.issued.is_empty()),
             (keys.template_ids(), self.template_ids.is_empty()),
             (keys.held(), self.held.is_empty()),
-            (keys.coupons(), self.coupons.is_empty()),
+            (keys.template_numbers(), self.template_numbers.is_empty()),
             (keys.cancelled(), self.cancelled.is_empty()),
         ];
         let used = named.into_iter().filter(|(_, empty)| !empty).map(|(key, _)| key);
@@ -108,7 +106,8 @@ impl State {
         state.wallets = hash(client, keys.wallets(), text, number).await?;
         state.stocks = hash(client, keys.stocks(), text, number).await?;
         state.issued = hash(client, keys.issued(), text, number).await?;
-        state.held = hash(client, keys.held(), text, |bytes| Ok(bytes.to_vec())).await?;
+        state.held = hash(client, keys.held(), text, held_coupons).await?;
+        state.template_numbers = hash(client, keys.template_numbers(), template_number, text).await?;
         state.product_ids = sorted(client, keys.product_ids()).await?;
         state.template_ids = sorted(client, keys.template_ids()).await?;
         state.products = hash(client, keys.products(), text, |bytes| {
@@ -116,7 +115,6 @@ impl State {
         })
         .await?;
         state.templates = hash(client, keys.templates(), text, |bytes| record(bytes).map(terms)).await?;
-        state.coupons = hash(client, keys.coupons(), id, |bytes| record(bytes).map(coupon)).await?;
         let cancelled: Vec<Bytes> = command(client, fred::cmd!("SMEMBERS"), vec![keys.cancelled()]).await?;
         state.cancelled = cancelled.iter().map(|bytes| id(bytes)).collect::<Result<_, _>>()?;
         for key in state.keys.clone() {
@@ -140,7 +138,7 @@ impl State {
         same("templates", &self.templates, &should.templates)?;
         same("issued", &self.issued, &should.issued)?;
         same("template ids", &self.template_ids, &should.template_ids)?;
-        same("coupons", &self.coupons, &should.coupons)?;
+        same("template numbers", &self.template_numbers, &should.template_numbers)?;
         same("held", &self.held, &should.held)?;
         same("cancelled", &self.cancelled, &should.cancelled)?;
         same("idempotency records", &self.records, &should.records)?;
@@ -215,12 +213,27 @@ pub fn terms(t: TemplateRecord) -> (u64, TemplateTerms) {
     (t.number, terms)
 }
 
-pub fn coupon(c: CouponRecord) -> Coupon {
-    Coupon {
-        template_id: c.template_id,
-        user_id: c.user_id,
-        serial: c.serial,
-        issued_at: c.issued_at,
-        order_id: c.order_id,
+fn held_coupon(shop: &Shop, id: Id) -> HeldCoupon {
+    let coupon = &shop.coupons[&id];
+    HeldCoupon {
+        template_number: small(shop.templates[&coupon.template_id].number),
+        coupon_id: id.0,
+        serial: small(coupon.serial),
+        issued_at: coupon.issued_at,
+        order_id: coupon.order_id.map(|order| order.0),
     }
+}
+
+fn held_coupons(bytes: &[u8]) -> Result<Vec<HeldCoupon>, String> {
+    let (coupons, rest) = held::coupons(bytes);
+    if rest.is_empty() { Ok(coupons) } else { Err(format!("half a coupon: {rest:02x?}")) }
+}
+
+fn template_number(bytes: &[u8]) -> Result<u32, String> {
+    let bytes = bytes.try_into().map_err(|_| format!("no number of a template: {bytes:02x?}"))?;
+    Ok(u32::from_be_bytes(bytes))
+}
+
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap()
 }

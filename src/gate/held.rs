@@ -1,0 +1,84 @@
+//! A user's value in `held`: all coupons of the user, one after the other, each as the same number of bytes.
+//!
+//! | bytes | hold |
+//! |---|---|
+//! | 0 … 3 | the template's number |
+//! | 4 … 19 | the coupon's id |
+//! | 20 … 23 | its serial |
+//! | 24 … 29 | `issued_at`, in milliseconds |
+//! | 30 … 45 | the id of the order that uses it; zeros: none does |
+//!
+//! Numbers are big-endian. `lua/gate.lua` reads and writes the same places.
+
+use uuid::Uuid;
+
+use crate::domain::TimestampMs;
+use crate::domain::limits::MAX_TEMPLATE_LIMIT;
+
+/// Bytes of one coupon.
+pub const COUPON_BYTES: usize = 46;
+
+// A serial is at most its template's limit.
+const _: () = assert!(MAX_TEMPLATE_LIMIT <= u32::MAX as u64);
+
+/// One coupon of a user.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HeldCoupon {
+    pub template_number: u32,
+    pub coupon_id: Uuid,
+    pub serial: u32,
+    pub issued_at: TimestampMs,
+    pub order_id: Option<Uuid>,
+}
+
+impl HeldCoupon {
+    pub fn to_bytes(&self) -> [u8; COUPON_BYTES] {
+        let mut bytes = [0; COUPON_BYTES];
+        bytes[..4].copy_from_slice(&self.template_number.to_be_bytes());
+        bytes[4..20].copy_from_slice(self.coupon_id.as_bytes());
+        bytes[20..24].copy_from_slice(&self.serial.to_be_bytes());
+        bytes[24..30].copy_from_slice(&self.issued_at.to_be_bytes()[2..]);
+        bytes[30..].copy_from_slice(self.order_id.unwrap_or_default().as_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; COUPON_BYTES]) -> Self {
+        let number = |from: usize| u32::from_be_bytes(std::array::from_fn(|n| bytes[from + n]));
+        let id = |from: usize| Uuid::from_bytes(std::array::from_fn(|n| bytes[from + n]));
+        Self {
+            template_number: number(0),
+            coupon_id: id(4),
+            serial: number(20),
+            issued_at: bytes[24..30].iter().fold(0, |n, byte| n << 8 | i64::from(*byte)),
+            order_id: Some(id(30)).filter(|order| !order.is_nil()),
+        }
+    }
+}
+
+/// A user's coupons, and the bytes after them that are no whole coupon: there are none, unless somebody else wrote here.
+pub fn coupons(value: &[u8]) -> (Vec<HeldCoupon>, &[u8]) {
+    let (whole, rest) = value.as_chunks::<COUPON_BYTES>();
+    (whole.iter().map(HeldCoupon::from_bytes).collect(), rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coupons_are_read_as_they_were_written() {
+        let used = HeldCoupon {
+            template_number: 0x0102_0304,
+            coupon_id: Uuid::from_u128(5),
+            serial: 1_000_000_000,
+            issued_at: 4_102_444_800_123,
+            order_id: Some(Uuid::from_u128(u128::MAX)),
+        };
+        let unused = HeldCoupon { template_number: u32::MAX, order_id: None, ..used.clone() };
+        let mut value = [used.to_bytes(), unused.to_bytes()].concat();
+        assert_eq!(coupons(&value), (vec![used.clone(), unused], &[][..]));
+        value.truncate(COUPON_BYTES + 1);
+        assert_eq!(coupons(&value), (vec![used], &[0xff][..]));
+        assert_eq!(coupons(b""), (vec![], &[][..]));
+    }
+}
