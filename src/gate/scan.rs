@@ -142,7 +142,11 @@ impl Scan {
         }
         let names = users.iter().map(|user| Bytes::from(user.clone().into_bytes())).collect();
         let values: Vec<Option<Bytes>> = self.command("HMGET", keys.held(), names).await?;
-        Ok(users.into_iter().zip(values).map(|(user, held)| holder(user, &held.unwrap_or_default())).collect())
+        Ok(users
+            .into_iter()
+            .zip(values)
+            .map(|(user, held)| holder(user, &held.unwrap_or_default()))
+            .collect())
     }
 
     /// All that is held, a page of users at a time.

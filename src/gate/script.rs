@@ -47,13 +47,11 @@ macro_rules! deciding {
     };
 }
 
-pub static ISSUE_COUPON: Script =
-    deciding!("issue_coupon", |k| vec![k.templates(), k.issued(), k.held()]);
+pub static ISSUE_COUPON: Script = deciding!("issue_coupon", |k| vec![k.templates(), k.issued(), k.held()]);
 pub static CHARGE_WALLET: Script = deciding!("charge_wallet", |k| vec![k.wallets()]);
-pub static PLACE_ORDER: Script =
-    deciding!("place_order", |k| {
-        vec![k.wallets(), k.products(), k.stocks(), k.held(), k.template_numbers(), k.templates()]
-    });
+pub static PLACE_ORDER: Script = deciding!("place_order", |k| {
+    vec![k.wallets(), k.products(), k.stocks(), k.held(), k.template_numbers(), k.templates()]
+});
 pub static CANCEL_ORDER: Script =
     deciding!("cancel_order", |k| vec![k.wallets(), k.stocks(), k.held(), k.cancelled()]);
 pub static PUT_PRODUCT: Script =
