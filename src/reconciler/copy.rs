@@ -77,9 +77,9 @@ pub struct At(pub TimestampMs);
 
 impl Field for At {
     fn put(&self, out: &mut Vec<u8>) {
-        // Beyond PostgreSQL's last time, so that it refuses the row; the highest number would mean infinity.
-        let micros = self.0.checked_mul(1_000).and_then(|us| us.checked_sub(POSTGRES_EPOCH_US));
-        micros.unwrap_or(i64::MAX - 1).put(out);
+        let micros = self.0.saturating_mul(1_000).saturating_sub(POSTGRES_EPOCH_US);
+        // The outermost numbers mean infinity, which PostgreSQL takes; those next to them it refuses.
+        micros.clamp(i64::MIN + 1, i64::MAX - 1).put(out);
     }
 }
 
@@ -152,9 +152,9 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_does_not_fit_is_none_that_postgresql_takes() {
-        assert_eq!(put(&At(i64::MAX)), put(&(i64::MAX - 1)));
-        assert_eq!(put(&At(i64::MIN)), put(&(i64::MAX - 1)));
+    fn no_time_becomes_infinite() {
+        assert_eq!(put(&At(i64::MAX)), put(&(i64::MAX - POSTGRES_EPOCH_US)));
+        assert_eq!(put(&At(i64::MIN)), put(&(i64::MIN + 1)));
     }
 
     #[test]
