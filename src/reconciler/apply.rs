@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use sqlx::postgres::PgQueryResult;
 use sqlx::{Connection, PgConnection};
 
-use super::copy::CopyRows;
 use super::cursor::{Cursor, Target};
-use super::plan::{Plan, PlanError, push_event};
-use crate::domain::event::order_cancelled;
+use super::plan::{Plan, PlanError};
+use crate::domain::TimestampMs;
+use crate::domain::event::{OutboxEvent, order_cancelled};
 use crate::truth;
 
 /// A batch that was not applied.
@@ -46,7 +46,7 @@ pub async fn apply(
     conn: &mut PgConnection,
     cursor: &Cursor,
     target: &Target,
-    plan: &Plan<'_>,
+    plan: &Plan,
 ) -> Result<(), ApplyError> {
     let mut tx = conn.begin().await?;
     if !cursor.advance(&mut tx, target).await? {
@@ -84,8 +84,8 @@ macro_rules! columns {
     }};
 }
 
-fn keys<'a, V>(map: &BTreeMap<&'a str, V>) -> Vec<&'a str> {
-    map.keys().copied().collect()
+fn keys<V>(map: &BTreeMap<String, V>) -> Vec<&str> {
+    map.keys().map(String::as_str).collect()
 }
 
 fn column<'a, K, V, T>(map: &'a BTreeMap<K, V>, value: impl Fn(&'a V) -> T) -> Vec<T> {
@@ -96,7 +96,7 @@ fn big(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-async fn catalogue(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
+async fn catalogue(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
     let p = &plan.products;
     if !p.is_empty() {
         columns!(
@@ -146,13 +146,26 @@ async fn catalogue(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyEr
     Ok(())
 }
 
-async fn coupons(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
+async fn coupons(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
     let i = &plan.issued;
     if !i.is_empty() {
         let done = columns!("issued", keys(i), column(i, |n| *n)).execute(&mut *tx).await?;
         all_found(&done, i.len(), "coupon templates")?;
     }
-    plan.coupons.copy(tx, include_str!("sql/coupons.sql")).await?;
+    let c = &plan.coupons;
+    if !c.coupon_ids.is_empty() {
+        columns!(
+            "coupons",
+            &c.coupon_ids,
+            &c.template_ids,
+            &c.user_ids,
+            &c.serials,
+            &c.issued_at_ms,
+            &c.expires_at_ms,
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
     let u = &plan.coupon_uses;
     if !u.is_empty() {
         let ids: Vec<_> = u.keys().copied().collect();
@@ -165,19 +178,49 @@ async fn coupons(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyErro
     Ok(())
 }
 
-async fn wallets(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
+async fn wallets(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
     let w = &plan.wallets;
     if w.is_empty() {
         return Ok(());
     }
     columns!("wallets", keys(w), column(w, |v| v.0), column(w, |v| v.1)).execute(&mut *tx).await?;
-    plan.wallet_entries.copy(tx, include_str!("sql/wallet_entries.sql")).await?;
+    let e = &plan.wallet_entries;
+    columns!("wallet_entries", &e.user_ids, &e.kinds, &e.amounts, &e.balances, &e.ref_ids, &e.at_ms)
+        .execute(&mut *tx)
+        .await?;
     Ok(())
 }
 
-async fn orders(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
-    plan.orders.copy(tx, include_str!("sql/orders.sql")).await?;
-    plan.order_items.copy(tx, include_str!("sql/order_items.sql")).await?;
+async fn orders(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+    let o = &plan.orders;
+    if !o.order_ids.is_empty() {
+        columns!(
+            "orders",
+            &o.order_ids,
+            &o.user_ids,
+            &o.subtotals,
+            &o.discounts,
+            &o.totals,
+            &o.coupon_ids,
+            &o.balances,
+            &o.at_ms,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let i = &plan.order_items;
+        columns!(
+            "order_items",
+            &i.order_ids,
+            &i.line_nos,
+            &i.product_ids,
+            &i.names,
+            &i.unit_prices,
+            &i.quantities,
+            &i.amounts,
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
     let c = &plan.cancellations;
     if !c.order_ids.is_empty() {
         let done = columns!("cancellations", &c.order_ids, &c.balances, &c.coupon_returned, &c.at_ms)
@@ -188,39 +231,58 @@ async fn orders(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError
     Ok(())
 }
 
-async fn idempotency_records(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
+async fn idempotency_records(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
     let r = &plan.idempotency;
     if r.is_empty() {
         return Ok(());
     }
-    columns!("idempotency_records", keys(r), column(r, |v| v.0), column(r, |v| v.1), column(r, |v| v.2),)
-        .execute(tx)
-        .await?;
+    columns!(
+        "idempotency_records",
+        keys(r),
+        column(r, |v| v.0.as_slice()),
+        column(r, |v| v.1.as_slice()),
+        column(r, |v| v.2),
+    )
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
-async fn outbox(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
-    const COPY: &str = include_str!("sql/outbox.sql");
-    plan.events.copy(tx, COPY).await?;
-    cancelled_events(tx, plan).await?.copy(tx, COPY).await?;
+async fn outbox(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+    let cancelled = cancelled_events(tx, plan).await?;
+    let events: Vec<&(OutboxEvent, TimestampMs)> = plan.events.iter().chain(&cancelled).collect();
+    if events.is_empty() {
+        return Ok(());
+    }
+    columns!(
+        "outbox",
+        events.iter().map(|(e, _)| e.event_id.as_str()).collect::<Vec<_>>(),
+        events.iter().map(|(e, _)| e.routing_key).collect::<Vec<_>>(),
+        events.iter().map(|(e, _)| e.payload.as_str()).collect::<Vec<_>>(),
+        events.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
+    )
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
 /// The events of cancelled orders carry the whole order, which is in the truth by now.
-async fn cancelled_events(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<CopyRows, ApplyError> {
+async fn cancelled_events(
+    tx: &mut PgConnection,
+    plan: &Plan,
+) -> Result<Vec<(OutboxEvent, TimestampMs)>, ApplyError> {
     let c = &plan.cancellations;
-    let mut events = CopyRows::default();
     if c.order_ids.is_empty() {
-        return Ok(events);
+        return Ok(Vec::new());
     }
     let mut orders = truth::orders_by_id(tx, &c.order_ids).await?;
+    let mut events = Vec::with_capacity(c.order_ids.len());
     for (order_id, at) in c.order_ids.iter().zip(&c.at_ms) {
         let order = orders
             .remove(order_id)
             .ok_or_else(|| ApplyError::Refused(format!("the cancelled order {order_id} is not there")))?;
-        let trace = plan.cancel_traces.get(order_id).map(|(mark, _)| *mark);
-        let event = order_cancelled(*order_id, *at, &order, trace).map_err(PlanError::from)?;
-        push_event(&mut events, &event, *at);
+        let trace = plan.cancel_traces.get(order_id);
+        events.push((order_cancelled(*order_id, *at, &order, trace).map_err(PlanError::from)?, *at));
     }
     Ok(events)
 }

@@ -37,12 +37,15 @@ impl ReconcilerMeters {
     }
 
     /// These many entries are in PostgreSQL now.
-    pub fn applied(&self, entries: usize, plan: &Plan<'_>, took: Duration) {
+    pub fn applied(&self, entries: usize, plan: &Plan, took: Duration) {
         self.entries.increment(entries as u64);
         self.batch.record(entries as f64);
         self.duration.record(took);
-        for (kind, counter) in &self.won {
-            counter.increment(plan.won.get(kind).copied().unwrap_or(0));
+        let ledger = &plan.wallet_entries;
+        for (kind, amount) in ledger.kinds.iter().zip(&ledger.amounts) {
+            if let Some((_, counter)) = self.won.iter().find(|(known, _)| known == kind) {
+                counter.increment(amount.unsigned_abs());
+            }
         }
     }
 }

@@ -8,7 +8,6 @@
 //! [`run`]: Reconciler::run
 
 mod apply;
-mod copy;
 pub mod cursor;
 mod load;
 mod meters;

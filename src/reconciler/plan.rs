@@ -1,4 +1,4 @@
-//! From entries to rows, without I/O: what one transaction writes to the truth.
+//! From entries to columns, without I/O: what one transaction writes to the truth.
 //!
 //! After-images make this simple: of several entries that touch the same row, the last one's values stand. Maps are
 //! ordered, so that rows are always written in the same order.
@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
-use super::copy::{At, CopyRows};
 use crate::domain::event::{OutboxEvent, order_completed};
 use crate::domain::{OrderView, TimestampMs};
 use crate::log::Entry;
@@ -30,12 +29,55 @@ fn big(value: u64) -> Result<i64, PlanError> {
 }
 
 #[derive(Debug, Default)]
-pub struct StockAdjustments<'a> {
-    pub product_ids: Vec<&'a str>,
+pub struct WalletEntries {
+    pub user_ids: Vec<String>,
+    pub kinds: Vec<&'static str>,
+    pub amounts: Vec<i64>,
+    pub balances: Vec<i64>,
+    pub ref_ids: Vec<Uuid>,
+    pub at_ms: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+pub struct StockAdjustments {
+    pub product_ids: Vec<String>,
     pub deltas: Vec<i64>,
     pub stocks: Vec<i64>,
-    pub reasons: Vec<Option<&'a str>>,
+    pub reasons: Vec<Option<String>>,
     pub at_ms: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+pub struct Coupons {
+    pub coupon_ids: Vec<Uuid>,
+    pub template_ids: Vec<String>,
+    pub user_ids: Vec<String>,
+    pub serials: Vec<i64>,
+    pub issued_at_ms: Vec<i64>,
+    pub expires_at_ms: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+pub struct Orders {
+    pub order_ids: Vec<Uuid>,
+    pub user_ids: Vec<String>,
+    pub subtotals: Vec<i64>,
+    pub discounts: Vec<i64>,
+    pub totals: Vec<i64>,
+    pub coupon_ids: Vec<Option<Uuid>>,
+    pub balances: Vec<i64>,
+    pub at_ms: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+pub struct OrderItems {
+    pub order_ids: Vec<Uuid>,
+    pub line_nos: Vec<i16>,
+    pub product_ids: Vec<String>,
+    pub names: Vec<String>,
+    pub unit_prices: Vec<i64>,
+    pub quantities: Vec<i64>,
+    pub amounts: Vec<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -46,51 +88,41 @@ pub struct Cancellations {
     pub at_ms: Vec<i64>,
 }
 
-/// Everything that a batch of entries changes. It borrows from the entries: they are many, and read once.
+/// Everything that a batch of entries changes.
 #[derive(Debug, Default)]
-pub struct Plan<'a> {
-    pub products: BTreeMap<&'a str, &'a ProductPut>,
+pub struct Plan {
+    pub products: BTreeMap<String, ProductPut>,
     /// product → stock, when
-    pub stocks: BTreeMap<&'a str, (i64, TimestampMs)>,
-    pub stock_adjustments: StockAdjustments<'a>,
-    pub templates: BTreeMap<&'a str, &'a TemplatePut>,
+    pub stocks: BTreeMap<String, (i64, TimestampMs)>,
+    pub stock_adjustments: StockAdjustments,
+    pub templates: BTreeMap<String, TemplatePut>,
     /// template → coupons issued
-    pub issued: BTreeMap<&'a str, i64>,
-    pub coupons: CopyRows,
+    pub issued: BTreeMap<String, i64>,
+    pub coupons: Coupons,
     /// coupon → the order that uses it, since when; `None`: it was returned
     pub coupon_uses: BTreeMap<Uuid, Option<(Uuid, TimestampMs)>>,
     /// user → balance, when
-    pub wallets: BTreeMap<&'a str, (i64, TimestampMs)>,
-    pub wallet_entries: CopyRows,
-    /// kind of ledger entry → won
-    pub won: BTreeMap<&'static str, u64>,
-    pub orders: CopyRows,
-    pub order_items: CopyRows,
+    pub wallets: BTreeMap<String, (i64, TimestampMs)>,
+    pub wallet_entries: WalletEntries,
+    pub orders: Orders,
+    pub order_items: OrderItems,
     pub cancellations: Cancellations,
     /// scope → request hash, reply, when
-    pub idempotency: BTreeMap<&'a str, (&'a [u8], &'a [u8], TimestampMs)>,
-    /// Outbox rows of completed orders. Those of cancelled ones carry the whole order and are made when it is in the
-    /// truth.
-    pub events: CopyRows,
+    pub idempotency: BTreeMap<String, (Vec<u8>, Vec<u8>, TimestampMs)>,
+    /// Of completed orders. Those of cancelled ones carry the whole order and are made when it is in the truth.
+    pub events: Vec<(OutboxEvent, TimestampMs)>,
     /// The time of the last decision.
     pub clock_ms: TimestampMs,
-    /// Of the requests that placed orders, by order, and when. An entry's marks are also those of requests that its batch
-    /// refused or repeated, so each is looked up in the entry that holds the decision: what an event tells must not depend
-    /// on which entries are applied together.
-    pub traces: Marks<'a>,
+    /// Of the requests that placed orders, by order. An entry's marks are also those of requests that its batch refused or
+    /// repeated, so each is looked up in the entry that holds the decision: what an event tells must not depend on which
+    /// entries are applied together.
+    pub traces: HashMap<Uuid, TraceMark>,
     /// Of the requests that cancelled them.
-    pub cancel_traces: Marks<'a>,
+    pub cancel_traces: HashMap<Uuid, TraceMark>,
 }
 
-type Marks<'a> = HashMap<Uuid, (&'a TraceMark, TimestampMs)>;
-
-/// One row of the outbox.
-pub fn push_event(rows: &mut CopyRows, event: &OutboxEvent, at: TimestampMs) {
-    rows.push([&event.event_id, &event.routing_key, &event.payload, &At(at)]);
-}
-
-impl<'a> Plan<'a> {
-    pub fn of(entries: &'a [Entry]) -> Result<Self, PlanError> {
+impl Plan {
+    pub fn of(entries: &[Entry]) -> Result<Self, PlanError> {
         let mut plan = Self::default();
         for entry in entries {
             plan.add(entry)?;
@@ -99,37 +131,47 @@ impl<'a> Plan<'a> {
     }
 
     /// The traces of what was decided, and when it was.
-    pub fn traced(&self) -> impl Iterator<Item = (&'static str, &'a TraceMark, TimestampMs)> {
-        let orders = self.traces.values().map(|(mark, at)| ("apply order", *mark, *at));
-        let cancelled = self.cancel_traces.values().map(|(mark, at)| ("apply cancellation", *mark, *at));
-        orders.chain(cancelled)
+    pub fn traced(&self) -> impl Iterator<Item = (&'static str, &TraceMark, TimestampMs)> {
+        fn of<'a>(
+            name: &'static str,
+            marks: &'a HashMap<Uuid, TraceMark>,
+            ids: &[Uuid],
+            at_ms: &[TimestampMs],
+        ) -> Vec<(&'static str, &'a TraceMark, TimestampMs)> {
+            ids.iter().zip(at_ms).filter_map(|(id, at)| Some((name, marks.get(id)?, *at))).collect()
+        }
+        let orders = of("apply order", &self.traces, &self.orders.order_ids, &self.orders.at_ms);
+        let c = &self.cancellations;
+        let cancelled = of("apply cancellation", &self.cancel_traces, &c.order_ids, &c.at_ms);
+        orders.into_iter().chain(cancelled)
     }
 
     /// Outbox rows that this plan writes.
     pub fn event_count(&self) -> u64 {
-        self.events.count() + self.cancellations.order_ids.len() as u64
+        (self.events.len() + self.cancellations.order_ids.len()) as u64
     }
 
-    fn add(&mut self, entry: &'a Entry) -> Result<(), PlanError> {
+    fn add(&mut self, entry: &Entry) -> Result<(), PlanError> {
         self.clock_ms = self.clock_ms.max(entry.decided_at);
-        let mark = |(id, at): (Uuid, TimestampMs)| Some((id, (entry.traces.get(&id)?, at)));
+        let marks = |ids: Vec<Uuid>| {
+            ids.into_iter().filter_map(|id| Some((id, entry.traces.get(&id)?.clone()))).collect::<Vec<_>>()
+        };
         match &entry.facts {
             _ if entry.traces.is_empty() => {}
             Facts::OrdersPlaced(all) => {
-                self.traces.extend(all.iter().map(|f| (f.order_id.0, f.ordered_at)).filter_map(mark));
+                self.traces.extend(marks(all.iter().map(|f| f.order_id.0).collect()));
             }
             Facts::OrdersCancelled(all) => {
-                self.cancel_traces
-                    .extend(all.iter().map(|f| (f.order_id.0, f.cancelled_at)).filter_map(mark));
+                self.cancel_traces.extend(marks(all.iter().map(|f| f.order_id.0).collect()));
             }
             _ => {}
         }
-        let raw = |i: usize| entry.raw_facts.get(i).map_or(&[][..], Vec::as_slice);
+        let raw = |i: usize| entry.raw_facts.get(i).cloned().unwrap_or_default();
         macro_rules! each {
             ($facts:expr, $add:ident) => {
                 for (i, fact) in $facts.iter().enumerate() {
                     self.$add(fact)?;
-                    self.remember(&fact.idempotency, raw(i), entry.decided_at);
+                    self.remember(&fact.idempotency, || raw(i), entry.decided_at);
                 }
             };
         }
@@ -145,29 +187,28 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn remember(&mut self, key: &'a Option<Idempotency>, reply: &'a [u8], at: TimestampMs) {
+    fn remember(&mut self, key: &Option<Idempotency>, reply: impl FnOnce() -> Vec<u8>, at: TimestampMs) {
         if let Some(Idempotency { scope, request_hash }) = key {
-            self.idempotency.insert(scope, (&request_hash.0, reply, at));
+            self.idempotency.insert(scope.clone(), (request_hash.0.clone(), reply(), at));
         }
     }
 
-    fn coupon_issued(&mut self, f: &'a CouponIssued) -> Result<(), PlanError> {
+    fn coupon_issued(&mut self, f: &CouponIssued) -> Result<(), PlanError> {
         let serial = big(f.serial)?;
-        self.issued.insert(&f.template_id, serial);
-        self.coupons.push([
-            &f.coupon_id.0,
-            &f.template_id,
-            &f.user_id,
-            &serial,
-            &At(f.issued_at),
-            &At(f.expires_at),
-        ]);
+        self.issued.insert(f.template_id.clone(), serial);
+        let c = &mut self.coupons;
+        c.coupon_ids.push(f.coupon_id.0);
+        c.template_ids.push(f.template_id.clone());
+        c.user_ids.push(f.user_id.clone());
+        c.serials.push(serial);
+        c.issued_at_ms.push(f.issued_at);
+        c.expires_at_ms.push(f.expires_at);
         Ok(())
     }
 
     fn wallet_changed(
         &mut self,
-        user: &'a str,
+        user: &str,
         kind: &'static str,
         amount: i64,
         balance: u64,
@@ -175,56 +216,56 @@ impl<'a> Plan<'a> {
         at: TimestampMs,
     ) -> Result<(), PlanError> {
         let balance = big(balance)?;
-        self.wallets.insert(user, (balance, at));
-        *self.won.entry(kind).or_default() += amount.unsigned_abs();
-        self.wallet_entries.push([&user, &kind, &amount, &balance, &ref_id, &At(at)]);
+        self.wallets.insert(user.to_owned(), (balance, at));
+        let w = &mut self.wallet_entries;
+        w.user_ids.push(user.to_owned());
+        w.kinds.push(kind);
+        w.amounts.push(amount);
+        w.balances.push(balance);
+        w.ref_ids.push(ref_id);
+        w.at_ms.push(at);
         Ok(())
     }
 
-    fn wallet_charged(&mut self, f: &'a WalletCharged) -> Result<(), PlanError> {
+    fn wallet_charged(&mut self, f: &WalletCharged) -> Result<(), PlanError> {
         let amount = big(f.amount)?;
         self.wallet_changed(&f.user_id, "charge", amount, f.balance_after, f.charge_id.0, f.charged_at)
     }
 
-    fn order_placed(&mut self, f: &'a OrderPlaced) -> Result<(), PlanError> {
+    fn order_placed(&mut self, f: &OrderPlaced) -> Result<(), PlanError> {
         let (order_id, at) = (f.order_id.0, f.ordered_at);
         for (i, line) in f.lines.iter().enumerate() {
-            self.stocks.insert(&line.product_id, (big(line.stock_after)?, at));
-            let line_no = i16::try_from(i + 1).map_err(|_| PlanError::TooLarge(i as u64))?;
-            let (price, quantity, amount) = (big(line.unit_price)?, big(line.quantity)?, big(line.amount)?);
-            self.order_items.push([
-                &order_id,
-                &line_no,
-                &line.product_id,
-                &line.name,
-                &price,
-                &quantity,
-                &amount,
-            ]);
+            self.stocks.insert(line.product_id.clone(), (big(line.stock_after)?, at));
+            let items = &mut self.order_items;
+            items.order_ids.push(order_id);
+            items.line_nos.push(i16::try_from(i + 1).map_err(|_| PlanError::TooLarge(i as u64))?);
+            items.product_ids.push(line.product_id.clone());
+            items.names.push(line.name.clone());
+            items.unit_prices.push(big(line.unit_price)?);
+            items.quantities.push(big(line.quantity)?);
+            items.amounts.push(big(line.amount)?);
         }
         if let Some(coupon) = f.coupon_id {
             self.coupon_uses.insert(coupon.0, Some((order_id, at)));
         }
-        self.orders.push([
-            &order_id,
-            &f.user_id,
-            &"paid",
-            &big(f.subtotal)?,
-            &big(f.discount)?,
-            &big(f.total)?,
-            &f.coupon_id.map(|id| id.0),
-            &big(f.balance_after)?,
-            &At(at),
-        ]);
-        let trace = self.traces.get(&order_id).map(|(mark, _)| *mark);
-        push_event(&mut self.events, &order_completed(order_id, at, &OrderView::from(f), trace)?, at);
+        let o = &mut self.orders;
+        o.order_ids.push(order_id);
+        o.user_ids.push(f.user_id.clone());
+        o.subtotals.push(big(f.subtotal)?);
+        o.discounts.push(big(f.discount)?);
+        o.totals.push(big(f.total)?);
+        o.coupon_ids.push(f.coupon_id.map(|id| id.0));
+        o.balances.push(big(f.balance_after)?);
+        o.at_ms.push(at);
+        let trace = self.traces.get(&order_id);
+        self.events.push((order_completed(order_id, at, &OrderView::from(f), trace)?, at));
         self.wallet_changed(&f.user_id, "payment", -big(f.total)?, f.balance_after, order_id, at)
     }
 
-    fn order_cancelled(&mut self, f: &'a OrderCancelled) -> Result<(), PlanError> {
+    fn order_cancelled(&mut self, f: &OrderCancelled) -> Result<(), PlanError> {
         let at = f.cancelled_at;
         for line in &f.lines {
-            self.stocks.insert(&line.product_id, (big(line.stock_after)?, at));
+            self.stocks.insert(line.product_id.clone(), (big(line.stock_after)?, at));
         }
         if let (Some(coupon), true) = (f.coupon_id, f.coupon_returned) {
             self.coupon_uses.insert(coupon.0, None);
@@ -237,7 +278,7 @@ impl<'a> Plan<'a> {
         self.wallet_changed(&f.user_id, "refund", big(f.refund)?, f.balance_after, f.order_id.0, at)
     }
 
-    fn product_put(&mut self, f: &'a ProductPut) -> Result<(), PlanError> {
+    fn product_put(&mut self, f: &ProductPut) -> Result<(), PlanError> {
         if f.created {
             self.stock_adjustment(
                 &f.product_id,
@@ -247,36 +288,36 @@ impl<'a> Plan<'a> {
                 f.put_at,
             )?;
         }
-        self.products.insert(&f.product_id, f);
+        self.products.insert(f.product_id.clone(), f.clone());
         Ok(())
     }
 
-    fn stock_adjusted(&mut self, f: &'a StockAdjusted) -> Result<(), PlanError> {
+    fn stock_adjusted(&mut self, f: &StockAdjusted) -> Result<(), PlanError> {
         self.stock_adjustment(&f.product_id, f.delta, f.stock_after, f.reason.as_deref(), f.adjusted_at)
     }
 
     fn stock_adjustment(
         &mut self,
-        product: &'a str,
+        product: &str,
         delta: i64,
         stock: u64,
-        reason: Option<&'a str>,
+        reason: Option<&str>,
         at: TimestampMs,
     ) -> Result<(), PlanError> {
         let stock = big(stock)?;
-        self.stocks.insert(product, (stock, at));
+        self.stocks.insert(product.to_owned(), (stock, at));
         let s = &mut self.stock_adjustments;
-        s.product_ids.push(product);
+        s.product_ids.push(product.to_owned());
         s.deltas.push(delta);
         s.stocks.push(stock);
-        s.reasons.push(reason);
+        s.reasons.push(reason.map(str::to_owned));
         s.at_ms.push(at);
         Ok(())
     }
 
-    fn template_put(&mut self, f: &'a TemplatePut) -> Result<(), PlanError> {
-        self.issued.insert(&f.template_id, big(f.issued)?);
-        self.templates.insert(&f.template_id, f);
+    fn template_put(&mut self, f: &TemplatePut) -> Result<(), PlanError> {
+        self.issued.insert(f.template_id.clone(), big(f.issued)?);
+        self.templates.insert(f.template_id.clone(), f.clone());
         Ok(())
     }
 }
