@@ -44,7 +44,7 @@ const DEFECTS: &[Defect] = &[
     ("a charge before in the batch is forgotten", "charge_wallet", "balances[user], changed[user] = balance, balance", "changed[user] = balance"),
     ("the balance is not written", "charge_wallet", "function() store(WALLETS, changed) end", "function() end"),
     // coupons
-    ("a second coupon for the same user", "issue_coupon", "if holds then return { already_issued = holds } end", ""),
+    ("a second coupon for the same user", "issue_coupon", "if holds then return { already_issued = string.sub(coupons, holds + 4, holds + 19) } end", ""),
     ("a second coupon in the same batch", "issue_coupon", "held[user] = coupons .. template.mark .. coupon_id .. struct.pack('>I4I6', serial, now) .. UNUSED\n  new_held[user] = held[user]", "new_held[user] = coupons .. template.mark .. coupon_id .. struct.pack('>I4I6', serial, now) .. UNUSED"),
     ("only the first coupon held is seen", "issue_coupon", "coupon_at(coupons, template.mark, 0)", "coupon_at(string.sub(coupons, 1, COUPON_BYTES), template.mark, 0)"),
     ("another number that looks like a template's", "gate", "(found - 1 - offset) % COUPON_BYTES ~= 0", "false"),
