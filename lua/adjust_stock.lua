@@ -5,19 +5,17 @@
 -- fact  [product, delta, reason or nil, stock after, adjusted_at, idempotency]
 -- Refusals: unknown_product · {below_zero = available} · {too_high = available}
 
-local STOCKS = KEYS[5]
+local stocks = load(KEYS[5], distinct(1))
 
-local stocks = fetch(STOCKS, distinct(1))
-local changed = {}
-
-local function decide(body)
-  local id, delta, reason, highest = body[1], body[2], body[3], body[4]
-  local stock = tonumber(stocks[id])
+local function decide(k, key)
+  local id, delta, reason, highest = batch[k + 1], batch[k + 2], batch[k + 3], batch[k + 4]
+  local at = stocks.place[id]
+  local stock = tonumber(stocks.value[at])
   if not stock then return 'unknown_product' end
   if stock + delta < 0 then return { below_zero = stock } end
   if stock + delta > highest then return { too_high = stock } end
-  stocks[id], changed[id] = stock + delta, stock + delta
-  return nil, { id, delta, reason or NULL, stock + delta, now }
+  stocks.value[at], stocks.changed[at] = stock + delta, true
+  return nil, cmsgpack.pack({ id, delta, reason or NULL, stock + delta, now, key or NULL })
 end
 
-return run('adjust_stock', decide, function() store(STOCKS, changed) end)
+return run('adjust_stock', decide, function() store(stocks) end)

@@ -2,26 +2,24 @@
 -- PostgreSQL, so it must have been read in this epoch: later ones do not know what was cancelled before them.
 --
 -- KEYS  5 wallets · 6 stocks · 7 held · 8 cancelled
--- body  [order id, user, lines [[product, quantity], …], refund, coupon id or nil, epoch of the read]
+-- body  [order id, user, lines [product, quantity, product, …], refund, coupon id or nil, epoch of the read]
 -- fact  [order id, user, lines [[product, quantity, stock after], …], refund, coupon id or nil, coupon returned,
 --        balance after, cancelled_at, idempotency]
 -- Refusals: stale_read · already_cancelled · unknown_user · {unknown_product = id} · {balance_limit = present balance}
 
 local WALLETS, STOCKS, HELD, CANCELLED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 
-local stocks = fetch(STOCKS, ordered_products())
-local balances = fetch(WALLETS, distinct(2))
-local held = fetch(HELD, users_with_coupon(5))
-local order_ids = distinct(1)
-local cancelled = {}
-for i, is_cancelled in ipairs(redis.call('SMISMEMBER', CANCELLED, unpack(order_ids))) do
-  cancelled[order_ids[i]] = is_cancelled == 1
-end
-local new_stocks, new_balances, new_held, new_cancelled = {}, {}, {}, {}
+local stocks = load(STOCKS, ordered_products())
+local wallets = load(WALLETS, distinct(2))
+local held = load(HELD, distinct(2, 5))
+local order_ids, place_of = distinct(1)
+local cancelled = redis.call('SMISMEMBER', CANCELLED, unpack(order_ids))
+local new_cancelled = {}
 
 -- Makes the order's coupon available again, unless it has expired or another order holds it.
 local function return_coupon(user, coupon_id, order_id)
-  local coupons = coupon_id and held[user]
+  local held_at = held.place[user]
+  local coupons = coupon_id and held.value[held_at]
   local at = coupons and coupon_at(coupons, coupon_id, 4)
   if not at then return false end
   local _, issued_at, used_by = coupon_parts(coupons, at)
@@ -31,40 +29,44 @@ local function return_coupon(user, coupon_id, order_id)
     passed(expires_at)
     return false
   end
-  held[user] = coupon_used_by(coupons, at, UNUSED)
-  new_held[user] = held[user]
+  held.value[held_at], held.changed[held_at] = coupon_used_by(coupons, at, UNUSED), true
   return true
 end
 
-local function decide(body)
-  local order_id, user, lines, refund, coupon_id, read_in = body[1], body[2], body[3], body[4], body[5], body[6]
+local function decide(k, key)
+  local order_id, user, lines = batch[k + 1], batch[k + 2], batch[k + 3]
+  local refund, coupon_id, read_in = batch[k + 4], batch[k + 5], batch[k + 6]
   if read_in ~= epoch then return 'stale_read' end
-  if cancelled[order_id] then return 'already_cancelled' end
-  local balance = tonumber(balances[user])
+  local order_at, wallet_at = place_of[order_id], wallets.place[user]
+  if cancelled[order_at] == 1 then return 'already_cancelled' end
+  local balance = tonumber(wallets.value[wallet_at])
   if not balance then return 'unknown_user' end
   if balance + refund > MAX_BALANCE then return { balance_limit = balance } end
-  for _, line in ipairs(lines) do
-    if not stocks[line[1]] then return { unknown_product = line[1] } end
+  for i = 1, #lines, 2 do
+    if not stocks.value[stocks.place[lines[i]]] then return { unknown_product = lines[i] } end
   end
 
   local returned = {}
-  for i, line in ipairs(lines) do
-    local stock = tonumber(stocks[line[1]]) + line[2]
-    stocks[line[1]], new_stocks[line[1]] = stock, stock
-    returned[i] = { line[1], line[2], stock }
+  for i = 1, #lines, 2 do
+    local at = stocks.place[lines[i]]
+    local stock = tonumber(stocks.value[at]) + lines[i + 1]
+    stocks.value[at], stocks.changed[at] = stock, true
+    returned[#returned + 1] = { lines[i], lines[i + 1], stock }
   end
   balance = balance + refund
-  balances[user], new_balances[user] = balance, balance
+  wallets.value[wallet_at], wallets.changed[wallet_at] = balance, true
   local coupon_returned = return_coupon(user, coupon_id, order_id)
-  cancelled[order_id] = true
+  cancelled[order_at] = 1
   new_cancelled[#new_cancelled + 1] = order_id
-  return nil, { order_id, user, returned, refund, coupon_id or NULL, coupon_returned, balance, now }
+  return nil, cmsgpack.pack({
+    order_id, user, returned, refund, coupon_id or NULL, coupon_returned, balance, now, key or NULL,
+  })
 end
 
 local function write()
-  store(STOCKS, new_stocks)
-  store(WALLETS, new_balances)
-  store(HELD, new_held)
+  store(stocks)
+  store(wallets)
+  store(held)
   redis.call('SADD', CANCELLED, unpack(new_cancelled))
 end
 

@@ -5,18 +5,16 @@
 -- fact  [charge id, user, amount, balance after, charged_at, idempotency]
 -- Refusals: {balance_limit = present balance}
 
-local WALLETS = KEYS[5]
+local wallets = load(KEYS[5], distinct(1))
 
-local balances = fetch(WALLETS, distinct(1))
-local changed = {}
-
-local function decide(body)
-  local user, amount, charge_id = body[1], body[2], body[3]
-  local balance = tonumber(balances[user]) or 0
+local function decide(k, key)
+  local user, amount, charge_id = batch[k + 1], batch[k + 2], batch[k + 3]
+  local at = wallets.place[user]
+  local balance = tonumber(wallets.value[at]) or 0
   if balance + amount > MAX_BALANCE then return { balance_limit = balance } end
-  balance = balance + amount
-  balances[user], changed[user] = balance, balance
-  return nil, { charge_id, user, amount, balance, now }
+  wallets.value[at], wallets.changed[at] = balance + amount, true
+  return nil, '\150' .. ID .. charge_id .. text_mark(#user) .. user .. packed_number(amount)
+    .. packed_number(balance + amount) .. NOW .. packed_key(key)
 end
 
-return run('charge_wallet', decide, function() store(WALLETS, changed) end)
+return run('charge_wallet', decide, function() store(wallets) end)

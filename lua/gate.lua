@@ -1,8 +1,9 @@
 -- The shared start of every deciding script: `#!lua`, lua/sight.lua, this, and then the script's own file.
 --
 -- KEYS  1 meta · 2 log · 3 idempotency records of today · 4 … of the day before · 5… the script's own
--- ARGV  1 MessagePack [epoch, highest seq seen, its tip, today in days since 1970, log limit]
---       2 MessagePack batch: list of [deadline_ms, [idempotency scope, request hash] or nil, body]
+-- ARGV  1 MessagePack [epoch, highest seq seen, its tip, today in days since 1970, log limit, requests, values of each]
+--       2 MessagePack list of the requests' values, one request after the other (a table for each would cost more than
+--         many a decision): deadline_ms, [idempotency scope, request hash] or nil, and the body's, see each script
 --       3 (may be absent) traces of the requests: put into the entry as they are, outside of the chain
 -- Returns MessagePack, one of
 --   {refused = [why, place]}       nothing was changed; why:
@@ -29,7 +30,10 @@ local ARGUMENTS_PER_CALL = 4000 -- Lua can unpack some 8,000 values at once
 
 local head = cmsgpack.unpack(ARGV[1])
 local EPOCH, SEEN_SEQ, SEEN_TIP, TODAY, LOG_LIMIT = head[1], head[2], head[3], head[4], head[5]
+local REQUESTS, STEP = head[6], head[7]
+-- Of a request with the key at `k`: the deadline is at k - 1, the first value of its body at k + 1.
 local batch = cmsgpack.unpack(ARGV[2])
+local LAST = REQUESTS * STEP
 
 local meta = redis.call('HMGET', META, 'epoch', 'seq', 'tip', 'applied', 'clock', 'state')
 local epoch, seq, tip, applied = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, meta[3] or '', tonumber(meta[4]) or 0
@@ -58,45 +62,34 @@ local function gate_refusal()
   if math.floor(now / DAY_MS) ~= TODAY then return 'day' end
 end
 
--- The distinct values at `column` of the bodies.
-local function distinct(column)
-  local seen, list = {}, {}
-  for i = 1, #batch do
-    local value = batch[i][3][column]
-    if value and not seen[value] then
-      seen[value] = true
-      list[#list + 1] = value
+-- The distinct values at `column` of the bodies, and the place of each among them; of those requests only that name
+-- something at `required`, if it is given.
+local function distinct(column, required)
+  local names, place, count = {}, {}, 0
+  for k = 2, LAST, STEP do
+    local name = batch[k + column]
+    if name and not place[name] and (not required or batch[k + required]) then
+      count = count + 1
+      names[count], place[name] = name, count
     end
   end
-  return list
+  return names, place
 end
 
--- The distinct users (second column of the bodies) of those requests that name a coupon at `column`.
-local function users_with_coupon(column)
-  local seen, list = {}, {}
-  for i = 1, #batch do
-    local body = batch[i][3]
-    local user = body[2]
-    if body[column] and not seen[user] then
-      seen[user] = true
-      list[#list + 1] = user
-    end
-  end
-  return list
-end
-
--- The distinct products of all orders in the batch, whose lines are the bodies' third column.
+-- The distinct products of all orders in the batch, whose lines are the bodies' third value.
 local function ordered_products()
-  local seen, list = {}, {}
-  for _, request in ipairs(batch) do
-    for _, line in ipairs(request[3][3]) do
-      if not seen[line[1]] then
-        seen[line[1]] = true
-        list[#list + 1] = line[1]
+  local names, place, count = {}, {}, 0
+  for k = 2, LAST, STEP do
+    local lines = batch[k + 3]
+    for i = 1, #lines, 2 do
+      local name = lines[i]
+      if not place[name] then
+        count = count + 1
+        names[count], place[name] = name, count
       end
     end
   end
-  return list
+  return names, place
 end
 
 -- Where the element begins whose bytes at `offset` are `bytes`, in a user's coupons; nil: there is none.
@@ -117,75 +110,131 @@ local function coupon_used_by(coupons, at, order_id)
   return string.sub(coupons, 1, at + 29) .. order_id .. string.sub(coupons, at + 46)
 end
 
--- One HMGET (or a few) for all names: name → value, absent ones left out.
+-- One HMGET (or a few): the values in the order of the names, false for absent ones.
 local function fetch(key, names)
+  if #names == 0 then return {} end
+  if #names <= ARGUMENTS_PER_CALL then return redis.call('HMGET', key, unpack(names)) end
   local found = {}
   for first = 1, #names, ARGUMENTS_PER_CALL do
     local last = math.min(first + ARGUMENTS_PER_CALL - 1, #names)
     local values = redis.call('HMGET', key, unpack(names, first, last))
-    for i = first, last do found[names[i]] = values[i - first + 1] or nil end
+    for i = first, last do found[i] = values[i - first + 1] end
   end
   return found
 end
 
--- One HSET (or a few) of name → value.
-local function store(key, changed)
-  local flat = {}
-  for name, value in pairs(changed) do
-    flat[#flat + 1] = name
-    flat[#flat + 1] = value
-    if #flat == ARGUMENTS_PER_CALL then
-      redis.call('HSET', key, unpack(flat))
-      flat = {}
-    end
-  end
-  if #flat > 0 then redis.call('HSET', key, unpack(flat)) end
+-- What the batch needs of a hash: the names, the place of each, the values there (which a decision changes for those
+-- after it), and the places that `store` is to write.
+local function load(key, names, place)
+  return { key = key, names = names, place = place, value = fetch(key, names), changed = {} }
 end
 
+-- One HSET (or a few) of name, value, name, value …
+local function put(key, flat)
+  for first = 1, #flat, ARGUMENTS_PER_CALL do
+    redis.call('HSET', key, unpack(flat, first, math.min(first + ARGUMENTS_PER_CALL - 1, #flat)))
+  end
+end
+
+-- Writes what was changed.
+local function store(part)
+  local names, values, changed, flat, count = part.names, part.value, part.changed, {}, 0
+  for at = 1, #names do
+    if changed[at] then
+      local value = values[at]
+      -- by itself, Redis writes numbers as fractions, which takes several times as long
+      if type(value) == 'number' then value = string.format('%d', value) end
+      flat[count + 1], flat[count + 2] = names[at], value
+      count = count + 2
+    end
+  end
+  put(part.key, flat)
+end
+
+-- Pieces of MessagePack, for what is packed once per request: put together in one expression, they need no tables and
+-- few strings, of which each costs as much as several steps of Lua.
+local NIL = '\192'
+local ID = '\176' -- before the 16 bytes of an id
+local TEXT = {} -- by length, what stands before a text
+local function text_mark(length)
+  local mark = TEXT[length]
+  if mark then return mark end
+  mark = length < 32 and string.char(160 + length)
+    or length < 256 and string.char(217, length)
+    or length < 65536 and struct.pack('>BI2', 218, length)
+    or struct.pack('>BI4', 219, length)
+  TEXT[length] = mark
+  return mark
+end
+
+local function list_mark(length)
+  return length < 16 and string.char(144 + length)
+    or length < 65536 and struct.pack('>BI2', 220, length)
+    or struct.pack('>BI4', 221, length)
+end
+
+local function packed_text(text)
+  return text_mark(#text) .. text
+end
+
+-- A whole number from 0 to 2^53.
+local function packed_number(number)
+  return number < 128 and string.char(number)
+    or number < 65536 and struct.pack('>BI2', 205, number)
+    or number < 4294967296 and struct.pack('>BI4', 206, number)
+    or struct.pack('>BI8', 207, number)
+end
+
+local function packed_key(key)
+  return key and cmsgpack.pack(key) or NIL
+end
+
+local NOW = packed_number(now)
+
 local LATE, KEY_REUSED = cmsgpack.pack({ 2 }), cmsgpack.pack({ 3 })
-local facts = {} -- packed, in the order of acceptance
+-- The entry's payload in pieces: its head, then the packed facts with their marks, in the order of acceptance.
+local payload_pieces, accepted = { '' }, 0
 local records = {} -- new idempotency records: scope → [request hash, decided_at, fact]
 
 -- Idempotency records of the batch's keys, as stored before it.
 local stored = {}
 local function fetch_records()
   local scopes = {}
-  for i = 1, #batch do
-    local key = batch[i][2]
+  for k = 2, LAST, STEP do
+    local key = batch[k]
     if key then scopes[#scopes + 1] = key[1] end
   end
   if #scopes == 0 then return end
-  for scope, record in pairs(fetch(RECORDS_BEFORE, scopes)) do stored[scope] = cmsgpack.unpack(record) end
-  for scope, record in pairs(fetch(RECORDS, scopes)) do stored[scope] = cmsgpack.unpack(record) end
-end
-
--- MessagePack [tag, packed], put together without another table: this is done for each accepted request.
-local function tagged(tag, packed)
-  local length = #packed
-  local mark = length < 32 and string.char(160 + length)
-    or length < 256 and string.char(217, length)
-    or length < 65536 and struct.pack('>BI2', 218, length)
-    or struct.pack('>BI4', 219, length)
-  return string.char(146, tag) .. mark .. packed
+  for _, bucket in ipairs({ RECORDS_BEFORE, RECORDS }) do
+    for i, record in ipairs(fetch(bucket, scopes)) do
+      if record then stored[scopes[i]] = cmsgpack.unpack(record) end
+    end
+  end
 end
 
 -- The verdict on a request that came too late or was answered before; nil: it is to be decided.
-local function settled(request)
-  if request[1] < time then return LATE end
-  local key = request[2]
+local function settled(deadline, key)
+  if deadline < time then return LATE end
   if not key then return nil end
   local record = records[key[1]] or stored[key[1]]
   if not record or record[2] + DAY_MS <= now then return nil end
   if record[1] ~= key[2] then return KEY_REUSED end
-  return tagged(1, record[3])
+  return '\146\1' .. packed_text(record[3])
 end
 
+-- Notes the packed fact; returns the verdict in two pieces. Most facts are of the same few lengths.
+local marks, verdict_marks = {}, {}
 local function accept(key, fact)
-  fact[#fact + 1] = key or NULL
-  local packed = cmsgpack.pack(fact)
-  facts[#facts + 1] = packed
-  if key then records[key[1]] = { key[2], now, packed } end
-  return tagged(0, packed)
+  local length = #fact
+  local mark = marks[length]
+  if not mark then
+    mark = text_mark(length)
+    marks[length], verdict_marks[length] = mark, text_mark(2 + #mark + length) .. '\146\0' .. mark
+  end
+  accepted = accepted + 1
+  payload_pieces[2 * accepted], payload_pieces[2 * accepted + 1] = mark, fact
+  if key then records[key[1]] = { key[2], now, fact } end
+  return verdict_marks[length], fact
 end
 
 -- A refusal that rests on `at` having passed must hold when the server's clock is set back: `at` is remembered.
@@ -197,7 +246,8 @@ end
 -- Writes the entry; false when the log is gone. The meta key is written last, by `close_entry`, so that an entry
 -- beyond `meta.seq` tells that a script stopped half way.
 local function write_entry(kind)
-  local payload = cmsgpack.pack({ FORMAT_VERSION, kind, now, facts })
+  payload_pieces[1] = '\148' .. packed_number(FORMAT_VERSION) .. packed_text(kind) .. NOW .. list_mark(accepted)
+  local payload = table.concat(payload_pieces)
   tip = redis.sha1hex(tip .. payload)
   local id = string.format('%d-%d', epoch, seq + 1)
   local fields = { 'p', payload, 't', tip }
@@ -209,33 +259,48 @@ end
 
 local function close_entry()
   if next(records) then
-    for scope, record in pairs(records) do records[scope] = cmsgpack.pack(record) end
-    store(RECORDS, records)
+    local flat = {}
+    for scope, record in pairs(records) do
+      flat[#flat + 1], flat[#flat + 2] = scope, cmsgpack.pack(record)
+    end
+    put(RECORDS, flat)
   end
   redis.call('HSET', META, 'seq', seq, 'tip', tip, 'clock', now)
 end
 
--- decide(body) returns a refusal, or nil and the fact; write() makes the changes that `decide` has gathered.
+local REFUSED = {} -- packed, those that are a mere name
+local function refused(why)
+  if type(why) == 'table' then return cmsgpack.pack({ 4, why }) end
+  local packed = REFUSED[why] or cmsgpack.pack({ 4, why })
+  REFUSED[why] = packed
+  return packed
+end
+
+-- decide(k, key) returns a refusal, or nil and the packed fact with the key in it; write() makes the changes.
 local function run(kind, decide, write)
   fetch_records()
-  local verdicts = {}
-  for i = 1, #batch do
-    local request = batch[i]
-    local verdict = settled(request)
+  local pieces, count = { '\129\167decided\146' .. list_mark(REQUESTS) }, 1
+  for k = 2, LAST, STEP do
+    local key = batch[k]
+    local verdict, fact = settled(batch[k - 1], key), nil
     if not verdict then
-      local why, fact = decide(request[3])
-      verdict = fact and accept(request[2], fact) or cmsgpack.pack({ 4, why })
+      local why
+      why, fact = decide(k, key)
+      if fact then verdict = accept(key, fact) else verdict = refused(why) end
     end
-    verdicts[i] = verdict
+    if not fact then verdict = packed_text(verdict) end
+    pieces[count + 1], pieces[count + 2] = verdict, fact
+    count = count + (fact and 2 or 1)
   end
-  if #facts > 0 then
+  if accepted > 0 then
     if not write_entry(kind) then return refuse('log-gone') end
     write()
     close_entry()
   elseif passed_at > clock then
     redis.call('HSET', META, 'clock', now)
   end
-  return cmsgpack.pack({ decided = { verdicts, place() } })
+  pieces[count + 1] = cmsgpack.pack(place())
+  return table.concat(pieces)
 end
 
 local refusal = gate_refusal()

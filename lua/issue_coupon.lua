@@ -7,40 +7,46 @@
 
 local TEMPLATES, ISSUED, HELD = KEYS[5], KEYS[6], KEYS[7]
 
-local template_ids = distinct(1)
-local templates = fetch(TEMPLATES, template_ids)
-for id, packed in pairs(templates) do
-  local t = cmsgpack.unpack(packed)
-  templates[id] = { mark = struct.pack('>I4', t[1]), max_issued = t[7], from = t[8], till = t[9] }
+local issued = load(ISSUED, distinct(1))
+local held = load(HELD, distinct(2))
+local templates = fetch(TEMPLATES, issued.names)
+for at, packed in ipairs(templates) do
+  local t = packed and cmsgpack.unpack(packed)
+  templates[at] = t and {
+    mark = struct.pack('>I4', t[1]), max_issued = t[7], from = t[8], till = t[9], packed = packed_text(issued.names[at]),
+  }
 end
-local issued = fetch(ISSUED, template_ids)
-local held = fetch(HELD, distinct(2))
-local new_issued, new_held = {}, {}
+local issued_of, held_of = issued.value, held.value
+local DATES = NOW .. packed_number(now + COUPON_USABLE_MS)
+local REST = struct.pack('>I6', now) .. UNUSED
 
-local function decide(body)
-  local id, user, coupon_id = body[1], body[2], body[3]
-  local template = templates[id]
+local function decide(k, key)
+  local template_at, user, coupon_id = issued.place[batch[k + 1]], batch[k + 2], batch[k + 3]
+  local template = templates[template_at]
   if not template then return 'unknown_template' end
-  local coupons = held[user] or ''
-  local holds = coupon_at(coupons, template.mark, 0)
+  local held_at = held.place[user]
+  local coupons = held_of[held_at]
+  local holds = coupons and coupon_at(coupons, template.mark, 0)
   if holds then return { already_issued = string.sub(coupons, holds + 4, holds + 19) } end
   if now < template.from then return { not_open_before = template.from } end
   if now >= template.till then
     passed(template.till)
     return { closed_since = template.till }
   end
-  local serial = (tonumber(issued[id]) or 0) + 1
+  local serial = (tonumber(issued_of[template_at]) or 0) + 1
   if serial > template.max_issued then return 'sold_out' end
 
-  issued[id], new_issued[id] = serial, serial
-  held[user] = coupons .. template.mark .. coupon_id .. struct.pack('>I4I6', serial, now) .. UNUSED
-  new_held[user] = held[user]
-  return nil, { coupon_id, id, user, serial, template.max_issued - serial, now, now + COUPON_USABLE_MS }
+  issued_of[template_at], issued.changed[template_at] = serial, true
+  local packed_serial = struct.pack('>I4', serial)
+  held_of[held_at] = (coupons or '') .. template.mark .. coupon_id .. packed_serial .. REST
+  held.changed[held_at] = true
+  return nil, '\152' .. ID .. coupon_id .. template.packed .. text_mark(#user) .. user .. '\206' .. packed_serial
+    .. '\206' .. struct.pack('>I4', template.max_issued - serial) .. DATES .. packed_key(key)
 end
 
 local function write()
-  store(ISSUED, new_issued)
-  store(HELD, new_held)
+  store(issued)
+  store(held)
 end
 
 return run('issue_coupon', decide, write)

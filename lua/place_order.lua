@@ -1,7 +1,7 @@
 -- Places and pays orders: takes stock, balance and coupon, all or none.
 --
 -- KEYS  5 wallets · 6 products · 7 stocks · 8 held · 9 template numbers · 10 templates
--- body  [order id, user, lines [[product, quantity], …] (each product once), coupon id or nil, expected total or nil]
+-- body  [order id, user, lines [product, quantity, product, …] (each product once), coupon id or nil, expected total or nil]
 -- fact  [order id, user, lines [[product, name, unit price, quantity, amount, stock after], …], subtotal, discount,
 --        total, coupon id or nil, balance after, ordered_at, idempotency]
 -- Refusals: unknown_user · {unknown_product = id} · {not_on_sale = id} · {insufficient_stock = [id, available]} ·
@@ -11,62 +11,65 @@
 local WALLETS, PRODUCTS, STOCKS = KEYS[5], KEYS[6], KEYS[7]
 local HELD, TEMPLATE_NUMBERS, TEMPLATES = KEYS[8], KEYS[9], KEYS[10]
 
-local product_ids = ordered_products()
-local products = fetch(PRODUCTS, product_ids)
-for id, packed in pairs(products) do
-  local p = cmsgpack.unpack(packed)
-  products[id] = { name = p[1], price = p[2], on_sale = p[3] == 'on_sale' }
+local stocks = load(STOCKS, ordered_products())
+local wallets = load(WALLETS, distinct(2))
+local held = load(HELD, distinct(2, 4))
+local products = fetch(PRODUCTS, stocks.names)
+for at, packed in ipairs(products) do
+  local p = packed and cmsgpack.unpack(packed)
+  products[at] = p and {
+    price = p[2], on_sale = p[3] == 'on_sale',
+    packed = packed_text(stocks.names[at]) .. packed_text(p[1]) .. packed_number(p[2]),
+  }
 end
-local stocks = fetch(STOCKS, product_ids)
-local balances = fetch(WALLETS, distinct(2))
-local held = fetch(HELD, users_with_coupon(4))
 
 -- The terms of the coupons that are named in the batch, by their template's number.
 local function named_terms()
-  local marks, terms = {}, {}
-  for _, request in ipairs(batch) do
-    local user, coupon_id = request[3][2], request[3][4]
-    local coupons = coupon_id and held[user]
+  local seen, numbers, terms = {}, {}, {}
+  for k = 2, LAST, STEP do
+    local user, coupon_id = batch[k + 2], batch[k + 4]
+    local coupons = coupon_id and held.value[held.place[user]]
     local at = coupons and coupon_at(coupons, coupon_id, 4)
-    if at then marks[string.sub(coupons, at, at + 3)] = true end
+    local mark = at and string.sub(coupons, at, at + 3)
+    if mark and not seen[mark] then seen[mark], numbers[#numbers + 1] = true, mark end
   end
-  local names = {}
-  for mark in pairs(marks) do names[#names + 1] = mark end
-  local ids = fetch(TEMPLATE_NUMBERS, names)
-  local wanted = {}
-  for _, id in pairs(ids) do wanted[#wanted + 1] = id end
-  local templates = fetch(TEMPLATES, wanted)
-  for mark, id in pairs(ids) do
-    local t = templates[id] and cmsgpack.unpack(templates[id])
-    terms[mark] = t and { kind = t[3], value = t[4], max = t[5], min_subtotal = t[6] }
+  local ids, known = fetch(TEMPLATE_NUMBERS, numbers), {}
+  for _, id in ipairs(ids) do known[#known + 1] = id or '' end
+  for i, packed in ipairs(fetch(TEMPLATES, known)) do
+    local t = packed and cmsgpack.unpack(packed)
+    terms[numbers[i]] = t and { kind = t[3], value = t[4], max = t[5], min_subtotal = t[6] }
   end
   return terms
 end
 
 local terms = named_terms()
-local new_stocks, new_balances, new_held = {}, {}, {}
+-- Of the order that is being decided: where its products stand in `stocks`, and what would be left of each.
+local places, left = {}, {}
 
--- Prices the lines: a refusal, or nil, the fact's lines and the subtotal.
+-- Prices the lines: a refusal, or nil, the fact's lines (packed) and the subtotal.
 local function price(lines)
-  local priced, subtotal = {}, 0
-  for i, line in ipairs(lines) do
-    local id, quantity = line[1], line[2]
-    local product, stock = products[id], tonumber(stocks[id])
+  local packed, subtotal = list_mark(#lines / 2), 0
+  for i = 1, #lines, 2 do
+    local id, quantity = lines[i], lines[i + 1]
+    local at = stocks.place[id]
+    local product, stock = products[at], tonumber(stocks.value[at])
     if not product or not stock then return { unknown_product = id } end
     if not product.on_sale then return { not_on_sale = id } end
     if stock < quantity then return { insufficient_stock = { id, stock } } end
     local amount = product.price * quantity
     subtotal = subtotal + amount
-    priced[i] = { id, product.name, product.price, quantity, amount, stock - quantity }
+    places[i], left[i] = at, stock - quantity
+    packed = packed .. '\150' .. product.packed .. packed_number(quantity) .. packed_number(amount)
+      .. packed_number(left[i])
   end
-  return nil, priced, subtotal
+  return nil, packed, subtotal
 end
 
 -- What the coupon takes off: a refusal, or nil, the discount and where the coupon stands among the user's. Somebody
 -- else's coupon is not there.
-local function discount_of(coupon_id, user, subtotal)
+local function discount_of(coupon_id, coupons, subtotal)
   if not coupon_id then return nil, 0 end
-  local coupons = held[user] or ''
+  coupons = coupons or ''
   local at = coupon_at(coupons, coupon_id, 4)
   if not at then return 'unknown_coupon' end
   local mark, issued_at, used_by = coupon_parts(coupons, at)
@@ -87,33 +90,38 @@ local function discount_of(coupon_id, user, subtotal)
   return nil, math.min(discount, subtotal), at
 end
 
-local function decide(body)
-  local order_id, user, lines, coupon_id, expected_total = body[1], body[2], body[3], body[4], body[5]
-  local balance = tonumber(balances[user])
+local function decide(k, key)
+  local order_id, user, lines = batch[k + 1], batch[k + 2], batch[k + 3]
+  local coupon_id, expected_total = batch[k + 4], batch[k + 5]
+  local wallet_at, held_at = wallets.place[user], held.place[user]
+  local balance = tonumber(wallets.value[wallet_at])
   if not balance then return 'unknown_user' end
   local refused, priced, subtotal = price(lines)
   if refused then return refused end
-  local coupon_refused, discount, place = discount_of(coupon_id, user, subtotal)
+  local coupons = held_at and held.value[held_at]
+  local coupon_refused, discount, place = discount_of(coupon_id, coupons, subtotal)
   if coupon_refused then return coupon_refused end
   local total = subtotal - discount
   if expected_total and expected_total ~= total then return { price_changed = total } end
   if balance < total then return { insufficient_balance = { balance, total } } end
 
-  for _, line in ipairs(priced) do
-    stocks[line[1]], new_stocks[line[1]] = line[6], line[6]
+  for i = 1, #lines, 2 do
+    local at = places[i]
+    stocks.value[at], stocks.changed[at] = left[i], true
   end
-  balances[user], new_balances[user] = balance - total, balance - total
+  wallets.value[wallet_at], wallets.changed[wallet_at] = balance - total, true
   if place then
-    held[user] = coupon_used_by(held[user], place, order_id)
-    new_held[user] = held[user]
+    held.value[held_at], held.changed[held_at] = coupon_used_by(coupons, place, order_id), true
   end
-  return nil, { order_id, user, priced, subtotal, discount, total, coupon_id or NULL, balance - total, now }
+  return nil, '\154' .. ID .. order_id .. text_mark(#user) .. user .. priced .. packed_number(subtotal)
+    .. packed_number(discount) .. packed_number(total) .. (coupon_id and ID .. coupon_id or NIL)
+    .. packed_number(balance - total) .. NOW .. packed_key(key)
 end
 
 local function write()
-  store(STOCKS, new_stocks)
-  store(WALLETS, new_balances)
-  store(HELD, new_held)
+  store(stocks)
+  store(wallets)
+  store(held)
 end
 
 return run('place_order', decide, write)

@@ -7,27 +7,29 @@
 
 local PRODUCTS, STOCKS, PRODUCT_IDS = KEYS[5], KEYS[6], KEYS[7]
 
-local stocks = fetch(STOCKS, distinct(1))
-local new_products, new_stocks, new_ids = {}, {}, {}
+local stocks = load(STOCKS, distinct(1))
+local new_products, new_ids = {}, {}
 -- keys of a wrong type must fail before anything is written
 redis.call('ZCARD', PRODUCT_IDS)
 redis.call('HLEN', PRODUCTS)
 
-local function decide(body)
-  local id, name, price, status, stock = body[1], body[2], body[3], body[4], body[5]
-  local created = not stocks[id]
+local function decide(k, key)
+  local id, name, price, status, stock = batch[k + 1], batch[k + 2], batch[k + 3], batch[k + 4], batch[k + 5]
+  local at = stocks.place[id]
+  local created = not stocks.value[at]
   if stock and not created then return 'stock_given' end
   if created then
-    stocks[id], new_stocks[id] = stock or 0, stock or 0
+    stocks.value[at], stocks.changed[at] = stock or 0, true
     new_ids[#new_ids + 1] = id
   end
-  new_products[id] = cmsgpack.pack({ name, price, status })
-  return nil, { id, name, price, status, tonumber(stocks[id]), created, now }
+  new_products[#new_products + 1] = id
+  new_products[#new_products + 1] = cmsgpack.pack({ name, price, status })
+  return nil, cmsgpack.pack({ id, name, price, status, tonumber(stocks.value[at]), created, now, key or NULL })
 end
 
 local function write()
-  store(PRODUCTS, new_products)
-  store(STOCKS, new_stocks)
+  put(PRODUCTS, new_products)
+  store(stocks)
   for _, id in ipairs(new_ids) do redis.call('ZADD', PRODUCT_IDS, 0, id) end
 end
 

@@ -74,10 +74,11 @@ pub mod bounds {
     pub const RETRY_AFTER_SECS: u64 = 1;
 
     /// Events that the relay has under way at once, in number …
-    pub const RELAY_ROWS: i64 = 500;
+    pub const RELAY_ROWS: i64 = 1_000;
     /// … and in bytes; a single larger event is still sent.
     pub const RELAY_BYTES: i64 = 4 * 1024 * 1024;
-    /// How often the relay looks into an empty outbox: an event waits this long at most, then only for RabbitMQ.
+    /// How often the relay looks into the outbox, as long as it empties it: an event waits this long at most, then only for
+    /// RabbitMQ.
     pub const RELAY_POLL: Duration = Duration::from_millis(50);
     /// How often a stand-by tries to become the relay.
     pub const RELAY_STANDBY_POLL: Duration = Duration::from_secs(1);

@@ -37,6 +37,7 @@ local function from_lines(parts, file, first, again)
   local one, two, three = parts[1], parts[2], parts[3]
   local lines, last = io.lines(file), nil
   local function next_line()
+    if used_up then return last end -- until the thread stops
     local line = lines()
     if line then
       last = line

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
+use super::batch::Batch;
 use super::cell::{Cell, View};
 use super::keys::{DAY_MS, Keys};
 use super::meters::LaneMeters;
 use super::refusal::{GateError, Position};
 use super::script::{CallError, Refused, Reply, Script};
 use crate::config::bounds::GATE_REPEATS;
-use crate::log::wire::{self, Blob};
+use crate::log::wire;
 
 /// A request on its way to a script.
 pub struct Job {
@@ -130,13 +131,25 @@ impl Same {
     }
 
     /// One answer per job.
-    fn spread(&self, answers: Vec<Blob>) -> Vec<Bytes> {
-        let answers: Vec<Bytes> = answers.into_iter().map(|Blob(answer)| answer.into()).collect();
+    fn spread(&self, answers: Vec<Bytes>) -> Vec<Bytes> {
         if self.repeats == 0 {
             return answers;
         }
         self.place.iter().map_while(|place| answers.get(*place).cloned()).collect()
     }
+}
+
+/// The distinct reads, as one list.
+fn reads(jobs: &[Job], same: &Same) -> Vec<u8> {
+    let mut out = Vec::with_capacity(jobs.iter().map(|job| job.body.len()).sum::<usize>() + 5);
+    let asked = jobs.len() - same.repeats;
+    let _ = msgpack::write_array_len(&mut out, u32::try_from(asked).unwrap_or(u32::MAX)); // a Vec takes everything
+    for (i, job) in jobs.iter().enumerate() {
+        if same.is_first(i) {
+            out.extend_from_slice(&job.body);
+        }
+    }
+    out
 }
 
 /// What to do after a refusal of a whole batch; nothing was changed.
@@ -206,8 +219,9 @@ impl Worker {
         let vetted = self.vetted().await?;
         let client = if self.script.decides { &self.cell.writer.client } else { &self.cell.reader };
         let keys = self.script.keys(&Keys::new(self.cell.number, view.epoch), today);
-        let head = wire::pack(&self.head(&view, today)).map_err(|e| GateError::Unavailable(e.to_string()))?;
-        let batch = self.packed(jobs, same, &view);
+        let (shape, batch) =
+            if self.script.decides { self.requests(jobs, &view) } else { ((0, 0), reads(jobs, same)) };
+        let head = self.head(&view, today, shape).map_err(|e| GateError::Unavailable(e.to_string()))?;
         let sent = Instant::now();
         let reply = self.script.call_traced(client, keys, head, batch, traces(jobs)).await;
         self.meters.called(jobs.iter().map(|job| sent - job.queued), sent.elapsed());
@@ -252,32 +266,23 @@ impl Worker {
         }
     }
 
-    /// What the script must know of the caller; reads take the first three.
-    fn head<'a>(&self, view: &'a View, today: i64) -> (u64, u64, &'a str, i64, u64) {
-        (view.epoch, view.seen_seq, &view.seen_tip, today, self.limits.log)
+    /// What the script must know of the caller and of the batch.
+    fn head(&self, view: &View, today: i64, shape: (u32, u8)) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+        let View { epoch, seen_seq, seen_tip, .. } = view;
+        if self.script.decides {
+            wire::pack(&(epoch, seen_seq, seen_tip, today, self.limits.log, shape.0, shape.1))
+        } else {
+            wire::pack(&(epoch, seen_seq, seen_tip))
+        }
     }
 
-    fn packed(&self, jobs: &[Job], same: &Same, view: &View) -> Vec<u8> {
-        let bytes: usize =
-            jobs.iter().map(|j| j.body.len() + j.idempotency.as_ref().map_or(1, Vec::len) + 12).sum();
-        let mut out = Vec::with_capacity(bytes + 5);
-        // Writing to a Vec cannot fail.
-        let asked = jobs.len() - same.repeats;
-        let _ = msgpack::write_array_len(&mut out, u32::try_from(asked).unwrap_or(u32::MAX));
-        for job in jobs.iter().enumerate().filter(|(i, _)| same.is_first(*i)).map(|(_, job)| job) {
-            if self.script.decides {
-                let _ = msgpack::write_array_len(&mut out, 3);
-                let _ = msgpack::write_sint(&mut out, view.server_time(job.deadline));
-                match &job.idempotency {
-                    Some(key) => out.extend_from_slice(key),
-                    None => {
-                        let _ = msgpack::write_nil(&mut out);
-                    }
-                }
-            }
-            out.extend_from_slice(&job.body);
+    fn requests(&self, jobs: &[Job], view: &View) -> ((u32, u8), Vec<u8>) {
+        let bytes = jobs.iter().map(|j| j.body.len() + j.idempotency.as_ref().map_or(1, Vec::len) + 9).sum();
+        let mut batch = Batch::with_capacity(bytes);
+        for job in jobs {
+            batch.add(view.server_time(job.deadline), job.idempotency.as_deref(), &job.body);
         }
-        out
+        (batch.shape(), batch.into_bytes())
     }
 
     async fn after_refusal(&self, refused: &Refused) -> Next {
@@ -331,7 +336,7 @@ mod tests {
         let same = Same::among(&[b"a", b"b", b"a", b"c", b"b"].map(|body| job(body)));
         let asked: Vec<usize> = (0..5).filter(|i| same.is_first(*i)).collect();
         assert_eq!((asked, same.repeats), (vec![0, 1, 3], 2));
-        let answers = [b"A", b"B", b"C"].map(|answer| Blob(answer.to_vec()));
+        let answers = [b"A", b"B", b"C"].map(|answer| Bytes::from_static(answer));
         let spread: Vec<u8> = same.spread(answers.to_vec()).iter().map(|answer| answer[0]).collect();
         assert_eq!(spread, b"ABACB");
     }
@@ -340,7 +345,7 @@ mod tests {
     fn where_all_differ_each_has_its_own_answer() {
         let same = Same::among(&[b"a", b"b"].map(|body| job(body)));
         assert!(same.repeats == 0 && same.is_first(0) && same.is_first(1));
-        let answers = vec![Blob(vec![1]), Blob(vec![2])];
+        let answers = vec![Bytes::from_static(&[1]), Bytes::from_static(&[2])];
         assert_eq!(same.spread(answers), [&[1][..], &[2]]);
     }
 }

@@ -10,13 +10,14 @@ proptest! {
     #[test]
     fn noise_is_no_verdict_or_a_whole_one(noise in prop::collection::vec(any::<u8>(), 0..48), code in 0_u8..8) {
         for bytes in [noise.clone(), [&[0x92, code], noise.as_slice()].concat()] {
-            if let Ok(Verdict::Accepted { fact, .. }) = rmp_serde::from_slice::<Verdict<IssueRefusal>>(&bytes) {
+            if let Ok(Verdict::Accepted { fact, .. }) = rmp_serde::from_slice::<Verdict<'_, IssueRefusal>>(&bytes) {
                 prop_assert!(bytes.len() > fact.0.len(), "a fact of more bytes than there were");
             }
-            drop(rmp_serde::from_slice::<Vec<Verdict<OrderRefusal>>>(&bytes));
-            drop(rmp_serde::from_slice::<Vec<Verdict<ChargeRefusal>>>(&bytes));
+            drop(rmp_serde::from_slice::<Vec<Verdict<'_, OrderRefusal>>>(&bytes));
+            drop(rmp_serde::from_slice::<Vec<Verdict<'_, ChargeRefusal>>>(&bytes));
         }
-        let unknown = rmp_serde::from_slice::<Verdict<IssueRefusal>>(&[0x91, code]);
+        let alone = [0x91, code];
+        let unknown = rmp_serde::from_slice::<Verdict<'_, IssueRefusal>>(&alone);
         prop_assert_eq!(unknown.is_ok(), matches!(code, 2 | 3));
     }
 }

@@ -4,6 +4,7 @@
 //! (here), waits in its script's queue ([`batcher`]), is decided with others in one call ([`script`]) and comes back as
 //! a typed verdict.
 
+pub mod batch;
 mod batcher;
 pub mod cell;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
+use batch::FlatLines;
 pub use batcher::BatchLimits;
 use batcher::Batcher;
 use cell::Cell;
@@ -52,7 +54,7 @@ use crate::log::fact::{
     CouponIssued, Idempotency, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
     WalletCharged,
 };
-use crate::log::wire::{self, Blob, Id};
+use crate::log::wire::{self, Blob, Id, Packed};
 use crate::telemetry::trace::Trace;
 
 /// One handle for all of an instance's requests; cheap to share.
@@ -151,22 +153,22 @@ pub struct ReadAt<T> {
 }
 
 /// The verdict on one request, as `lua/gate.lua` documents it.
-enum Verdict<R> {
-    Accepted { fact: Blob, replayed: bool },
+enum Verdict<'a, R> {
+    Accepted { fact: Packed<'a>, replayed: bool },
     Late,
     KeyReused,
     Refused(R),
 }
 
-impl<'de, R: Deserialize<'de>> Deserialize<'de> for Verdict<R> {
+impl<'de: 'a, 'a, R: Deserialize<'de>> Deserialize<'de> for Verdict<'a, R> {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct Parts<R>(PhantomData<R>);
         impl<'de, R: Deserialize<'de>> Visitor<'de> for Parts<R> {
-            type Value = Verdict<R>;
+            type Value = Verdict<'de, R>;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a verdict")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Verdict<R>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Verdict<'de, R>, A::Error> {
                 let missing = || A::Error::custom("a verdict without its details");
                 let code: u8 = seq.next_element()?.ok_or_else(missing)?;
                 Ok(match code {
@@ -270,13 +272,14 @@ impl Gate {
             return Ok(Err(OrderRefusal::InsufficientStock(product.to_owned(), 0)));
         }
         let lanes = self.lanes_of(&request.user_id);
-        let lines = packed_lines(&request.lines);
         let coupon = request.coupon_id.map(Id);
         let user = request.user_id.as_str();
-        let wanted = (user, &lines, coupon, request.expected_total);
-        let key = key.map(|key| record_key("place_order", &key, &wanted));
+        let key = key.map(|key| {
+            let wanted = (user, packed_lines(&request.lines), coupon, request.expected_total);
+            record_key("place_order", &key, &wanted)
+        });
         let order_id = Id::new();
-        let body = (order_id, user, &lines, coupon, request.expected_total);
+        let body = (order_id, user, FlatLines(&request.lines), coupon, request.expected_total);
         let asked = Instant::now();
         let decision = decide_traced(&lanes.place_order, order_id, &body, key, deadline).await;
         lanes.note(&decision, |placed: &OrderPlaced| Made::Order(placed.order_id.0));
@@ -301,11 +304,11 @@ impl Gate {
         deadline: Instant,
     ) -> Decision<OrderCancelled, CancelRefusal> {
         let lanes = self.lanes_of(&request.user_id);
-        let lines = packed_lines(&request.lines);
+        let lines = FlatLines(&request.lines);
         let order = Id(request.order_id);
         let key = key.map(|key| record_key("cancel_order", &key, &order));
         let coupon = request.coupon_id.map(Id);
-        let body = (order, request.user_id.as_str(), &lines, request.refund, coupon, request.read_in_epoch);
+        let body = (order, request.user_id.as_str(), lines, request.refund, coupon, request.read_in_epoch);
         let decision = decide_traced(&lanes.cancel_order, order, &body, key, deadline).await;
         lanes.note(&decision, |cancelled: &OrderCancelled| Made::Cancellation(cancelled.order_id.0));
         if let Ok(Ok(_)) = &decision {
@@ -575,13 +578,13 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
         tracing::error!(error = %e, "a verdict cannot be read");
         GateError::OutcomeUnknown
     };
-    let (body, packed_key) = (pack(body)?, key.as_ref().map(pack).transpose()?);
     let scope = |replayed: bool| key.as_ref().filter(|_| replayed).map(|key| key.scope.clone());
     for _ in 0..bounds::GATE_REPEATS {
-        let (verdict, position) = lane.ask(deadline, packed_key.clone(), body.clone(), trace.clone()).await?;
-        return match rmp_serde::from_slice::<Verdict<R>>(&verdict).map_err(unreadable)? {
+        let packed_key = key.as_ref().map(pack).transpose()?;
+        let (verdict, position) = lane.ask(deadline, packed_key, pack(body)?, trace.clone()).await?;
+        return match rmp_serde::from_slice::<Verdict<'_, R>>(&verdict).map_err(unreadable)? {
             Verdict::Accepted { fact, replayed } => {
-                let fact = rmp_serde::from_slice(&fact.0).map_err(unreadable)?;
+                let fact = rmp_serde::from_slice(fact.0).map_err(unreadable)?;
                 Ok(Ok(Accepted { fact, replayed, scope: scope(replayed), position }))
             }
             Verdict::Refused(refusal) => Ok(Err(refusal)),

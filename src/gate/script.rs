@@ -1,5 +1,6 @@
 //! The scripts: pulled in from `lua/` here and nowhere else, called by their hash.
 
+use bytes::Bytes;
 use fred::interfaces::{ClientLike, LuaInterface};
 use fred::prelude::*;
 use serde::Deserialize;
@@ -8,7 +9,7 @@ use std::sync::{LazyLock, OnceLock};
 
 use super::keys::Keys;
 use super::redis::once;
-use crate::log::wire::{Blob, hex};
+use crate::log::wire::{Packed, hex};
 
 /// One script that decides or reads a batch.
 pub struct Script {
@@ -86,8 +87,7 @@ fn sha1_hex(text: &str) -> String {
 }
 
 /// What a script answered to a whole batch.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug)]
 pub enum Reply {
     /// Nothing was changed.
     Refused(Refused),
@@ -113,11 +113,32 @@ pub struct Place {
     pub time: i64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub struct Decided {
-    /// One per request, in order.
-    pub verdicts: Vec<Blob>,
+    /// One per request, in order, each a part of the script's answer.
+    pub verdicts: Vec<Bytes>,
     pub place: Place,
+}
+
+impl Reply {
+    /// Reads what `lua/gate.lua` and `lua/read.lua` say that they return.
+    pub fn parse(answer: &Bytes) -> Result<Self, rmp_serde::decode::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Form<'a> {
+            Refused(Refused),
+            #[serde(borrow)]
+            Decided((Vec<Packed<'a>>, Place)),
+        }
+        Ok(match rmp_serde::from_slice(answer)? {
+            Form::Refused(refused) => Self::Refused(refused),
+            Form::Decided((verdicts, place)) => {
+                let verdicts =
+                    verdicts.into_iter().map(|Packed(verdict)| answer.slice_ref(verdict)).collect();
+                Self::Decided(Decided { verdicts, place })
+            }
+        })
+    }
 }
 
 /// A call that brought no reply.
@@ -190,16 +211,10 @@ impl Script {
             outcome = self.evaluate(client, keys, args).await;
         }
         let bytes = outcome.map_err(classify)?;
-        rmp_serde::from_slice(&bytes)
-            .map_err(|e| CallError::Unknown(format!("{}: unreadable answer: {e}", self.name)))
+        Reply::parse(&bytes).map_err(|e| CallError::Unknown(format!("{}: unreadable answer: {e}", self.name)))
     }
 
-    async fn evaluate(
-        &self,
-        client: &Client,
-        keys: Vec<String>,
-        args: Vec<Value>,
-    ) -> Result<bytes::Bytes, Error> {
+    async fn evaluate(&self, client: &Client, keys: Vec<String>, args: Vec<Value>) -> Result<Bytes, Error> {
         client.with_options(&once()).evalsha(self.hash(), keys, args).await
     }
 }

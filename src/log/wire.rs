@@ -75,6 +75,29 @@ impl<'de> Visitor<'de> for AnyBytes {
     }
 }
 
+/// Bytes where they stand in what is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed<'a>(pub &'a [u8]);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Packed<'a> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct InPlace;
+        impl<'de> Visitor<'de> for InPlace {
+            type Value = &'de [u8];
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string or bytes")
+            }
+            fn visit_borrowed_bytes<E: Error>(self, bytes: &'de [u8]) -> Result<&'de [u8], E> {
+                Ok(bytes)
+            }
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<&'de [u8], E> {
+                Ok(text.as_bytes())
+            }
+        }
+        d.deserialize_any(InPlace).map(Packed)
+    }
+}
+
 /// Bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Blob(pub Vec<u8>);

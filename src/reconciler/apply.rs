@@ -46,7 +46,7 @@ pub async fn apply(
     conn: &mut PgConnection,
     cursor: &Cursor,
     target: &Target,
-    plan: &Plan,
+    plan: &Plan<'_>,
 ) -> Result<(), ApplyError> {
     let mut tx = conn.begin().await?;
     if !cursor.advance(&mut tx, target).await? {
@@ -84,8 +84,8 @@ macro_rules! columns {
     }};
 }
 
-fn keys<V>(map: &BTreeMap<String, V>) -> Vec<&str> {
-    map.keys().map(String::as_str).collect()
+fn keys<'a, V>(map: &BTreeMap<&'a str, V>) -> Vec<&'a str> {
+    map.keys().copied().collect()
 }
 
 fn column<'a, K, V, T>(map: &'a BTreeMap<K, V>, value: impl Fn(&'a V) -> T) -> Vec<T> {
@@ -96,7 +96,7 @@ fn big(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-async fn catalogue(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+async fn catalogue(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
     let p = &plan.products;
     if !p.is_empty() {
         columns!(
@@ -146,7 +146,7 @@ async fn catalogue(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError>
     Ok(())
 }
 
-async fn coupons(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+async fn coupons(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
     let i = &plan.issued;
     if !i.is_empty() {
         let done = columns!("issued", keys(i), column(i, |n| *n)).execute(&mut *tx).await?;
@@ -178,7 +178,7 @@ async fn coupons(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
     Ok(())
 }
 
-async fn wallets(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+async fn wallets(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
     let w = &plan.wallets;
     if w.is_empty() {
         return Ok(());
@@ -191,7 +191,7 @@ async fn wallets(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
     Ok(())
 }
 
-async fn orders(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+async fn orders(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
     let o = &plan.orders;
     if !o.order_ids.is_empty() {
         columns!(
@@ -231,24 +231,18 @@ async fn orders(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
     Ok(())
 }
 
-async fn idempotency_records(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+async fn idempotency_records(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
     let r = &plan.idempotency;
     if r.is_empty() {
         return Ok(());
     }
-    columns!(
-        "idempotency_records",
-        keys(r),
-        column(r, |v| v.0.as_slice()),
-        column(r, |v| v.1.as_slice()),
-        column(r, |v| v.2),
-    )
-    .execute(tx)
-    .await?;
+    columns!("idempotency_records", keys(r), column(r, |v| v.0), column(r, |v| v.1), column(r, |v| v.2),)
+        .execute(tx)
+        .await?;
     Ok(())
 }
 
-async fn outbox(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
+async fn outbox(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
     let cancelled = cancelled_events(tx, plan).await?;
     let events: Vec<&(OutboxEvent, TimestampMs)> = plan.events.iter().chain(&cancelled).collect();
     if events.is_empty() {
@@ -269,7 +263,7 @@ async fn outbox(tx: &mut PgConnection, plan: &Plan) -> Result<(), ApplyError> {
 /// The events of cancelled orders carry the whole order, which is in the truth by now.
 async fn cancelled_events(
     tx: &mut PgConnection,
-    plan: &Plan,
+    plan: &Plan<'_>,
 ) -> Result<Vec<(OutboxEvent, TimestampMs)>, ApplyError> {
     let c = &plan.cancellations;
     if c.order_ids.is_empty() {
@@ -281,7 +275,7 @@ async fn cancelled_events(
         let order = orders
             .remove(order_id)
             .ok_or_else(|| ApplyError::Refused(format!("the cancelled order {order_id} is not there")))?;
-        let trace = plan.cancel_traces.get(order_id);
+        let trace = plan.cancel_traces.get(order_id).copied();
         events.push((order_cancelled(*order_id, *at, &order, trace).map_err(PlanError::from)?, *at));
     }
     Ok(events)

@@ -37,7 +37,7 @@ impl ReconcilerMeters {
     }
 
     /// These many entries are in PostgreSQL now.
-    pub fn applied(&self, entries: usize, plan: &Plan, took: Duration) {
+    pub fn applied(&self, entries: usize, plan: &Plan<'_>, took: Duration) {
         self.entries.increment(entries as u64);
         self.batch.record(entries as f64);
         self.duration.record(took);

@@ -29,8 +29,8 @@ fn big(value: u64) -> Result<i64, PlanError> {
 }
 
 #[derive(Debug, Default)]
-pub struct WalletEntries {
-    pub user_ids: Vec<String>,
+pub struct WalletEntries<'a> {
+    pub user_ids: Vec<&'a str>,
     pub kinds: Vec<&'static str>,
     pub amounts: Vec<i64>,
     pub balances: Vec<i64>,
@@ -39,28 +39,28 @@ pub struct WalletEntries {
 }
 
 #[derive(Debug, Default)]
-pub struct StockAdjustments {
-    pub product_ids: Vec<String>,
+pub struct StockAdjustments<'a> {
+    pub product_ids: Vec<&'a str>,
     pub deltas: Vec<i64>,
     pub stocks: Vec<i64>,
-    pub reasons: Vec<Option<String>>,
+    pub reasons: Vec<Option<&'a str>>,
     pub at_ms: Vec<i64>,
 }
 
 #[derive(Debug, Default)]
-pub struct Coupons {
+pub struct Coupons<'a> {
     pub coupon_ids: Vec<Uuid>,
-    pub template_ids: Vec<String>,
-    pub user_ids: Vec<String>,
+    pub template_ids: Vec<&'a str>,
+    pub user_ids: Vec<&'a str>,
     pub serials: Vec<i64>,
     pub issued_at_ms: Vec<i64>,
     pub expires_at_ms: Vec<i64>,
 }
 
 #[derive(Debug, Default)]
-pub struct Orders {
+pub struct Orders<'a> {
     pub order_ids: Vec<Uuid>,
-    pub user_ids: Vec<String>,
+    pub user_ids: Vec<&'a str>,
     pub subtotals: Vec<i64>,
     pub discounts: Vec<i64>,
     pub totals: Vec<i64>,
@@ -70,11 +70,11 @@ pub struct Orders {
 }
 
 #[derive(Debug, Default)]
-pub struct OrderItems {
+pub struct OrderItems<'a> {
     pub order_ids: Vec<Uuid>,
     pub line_nos: Vec<i16>,
-    pub product_ids: Vec<String>,
-    pub names: Vec<String>,
+    pub product_ids: Vec<&'a str>,
+    pub names: Vec<&'a str>,
     pub unit_prices: Vec<i64>,
     pub quantities: Vec<i64>,
     pub amounts: Vec<i64>,
@@ -88,27 +88,27 @@ pub struct Cancellations {
     pub at_ms: Vec<i64>,
 }
 
-/// Everything that a batch of entries changes.
+/// Everything that a batch of entries changes. It borrows from the entries: they are many, and read once.
 #[derive(Debug, Default)]
-pub struct Plan {
-    pub products: BTreeMap<String, ProductPut>,
+pub struct Plan<'a> {
+    pub products: BTreeMap<&'a str, &'a ProductPut>,
     /// product → stock, when
-    pub stocks: BTreeMap<String, (i64, TimestampMs)>,
-    pub stock_adjustments: StockAdjustments,
-    pub templates: BTreeMap<String, TemplatePut>,
+    pub stocks: BTreeMap<&'a str, (i64, TimestampMs)>,
+    pub stock_adjustments: StockAdjustments<'a>,
+    pub templates: BTreeMap<&'a str, &'a TemplatePut>,
     /// template → coupons issued
-    pub issued: BTreeMap<String, i64>,
-    pub coupons: Coupons,
+    pub issued: BTreeMap<&'a str, i64>,
+    pub coupons: Coupons<'a>,
     /// coupon → the order that uses it, since when; `None`: it was returned
     pub coupon_uses: BTreeMap<Uuid, Option<(Uuid, TimestampMs)>>,
     /// user → balance, when
-    pub wallets: BTreeMap<String, (i64, TimestampMs)>,
-    pub wallet_entries: WalletEntries,
-    pub orders: Orders,
-    pub order_items: OrderItems,
+    pub wallets: BTreeMap<&'a str, (i64, TimestampMs)>,
+    pub wallet_entries: WalletEntries<'a>,
+    pub orders: Orders<'a>,
+    pub order_items: OrderItems<'a>,
     pub cancellations: Cancellations,
     /// scope → request hash, reply, when
-    pub idempotency: BTreeMap<String, (Vec<u8>, Vec<u8>, TimestampMs)>,
+    pub idempotency: BTreeMap<&'a str, (&'a [u8], &'a [u8], TimestampMs)>,
     /// Of completed orders. Those of cancelled ones carry the whole order and are made when it is in the truth.
     pub events: Vec<(OutboxEvent, TimestampMs)>,
     /// The time of the last decision.
@@ -116,13 +116,13 @@ pub struct Plan {
     /// Of the requests that placed orders, by order. An entry's marks are also those of requests that its batch refused or
     /// repeated, so each is looked up in the entry that holds the decision: what an event tells must not depend on which
     /// entries are applied together.
-    pub traces: HashMap<Uuid, TraceMark>,
+    pub traces: HashMap<Uuid, &'a TraceMark>,
     /// Of the requests that cancelled them.
-    pub cancel_traces: HashMap<Uuid, TraceMark>,
+    pub cancel_traces: HashMap<Uuid, &'a TraceMark>,
 }
 
-impl Plan {
-    pub fn of(entries: &[Entry]) -> Result<Self, PlanError> {
+impl<'a> Plan<'a> {
+    pub fn of(entries: &'a [Entry]) -> Result<Self, PlanError> {
         let mut plan = Self::default();
         for entry in entries {
             plan.add(entry)?;
@@ -131,14 +131,14 @@ impl Plan {
     }
 
     /// The traces of what was decided, and when it was.
-    pub fn traced(&self) -> impl Iterator<Item = (&'static str, &TraceMark, TimestampMs)> {
+    pub fn traced(&self) -> impl Iterator<Item = (&'static str, &'a TraceMark, TimestampMs)> {
         fn of<'a>(
             name: &'static str,
-            marks: &'a HashMap<Uuid, TraceMark>,
+            marks: &HashMap<Uuid, &'a TraceMark>,
             ids: &[Uuid],
             at_ms: &[TimestampMs],
         ) -> Vec<(&'static str, &'a TraceMark, TimestampMs)> {
-            ids.iter().zip(at_ms).filter_map(|(id, at)| Some((name, marks.get(id)?, *at))).collect()
+            ids.iter().zip(at_ms).filter_map(|(id, at)| Some((name, *marks.get(id)?, *at))).collect()
         }
         let orders = of("apply order", &self.traces, &self.orders.order_ids, &self.orders.at_ms);
         let c = &self.cancellations;
@@ -151,10 +151,10 @@ impl Plan {
         (self.events.len() + self.cancellations.order_ids.len()) as u64
     }
 
-    fn add(&mut self, entry: &Entry) -> Result<(), PlanError> {
+    fn add(&mut self, entry: &'a Entry) -> Result<(), PlanError> {
         self.clock_ms = self.clock_ms.max(entry.decided_at);
         let marks = |ids: Vec<Uuid>| {
-            ids.into_iter().filter_map(|id| Some((id, entry.traces.get(&id)?.clone()))).collect::<Vec<_>>()
+            ids.into_iter().filter_map(|id| Some((id, entry.traces.get(&id)?))).collect::<Vec<_>>()
         };
         match &entry.facts {
             _ if entry.traces.is_empty() => {}
@@ -166,12 +166,12 @@ impl Plan {
             }
             _ => {}
         }
-        let raw = |i: usize| entry.raw_facts.get(i).cloned().unwrap_or_default();
+        let raw = |i: usize| entry.raw_facts.get(i).map_or(&[][..], Vec::as_slice);
         macro_rules! each {
             ($facts:expr, $add:ident) => {
                 for (i, fact) in $facts.iter().enumerate() {
                     self.$add(fact)?;
-                    self.remember(&fact.idempotency, || raw(i), entry.decided_at);
+                    self.remember(&fact.idempotency, raw(i), entry.decided_at);
                 }
             };
         }
@@ -187,19 +187,19 @@ impl Plan {
         Ok(())
     }
 
-    fn remember(&mut self, key: &Option<Idempotency>, reply: impl FnOnce() -> Vec<u8>, at: TimestampMs) {
+    fn remember(&mut self, key: &'a Option<Idempotency>, reply: &'a [u8], at: TimestampMs) {
         if let Some(Idempotency { scope, request_hash }) = key {
-            self.idempotency.insert(scope.clone(), (request_hash.0.clone(), reply(), at));
+            self.idempotency.insert(scope, (&request_hash.0, reply, at));
         }
     }
 
-    fn coupon_issued(&mut self, f: &CouponIssued) -> Result<(), PlanError> {
+    fn coupon_issued(&mut self, f: &'a CouponIssued) -> Result<(), PlanError> {
         let serial = big(f.serial)?;
-        self.issued.insert(f.template_id.clone(), serial);
+        self.issued.insert(&f.template_id, serial);
         let c = &mut self.coupons;
         c.coupon_ids.push(f.coupon_id.0);
-        c.template_ids.push(f.template_id.clone());
-        c.user_ids.push(f.user_id.clone());
+        c.template_ids.push(&f.template_id);
+        c.user_ids.push(&f.user_id);
         c.serials.push(serial);
         c.issued_at_ms.push(f.issued_at);
         c.expires_at_ms.push(f.expires_at);
@@ -208,7 +208,7 @@ impl Plan {
 
     fn wallet_changed(
         &mut self,
-        user: &str,
+        user: &'a str,
         kind: &'static str,
         amount: i64,
         balance: u64,
@@ -216,9 +216,9 @@ impl Plan {
         at: TimestampMs,
     ) -> Result<(), PlanError> {
         let balance = big(balance)?;
-        self.wallets.insert(user.to_owned(), (balance, at));
+        self.wallets.insert(user, (balance, at));
         let w = &mut self.wallet_entries;
-        w.user_ids.push(user.to_owned());
+        w.user_ids.push(user);
         w.kinds.push(kind);
         w.amounts.push(amount);
         w.balances.push(balance);
@@ -227,20 +227,20 @@ impl Plan {
         Ok(())
     }
 
-    fn wallet_charged(&mut self, f: &WalletCharged) -> Result<(), PlanError> {
+    fn wallet_charged(&mut self, f: &'a WalletCharged) -> Result<(), PlanError> {
         let amount = big(f.amount)?;
         self.wallet_changed(&f.user_id, "charge", amount, f.balance_after, f.charge_id.0, f.charged_at)
     }
 
-    fn order_placed(&mut self, f: &OrderPlaced) -> Result<(), PlanError> {
+    fn order_placed(&mut self, f: &'a OrderPlaced) -> Result<(), PlanError> {
         let (order_id, at) = (f.order_id.0, f.ordered_at);
         for (i, line) in f.lines.iter().enumerate() {
-            self.stocks.insert(line.product_id.clone(), (big(line.stock_after)?, at));
+            self.stocks.insert(&line.product_id, (big(line.stock_after)?, at));
             let items = &mut self.order_items;
             items.order_ids.push(order_id);
             items.line_nos.push(i16::try_from(i + 1).map_err(|_| PlanError::TooLarge(i as u64))?);
-            items.product_ids.push(line.product_id.clone());
-            items.names.push(line.name.clone());
+            items.product_ids.push(&line.product_id);
+            items.names.push(&line.name);
             items.unit_prices.push(big(line.unit_price)?);
             items.quantities.push(big(line.quantity)?);
             items.amounts.push(big(line.amount)?);
@@ -250,22 +250,22 @@ impl Plan {
         }
         let o = &mut self.orders;
         o.order_ids.push(order_id);
-        o.user_ids.push(f.user_id.clone());
+        o.user_ids.push(&f.user_id);
         o.subtotals.push(big(f.subtotal)?);
         o.discounts.push(big(f.discount)?);
         o.totals.push(big(f.total)?);
         o.coupon_ids.push(f.coupon_id.map(|id| id.0));
         o.balances.push(big(f.balance_after)?);
         o.at_ms.push(at);
-        let trace = self.traces.get(&order_id);
+        let trace = self.traces.get(&order_id).copied();
         self.events.push((order_completed(order_id, at, &OrderView::from(f), trace)?, at));
         self.wallet_changed(&f.user_id, "payment", -big(f.total)?, f.balance_after, order_id, at)
     }
 
-    fn order_cancelled(&mut self, f: &OrderCancelled) -> Result<(), PlanError> {
+    fn order_cancelled(&mut self, f: &'a OrderCancelled) -> Result<(), PlanError> {
         let at = f.cancelled_at;
         for line in &f.lines {
-            self.stocks.insert(line.product_id.clone(), (big(line.stock_after)?, at));
+            self.stocks.insert(&line.product_id, (big(line.stock_after)?, at));
         }
         if let (Some(coupon), true) = (f.coupon_id, f.coupon_returned) {
             self.coupon_uses.insert(coupon.0, None);
@@ -278,7 +278,7 @@ impl Plan {
         self.wallet_changed(&f.user_id, "refund", big(f.refund)?, f.balance_after, f.order_id.0, at)
     }
 
-    fn product_put(&mut self, f: &ProductPut) -> Result<(), PlanError> {
+    fn product_put(&mut self, f: &'a ProductPut) -> Result<(), PlanError> {
         if f.created {
             self.stock_adjustment(
                 &f.product_id,
@@ -288,36 +288,36 @@ impl Plan {
                 f.put_at,
             )?;
         }
-        self.products.insert(f.product_id.clone(), f.clone());
+        self.products.insert(&f.product_id, f);
         Ok(())
     }
 
-    fn stock_adjusted(&mut self, f: &StockAdjusted) -> Result<(), PlanError> {
+    fn stock_adjusted(&mut self, f: &'a StockAdjusted) -> Result<(), PlanError> {
         self.stock_adjustment(&f.product_id, f.delta, f.stock_after, f.reason.as_deref(), f.adjusted_at)
     }
 
     fn stock_adjustment(
         &mut self,
-        product: &str,
+        product: &'a str,
         delta: i64,
         stock: u64,
-        reason: Option<&str>,
+        reason: Option<&'a str>,
         at: TimestampMs,
     ) -> Result<(), PlanError> {
         let stock = big(stock)?;
-        self.stocks.insert(product.to_owned(), (stock, at));
+        self.stocks.insert(product, (stock, at));
         let s = &mut self.stock_adjustments;
-        s.product_ids.push(product.to_owned());
+        s.product_ids.push(product);
         s.deltas.push(delta);
         s.stocks.push(stock);
-        s.reasons.push(reason.map(str::to_owned));
+        s.reasons.push(reason);
         s.at_ms.push(at);
         Ok(())
     }
 
-    fn template_put(&mut self, f: &TemplatePut) -> Result<(), PlanError> {
-        self.issued.insert(f.template_id.clone(), big(f.issued)?);
-        self.templates.insert(f.template_id.clone(), f.clone());
+    fn template_put(&mut self, f: &'a TemplatePut) -> Result<(), PlanError> {
+        self.issued.insert(&f.template_id, big(f.issued)?);
+        self.templates.insert(&f.template_id, f);
         Ok(())
     }
 }

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fred::prelude::*;
 use rushgate::domain::limits::IDEMPOTENCY_KEPT_MS;
+use rushgate::domain::{Line, ProductId};
+use rushgate::gate::batch::{Batch, FlatLines};
 use rushgate::gate::keys::{DAY_MS, Keys};
 use rushgate::gate::script::{self, CallError, Decided, Reply, Script};
 use rushgate::gate::*;
@@ -57,9 +59,14 @@ impl Shop {
         batch: &[Job<'_, impl Serialize>],
     ) -> Result<Reply, CallError> {
         let keys = script.keys(&Keys::new(0, claim.epoch), claim.day);
-        let head =
-            wire::pack(&(claim.epoch, claim.seen, &claim.seen_tip, claim.day, claim.log_limit)).unwrap();
-        script.call(&self.raw, keys, head, wire::pack(&batch).unwrap()).await
+        let mut requests = Batch::with_capacity(0);
+        for (deadline, key, body) in batch {
+            let key = key.as_ref().map(|key| wire::pack(key).unwrap());
+            requests.add(*deadline, key.as_deref(), &wire::pack(body).unwrap());
+        }
+        let ((count, values), claim) = (requests.shape(), &claim);
+        let head = (claim.epoch, claim.seen, &claim.seen_tip, claim.day, claim.log_limit, count, values);
+        script.call(&self.raw, keys, wire::pack(&head).unwrap(), requests.into_bytes()).await
     }
 
     /// A batch of charges that should be decided.
@@ -101,16 +108,16 @@ fn refused(reply: Result<Reply, CallError>) -> String {
 }
 
 /// The code of a verdict, and its details.
-fn verdict<T: DeserializeOwned>(packed: &Blob) -> (u8, T) {
-    rmp_serde::from_slice(&packed.0).unwrap()
+fn verdict<T: DeserializeOwned>(packed: &Bytes) -> (u8, T) {
+    rmp_serde::from_slice(packed).unwrap()
 }
 
-fn code(packed: &Blob) -> u8 {
+fn code(packed: &Bytes) -> u8 {
     // an array of one or two elements, then the code
-    packed.0[1]
+    packed[1]
 }
 
-fn accepted<T: DeserializeOwned>(packed: &Blob) -> T {
+fn accepted<T: DeserializeOwned>(packed: &Bytes) -> T {
     let (code, fact): (u8, Blob) = verdict(packed);
     assert_eq!(code, 0);
     rmp_serde::from_slice(&fact.0).unwrap()
@@ -446,7 +453,7 @@ async fn every_key_of_a_wrong_type_fails_before_anything_is_written() {
     let used = Id(shop.issue("t", "bob").await.unwrap().coupon_id.0);
     shop.charge("bob", 1_000).await;
     let order_id = Id(shop.place(order("bob", &[("mug", 1)], Some(used.0))).await.unwrap().order_id.0);
-    let (lines, id) = ([("mug", 1)], Id::new());
+    let (lines, id) = (("mug", 1), Id::new());
     let terms = ("T", "amount", 100, None::<u64>, 0, 5, 0, 1);
     let key = || Some(("ann k", Blob(vec![7; 16])));
     macro_rules! check {
@@ -544,7 +551,7 @@ async fn requests_of_one_batch_see_what_those_before_them_took() {
         ("bob", 1, None),
     ]
     .iter()
-    .map(|(u, n, c)| (NO_DEADLINE, None, (Id::new(), *u, vec![("mug", *n)], *c, None::<u64>)))
+    .map(|(u, n, c)| (NO_DEADLINE, None, (Id::new(), *u, ("mug", *n), *c, None::<u64>)))
     .collect();
     let reply = decided(shop.call(&script::PLACE_ORDER, shop.claim().await, &orders).await);
     assert_eq!(accepted::<OrderPlaced>(&reply.verdicts[0]).lines[0].stock_after, 1);
@@ -563,9 +570,10 @@ async fn a_large_batch_of_large_orders_is_decided_in_one_call() {
         shop.put_product(id, 100, 1_000_000).await;
     }
     shop.charge("ann", 1_000_000).await;
-    let lines: Vec<(&str, u64)> = ids.iter().map(|id| (id.as_str(), 1)).collect();
+    let line = |id: &String| Line { product_id: ProductId::parse(id.as_str()).unwrap(), quantity: 1 };
+    let lines: Vec<Line> = ids.iter().map(line).collect();
     let batch: Vec<_> = (0..200)
-        .map(|_| (NO_DEADLINE, None, (Id::new(), "ann", lines.clone(), None::<Id>, None::<u64>)))
+        .map(|_| (NO_DEADLINE, None, (Id::new(), "ann", FlatLines(&lines), None::<Id>, None::<u64>)))
         .collect();
     let reply = decided(shop.call(&script::PLACE_ORDER, shop.claim().await, &batch).await);
     assert!(reply.verdicts.iter().all(|v| code(v) == 0));

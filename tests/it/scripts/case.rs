@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use rushgate::domain::limits::{COUPON_USABLE_MS, IDEMPOTENCY_KEPT_MS};
 use rushgate::gate::keys::{DAY_MS, Keys};
 use rushgate::gate::script::{CLAIM_EPOCH, Decided, OPEN_EPOCH, Place, Reply};
-use rushgate::gate::{CancelRefusal, IssueRefusal, OrderRefusal};
+use rushgate::gate::{self, CancelRefusal, IssueRefusal, OrderRefusal};
 use rushgate::log::entry::genesis_tip;
 use rushgate::log::reader::LogReader;
 use rushgate::log::wire;
 use rushgate::servers::{DataFolder, RedisOptions, RedisServer};
 
 use super::asking::{Asking, Sent};
-use super::kind::{Answer, Body, Kind, Packed, Scripts, Told};
+use super::kind::{Answer, Body, Kind, Scripts, Told};
 use super::plan::*;
 use super::reading;
 use super::state::{Record, State, day_of};
@@ -206,7 +206,7 @@ impl<'a> Run<'a> {
             return Err(format!("{} answers to {} reads", decided.verdicts.len(), reads.len()));
         }
         for (read, answer) in reads.iter().zip(&decided.verdicts) {
-            reading::compare(&self.shop, read, &answer.0)?;
+            reading::compare(&self.shop, read, answer)?;
         }
         Ok(())
     }
@@ -262,11 +262,15 @@ impl<'a> Run<'a> {
         let (seen, tip) = self.seen(batch.claim);
         // Nothing is applied in a case. As few entries more as may be, so that the limit's edge is always near.
         let limit = self.seq() + u64::from(!matches!(batch.claim, Claim::Backlog));
-        let jobs: Vec<Packed> =
-            sent.iter().zip(deadlines).map(|(sent, at)| (*at, sent.key.as_ref(), &sent.body)).collect();
-        let head = packed(&(epoch, seen, tip, today, limit))?;
+        let mut requests = gate::batch::Batch::with_capacity(0);
+        for (sent, at) in sent.iter().zip(deadlines) {
+            let key = sent.key.as_ref().map(packed).transpose()?;
+            requests.add(*at, key.as_deref(), &packed(&sent.body)?);
+        }
+        let (count, values) = requests.shape();
+        let head = packed(&(epoch, seen, tip, today, limit, count, values))?;
         let keys = script.keys(&Keys::new(CELL, epoch), today);
-        let reply = script.call(&self.bench.client, keys, head, packed(&jobs)?).await;
+        let reply = script.call(&self.bench.client, keys, head, requests.into_bytes()).await;
         reply.map_err(|e| format!("{:?} {e:?}; it was to decide {sent:?}", batch.kind))
     }
 
@@ -325,7 +329,7 @@ impl<'a> Run<'a> {
         let (mut facts, mut raw_facts, mut passed_at) = (Vec::new(), Vec::new(), 0);
         for (n, ((sent, deadline), verdict)) in sent.iter().zip(deadlines).zip(&decided.verdicts).enumerate()
         {
-            let told = kind.told(&verdict.0).map_err(|e| format!("request {n}: {e}"))?;
+            let told = kind.told(verdict).map_err(|e| format!("request {n}: {e}"))?;
             let should = self.expect(sent, *deadline, &place);
             self.tally.operations += 1;
             *self.tally.answers.entry(should.label(kind)).or_default() += 1;

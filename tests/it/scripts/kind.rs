@@ -2,10 +2,11 @@
 
 use rushgate::domain::ProductStatus;
 use rushgate::gate::script::{self, Script};
-use rushgate::log::fact::{Idempotency, TemplateTerms};
+use rushgate::log::fact::TemplateTerms;
 use rushgate::log::wire::{Blob, Id};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::ser::SerializeSeq;
+use serde::{Serialize, Serializer};
 
 use crate::history::model::{Fact, Refusal, Verdict};
 
@@ -64,15 +65,22 @@ impl Scripts {
 pub enum Body {
     Issue(String, String, Id),
     Charge(String, u64, Id),
-    Place(Id, String, Vec<(String, u64)>, Option<Id>, Option<u64>),
-    Cancel(Id, String, Vec<(String, u64)>, u64, Option<Id>, u64),
+    Place(Id, String, #[serde(serialize_with = "flat")] Vec<(String, u64)>, Option<Id>, Option<u64>),
+    Cancel(Id, String, #[serde(serialize_with = "flat")] Vec<(String, u64)>, u64, Option<Id>, u64),
     PutProduct(String, String, u64, ProductStatus, Option<u64>),
     Adjust(String, i64, Option<String>, u64),
     PutTemplate(String, TemplateTerms),
 }
 
-/// One request of a batch: its deadline, its idempotency key, its body.
-pub type Packed<'a> = (i64, Option<&'a Idempotency>, &'a Body);
+/// Lines of an order, one after the other: product, quantity, product, …
+fn flat<S: Serializer>(lines: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut list = serializer.serialize_seq(Some(lines.len() * 2))?;
+    for (product, quantity) in lines {
+        list.serialize_element(product)?;
+        list.serialize_element(quantity)?;
+    }
+    list.end()
+}
 
 /// What a request was answered, or should have been.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,97 @@
+//! A batch on its way to a deciding script: the values of all requests in one list, see `lua/gate.lua`.
+
+use rmp::encode as msgpack;
+use serde::ser::SerializeSeq;
+use serde::{Serialize, Serializer};
+
+use crate::domain::Line;
+
+/// MessagePack marks of a list: of up to 15 values; of any number, which follows in four bytes.
+const SHORT_LIST: u8 = 0x90;
+const LONG_LIST: u8 = 0xdd;
+/// Of each request, before its body: deadline and idempotency key.
+const VALUES_BEFORE_BODY: u8 = 2;
+
+/// Requests of one script, whose bodies all have the same number of values.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    requests: u32,
+    values_each: u8,
+    list: Vec<u8>,
+}
+
+impl Batch {
+    /// With room for so many bytes of keys and bodies.
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut list = Vec::with_capacity(bytes + 5);
+        list.extend_from_slice(&[LONG_LIST, 0, 0, 0, 0]);
+        Self { requests: 0, values_each: VALUES_BEFORE_BODY, list }
+    }
+
+    /// `key`: MessagePack `[scope, request hash]`. `body`: a MessagePack list of at most 15 values.
+    pub fn add(&mut self, deadline_ms: i64, key: Option<&[u8]>, body: &[u8]) {
+        let (Some(mark @ SHORT_LIST..=0x9f), values) = (body.first(), body.get(1..).unwrap_or_default())
+        else {
+            debug_assert!(false, "a body that is no short list");
+            return;
+        };
+        self.values_each = VALUES_BEFORE_BODY + (mark - SHORT_LIST);
+        self.requests += 1;
+        let _ = msgpack::write_sint(&mut self.list, deadline_ms); // writing to a Vec cannot fail
+        match key {
+            Some(key) => self.list.extend_from_slice(key),
+            None => self.list.extend_from_slice(NIL),
+        }
+        self.list.extend_from_slice(values);
+    }
+
+    /// How many requests, and how many values of each: a part of the head.
+    pub fn shape(&self) -> (u32, u8) {
+        (self.requests, self.values_each)
+    }
+
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        let values = self.requests * u32::from(self.values_each);
+        self.list[1..5].copy_from_slice(&values.to_be_bytes());
+        self.list
+    }
+}
+
+const NIL: &[u8] = &[0xc0];
+
+/// The lines of an order as scripts take them: product, quantity, product, quantity, …
+pub struct FlatLines<'a>(pub &'a [Line]);
+
+impl Serialize for FlatLines<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.0.len() * 2))?;
+        for line in self.0 {
+            list.serialize_element(line.product_id.as_str())?;
+            list.serialize_element(&line.quantity)?;
+        }
+        list.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::wire::pack;
+
+    #[test]
+    fn requests_stand_one_after_the_other() {
+        let mut batch = Batch::with_capacity(0);
+        batch.add(7, None, &pack(&("a", 1)).unwrap());
+        batch.add(8, Some(&pack(&("scope", "hash")).unwrap()), &pack(&("b", None::<u64>)).unwrap());
+        assert_eq!(batch.shape(), (2, 4));
+        type Values<'a> = (u8, Option<()>, &'a str, u8, u8, (&'a str, &'a str), &'a str, Option<u8>);
+        let bytes = batch.into_bytes();
+        let values: Values<'_> = rmp_serde::from_slice(&bytes).unwrap();
+        assert_eq!(values, (7, None, "a", 1, 8, ("scope", "hash"), "b", None));
+    }
+
+    #[test]
+    fn an_empty_batch_has_no_step_of_nothing() {
+        assert_eq!(Batch::with_capacity(0).shape(), (0, VALUES_BEFORE_BODY)); // a loop in steps of 0 would not end
+    }
+}
