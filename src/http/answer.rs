@@ -15,7 +15,9 @@ use super::problem::Problem;
 use crate::config::Ack;
 use crate::gate::{Accepted, CaughtUp, Decision, GateError, NotApplied};
 
+// Room for nearly every answer but a list, so that nothing is copied while it grows.
 const USUAL_BODY_BYTES: usize = 480;
+const USUAL_HEADERS: usize = 12;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// An accepted request on its way to an answer.
@@ -141,13 +143,13 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response {
 
 /// `body` as JSON, of this media type.
 pub(super) fn rendered(status: StatusCode, media_type: &'static str, body: &impl Serialize) -> Response {
-    // Room for nearly every answer but a list, so that it is not copied while it grows.
     let mut bytes = Vec::with_capacity(USUAL_BODY_BYTES);
     if let Err(error) = serde_json::to_writer(&mut bytes, body) {
         tracing::error!(%error, "an answer cannot be written as JSON");
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
     let mut response = Response::new(Body::from(bytes));
+    response.headers_mut().reserve(USUAL_HEADERS);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response

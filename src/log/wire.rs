@@ -7,9 +7,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use uuid::Uuid;
 
+/// Room for nearly every request, so that it is not copied while it grows.
+const USUAL_BYTES: usize = 120;
+
 /// Packs a value so that the scripts can read it.
 pub fn pack(value: &impl Serialize) -> Result<Vec<u8>, rmp_serde::encode::Error> {
-    let mut packed = rmp_serde::to_vec(value)?;
+    let mut packed = Vec::with_capacity(USUAL_BYTES);
+    rmp_serde::encode::write(&mut packed, value)?;
     mark_bytes_as_strings(&mut packed);
     Ok(packed)
 }

@@ -7,6 +7,7 @@
 //! [`step`]: Reconciler::step
 //! [`run`]: Reconciler::run
 
+mod ahead;
 mod apply;
 pub mod cursor;
 mod load;
@@ -24,7 +25,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Servers;
-use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES, APPLY_PACE, LOG_KEPT_ENTRIES, RETRY_PAUSE};
+use crate::config::bounds::{APPLY_ENTRIES, APPLY_PACE, LOG_KEPT_ENTRIES, RETRY_PAUSE};
 use crate::gate::RedisSetupError;
 use crate::gate::cell::{Meta, close, stop};
 use crate::gate::keys::{DAY_MS, Keys};
@@ -32,6 +33,7 @@ use crate::gate::script::ADVANCE_WATERMARK;
 use crate::log::reader::{LogError, LogReader};
 use crate::log::{Entry, RawEntry};
 use crate::truth;
+use ahead::{Ahead, Next};
 use apply::{ApplyError, apply};
 use cursor::{Cursor, Target};
 use meters::ReconcilerMeters;
@@ -77,8 +79,15 @@ struct Reached {
 }
 
 impl Reached {
-    fn by(entry: &RawEntry) -> Self {
-        Self { seq: entry.seq, tip: entry.tip.clone() }
+    /// After a step on `entries`, which follow the cursor.
+    fn after(step: &Step, cursor: &Cursor, entries: &[RawEntry]) -> Option<Self> {
+        match step {
+            Step::Applied(applied) => {
+                let last = entries.get(..*applied)?.last()?;
+                Some(Self { seq: last.seq, tip: last.tip.clone() })
+            }
+            _ => Some(Self { seq: cursor.seq, tip: cursor.tip.clone() }),
+        }
     }
 }
 
@@ -98,6 +107,8 @@ pub struct Reconciler {
     database_url: String,
     log: LogReader,
     conn: Option<PgConnection>,
+    /// What follows the batch that was applied last.
+    ahead: Option<Ahead>,
     cell: u32,
     /// Said once per change, not once per step.
     last_halt: Option<String>,
@@ -111,6 +122,7 @@ impl Reconciler {
             database_url: servers.database_url.clone(),
             log: LogReader::connect(&servers.redis_url, cell).await?,
             conn: None,
+            ahead: None,
             cell,
             last_halt: None,
             tidied: None,
@@ -241,10 +253,15 @@ impl Reconciler {
         cursor: &Cursor,
         seen: &Meta,
     ) -> Result<(Step, Option<Reached>), StepError> {
-        let mut raw = self.log.after(cursor.epoch, cursor.seq, APPLY_ENTRIES).await?;
-        bound_bytes(&mut raw);
-        let found = raw.len();
-        let valid = unbroken(cursor, raw);
+        let ahead = self.ahead.take().filter(|ahead| ahead.is_next(cursor, seen));
+        if let Some(Ahead { next, decoded, .. }) = ahead {
+            let step = self.apply_entries(cursor, &next.entries, Some(&decoded), next.more).await?;
+            let reached = Reached::after(&step, cursor, &next.entries);
+            return Ok((step, reached));
+        }
+        let Next { entries, more } = ahead::read(&self.log, cursor.epoch, cursor.seq).await?;
+        let found = entries.len();
+        let valid = unbroken(cursor, entries);
         // `seen` was read before the log, so its last entry must be there.
         let missing = valid.is_empty() && seen.seq > cursor.seq;
         if valid.len() < found || missing {
@@ -255,28 +272,33 @@ impl Reconciler {
             let reason = format!("the log does not go on after entry {}", cursor.seq + valid.len() as u64);
             close(&self.log.client, self.cell, cursor.epoch, &reason).await?;
         }
-        let here = Reached { seq: cursor.seq, tip: cursor.tip.clone() };
-        if valid.is_empty() {
-            return Ok((Step::Idle, Some(here)));
-        }
-        let step = self.apply_entries(cursor, &valid).await?;
-        let reached = match step {
-            Step::Applied(entries) => valid.get(..entries).and_then(<[_]>::last).map(Reached::by),
-            _ => Some(here),
+        let more = more && valid.len() == found;
+        let step = if valid.is_empty() {
+            Step::Idle
+        } else {
+            self.apply_entries(cursor, &valid, None, more).await?
         };
+        let reached = Reached::after(&step, cursor, &valid);
         Ok((step, reached))
     }
 
-    /// Applies `entries` in one transaction; where PostgreSQL refuses them, one by one up to the refused one.
-    async fn apply_entries(&mut self, cursor: &Cursor, entries: &[RawEntry]) -> Result<Step, StepError> {
-        match self.apply_once(cursor, entries).await {
+    /// Applies `entries` (which may be decoded already) in one transaction; where PostgreSQL refuses them, one by one up to
+    /// the refused one. Looks ahead meanwhile, if there are `more`.
+    async fn apply_entries(
+        &mut self,
+        cursor: &Cursor,
+        entries: &[RawEntry],
+        decoded: Option<&[Entry]>,
+        more: bool,
+    ) -> Result<Step, StepError> {
+        match self.apply_once(cursor, entries, decoded, more).await {
             Ok(()) => Ok(Step::Applied(entries.len())),
             Err(ApplyError::Superseded) => Ok(Step::Superseded),
             Err(ApplyError::Failed(e)) => Err(e.into()),
             Err(ApplyError::Refused(_)) if entries.len() > 1 => {
                 // Everything before the refused entry still goes in.
                 let (first_half, _) = entries.split_at(entries.len() / 2);
-                Box::pin(self.apply_entries(cursor, first_half)).await
+                Box::pin(self.apply_entries(cursor, first_half, None, false)).await
             }
             Err(ApplyError::Refused(why)) => {
                 let seq = cursor.seq + 1;
@@ -291,12 +313,24 @@ impl Reconciler {
         }
     }
 
-    async fn apply_once(&mut self, cursor: &Cursor, entries: &[RawEntry]) -> Result<(), ApplyError> {
-        let decoded: Vec<Entry> = entries
-            .iter()
-            .map(|raw| raw.decode().map_err(|e| ApplyError::Refused(e.to_string())))
-            .collect::<Result<_, _>>()?;
-        let plan = Plan::of(&decoded)?;
+    async fn apply_once(
+        &mut self,
+        cursor: &Cursor,
+        entries: &[RawEntry],
+        decoded: Option<&[Entry]>,
+        more: bool,
+    ) -> Result<(), ApplyError> {
+        let mut decoded_now = Vec::new();
+        let decoded = match decoded {
+            Some(decoded) => decoded,
+            None => {
+                for raw in entries {
+                    decoded_now.push(raw.decode().map_err(|e| ApplyError::Refused(e.to_string()))?);
+                }
+                &decoded_now
+            }
+        };
+        let plan = Plan::of(decoded)?;
         let Some(last) = entries.last() else { return Ok(()) };
         let target = Target {
             epoch: cursor.epoch,
@@ -305,12 +339,17 @@ impl Reconciler {
             clock_ms: plan.clock_ms,
             events: plan.event_count(),
         };
-        let conn = self.connection().await.map_err(ApplyError::Failed)?;
+        self.connection().await.map_err(ApplyError::Failed)?;
+        let Self { conn: Some(conn), log, .. } = self else { return Err(ApplyError::Failed(timed_out())) };
         // Cut off, the transaction's outcome is unknown; its connection is dropped and the cursor read again.
         let started = Instant::now();
-        match tokio::time::timeout(TRUTH_STEP_LIMIT, apply(conn, cursor, &target, &plan)).await {
+        let applying = tokio::time::timeout(TRUTH_STEP_LIMIT, apply(conn, cursor, &target, &plan));
+        let looking = async { if more { Ahead::look(log, last).await } else { None } };
+        let (applied, ahead) = tokio::join!(applying, looking);
+        match applied {
             Ok(outcome) => {
                 outcome?;
+                self.ahead = ahead;
                 self.meters.applied(entries.len(), &plan, started.elapsed());
                 plan.traced().for_each(|(name, trace, at)| trace.child_since(SpanKind::Internal, name, at));
                 Ok(())
@@ -375,19 +414,6 @@ async fn limited<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Resul
         Ok(done) => Ok(done?),
         Err(_) => Err(timed_out().into()),
     }
-}
-
-/// Cuts a batch so that its payloads stay within the bound; at least one entry stays.
-fn bound_bytes(entries: &mut Vec<RawEntry>) {
-    let mut bytes = 0;
-    let fitting = entries
-        .iter()
-        .take_while(|entry| {
-            bytes += entry.payload.len();
-            bytes <= APPLY_BYTES
-        })
-        .count();
-    entries.truncate(fitting.max(1));
 }
 
 async fn pause(length: Duration, shutdown: &CancellationToken) {

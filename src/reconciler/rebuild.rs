@@ -130,7 +130,7 @@ impl Reconciler {
                 }
                 return Ok(None);
             }
-            match self.apply_entries(&cursor, &valid).await? {
+            match self.apply_entries(&cursor, &valid, None, false).await? {
                 Step::Applied(_) => {}
                 stop => return Ok(Some(stop)),
             }

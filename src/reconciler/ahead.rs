@@ -1,0 +1,83 @@
+//! The look ahead: while PostgreSQL applies one batch, the next one is read and decoded.
+
+use std::cmp::Ordering;
+
+use super::cursor::Cursor;
+use super::verify::unbroken;
+use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES};
+use crate::gate::cell::Meta;
+use crate::log::reader::{LogError, LogReader};
+use crate::log::{Entry, RawEntry};
+
+/// The next entries of the log, and whether more may follow them.
+pub struct Next {
+    pub entries: Vec<RawEntry>,
+    pub more: bool,
+}
+
+/// As many entries after `seq` as go into one transaction; at least one, if there is any.
+pub async fn read(log: &LogReader, epoch: u64, seq: u64) -> Result<Next, LogError> {
+    let mut entries = log.after(epoch, seq, APPLY_ENTRIES).await?;
+    let found = entries.len();
+    bound_bytes(&mut entries);
+    let more = entries.len() < found || found as u64 == APPLY_ENTRIES;
+    Ok(Next { entries, more })
+}
+
+/// Cuts a batch so that its payloads stay within the bound; at least one entry stays.
+fn bound_bytes(entries: &mut Vec<RawEntry>) {
+    let mut bytes = 0;
+    let fitting = entries
+        .iter()
+        .take_while(|entry| {
+            bytes += entry.payload.len();
+            bytes <= APPLY_BYTES
+        })
+        .count();
+    entries.truncate(fitting.max(1));
+}
+
+/// What follows a place of the log that the cursor has not reached yet.
+pub struct Ahead {
+    place: (u64, u64, String),
+    pub next: Next,
+    pub decoded: Vec<Entry>,
+}
+
+impl Ahead {
+    /// `None` where anything is out of the ordinary: who comes to this place will look again, and say what it is.
+    pub async fn look(log: &LogReader, last: &RawEntry) -> Option<Self> {
+        let Next { entries, more } = read(log, last.epoch, last.seq).await.ok()?;
+        let (found, tip) = (entries.len(), last.tip.clone());
+        let place = Cursor {
+            cell: log.cell,
+            epoch: last.epoch,
+            seq: last.seq,
+            tip,
+            clock_ms: 0,
+            halted_reason: None,
+        };
+        let entries = unbroken(&place, entries);
+        if entries.is_empty() || entries.len() < found {
+            return None;
+        }
+        let mut decoded = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            decoded.push(entry.decode().ok()?);
+            tokio::task::yield_now().await; // requests are answered by the same threads
+        }
+        Some(Self { place: (place.epoch, place.seq, place.tip), next: Next { entries, more }, decoded })
+    }
+
+    /// Whether it follows the cursor, and `seen`, which was read after it, does not say that the log has lost it since.
+    pub fn is_next(&self, cursor: &Cursor, seen: &Meta) -> bool {
+        let (epoch, seq, tip) = &self.place;
+        let follows = (*epoch, *seq, tip) == (cursor.epoch, cursor.seq, &cursor.tip);
+        follows
+            && self.next.entries.last().is_some_and(|last| match seen.seq.cmp(&last.seq) {
+                Ordering::Less => false,
+                Ordering::Equal => seen.tip == last.tip,
+                Ordering::Greater => true,
+            })
+    }
+}
