@@ -1,13 +1,14 @@
-//! The look ahead: while PostgreSQL applies one batch, the next one is read and decoded.
+//! The look ahead: while PostgreSQL applies one batch, the next one is read and prepared.
 
 use std::cmp::Ordering;
 
 use super::cursor::Cursor;
+use super::plan::Prepared;
 use super::verify::unbroken;
 use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES};
 use crate::gate::cell::Meta;
+use crate::log::RawEntry;
 use crate::log::reader::{LogError, LogReader};
-use crate::log::{Entry, RawEntry};
 
 /// The next entries of the log, and whether more may follow them.
 pub struct Next {
@@ -41,7 +42,7 @@ fn bound_bytes(entries: &mut Vec<RawEntry>) {
 pub struct Ahead {
     place: (u64, u64, String),
     pub next: Next,
-    pub decoded: Vec<Entry>,
+    pub prepared: Vec<Prepared>,
 }
 
 impl Ahead {
@@ -61,12 +62,12 @@ impl Ahead {
         if entries.is_empty() || entries.len() < found {
             return None;
         }
-        let mut decoded = Vec::with_capacity(entries.len());
+        let mut prepared = Vec::with_capacity(entries.len());
         for entry in &entries {
-            decoded.push(entry.decode().ok()?);
+            prepared.push(Prepared::of(entry).ok()?);
             tokio::task::yield_now().await; // requests are answered by the same threads
         }
-        Some(Self { place: (place.epoch, place.seq, place.tip), next: Next { entries, more }, decoded })
+        Some(Self { place: (place.epoch, place.seq, place.tip), next: Next { entries, more }, prepared })
     }
 
     /// Whether it follows the cursor, and `seen`, which was read after it, does not say that the log has lost it since.

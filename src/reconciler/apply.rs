@@ -244,7 +244,7 @@ async fn idempotency_records(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(
 
 async fn outbox(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
     let cancelled = cancelled_events(tx, plan).await?;
-    let events: Vec<&(OutboxEvent, TimestampMs)> = plan.events.iter().chain(&cancelled).collect();
+    let events: Vec<&(OutboxEvent, TimestampMs)> = plan.events.iter().copied().chain(&cancelled).collect();
     if events.is_empty() {
         return Ok(());
     }

@@ -30,14 +30,14 @@ use crate::gate::RedisSetupError;
 use crate::gate::cell::{Meta, close, stop};
 use crate::gate::keys::{DAY_MS, Keys};
 use crate::gate::script::ADVANCE_WATERMARK;
+use crate::log::RawEntry;
 use crate::log::reader::{LogError, LogReader};
-use crate::log::{Entry, RawEntry};
 use crate::truth;
 use ahead::{Ahead, Next};
 use apply::{ApplyError, apply};
 use cursor::{Cursor, Target};
 use meters::ReconcilerMeters;
-use plan::Plan;
+use plan::{Plan, Prepared};
 use verify::{Comparison, compare, unbroken};
 
 /// What one step did.
@@ -254,8 +254,8 @@ impl Reconciler {
         seen: &Meta,
     ) -> Result<(Step, Option<Reached>), StepError> {
         let ahead = self.ahead.take().filter(|ahead| ahead.is_next(cursor, seen));
-        if let Some(Ahead { next, decoded, .. }) = ahead {
-            let step = self.apply_entries(cursor, &next.entries, Some(&decoded), next.more).await?;
+        if let Some(Ahead { next, prepared, .. }) = ahead {
+            let step = self.apply_entries(cursor, &next.entries, Some(&prepared), next.more).await?;
             let reached = Reached::after(&step, cursor, &next.entries);
             return Ok((step, reached));
         }
@@ -282,16 +282,16 @@ impl Reconciler {
         Ok((step, reached))
     }
 
-    /// Applies `entries` (which may be decoded already) in one transaction; where PostgreSQL refuses them, one by one up to
+    /// Applies `entries` (which may be prepared already) in one transaction; where PostgreSQL refuses them, one by one up to
     /// the refused one. Looks ahead meanwhile, if there are `more`.
     async fn apply_entries(
         &mut self,
         cursor: &Cursor,
         entries: &[RawEntry],
-        decoded: Option<&[Entry]>,
+        prepared: Option<&[Prepared]>,
         more: bool,
     ) -> Result<Step, StepError> {
-        match self.apply_once(cursor, entries, decoded, more).await {
+        match self.apply_once(cursor, entries, prepared, more).await {
             Ok(()) => Ok(Step::Applied(entries.len())),
             Err(ApplyError::Superseded) => Ok(Step::Superseded),
             Err(ApplyError::Failed(e)) => Err(e.into()),
@@ -317,20 +317,20 @@ impl Reconciler {
         &mut self,
         cursor: &Cursor,
         entries: &[RawEntry],
-        decoded: Option<&[Entry]>,
+        prepared: Option<&[Prepared]>,
         more: bool,
     ) -> Result<(), ApplyError> {
-        let mut decoded_now = Vec::new();
-        let decoded = match decoded {
-            Some(decoded) => decoded,
+        let mut prepared_now = Vec::new();
+        let prepared = match prepared {
+            Some(prepared) => prepared,
             None => {
-                for raw in entries {
-                    decoded_now.push(raw.decode().map_err(|e| ApplyError::Refused(e.to_string()))?);
+                for entry in entries {
+                    prepared_now.push(Prepared::of(entry)?);
                 }
-                &decoded_now
+                &prepared_now
             }
         };
-        let plan = Plan::of(decoded)?;
+        let plan = Plan::of(prepared)?;
         let Some(last) = entries.last() else { return Ok(()) };
         let target = Target {
             epoch: cursor.epoch,

@@ -8,11 +8,11 @@ use uuid::Uuid;
 
 use crate::domain::event::{OutboxEvent, order_completed};
 use crate::domain::{OrderView, TimestampMs};
-use crate::log::Entry;
 use crate::log::fact::{
     CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
     WalletCharged,
 };
+use crate::log::{Entry, EntryError, RawEntry};
 use crate::telemetry::trace::TraceMark;
 
 /// A value that PostgreSQL's `bigint` cannot hold, or an event that cannot be written.
@@ -22,6 +22,29 @@ pub enum PlanError {
     TooLarge(u64),
     #[error("an event cannot be written: {0}")]
     Event(#[from] serde_json::Error),
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+}
+
+/// An entry, decoded, and the events of the orders that it places: what can be done before its turn has come.
+pub struct Prepared {
+    entry: Entry,
+    completed: Vec<(OutboxEvent, TimestampMs)>,
+}
+
+impl Prepared {
+    pub fn of(raw: &RawEntry) -> Result<Self, PlanError> {
+        let entry = raw.decode()?;
+        let mut completed = Vec::new();
+        if let Facts::OrdersPlaced(orders) = &entry.facts {
+            for order in orders {
+                let (id, at) = (order.order_id.0, order.ordered_at);
+                let event = order_completed(id, at, &OrderView::from(order), entry.traces.get(&id))?;
+                completed.push((event, at));
+            }
+        }
+        Ok(Self { entry, completed })
+    }
 }
 
 fn big(value: u64) -> Result<i64, PlanError> {
@@ -110,7 +133,7 @@ pub struct Plan<'a> {
     /// scope → request hash, reply, when
     pub idempotency: BTreeMap<&'a str, (&'a [u8], &'a [u8], TimestampMs)>,
     /// Of completed orders. Those of cancelled ones carry the whole order and are made when it is in the truth.
-    pub events: Vec<(OutboxEvent, TimestampMs)>,
+    pub events: Vec<&'a (OutboxEvent, TimestampMs)>,
     /// The time of the last decision.
     pub clock_ms: TimestampMs,
     /// Of the requests that placed orders, by order. An entry's marks are also those of requests that its batch refused or
@@ -122,10 +145,11 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub fn of(entries: &'a [Entry]) -> Result<Self, PlanError> {
+    pub fn of(prepared: &'a [Prepared]) -> Result<Self, PlanError> {
         let mut plan = Self::default();
-        for entry in entries {
+        for Prepared { entry, completed } in prepared {
             plan.add(entry)?;
+            plan.events.extend(completed);
         }
         Ok(plan)
     }
@@ -257,8 +281,6 @@ impl<'a> Plan<'a> {
         o.coupon_ids.push(f.coupon_id.map(|id| id.0));
         o.balances.push(big(f.balance_after)?);
         o.at_ms.push(at);
-        let trace = self.traces.get(&order_id).copied();
-        self.events.push((order_completed(order_id, at, &OrderView::from(f), trace)?, at));
         self.wallet_changed(&f.user_id, "payment", -big(f.total)?, f.balance_after, order_id, at)
     }
 
