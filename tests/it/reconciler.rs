@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::prelude::*;
+use rushgate::config::bounds::APPLY_ENTRIES;
 use rushgate::domain::Discount;
 use rushgate::gate::cell::Meta;
 use rushgate::gate::keys::Keys;
@@ -374,6 +375,50 @@ async fn a_redis_that_lost_its_tail_is_rebuilt_even_when_it_was_refilled() {
     fresh.charge_wallet(charge, None, soon()).await.unwrap().unwrap();
     assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
     assert_eq!((shop.balance("ann").await, shop.balance("bob").await), (Some(2_000), None));
+    shop.assert_audit_clean().await;
+}
+
+/// Two batches and two entries more, of which the first batch is applied, and the second one read ahead.
+async fn shop_read_ahead() -> (Shop, u64) {
+    let mut shop = Shop::open().await;
+    for _ in 0..2 * APPLY_ENTRIES + 2 {
+        shop.charge("ann", 1).await;
+    }
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(APPLY_ENTRIES as usize));
+    (shop, APPLY_ENTRIES)
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_is_applied_though_the_log_has_been_trimmed_meanwhile() {
+    let (mut shop, batch) = shop_read_ahead().await;
+    let log = shop.keys().await.log();
+    let read: Vec<String> = (batch + 1..=2 * batch).map(|seq| format!("1-{seq}")).collect();
+    assert_eq!(shop.raw.xdel::<u64, _, _>(log, read).await.unwrap(), batch);
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(batch as usize));
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(2));
+    assert_eq!(number(&shop.pool, "SELECT count(*) FROM wallet_entries").await, 2 * batch as i64 + 2);
+    shop.assert_audit_clean().await;
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_is_dropped_when_redis_has_lost_it_and_went_on() {
+    let (mut shop, batch) = shop_read_ahead().await;
+    // Redis as it was when the first batch had been decided, then a charge in the place of the first lost one.
+    let (keys, tip) = (shop.keys().await, shop.entry(batch).await.tip);
+    let lost: Vec<String> = (batch + 1..=2 * batch + 2).map(|seq| format!("1-{seq}")).collect();
+    let _: i64 = shop.raw.xdel(keys.log(), lost).await.unwrap();
+    let id = format!("1-{batch}");
+    let _: () = shop.raw.custom(fred::cmd!("XSETID"), vec![keys.log(), id]).await.unwrap();
+    let _: i64 = shop.raw.hset(keys.wallets(), ("ann", batch.to_string())).await.unwrap();
+    let meta = [("seq", batch.to_string()), ("tip", tip)];
+    let _: i64 = shop.raw.hset(Keys::meta(0), meta.to_vec()).await.unwrap();
+    let fresh = Gate::with_limits(&shop.servers, LIMITS).await.unwrap();
+    let charge = ChargeWallet { user_id: user("bob"), amount: 77 };
+    fresh.charge_wallet(charge, None, soon()).await.unwrap().unwrap();
+    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(1));
+    let balances = "SELECT sum(balance)::bigint FROM wallets";
+    assert_eq!(number(&shop.pool, balances).await, batch as i64 + 77);
+    fresh.close().await;
     shop.assert_audit_clean().await;
 }
 
