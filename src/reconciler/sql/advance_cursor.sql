@@ -9,3 +9,8 @@ SET epoch = $5,
     halted_reason = NULL,
     updated_at = now()
 WHERE cell = $1 AND epoch = $2 AND seq = $3 AND tip = $4
+-- From here to the end of the transaction, rows are found by their keys: for a large batch the planner would rather read
+-- whole tables, whose pages it believes to be on a disk.
+RETURNING set_config('enable_seqscan', 'off', true),
+    set_config('enable_hashjoin', 'off', true),
+    set_config('enable_mergejoin', 'off', true)
