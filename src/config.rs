@@ -80,6 +80,8 @@ pub mod bounds {
     /// How often the relay looks into the outbox, as long as it empties it: an event waits this long at most, then only for
     /// RabbitMQ.
     pub const RELAY_POLL: Duration = Duration::from_millis(50);
+    /// How often the relay looks for events before those that it has delivered.
+    pub const RELAY_LOOK_BELOW: Duration = Duration::from_secs(1);
     /// How often a stand-by tries to become the relay.
     pub const RELAY_STANDBY_POLL: Duration = Duration::from_secs(1);
     /// Connecting to RabbitMQ, its handshake included.

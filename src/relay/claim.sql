@@ -1,11 +1,12 @@
--- The next events in order: at most $1 rows and $2 bytes, but always at least one.
+-- The next events in order, from $3 on: at most $1 rows and $2 bytes, but always at least one. Without $3, PostgreSQL
+-- would walk over all that was deleted and is still visible to some transaction, again for every window.
 SELECT outbox_id, event_id, routing_key, payload, created_secs
 FROM (
     SELECT outbox_id, event_id, routing_key, payload,
            extract(epoch FROM created_at)::bigint AS created_secs,
            row_number() OVER in_order AS place,
            sum(octet_length(payload)) OVER in_order AS bytes
-    FROM (SELECT * FROM outbox ORDER BY outbox_id LIMIT $1) AS head
+    FROM (SELECT * FROM outbox WHERE outbox_id >= $3 ORDER BY outbox_id LIMIT $1) AS head
     WINDOW in_order AS (ORDER BY outbox_id)
 ) AS sized
 WHERE bytes <= $2 OR place = 1

@@ -98,7 +98,7 @@ impl Relay {
         let window = publish_window(broker.channel(), &rows).await;
         self.meters.window(&window);
         if !window.confirmed.is_empty() {
-            outbox.delivered(&window.confirmed).await?;
+            outbox.delivered(&window.confirmed, window.confirmed.len() == rows.len()).await?;
         }
         self.outbox = Some(outbox);
         if let Some(doubt) = window.doubt {

@@ -4,9 +4,12 @@
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Row};
 use std::future::Future;
+use std::time::Instant;
 use tokio::time::timeout;
 
-use crate::config::bounds::{RELAY_BYTES, RELAY_ROWS, RELAY_STOP_GRACE, RELAY_TRUTH_TIMEOUT};
+use crate::config::bounds::{
+    RELAY_BYTES, RELAY_LOOK_BELOW, RELAY_ROWS, RELAY_STOP_GRACE, RELAY_TRUTH_TIMEOUT,
+};
 use crate::truth::lead_with;
 
 /// Key of the advisory lock: "rgrelay" in ASCII.
@@ -33,6 +36,11 @@ pub enum OutboxError {
 /// The outbox in the hands of the only relay that publishes.
 pub struct Outbox {
     connection: PgConnection,
+    /// Below it, all that was seen is delivered …
+    from: i64,
+    /// … and this is when it was last looked whether there is more: transactions of several cells need not commit in the
+    /// order of their rows' ids.
+    looked_below: Instant,
 }
 
 impl Outbox {
@@ -47,7 +55,7 @@ impl Outbox {
         )
         .await?;
         if locked {
-            return Ok(Some(Self { connection }));
+            return Ok(Some(Self { connection, from: 0, looked_below: Instant::now() }));
         }
         let _ = timeout(RELAY_STOP_GRACE, connection.close()).await;
         Ok(None)
@@ -55,10 +63,14 @@ impl Outbox {
 
     /// The next rows in order; also proves that the lock's session lives.
     pub async fn claim(&mut self) -> Result<Vec<OutboxRow>, OutboxError> {
+        if self.looked_below.elapsed() >= RELAY_LOOK_BELOW {
+            (self.from, self.looked_below) = (0, Instant::now());
+        }
         let rows = limited(
             sqlx::query(include_str!("claim.sql"))
                 .bind(RELAY_ROWS)
                 .bind(RELAY_BYTES)
+                .bind(self.from)
                 .fetch_all(&mut self.connection),
         )
         .await?;
@@ -82,10 +94,11 @@ impl Outbox {
         Ok(())
     }
 
-    /// Deletes exactly these rows and counts them as published.
-    pub async fn delivered(&mut self, outbox_ids: &[i64]) -> Result<(), OutboxError> {
+    /// Deletes exactly these rows and counts them as published. `all`: nothing of the last claim is left.
+    pub async fn delivered(&mut self, outbox_ids: &[i64], all: bool) -> Result<(), OutboxError> {
         limited(sqlx::query(include_str!("delivered.sql")).bind(outbox_ids).execute(&mut self.connection))
             .await?;
+        self.from = if all { outbox_ids.iter().max().map_or(0, |last| last + 1) } else { 0 };
         Ok(())
     }
 
