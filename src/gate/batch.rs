@@ -12,6 +12,12 @@ const LONG_LIST: u8 = 0xdd;
 /// Of each request, before its body: deadline and idempotency key.
 const VALUES_BEFORE_BODY: u8 = 2;
 
+/// A body that is no list of at most 15 values, or of another number of them than those before it. The batch must not be
+/// sent: verdicts would reach others than those who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a request's body has not the form of its script")]
+pub struct BadBody;
+
 /// Requests of one script, whose bodies all have the same number of values.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -29,13 +35,13 @@ impl Batch {
     }
 
     /// `key`: MessagePack `[scope, request hash]`. `body`: a MessagePack list of at most 15 values.
-    pub fn add(&mut self, deadline_ms: i64, key: Option<&[u8]>, body: &[u8]) {
-        let (Some(mark @ SHORT_LIST..=0x9f), values) = (body.first(), body.get(1..).unwrap_or_default())
-        else {
-            debug_assert!(false, "a body that is no short list");
-            return;
-        };
-        self.values_each = VALUES_BEFORE_BODY + (mark - SHORT_LIST);
+    pub fn add(&mut self, deadline_ms: i64, key: Option<&[u8]>, body: &[u8]) -> Result<(), BadBody> {
+        let Some((mark @ SHORT_LIST..=0x9f, values)) = body.split_first() else { return Err(BadBody) };
+        let values_each = VALUES_BEFORE_BODY + (mark - SHORT_LIST);
+        if self.requests > 0 && values_each != self.values_each {
+            return Err(BadBody);
+        }
+        self.values_each = values_each;
         self.requests += 1;
         let _ = msgpack::write_sint(&mut self.list, deadline_ms); // writing to a Vec cannot fail
         match key {
@@ -43,6 +49,7 @@ impl Batch {
             None => self.list.extend_from_slice(NIL),
         }
         self.list.extend_from_slice(values);
+        Ok(())
     }
 
     /// How many requests, and how many values of each: a part of the head.
@@ -81,13 +88,25 @@ mod tests {
     #[test]
     fn requests_stand_one_after_the_other() {
         let mut batch = Batch::with_capacity(0);
-        batch.add(7, None, &pack(&("a", 1)).unwrap());
-        batch.add(8, Some(&pack(&("scope", "hash")).unwrap()), &pack(&("b", None::<u64>)).unwrap());
+        batch.add(7, None, &pack(&("a", 1)).unwrap()).unwrap();
+        let (key, body) = (pack(&("scope", "hash")).unwrap(), pack(&("b", None::<u64>)).unwrap());
+        batch.add(8, Some(&key), &body).unwrap();
         assert_eq!(batch.shape(), (2, 4));
         type Values<'a> = (u8, Option<()>, &'a str, u8, u8, (&'a str, &'a str), &'a str, Option<u8>);
         let bytes = batch.into_bytes();
         let values: Values<'_> = rmp_serde::from_slice(&bytes).unwrap();
         assert_eq!(values, (7, None, "a", 1, 8, ("scope", "hash"), "b", None));
+    }
+
+    #[test]
+    fn what_would_move_the_verdicts_of_others_is_not_taken() {
+        let mut batch = Batch::with_capacity(0);
+        batch.add(7, None, &pack(&("a", 1)).unwrap()).unwrap();
+        let before = batch.clone().into_bytes();
+        for bad in [pack(&("a",)).unwrap(), pack(&("a", 1, 2)).unwrap(), pack(&"a").unwrap(), vec![]] {
+            assert_eq!(batch.add(7, None, &bad), Err(BadBody), "{bad:02x?}");
+        }
+        assert_eq!((batch.shape(), batch.into_bytes()), ((1, 4), before));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
-use super::batch::Batch;
+use super::batch::{BadBody, Batch};
 use super::cell::{Cell, View};
 use super::keys::{DAY_MS, Keys};
 use super::meters::LaneMeters;
@@ -219,9 +219,13 @@ impl Worker {
         let vetted = self.vetted().await?;
         let client = if self.script.decides { &self.cell.writer.client } else { &self.cell.reader };
         let keys = self.script.keys(&Keys::new(self.cell.number, view.epoch), today);
-        let (shape, batch) =
-            if self.script.decides { self.requests(jobs, &view) } else { ((0, 0), reads(jobs, same)) };
-        let head = self.head(&view, today, shape).map_err(|e| GateError::Unavailable(e.to_string()))?;
+        let unsendable = |why: String| GateError::Unavailable(format!("cannot pack a batch: {why}"));
+        let (shape, batch) = if self.script.decides {
+            self.requests(jobs, &view).map_err(|e| unsendable(e.to_string()))?
+        } else {
+            ((0, 0), reads(jobs, same))
+        };
+        let head = self.head(&view, today, shape).map_err(|e| unsendable(e.to_string()))?;
         let sent = Instant::now();
         let reply = self.script.call_traced(client, keys, head, batch, traces(jobs)).await;
         self.meters.called(jobs.iter().map(|job| sent - job.queued), sent.elapsed());
@@ -276,13 +280,13 @@ impl Worker {
         }
     }
 
-    fn requests(&self, jobs: &[Job], view: &View) -> ((u32, u8), Vec<u8>) {
+    fn requests(&self, jobs: &[Job], view: &View) -> Result<((u32, u8), Vec<u8>), BadBody> {
         let bytes = jobs.iter().map(|j| j.body.len() + j.idempotency.as_ref().map_or(1, Vec::len) + 9).sum();
         let mut batch = Batch::with_capacity(bytes);
         for job in jobs {
-            batch.add(view.server_time(job.deadline), job.idempotency.as_deref(), &job.body);
+            batch.add(view.server_time(job.deadline), job.idempotency.as_deref(), &job.body)?;
         }
-        (batch.shape(), batch.into_bytes())
+        Ok((batch.shape(), batch.into_bytes()))
     }
 
     async fn after_refusal(&self, refused: &Refused) -> Next {

@@ -75,6 +75,16 @@ pub(super) fn balance(answer: &[u8]) -> Result<Option<u64>, GateError> {
 pub struct PackedProducts(pub(super) Bytes);
 
 impl PackedProducts {
+    #[cfg(test)]
+    pub(crate) fn of(told: Bytes) -> Self {
+        Self(told)
+    }
+
+    /// The same in memory of its own, for keeping: what was told is a part of the answer to a whole batch.
+    pub fn alone(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
     pub fn unpack(&self) -> Result<Vec<Product>, GateError> {
         products(&self.0)
     }

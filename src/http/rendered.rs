@@ -41,7 +41,22 @@ impl RenderedPages {
             return Ok(body);
         }
         let body = Bytes::from(render(&key.0)?);
-        self.0.insert(key, body.clone());
+        self.0.insert((key.0.alone(), limit), body.clone());
         Ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_page_does_not_hold_what_was_told_to_others() {
+        let whole = Bytes::from(b"a page, and what the gate told to others".to_vec());
+        let (pages, told) = (RenderedPages::default(), PackedProducts::of(whole.slice(..6)));
+        let body = pages.get_or(told.clone(), 6, |_| Ok(b"[]".to_vec())).unwrap();
+        let again = pages.get_or(told, 6, |_| panic!("it is kept")).unwrap();
+        assert_eq!(body, again);
+        assert!(whole.is_unique());
     }
 }

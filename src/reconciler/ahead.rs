@@ -40,7 +40,7 @@ fn bound_bytes(entries: &mut Vec<RawEntry>) {
 
 /// What follows a place of the log that the cursor has not reached yet.
 pub struct Ahead {
-    place: (u64, u64, String),
+    place: Cursor,
     pub next: Next,
     pub prepared: Vec<Prepared>,
 }
@@ -67,12 +67,12 @@ impl Ahead {
             prepared.push(Prepared::of(entry).ok()?);
             tokio::task::yield_now().await; // requests are answered by the same threads
         }
-        Some(Self { place: (place.epoch, place.seq, place.tip), next: Next { entries, more }, prepared })
+        Some(Self { place, next: Next { entries, more }, prepared })
     }
 
     /// Whether it follows the cursor, and `seen`, which was read after it, does not say that the log has lost it since.
     pub fn is_next(&self, cursor: &Cursor, seen: &Meta) -> bool {
-        let (epoch, seq, tip) = &self.place;
+        let Cursor { epoch, seq, tip, .. } = &self.place;
         let follows = (*epoch, *seq, tip) == (cursor.epoch, cursor.seq, &cursor.tip);
         follows
             && self.next.entries.last().is_some_and(|last| match seen.seq.cmp(&last.seq) {

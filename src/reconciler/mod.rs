@@ -137,7 +137,7 @@ impl Reconciler {
             self.meters.leading.set(0.0);
             if let Err(e) = led {
                 tracing::warn!(cell = self.cell, error = %e, "the reconciler starts over");
-                self.conn = None;
+                (self.conn, self.ahead) = (None, None);
                 pause(RETRY_PAUSE, &shutdown).await;
             }
         }
@@ -343,14 +343,17 @@ impl Reconciler {
         let Self { conn: Some(conn), log, .. } = self else { return Err(ApplyError::Failed(timed_out())) };
         // Cut off, the transaction's outcome is unknown; its connection is dropped and the cursor read again.
         let started = Instant::now();
-        let applying = tokio::time::timeout(TRUTH_STEP_LIMIT, apply(conn, cursor, &target, &plan));
+        let applying = async {
+            let applied = tokio::time::timeout(TRUTH_STEP_LIMIT, apply(conn, cursor, &target, &plan)).await;
+            (applied, started.elapsed())
+        };
         let looking = async { if more { Ahead::look(log, last).await } else { None } };
-        let (applied, ahead) = tokio::join!(applying, looking);
+        let ((applied, took), ahead) = tokio::join!(applying, looking);
         match applied {
             Ok(outcome) => {
                 outcome?;
                 self.ahead = ahead;
-                self.meters.applied(entries.len(), &plan, started.elapsed());
+                self.meters.applied(entries.len(), &plan, took);
                 plan.traced().for_each(|(name, trace, at)| trace.child_since(SpanKind::Internal, name, at));
                 Ok(())
             }

@@ -62,7 +62,7 @@ impl Shop {
         let mut requests = Batch::with_capacity(0);
         for (deadline, key, body) in batch {
             let key = key.as_ref().map(|key| wire::pack(key).unwrap());
-            requests.add(*deadline, key.as_deref(), &wire::pack(body).unwrap());
+            requests.add(*deadline, key.as_deref(), &wire::pack(body).unwrap()).unwrap();
         }
         let ((count, values), claim) = (requests.shape(), &claim);
         let head = (claim.epoch, claim.seen, &claim.seen_tip, claim.day, claim.log_limit, count, values);

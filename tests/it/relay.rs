@@ -45,6 +45,27 @@ async fn events_are_delivered_in_order_once_and_then_gone() {
 }
 
 #[tokio::test]
+async fn an_event_that_is_committed_after_later_ones_is_delivered_too() {
+    let (pool, url) = (database().await, virtual_host().await);
+    put(&pool, 1..=3, event::ORDER_COMPLETED).await;
+    // An earlier one's transaction is still under way, as another cell's may be.
+    let mut hidden = pool.begin().await.unwrap();
+    let sql = "INSERT INTO outbox (outbox_id, event_id, routing_key, payload, created_at)
+               OVERRIDING SYSTEM VALUE VALUES (0, 'late', 'order.completed', '{}', now())";
+    sqlx::query(sql).execute(&mut *hidden).await.unwrap();
+    let mut relay = Relay::new(&url, pool.clone());
+    assert_eq!(step_until_idle(&mut relay).await, 3);
+    hidden.commit().await.unwrap();
+    let asked = Instant::now();
+    while number(&pool, OUTBOX).await > 0 && asked.elapsed() < Duration::from_secs(20) {
+        relay.step().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!((number(&pool, OUTBOX).await, number(&pool, PUBLISHED).await), (0, 4));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
 async fn many_bytes_are_sent_in_several_steps() {
     let (pool, url) = (database().await, virtual_host().await);
     for n in 1..=3 {

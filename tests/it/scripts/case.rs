@@ -265,7 +265,7 @@ impl<'a> Run<'a> {
         let mut requests = gate::batch::Batch::with_capacity(0);
         for (sent, at) in sent.iter().zip(deadlines) {
             let key = sent.key.as_ref().map(packed).transpose()?;
-            requests.add(*at, key.as_deref(), &packed(&sent.body)?);
+            requests.add(*at, key.as_deref(), &packed(&sent.body)?).map_err(|e| e.to_string())?;
         }
         let (count, values) = requests.shape();
         let head = packed(&(epoch, seen, tip, today, limit, count, values))?;
