@@ -9,6 +9,7 @@ use std::sync::{LazyLock, OnceLock};
 
 use super::keys::Keys;
 use super::redis::once;
+use crate::config::bounds::GATE_REPEATS;
 use crate::log::wire::{Packed, hex};
 
 /// One script that decides or reads a batch.
@@ -187,7 +188,7 @@ impl Script {
         self.call_traced(client, keys, head, batch, None).await
     }
 
-    /// Calls the script once; loads it first where Redis does not know it (then it was not executed).
+    /// Has the script executed once; loads it first where Redis does not know it (then it was not executed).
     pub async fn call_traced(
         &self,
         client: &Client,
@@ -202,13 +203,17 @@ impl Script {
         let parts = [Some(head), Some(batch), traces];
         let args: Vec<Value> = parts.into_iter().flatten().map(|part| Value::Bytes(part.into())).collect();
         let mut outcome = self.evaluate(client, keys.clone(), args.clone()).await;
-        if matches!(&outcome, Err(e) if e.details().starts_with("NOSCRIPT")) {
+        // More than once: somebody may flush the scripts between the loading and the call.
+        for _ in 0..GATE_REPEATS {
+            if !matches!(&outcome, Err(e) if e.details().starts_with("NOSCRIPT")) {
+                break;
+            }
             let _: () = client
                 .with_options(&once())
                 .script_load_cluster(self.source)
                 .await
                 .map_err(|e| CallError::NotRun(e.to_string()))?;
-            outcome = self.evaluate(client, keys, args).await;
+            outcome = self.evaluate(client, keys.clone(), args.clone()).await;
         }
         let bytes = outcome.map_err(classify)?;
         Reply::parse(&bytes).map_err(|e| CallError::Unknown(format!("{}: unreadable answer: {e}", self.name)))

@@ -107,8 +107,11 @@ impl Truth {
         }
         rows.into_iter()
             .map(|row| {
-                let items = items.remove(&row.order_id).unwrap_or_default();
-                row.view(items)
+                // Every order has some. Between the two statements, PostgreSQL may have been restored from a backup.
+                let items = items.remove(&row.order_id);
+                row.view(
+                    items.ok_or_else(|| TruthError("an order's items are gone since it was read".into()))?,
+                )
             })
             .collect()
     }

@@ -1,7 +1,10 @@
 //! The main way: a request, the gate, the log, PostgreSQL, on real servers.
 
+use std::time::Duration;
+
 use rushgate::gate::*;
 use rushgate::reconciler::Step;
+use rushgate::truth::Truth;
 use sqlx::Row;
 
 use crate::shop::*;
@@ -48,4 +51,19 @@ async fn an_order_goes_from_the_gate_to_the_truth() {
     assert_eq!(events[1]["data"]["status"], "cancelled");
     assert_eq!(events[1]["data"]["balance"], 100_000);
     assert_eq!(events[1]["data"]["items"], events[0]["data"]["items"]);
+}
+
+#[tokio::test]
+async fn an_order_is_never_shown_without_its_items() {
+    let mut shop = Shop::open().await;
+    shop.put_product("mug", 1_000, 10).await;
+    shop.charge("ann", 1_000).await;
+    let id = shop.place(order("ann", &[("mug", 1)], None)).await.unwrap().order_id.0;
+    shop.apply_all().await;
+    let truth = Truth::new(shop.pool.clone(), Duration::from_secs(5));
+    assert_eq!(truth.order(id).await.unwrap().unwrap().items.len(), 1);
+    // As a restored backup would, between the statement that read the order and the one that reads its items.
+    sqlx::query("DELETE FROM order_items").execute(&shop.pool).await.unwrap();
+    assert!(truth.order(id).await.is_err());
+    assert!(truth.orders_of(&user("ann"), None, 10).await.is_err());
 }
