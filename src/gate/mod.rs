@@ -137,6 +137,10 @@ const REBUILDING: &str = "rebuilding";
 pub struct CaughtUp(Vec<Position>);
 
 impl CaughtUp {
+    pub fn positions(&self) -> &[Position] {
+        &self.0
+    }
+
     /// The epoch of the user's cell.
     pub fn epoch_of(&self, user_id: &UserId) -> u64 {
         let cells = u32::try_from(self.0.len()).unwrap_or(1);

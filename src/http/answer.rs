@@ -69,6 +69,18 @@ impl Api {
         Ok(self.gate.catch_up(Instant::now() + self.settings.truth_timeout).await?)
     }
 
+    /// What `read` finds in PostgreSQL once that has what the gate has, and where that is. Looked at before and after: a
+    /// PostgreSQL that is restored from a backup meanwhile is found out, whatever was read there or not.
+    pub async fn read_truth<T>(
+        &self,
+        read: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<(T, CaughtUp), Problem> {
+        let caught_up = self.catch_up().await?;
+        let found = read.await;
+        self.truth.has_reached(caught_up.positions()).await?;
+        Ok((found?, caught_up))
+    }
+
     /// What the gate decided; waits for PostgreSQL, bounded, with `RUSHGATE_ACK=truth`.
     pub async fn decided<F, R>(
         &self,

@@ -106,8 +106,8 @@ pub async fn get_order(
     _: NoQuery,
 ) -> Result<Answer<OrderView>, Problem> {
     let _turn = api.turns.truth.turn().await?;
-    api.catch_up().await?;
-    visible_order(&api, &caller, order_id).await.map(Answer)
+    let (order, _) = api.read_truth(visible_order(&api, &caller, order_id)).await?;
+    Ok(Answer(order))
 }
 
 /// A user's orders, newest first
@@ -122,8 +122,8 @@ pub async fn list_orders(
 ) -> Result<Answer<List<OrderView>>, Problem> {
     caller.check_acts_for(&user_id)?;
     let _turn = api.turns.truth.turn().await?;
-    api.catch_up().await?;
-    let found = api.truth.orders_of(&user_id, page.after, page.limit + 1).await?;
+    let read = async { Ok(api.truth.orders_of(&user_id, page.after, page.limit + 1).await?) };
+    let (found, _) = api.read_truth(read).await?;
     Ok(Answer(List::page(found, page.limit, |order| order.order_id.to_string())))
 }
 
@@ -145,8 +145,7 @@ pub async fn cancel_order(
     // The gate knows no orders, only which were cancelled in its epoch. So an order is read from PostgreSQL, and when
     // it changed between that and the decision, it is read again.
     for _ in 0..CANCEL_READS {
-        let caught_up = api.catch_up().await?;
-        let order = visible_order(&api, &caller, order_id).await?;
+        let (order, caught_up) = api.read_truth(visible_order(&api, &caller, order_id)).await?;
         let user_id = UserId::parse(order.user_id.clone()).map_err(|_| Problem::internal())?;
         let key = key.of(&user_id);
         if order.status == OrderStatus::Cancelled {

@@ -152,9 +152,9 @@ pub async fn list_entries(
 ) -> Result<Answer<List<WalletEntryView>>, Problem> {
     caller.check_acts_for(&user_id)?;
     let _turn = api.turns.truth.turn().await?;
-    api.catch_up().await?;
     let after = page.after.map(|id| id.0);
-    let found = api.truth.wallet_entries(&user_id, after, page.limit + 1).await?;
+    let read = async { Ok(api.truth.wallet_entries(&user_id, after, page.limit + 1).await?) };
+    let (found, _) = api.read_truth(read).await?;
     let list = List::page(found, page.limit, |entry| entry.entry_id.to_string());
     Ok(Answer(list.map(WalletEntryView::from)))
 }

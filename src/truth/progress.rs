@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Truth, TruthError, unsigned};
 use crate::domain::TimestampMs;
+use crate::gate::Position;
 
 /// A cell's cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,25 @@ impl Truth {
         let (oldest_ms, popular_refreshed) = self.read(query.fetch_one(&self.pool)).await?;
         let outbox_oldest = Duration::from_millis(unsigned("outbox age", oldest_ms)?);
         Ok(Vitals { progress: self.progress().await?, outbox_oldest, popular_refreshed })
+    }
+
+    /// Refuses unless PostgreSQL still is where it was said to be: it may have been restored from a backup since.
+    pub async fn has_reached(&self, positions: &[Position]) -> Result<(), TruthError> {
+        let query = sqlx::query_as::<_, (i32, i64, i64)>("SELECT cell, epoch, seq FROM cell_cursors");
+        let cursors = self.read(query.fetch_all(&self.pool)).await?;
+        let reached = |place: &Position| {
+            cursors.iter().any(|(cell, epoch, seq)| {
+                let at = (epoch.cast_unsigned(), seq.cast_unsigned());
+                i64::from(*cell) == i64::from(place.cell) && at >= (place.epoch, place.seq)
+            })
+        };
+        match positions.iter().find(|place| !reached(place)) {
+            None => Ok(()),
+            Some(place) => Err(TruthError(format!(
+                "it no longer has entry {} of epoch {}, which it had applied",
+                place.seq, place.epoch
+            ))),
+        }
     }
 
     /// All cursors and the length of the outbox.

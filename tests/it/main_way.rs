@@ -67,3 +67,18 @@ async fn an_order_is_never_shown_without_its_items() {
     assert!(truth.order(id).await.is_err());
     assert!(truth.orders_of(&user("ann"), None, 10).await.is_err());
 }
+
+#[tokio::test]
+async fn a_truth_that_went_back_since_it_was_waited_for_is_found_out() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    shop.charge("ann", 1_000).await;
+    shop.apply_all().await;
+    let caught_up = shop.gate.catch_up(soon()).await.unwrap();
+    let truth = Truth::new(shop.pool.clone(), Duration::from_secs(5));
+    truth.has_reached(caught_up.positions()).await.unwrap();
+    for back in ["UPDATE cell_cursors SET seq = seq - 1", "DELETE FROM cell_cursors"] {
+        sqlx::query(back).execute(&shop.pool).await.unwrap();
+        assert!(truth.has_reached(caught_up.positions()).await.is_err(), "{back}");
+    }
+}
