@@ -57,7 +57,7 @@ pub mod bounds {
     /// Entries that stay in the log behind the cursor.
     pub const LOG_KEPT_ENTRIES: u64 = 1_000;
     /// Entries that the reconciler applies in one transaction.
-    pub const APPLY_ENTRIES: u64 = 64;
+    pub const APPLY_ENTRIES: u64 = 32;
     /// Entries up to which a batch of the reconciler may grow in bytes of payload.
     pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
     /// Shortest time from one transaction of the reconciler to the next, while it is level with the gate.
@@ -280,7 +280,7 @@ pub struct Serve {
     #[arg(long, env = "RUSHGATE_QUEUE_LIMIT", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub queue_limit: u32,
     /// Requests that one script call decides at most
-    #[arg(long, env = "RUSHGATE_MAX_BATCH", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, env = "RUSHGATE_MAX_BATCH", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub max_batch: u32,
     /// Connections to PostgreSQL for reads
     #[arg(long, env = "RUSHGATE_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]

@@ -164,12 +164,12 @@ impl Servers {
                 Ok::<_, Error>(server)
             },
             async {
-                let server = PostgresServer::start(PostgresOptions::new(postgres)).await?;
+                let server = PostgresServer::start(PostgresOptions::following(postgres)).await?;
                 announce("PostgreSQL", server.port(), begin);
                 Ok(server)
             },
             async {
-                let server = RabbitMqServer::start(RabbitMqOptions::new(rabbitmq)).await?;
+                let server = RabbitMqServer::start(RabbitMqOptions::following(rabbitmq)).await?;
                 announce("RabbitMQ", server.port(), begin);
                 Ok(server)
             },
@@ -351,7 +351,7 @@ mod shop {
             truth_timeout_ms: 2_000,
             log_limit: 100_000,
             queue_limit: 8_192,
-            max_batch: 128,
+            max_batch: 256,
             database_connections: 10,
             log_format: LogFormat::Pretty,
             otlp_endpoint: None,

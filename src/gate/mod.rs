@@ -20,6 +20,7 @@ mod request;
 pub mod scan;
 pub mod script;
 mod sold_out;
+mod thread;
 mod unsettled;
 
 use bytes::Bytes;
@@ -45,6 +46,7 @@ pub use refusal::*;
 pub use request::*;
 use script::Script;
 use sold_out::SoldOutMemory;
+use thread::GateThread;
 pub use unsettled::{Made, Suspects, Unsettled};
 
 use crate::config::{Serve, Servers, bounds};
@@ -63,6 +65,8 @@ pub struct Gate {
     sold_out_templates: SoldOutMemory,
     sold_out_products: SoldOutMemory,
     log_limit: u64,
+    /// After the cells, which run there. `None`: no cells.
+    _thread: Option<GateThread>,
 }
 
 /// A cell with the queues of its scripts.
@@ -204,18 +208,15 @@ impl Gate {
 
     /// See [`Gate::connect`].
     pub async fn with_limits(servers: &Servers, limits: BatchLimits) -> Result<Arc<Self>, RedisSetupError> {
-        let mut cells = Vec::new();
-        for number in 0..servers.cells {
-            let writer = redis::connect(&servers.redis_url).await?;
-            let reader = redis::connect(&servers.redis_url).await?;
-            let writer = redis::Vetted::new(writer, servers.durability).await?;
-            cells.push(Lanes::start(Arc::new(Cell::new(number, writer, reader)), limits));
-        }
+        let thread = GateThread::start().map_err(|e| RedisSetupError::Thread(e.to_string()))?;
+        let starting = thread.run(start_cells(servers.clone(), limits)).await;
+        let cells = starting.map_err(|e| RedisSetupError::Thread(e.to_string()))??;
         Ok(Arc::new(Self {
             cells,
             sold_out_templates: SoldOutMemory::default(),
             sold_out_products: SoldOutMemory::default(),
             log_limit: limits.log,
+            _thread: Some(thread),
         }))
     }
 
@@ -508,6 +509,7 @@ impl Gate {
             sold_out_templates: SoldOutMemory::default(),
             sold_out_products: SoldOutMemory::default(),
             log_limit: 1,
+            _thread: None,
         }
     }
 
@@ -520,6 +522,18 @@ impl Gate {
     fn shop_lanes(&self) -> &Lanes {
         &self.cells[0]
     }
+}
+
+/// Connects and starts each cell's queues, on the runtime that calls it.
+async fn start_cells(servers: Servers, limits: BatchLimits) -> Result<Vec<Lanes>, RedisSetupError> {
+    let mut cells = Vec::new();
+    for number in 0..servers.cells {
+        let writer = redis::connect(&servers.redis_url).await?;
+        let reader = redis::connect(&servers.redis_url).await?;
+        let writer = redis::Vetted::new(writer, servers.durability).await?;
+        cells.push(Lanes::start(Arc::new(Cell::new(number, writer, reader)), limits));
+    }
+    Ok(cells)
 }
 
 fn packed_lines(lines: &[Line]) -> Vec<(&str, u64)> {

@@ -22,6 +22,8 @@ pub enum RedisSetupError {
         "Redis would lose acknowledged writes: {0}; mend its configuration, or accept the loss with RUSHGATE_DURABILITY=relaxed"
     )]
     Unsafe(String),
+    #[error("the gate's thread cannot run ({0}): give the process more threads or memory")]
+    Thread(String),
 }
 
 /// Commands in flight or waiting per connection before further ones fail at once.
