@@ -43,9 +43,9 @@ pub struct Servers {
 
 impl Servers {
     pub async fn start() -> Outcome<Self> {
-        let mut postgres = PostgresOptions::new(DataFolder::Scratch);
+        let mut postgres = PostgresOptions::following(DataFolder::Scratch);
         postgres.extra_config = POSTGRES_SETTINGS.map(|(name, value)| (name.into(), value.into())).to_vec();
-        let rabbitmq = RabbitMqServer::start(RabbitMqOptions::new(DataFolder::Scratch));
+        let rabbitmq = RabbitMqServer::start(RabbitMqOptions::following(DataFolder::Scratch));
         let (postgres, rabbitmq) = tokio::try_join!(PostgresServer::start(postgres), rabbitmq)?;
         Ok(Self { postgres, rabbitmq })
     }

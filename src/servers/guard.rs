@@ -51,6 +51,8 @@ pub struct Spec {
     pub folder: PathBuf,
     pub log: PathBuf,
     pub stop_signal: Signal,
+    /// How far it steps back behind others when the processors are busy, see `nice(1)`.
+    pub niceness: u8,
     pub owner: Option<Owner>,
     /// Held open for as long as the guard lives, see [`super::home::Home`].
     pub hold: OwnedFd,
@@ -164,6 +166,8 @@ fn spawn_blocking(spec: Spec) -> std::io::Result<Guard> {
         .arg(spec.stop_signal.as_str().trim_start_matches("SIG"))
         .arg(STOP_GRACE.as_secs().to_string())
         .arg(&spec.log)
+        // It becomes the program.
+        .args(["nice", "-n", &spec.niceness.to_string()])
         .arg(&spec.program)
         .args(&spec.args)
         .envs(spec.env)

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -16,7 +17,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use super::guard::{Guard, Owner, Spec};
 use super::home::Home;
 use super::program::{Program, newest_first};
-use super::{DataFolder, Error, Recipe, Server, random_hex};
+use super::{DataFolder, Error, FOLLOWERS_NICENESS, Recipe, Server, random_hex};
 
 const POSTGRES: Program = Program { name: "postgres", package: "postgresql" };
 const INITDB: Program = Program { name: "initdb", package: "postgresql" };
@@ -31,6 +32,8 @@ pub struct PostgresOptions {
     pub folder: DataFolder,
     /// Off, a crash of the machine may lose everything, and commits are fast: for tests.
     pub fsync: bool,
+    /// How far it steps back behind others when the processors are busy, see `nice(1)`.
+    pub niceness: u8,
     /// Settings, after (so, over) those that the server has anyway.
     pub extra_config: Vec<(String, String)>,
     /// The folder with `initdb` and `postgres`, instead of the installed ones.
@@ -39,7 +42,12 @@ pub struct PostgresOptions {
 
 impl PostgresOptions {
     pub fn new(folder: DataFolder) -> PostgresOptions {
-        PostgresOptions { folder, fsync: true, extra_config: Vec::new(), bin_folder: None }
+        PostgresOptions { folder, fsync: true, niceness: 0, extra_config: Vec::new(), bin_folder: None }
+    }
+
+    /// On a machine that it shares with what decides.
+    pub fn following(folder: DataFolder) -> PostgresOptions {
+        PostgresOptions { niceness: FOLLOWERS_NICENESS, ..PostgresOptions::new(folder) }
     }
 }
 
@@ -52,6 +60,7 @@ pub struct PostgresRecipe {
     base: PathBuf,
     owner: Option<Owner>,
     fsync: bool,
+    niceness: AtomicU8,
     extra_config: Vec<(String, String)>,
 }
 
@@ -68,10 +77,16 @@ impl Server<PostgresRecipe> {
             Some(owner) => reachable_base(&home, owner)?,
             None => home.path().to_owned(),
         };
-        let PostgresOptions { fsync, extra_config, .. } = options;
-        let recipe = PostgresRecipe { home, program, base, owner, fsync, extra_config };
+        let PostgresOptions { fsync, niceness, extra_config, .. } = options;
+        let niceness = niceness.into();
+        let recipe = PostgresRecipe { home, program, base, owner, fsync, niceness, extra_config };
         recipe.make_cluster(initdb).await?;
         Server::start_with(recipe).await
+    }
+
+    /// From its next start on; see [`PostgresOptions::niceness`].
+    pub fn set_niceness(&self, niceness: u8) {
+        self.recipe.niceness.store(niceness, Ordering::Relaxed);
     }
 
     /// The database `postgres`, which always exists.
@@ -115,6 +130,7 @@ impl PostgresRecipe {
             log: self.base.join("postgres.log"),
             // "Fast": sessions are ended, data are written.
             stop_signal: Signal::SIGINT,
+            niceness: self.niceness.load(Ordering::Relaxed),
             owner: self.owner,
             hold: self.home.hold()?,
         })

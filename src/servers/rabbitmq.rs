@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::guard::Spec;
 use super::home::{Home, remembered, write_private};
 use super::program::{Program, newest_first, search_path};
-use super::{DataFolder, Error, Recipe, Server, random_hex};
+use super::{DataFolder, Error, FOLLOWERS_NICENESS, Recipe, Server, random_hex};
 
 const RABBITMQ: Program = Program { name: "rabbitmq-server", package: "rabbitmq-server" };
 /// One call of the management API.
@@ -27,6 +27,8 @@ pub struct RabbitMqOptions {
     pub folder: DataFolder,
     /// The management plugin's HTTP API, on a port of its own; [`RabbitMqServer::create_vhost`] needs it.
     pub management: bool,
+    /// How far it steps back behind others when the processors are busy, see `nice(1)`.
+    pub niceness: u8,
     /// Lines of rabbitmq.conf, after those that the server has anyway.
     pub extra_config: Vec<String>,
     /// Instead of the `rabbitmq-server` that is installed.
@@ -35,7 +37,12 @@ pub struct RabbitMqOptions {
 
 impl RabbitMqOptions {
     pub fn new(folder: DataFolder) -> RabbitMqOptions {
-        RabbitMqOptions { folder, management: false, extra_config: Vec::new(), program: None }
+        RabbitMqOptions { folder, management: false, niceness: 0, extra_config: Vec::new(), program: None }
+    }
+
+    /// On a machine that it shares with what decides.
+    pub fn following(folder: DataFolder) -> RabbitMqOptions {
+        RabbitMqOptions { niceness: FOLLOWERS_NICENESS, ..RabbitMqOptions::new(folder) }
     }
 }
 
@@ -47,6 +54,7 @@ pub struct RabbitMqRecipe {
     /// Kept with the data, which Erlang's database binds to the name.
     node: String,
     management: bool,
+    niceness: u8,
     extra_config: Vec<String>,
 }
 
@@ -58,8 +66,8 @@ impl Server<RabbitMqRecipe> {
             Ok(format!("rushgate-{}@127.0.0.1", random_hex(6)?))
         })?;
         remembered(&home.path().join(".erlang.cookie"), || random_hex(20))?;
-        let RabbitMqOptions { management, extra_config, .. } = options;
-        Server::start_with(RabbitMqRecipe { home, program, node, management, extra_config }).await
+        let RabbitMqOptions { management, niceness, extra_config, .. } = options;
+        Server::start_with(RabbitMqRecipe { home, program, node, management, niceness, extra_config }).await
     }
 
     /// The virtual host `/`, as the user `guest`.
@@ -216,6 +224,7 @@ impl Recipe for RabbitMqRecipe {
             folder: folder.to_owned(),
             log: folder.join("rabbitmq.log"),
             stop_signal: Signal::SIGTERM,
+            niceness: self.niceness,
             owner: None,
             hold: self.home.hold()?,
         })

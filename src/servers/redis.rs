@@ -97,6 +97,7 @@ impl Recipe for RedisRecipe {
             folder: folder.to_owned(),
             log: folder.join("redis.log"),
             stop_signal: Signal::SIGTERM,
+            niceness: 0,
             owner: None,
             hold: self.home.hold()?,
         })

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use fred::prelude::*;
 use rushgate::servers::{
-    DataFolder, Error, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer, RedisOptions,
-    RedisServer,
+    DataFolder, Error, FOLLOWERS_NICENESS, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer,
+    RedisOptions, RedisServer,
 };
 
 /// How long the guards of a killed process may need to clear up.
@@ -194,6 +194,28 @@ async fn postgres_is_as_the_demo_needs_it() {
             sqlx::query_scalar("SELECT current_setting($1)").bind(name).fetch_one(&session).await.unwrap();
         assert_eq!(setting, value, "{name}");
     }
+}
+
+#[tokio::test]
+async fn followers_step_back_when_they_shall() {
+    let postgres =
+        PostgresServer::start(PostgresOptions { niceness: 7, ..scratch_postgres() }).await.unwrap();
+    let session = sqlx::PgPool::connect(&postgres.url()).await.unwrap();
+    let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&session).await.unwrap();
+    let ours = niceness(std::process::id());
+    assert_eq!(niceness(backend.try_into().unwrap()), ours + 7);
+    session.close().await;
+    postgres.set_niceness(0);
+    postgres.restart().await.unwrap();
+    assert_eq!(niceness(postgres.pid().unwrap()), ours);
+    let rabbitmq = RabbitMqServer::start(RabbitMqOptions::following(DataFolder::Scratch)).await.unwrap();
+    assert_eq!(niceness(rabbitmq.pid().unwrap()), ours + i32::from(FOLLOWERS_NICENESS));
+}
+
+/// As the kernel tells it, in the seventeenth field after the program's name.
+fn niceness(pid: u32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ struct Options {
     #[arg(long)]
     seconds: Option<u64>,
     /// Connections of wrk
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 1_024)]
     connections: usize,
     /// Threads of wrk
     #[arg(long, default_value_t = 2)]

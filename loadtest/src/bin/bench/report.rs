@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use rushgate::servers::FOLLOWERS_NICENESS;
 use rushgate_loadtest::Outcome;
 use serde::Serialize;
 
@@ -173,7 +174,7 @@ impl Report {
 
     fn conditions(&self) -> String {
         format!(
-            "Medians of {} rounds of {} s, wrk with {} connections; commit {}, profile {}. {}. {} audits, all clean. {} s \
+            "Medians of {} rounds of {} s, wrk with {} connections, PostgreSQL and RabbitMQ with niceness {FOLLOWERS_NICENESS}; commit {}, profile {}. {}. {} audits, all clean. {} s \
              in all.",
             self.rounds,
             self.seconds_each,

@@ -123,12 +123,26 @@ impl Stage {
 
     /// Another instance on the same shop instead of the present one.
     pub fn exchange(&mut self, settings: &[(&str, &str)]) -> Outcome<&Instance> {
+        self.stop_instance()?;
+        self.instance = Some(self.shop.serve(&self.rushgate, settings)?);
+        self.instance()
+    }
+
+    /// The same, after PostgreSQL was started again with this niceness.
+    pub async fn exchange_both(&mut self, niceness: u8, settings: &[(&str, &str)]) -> Outcome<()> {
+        self.stop_instance()?;
+        self.servers.postgres.set_niceness(niceness);
+        self.servers.postgres.restart().await?;
+        self.instance = Some(self.shop.serve(&self.rushgate, settings)?);
+        Ok(())
+    }
+
+    fn stop_instance(&mut self) -> Outcome<()> {
         self.note_memory()?;
         if let Some(before) = self.instance.take() {
             before.stop()?;
         }
-        self.instance = Some(self.shop.serve(&self.rushgate, settings)?);
-        self.instance()
+        Ok(())
     }
 
     pub fn has_driven(&self) -> bool {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
+use rushgate::servers::FOLLOWERS_NICENESS;
 use rushgate_loadtest::http::{Drive, Pace};
 use rushgate_loadtest::redis::Redis;
 use rushgate_loadtest::{Outcome, say};
@@ -39,14 +40,15 @@ pub async fn gate_and_lag(stage: &mut Stage, per_s: f64) -> Outcome<Vec<Measured
 
 pub async fn truth(stage: &mut Stage, per_s: f64) -> Outcome<Measured> {
     stage.shop.settle(SETTLE_LIMIT).await?;
-    stage.exchange(&[("RUSHGATE_ACK", "truth")])?;
+    // Answers wait for PostgreSQL here: nobody would have it step back.
+    stage.exchange_both(0, &[("RUSHGATE_ACK", "truth")]).await?;
     let mut latencies = vec![];
     for _ in 0..stage.rounds {
         let (latency, _) = round(stage, per_s).await?;
         say(format_args!("{per_s:.0}/s, ACK=truth: p99 {latency:.1} ms"));
         latencies.push(latency);
     }
-    stage.exchange(&[])?;
+    stage.exchange_both(FOLLOWERS_NICENESS, &[]).await?;
     let note = format!("at {}/s", sensible(per_s));
     Ok(Measured::new(Figure::LatencyTruth, latencies, "ms", Target::AtMost(40.0)).note(note))
 }
