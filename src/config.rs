@@ -59,7 +59,7 @@ pub mod bounds {
     /// Entries that the reconciler applies in one transaction.
     pub const APPLY_ENTRIES: u64 = 32;
     /// Entries up to which a batch of the reconciler may grow in bytes of payload.
-    pub const APPLY_BYTES: usize = 8 * 1024 * 1024;
+    pub const APPLY_BYTES: usize = 1024 * 1024;
     /// Shortest time from one transaction of the reconciler to the next, while it is level with the gate.
     pub const APPLY_PACE: Duration = Duration::from_millis(10);
     /// Pause between two looks at something that failed.
