@@ -174,8 +174,8 @@ impl Report {
 
     fn conditions(&self) -> String {
         format!(
-            "Medians of {} rounds of {} s, wrk with {} connections, PostgreSQL and RabbitMQ with niceness {FOLLOWERS_NICENESS}; commit {}, profile {}. {}. {} audits, all clean. {} s \
-             in all.",
+            "Medians of {} rounds of {} s, wrk with {} connections, PostgreSQL and RabbitMQ with niceness \
+             {FOLLOWERS_NICENESS}; commit {}, profile {}. {}. {} audits, all clean. {} s in all.",
             self.rounds,
             self.seconds_each,
             self.connections,
