@@ -6,6 +6,9 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::Outcome;
 
+/// Of less CPU time, a few ticks, nothing can be told.
+const LEAST_TO_TELL: Duration = Duration::from_millis(100);
+
 /// CPU time of a process, its children that live, and those that have ended and were waited for.
 pub fn cpu_of(pid: u32) -> Duration {
     let mut ticks = 0;
@@ -39,7 +42,7 @@ impl UseOfMachine {
     /// The share of others in what was used since.
     pub fn foreign_since(&self, before: &Self) -> f64 {
         let (ours, all) = (self.ours - before.ours, self.all - before.all);
-        1.0 - (ours.as_secs_f64() / all.as_secs_f64().max(0.01)).min(1.0)
+        if all < LEAST_TO_TELL { 0.0 } else { 1.0 - (ours.as_secs_f64() / all.as_secs_f64()).min(1.0) }
     }
 }
 

@@ -209,6 +209,44 @@ pub async fn a_body_that_does_not_come(api: &Api) -> Codes {
     [text(&problem, "code")].into()
 }
 
+/// Reads wait for a table; before they get it, PostgreSQL is where it was an entry ago, as a restored backup would be.
+#[tokio::test]
+async fn a_truth_that_goes_back_while_it_is_read_is_not_believed() {
+    let backend = Backend::new().await;
+    let roles = ("RUSHGATE_ROLES", "api,reconciler"); // the scheduler reads orders, too
+    let instance = backend.serve_all(&[roles, ("RUSHGATE_TRUTH_TIMEOUT_MS", "20000")]).await;
+    let api = instance.client();
+    let (user, mug) = (api.user(5_000).await, api.product(1_000, 5).await);
+    let order = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
+    let one = format!("/v1/orders/{}", text(&order, "order_id"));
+    api.get(&one).user(&user).ok(200).await;
+
+    let pool = sqlx::PgPool::connect(&backend.database_url).await.unwrap();
+    let mut restoring = pool.begin().await.unwrap();
+    let lock = "LOCK TABLE orders, wallet_entries IN ACCESS EXCLUSIVE MODE";
+    sqlx::query(lock).execute(&mut *restoring).await.unwrap();
+    let reads = [
+        api.get(&one).user(&user),
+        api.get(&format!("/v1/users/{user}/orders")).user(&user),
+        api.get(&format!("/v1/users/{user}/wallet/entries")).user(&user),
+        api.cancel(&order, &user),
+    ];
+    let refused = futures::future::join_all(reads.map(|read| read.refused(503, "truth-unavailable")));
+    let restore = async {
+        until("all of them wait for the tables", async || {
+            let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted \
+                           AND relation IN ('orders'::regclass, 'wallet_entries'::regclass)";
+            let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
+            (waiting == 4).then_some(())
+        })
+        .await;
+        let back = "UPDATE cell_cursors SET seq = seq - 1";
+        sqlx::query(back).execute(&mut *restoring).await.unwrap();
+        restoring.commit().await.unwrap();
+    };
+    futures::join!(refused, restore);
+}
+
 #[tokio::test]
 async fn before_the_gate_is_built_everything_is_refused_for_now() {
     let backend = Backend::new().await;
