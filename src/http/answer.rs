@@ -90,7 +90,8 @@ impl Api {
         let accepted = decision?.map_err(refused)?;
         let acknowledged = match self.settings.ack {
             Ack::Gate => true,
-            Ack::Truth => self.truth_has(&accepted).await?,
+            // Boxed, as others here: handlers are moved at each request, and must not be as large as what they rarely do.
+            Ack::Truth => Box::pin(self.truth_has(&accepted)).await?,
         };
         Ok(Decided { fact: accepted.fact, replayed: accepted.replayed, acknowledged })
     }
@@ -116,7 +117,7 @@ impl Api {
     /// speak of what PostgreSQL does not have.
     pub async fn confirm_refusal(&self) -> Result<(), Problem> {
         if self.settings.ack == Ack::Truth {
-            self.catch_up().await?;
+            Box::pin(self.catch_up()).await?;
         }
         Ok(())
     }

@@ -64,11 +64,12 @@ impl Around {
     }
 
     /// `router` with all of this around it. One service around the whole of it, as layers would be around each route: those
-    /// cost every request an allocation each.
+    /// cost every request an allocation each. This one is for the server's sake, which holds what is under way in its
+    /// connections and moves it there: it is large.
     pub fn over(self: Arc<Self>, router: Router) -> impl Answers {
         tower::service_fn(move |request| {
             let (around, router) = (Arc::clone(&self), router.clone());
-            async move { Ok(around.answer(router, request).await) }
+            async move { Ok(around.answer(router, request).await) }.boxed()
         })
     }
 

@@ -1,17 +1,20 @@
 //! What handlers take from a request: path ids, pages, idempotency keys, JSON bodies. Each refuses what the contract
 //! refuses: 400 for what cannot be read, 422 with the field's name for what was read and is not acceptable.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri};
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use utoipa::IntoParams;
@@ -268,11 +271,11 @@ pub struct Json<T>(pub T);
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
-        match json_body(request, api.settings.body_timeout).await? {
+    fn from_request(request: Request, api: &Arc<Api>) -> impl Future<Output = Result<Self, Problem>> + Send {
+        json_body(request, api.settings.body_timeout).map(|body| match body? {
             Some(body) => parse_json(&body).map(Self),
             None => Err(Problem::malformed("The body is empty; send a JSON object.")),
-        }
+        })
     }
 }
 
@@ -287,27 +290,46 @@ struct NoMembers {}
 impl FromRequest<Arc<Api>> for NoBody {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
-        if let Some(body) = json_body(request, api.settings.body_timeout).await? {
-            parse_json::<NoMembers>(&body)?;
-        }
-        Ok(Self)
+    fn from_request(request: Request, api: &Arc<Api>) -> impl Future<Output = Result<Self, Problem>> + Send {
+        json_body(request, api.settings.body_timeout).map(|body| {
+            if let Some(body) = body? {
+                parse_json::<NoMembers>(&body)?;
+            }
+            Ok(Self)
+        })
     }
 }
 
-/// The body, `None` when it is empty. A body must say that it is JSON.
-async fn json_body(request: Request, limit: Duration) -> Result<Option<Bytes>, Problem> {
+/// The body, `None` when it is empty. A body must say that it is JSON. What is returned does not hold the request: it is
+/// moved with the handler.
+fn json_body(
+    request: Request,
+    limit: Duration,
+) -> impl Future<Output = Result<Option<Bytes>, Problem>> + Send {
+    let checked = body_of(request);
+    async move {
+        let (body, says_json) = checked?;
+        let body = read_body(body, limit).await?;
+        match (body.is_empty(), says_json) {
+            (true, _) => Ok(None),
+            (false, false) => Err(not_json()),
+            (false, true) => Ok(Some(body)),
+        }
+    }
+}
+
+/// The unread body, if the request's head does not refuse it already, and whether it is said to be JSON.
+fn body_of(request: Request) -> Result<(Body, bool), Problem> {
     Query::of(request.uri())?.finish()?;
     let media_type = request.headers().get(CONTENT_TYPE).map(|value| is_json(value.as_bytes()));
     if media_type == Some(false) {
         return Err(not_json());
     }
-    let body = read_body(request, limit).await?;
-    match (body.is_empty(), media_type) {
-        (true, _) => Ok(None),
-        (false, None) => Err(not_json()),
-        (false, Some(_)) => Ok(Some(body)),
+    let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
+        return Err(too_large());
     }
+    Ok((request.into_body(), media_type.is_some()))
 }
 
 fn is_json(content_type: &[u8]) -> bool {
@@ -323,12 +345,12 @@ fn too_large() -> Problem {
     Problem::new(Code::BodyTooLarge, format!("The body may have at most {MAX_BODY_BYTES} bytes."))
 }
 
-async fn read_body(request: Request, limit: Duration) -> Result<Bytes, Problem> {
-    let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
-        return Err(too_large());
+async fn read_body(body: Body, limit: Duration) -> Result<Bytes, Problem> {
+    let mut collecting = pin!(collect(body));
+    if let Some(body) = at_second_look(collecting.as_mut()).await {
+        return body;
     }
-    match tokio::time::timeout(limit, collect(request.into_body())).await {
+    match tokio::time::timeout(limit, collecting).await {
         Ok(body) => body,
         Err(_) => Err(Problem::new(
             Code::RequestTimeout,
@@ -337,19 +359,37 @@ async fn read_body(request: Request, limit: Duration) -> Result<Bytes, Problem> 
     }
 }
 
+/// What is there at once, or as soon as the connection has heard that somebody wants it: a body that came with its head. Only
+/// slower ones need a timer.
+async fn at_second_look<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    let mut looked = false;
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending if looked => Poll::Ready(None),
+        Poll::Pending => {
+            looked = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await
+}
+
 async fn collect(body: Body) -> Result<Bytes, Problem> {
     let mut chunks = body.into_data_stream();
-    let unread = |_| Problem::malformed("The body could not be read to its end.");
     let first = match chunks.next().await {
         None => return Ok(Bytes::new()),
         Some(first) => first.map_err(unread)?,
     };
     // Nearly every body comes in one piece, and says so.
-    let second = if chunks.is_end_stream() { None } else { chunks.next().await };
-    let Some(second) = second else {
+    if chunks.is_end_stream() {
         return if first.len() > MAX_BODY_BYTES { Err(too_large()) } else { Ok(first) };
-    };
-    let mut chunks = futures::stream::iter([Ok(first), second]).chain(chunks);
+    }
+    Box::pin(join(first, chunks)).await
+}
+
+async fn join(first: Bytes, rest: BodyDataStream) -> Result<Bytes, Problem> {
+    let mut chunks = futures::stream::iter([Ok(first)]).chain(rest);
     let mut whole = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(unread)?;
@@ -359,6 +399,10 @@ async fn collect(body: Body) -> Result<Bytes, Problem> {
         whole.extend_from_slice(&chunk);
     }
     Ok(whole.freeze())
+}
+
+fn unread(_: axum::Error) -> Problem {
+    Problem::malformed("The body could not be read to its end.")
 }
 
 /// Reads a JSON object. What is no JSON is malformed; JSON of another shape is an invalid field, named by its path.
@@ -418,8 +462,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_does_not_come_is_not_waited_for() {
         let never = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
-        let request = Request::new(Body::from_stream(never));
-        let problem = read_body(request, Duration::from_millis(10)).await.unwrap_err();
+        let problem = read_body(Body::from_stream(never), Duration::from_millis(10)).await.unwrap_err();
         assert_eq!(problem.code(), Code::RequestTimeout);
     }
 

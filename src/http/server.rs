@@ -17,7 +17,9 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::Version;
 use axum::response::Response;
-use futures::TryFutureExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt, TryFutureExt};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -145,18 +147,13 @@ pub async fn run_with(
     stopping: CancellationToken,
 ) {
     let connections = TaskTracker::new();
-    let cut = CancellationToken::new();
     let free = Arc::new(Semaphore::new(transport.max_connections));
     let most = transport.max_connections;
     let builder = transport.builder();
-    let server = Arc::new(Server { builder, service, transport, stopping, standing: Mutex::default() });
-    let begin = |stream, permit: Option<OwnedSemaphorePermit>| {
-        let serving = Arc::clone(&server).begin(stream);
-        let cut = cut.clone();
-        connections.spawn(async move {
-            cut.run_until_cancelled(serving).await;
-            drop(permit);
-        });
+    let cut = CancellationToken::new();
+    let server = Arc::new(Server { builder, service, transport, stopping, cut, standing: Mutex::default() });
+    let begin = |stream, permit| {
+        connections.spawn(Arc::clone(&server).begin(stream, permit));
     };
     while let Some((stream, permit)) =
         server.stopping.run_until_cancelled(server.accept(&listener, &free)).await
@@ -167,7 +164,7 @@ pub async fn run_with(
     connections.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "requests under way did not end in time and are cut");
-        cut.cancel();
+        server.cut.cancel();
         connections.wait().await;
     }
 }
@@ -200,8 +197,18 @@ struct Server<R> {
     service: R,
     transport: Transport,
     stopping: CancellationToken,
+    /// Ends what has not ended by itself.
+    cut: CancellationToken,
     /// The connections that stand, by numbers that are given in turn.
     standing: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
+}
+
+/// How a connection is to end.
+enum End {
+    /// After the requests that are under way.
+    Finish,
+    /// At once.
+    Cut,
 }
 
 /// One of the connections that stand.
@@ -259,7 +266,8 @@ impl<R: Answers> Server<R> {
         Standing { server: self, number }
     }
 
-    async fn begin(self: Arc<Self>, stream: TcpStream) {
+    /// Serves one connection to its end, and holds its permit until then.
+    async fn begin(self: Arc<Self>, stream: TcpStream, _permit: Option<OwnedSemaphorePermit>) {
         // Answers are small and whole; waiting to fill packets would only delay them.
         let _ = stream.set_nodelay(true);
         let peer = stream.peer_addr().ok().filter(|_| self.transport.tells_peer);
@@ -277,7 +285,8 @@ impl<R: Answers> Server<R> {
             () = self.stopping.cancelled() => None,
         };
         if let Some(stream) = handshake {
-            self.serve(stream, peer, activity).await;
+            // Larger than a plain one, which would be as large if this stood beside it.
+            Box::pin(self.serve(stream, peer, activity)).await;
         }
     }
 
@@ -302,23 +311,33 @@ impl<R: Answers> Server<R> {
             }
         });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
-        let mut silence = pin!(self.silence(&activity));
-        let mut evicted = pin!(activity.evicted());
-        let mut lying = pin!(activity.answers_lie(self.transport.write_timeout));
-        let mut told_to_stop = false;
+        let mut ends = self.ends(&activity);
         loop {
             tokio::select! {
+                biased;
                 // Errors are the client's: it hung up, or spoke no HTTP. It was answered as far as possible.
                 _ = connection.as_mut() => return,
-                () = silence.as_mut() => return,
-                () = evicted.as_mut() => return,
-                () = lying.as_mut() => return,
-                () = self.end_of_patience(&activity), if !told_to_stop => {
-                    told_to_stop = true;
-                    connection.as_mut().graceful_shutdown();
+                Some(end) = ends.next() => match end {
+                    End::Finish => connection.as_mut().graceful_shutdown(),
+                    End::Cut => return,
                 }
             }
         }
+    }
+
+    /// What ends a connection. Looked at when it happens only: a connection is polled several times for each request.
+    fn ends<'a>(&'a self, activity: &'a Activity) -> FuturesUnordered<BoxFuture<'a, End>> {
+        let cut = async {
+            tokio::select! {
+                () = self.silence(activity) => {}
+                () = activity.evicted() => {}
+                () = activity.answers_lie(self.transport.write_timeout) => {}
+                () = self.cut.cancelled() => {}
+            }
+            End::Cut
+        };
+        let finish = self.end_of_patience(activity).map(|()| End::Finish);
+        [cut.boxed(), finish.boxed()].into_iter().collect()
     }
 
     /// Ends when the server stops; a connection that has not brought its first request yet has a moment to do so, for it may
