@@ -57,9 +57,9 @@ pub mod bounds {
     /// Entries that stay in the log behind the cursor.
     pub const LOG_KEPT_ENTRIES: u64 = 1_000;
     /// Entries that the reconciler applies in one transaction.
-    pub const APPLY_ENTRIES: u64 = 32;
+    pub const APPLY_ENTRIES: u64 = 64;
     /// Entries up to which a batch of the reconciler may grow in bytes of payload.
-    pub const APPLY_BYTES: usize = 1024 * 1024;
+    pub const APPLY_BYTES: usize = 512 * 1024;
     /// Shortest time from one transaction of the reconciler to the next, while it is level with the gate.
     pub const APPLY_PACE: Duration = Duration::from_millis(10);
     /// Pause between two looks at something that failed.

@@ -7,6 +7,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::cursor::{Cursor, Target};
 use super::plan::{Plan, PlanError};
+use super::rows::{Field, Rows};
 use crate::domain::TimestampMs;
 use crate::domain::event::{OutboxEvent, order_cancelled};
 use crate::truth;
@@ -152,20 +153,7 @@ async fn coupons(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyErro
         let done = columns!("issued", keys(i), column(i, |n| *n)).execute(&mut *tx).await?;
         all_found(&done, i.len(), "coupon templates")?;
     }
-    let c = &plan.coupons;
-    if !c.coupon_ids.is_empty() {
-        columns!(
-            "coupons",
-            &c.coupon_ids,
-            &c.template_ids,
-            &c.user_ids,
-            &c.serials,
-            &c.issued_at_ms,
-            &c.expires_at_ms,
-        )
-        .execute(&mut *tx)
-        .await?;
-    }
+    plan.coupons.write(tx, include_str!("sql/coupons.sql")).await?;
     let u = &plan.coupon_uses;
     if !u.is_empty() {
         let ids: Vec<_> = u.keys().copied().collect();
@@ -184,43 +172,13 @@ async fn wallets(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyErro
         return Ok(());
     }
     columns!("wallets", keys(w), column(w, |v| v.0), column(w, |v| v.1)).execute(&mut *tx).await?;
-    let e = &plan.wallet_entries;
-    columns!("wallet_entries", &e.user_ids, &e.kinds, &e.amounts, &e.balances, &e.ref_ids, &e.at_ms)
-        .execute(&mut *tx)
-        .await?;
+    plan.wallet_entries.write(tx, include_str!("sql/wallet_entries.sql")).await?;
     Ok(())
 }
 
 async fn orders(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
-    let o = &plan.orders;
-    if !o.order_ids.is_empty() {
-        columns!(
-            "orders",
-            &o.order_ids,
-            &o.user_ids,
-            &o.subtotals,
-            &o.discounts,
-            &o.totals,
-            &o.coupon_ids,
-            &o.balances,
-            &o.at_ms,
-        )
-        .execute(&mut *tx)
-        .await?;
-        let i = &plan.order_items;
-        columns!(
-            "order_items",
-            &i.order_ids,
-            &i.line_nos,
-            &i.product_ids,
-            &i.names,
-            &i.unit_prices,
-            &i.quantities,
-            &i.amounts,
-        )
-        .execute(&mut *tx)
-        .await?;
-    }
+    plan.orders.write(tx, include_str!("sql/orders.sql")).await?;
+    plan.order_items.write(tx, include_str!("sql/order_items.sql")).await?;
     let c = &plan.cancellations;
     if !c.order_ids.is_empty() {
         let done = columns!("cancellations", &c.order_ids, &c.balances, &c.coupon_returned, &c.at_ms)
@@ -244,19 +202,16 @@ async fn idempotency_records(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(
 
 async fn outbox(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
     let cancelled = cancelled_events(tx, plan).await?;
-    let events: Vec<&(OutboxEvent, TimestampMs)> = plan.events.iter().copied().chain(&cancelled).collect();
-    if events.is_empty() {
-        return Ok(());
+    let mut rows = Rows::<4>::default();
+    for (event, at) in plan.events.iter().copied().chain(&cancelled) {
+        rows.add([
+            Field::Text(&event.event_id),
+            Field::Text(event.routing_key),
+            Field::Text(&event.payload),
+            Field::Time(*at),
+        ]);
     }
-    columns!(
-        "outbox",
-        events.iter().map(|(e, _)| e.event_id.as_str()).collect::<Vec<_>>(),
-        events.iter().map(|(e, _)| e.routing_key).collect::<Vec<_>>(),
-        events.iter().map(|(e, _)| e.payload.as_str()).collect::<Vec<_>>(),
-        events.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
-    )
-    .execute(tx)
-    .await?;
+    rows.write(tx, include_str!("sql/outbox.sql")).await?;
     Ok(())
 }
 

@@ -41,11 +41,8 @@ impl ReconcilerMeters {
         self.entries.increment(entries as u64);
         self.batch.record(entries as f64);
         self.duration.record(took);
-        let ledger = &plan.wallet_entries;
-        for (kind, amount) in ledger.kinds.iter().zip(&ledger.amounts) {
-            if let Some((_, counter)) = self.won.iter().find(|(known, _)| known == kind) {
-                counter.increment(amount.unsigned_abs());
-            }
+        for (kind, counter) in &self.won {
+            counter.increment(plan.won.get(kind).copied().unwrap_or_default());
         }
     }
 }

@@ -14,6 +14,7 @@ mod load;
 mod meters;
 pub mod plan;
 mod rebuild;
+mod rows;
 pub mod verify;
 
 use std::time::{Duration, Instant};
@@ -148,6 +149,10 @@ impl Reconciler {
 
     async fn lead(&mut self, shutdown: &CancellationToken) -> Result<(), StepError> {
         while !self.try_lead().await? {
+            // Nobody waits longer for PostgreSQL, so one that does is not at work.
+            if self.end_stuck_leader(TRUTH_STEP_LIMIT).await? {
+                tracing::warn!(cell = self.cell, "ended the session of a leader that stood still");
+            }
             pause(STANDBY_PAUSE, shutdown).await;
             if shutdown.is_cancelled() {
                 return Ok(());
@@ -183,9 +188,19 @@ impl Reconciler {
 
     /// Takes the leader lock; `false` when somebody else leads.
     pub async fn try_lead(&mut self) -> Result<bool, StepError> {
-        let key = LEADER_LOCK + i64::from(self.cell);
-        let ask = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(key);
+        let ask = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(self.leader_lock());
         limited(ask.fetch_one(self.connection().await?)).await
+    }
+
+    /// Ends the session of a leader that has stood still within a COPY for so long; `false`: there is none.
+    pub async fn end_stuck_leader(&mut self, stuck_for: Duration) -> Result<bool, StepError> {
+        let end = sqlx::query_scalar(include_str!("sql/end_stuck_leader.sql"));
+        let end = end.bind(self.leader_lock()).bind(stuck_for.as_secs_f64());
+        limited(end.fetch_one(self.connection().await?)).await
+    }
+
+    fn leader_lock(&self) -> i64 {
+        LEADER_LOCK + i64::from(self.cell)
     }
 
     async fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
@@ -354,7 +369,9 @@ impl Reconciler {
                 outcome?;
                 self.ahead = ahead;
                 self.meters.applied(entries.len(), &plan, took);
-                plan.traced().for_each(|(name, trace, at)| trace.child_since(SpanKind::Internal, name, at));
+                plan.traced
+                    .iter()
+                    .for_each(|(name, trace, at)| trace.child_since(SpanKind::Internal, name, *at));
                 Ok(())
             }
             Err(_) => {

@@ -15,6 +15,11 @@ use crate::log::fact::{
 use crate::log::{Entry, EntryError, RawEntry};
 use crate::telemetry::trace::TraceMark;
 
+use super::rows::{Field, Rows};
+
+/// The marks of an entry's requests, by what was decided.
+type Traces = HashMap<Uuid, TraceMark>;
+
 /// A value that PostgreSQL's `bigint` cannot hold, or an event that cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -52,55 +57,12 @@ fn big(value: u64) -> Result<i64, PlanError> {
 }
 
 #[derive(Debug, Default)]
-pub struct WalletEntries<'a> {
-    pub user_ids: Vec<&'a str>,
-    pub kinds: Vec<&'static str>,
-    pub amounts: Vec<i64>,
-    pub balances: Vec<i64>,
-    pub ref_ids: Vec<Uuid>,
-    pub at_ms: Vec<i64>,
-}
-
-#[derive(Debug, Default)]
 pub struct StockAdjustments<'a> {
     pub product_ids: Vec<&'a str>,
     pub deltas: Vec<i64>,
     pub stocks: Vec<i64>,
     pub reasons: Vec<Option<&'a str>>,
     pub at_ms: Vec<i64>,
-}
-
-#[derive(Debug, Default)]
-pub struct Coupons<'a> {
-    pub coupon_ids: Vec<Uuid>,
-    pub template_ids: Vec<&'a str>,
-    pub user_ids: Vec<&'a str>,
-    pub serials: Vec<i64>,
-    pub issued_at_ms: Vec<i64>,
-    pub expires_at_ms: Vec<i64>,
-}
-
-#[derive(Debug, Default)]
-pub struct Orders<'a> {
-    pub order_ids: Vec<Uuid>,
-    pub user_ids: Vec<&'a str>,
-    pub subtotals: Vec<i64>,
-    pub discounts: Vec<i64>,
-    pub totals: Vec<i64>,
-    pub coupon_ids: Vec<Option<Uuid>>,
-    pub balances: Vec<i64>,
-    pub at_ms: Vec<i64>,
-}
-
-#[derive(Debug, Default)]
-pub struct OrderItems<'a> {
-    pub order_ids: Vec<Uuid>,
-    pub line_nos: Vec<i16>,
-    pub product_ids: Vec<&'a str>,
-    pub names: Vec<&'a str>,
-    pub unit_prices: Vec<i64>,
-    pub quantities: Vec<i64>,
-    pub amounts: Vec<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -121,14 +83,16 @@ pub struct Plan<'a> {
     pub templates: BTreeMap<&'a str, &'a TemplatePut>,
     /// template → coupons issued
     pub issued: BTreeMap<&'a str, i64>,
-    pub coupons: Coupons<'a>,
+    pub coupons: Rows<6>,
     /// coupon → the order that uses it, since when; `None`: it was returned
     pub coupon_uses: BTreeMap<Uuid, Option<(Uuid, TimestampMs)>>,
     /// user → balance, when
     pub wallets: BTreeMap<&'a str, (i64, TimestampMs)>,
-    pub wallet_entries: WalletEntries<'a>,
-    pub orders: Orders<'a>,
-    pub order_items: OrderItems<'a>,
+    pub wallet_entries: Rows<6>,
+    /// What the entries above moved, by their kinds.
+    pub won: BTreeMap<&'static str, u64>,
+    pub orders: Rows<9>,
+    pub order_items: Rows<7>,
     pub cancellations: Cancellations,
     /// scope → request hash, reply, when
     pub idempotency: BTreeMap<&'a str, (&'a [u8], &'a [u8], TimestampMs)>,
@@ -136,11 +100,11 @@ pub struct Plan<'a> {
     pub events: Vec<&'a (OutboxEvent, TimestampMs)>,
     /// The time of the last decision.
     pub clock_ms: TimestampMs,
-    /// Of the requests that placed orders, by order. An entry's marks are also those of requests that its batch refused or
-    /// repeated, so each is looked up in the entry that holds the decision: what an event tells must not depend on which
-    /// entries are applied together.
-    pub traces: HashMap<Uuid, &'a TraceMark>,
-    /// Of the requests that cancelled them.
+    /// Of the requests that placed or cancelled orders: what was done, and when it was decided. An entry's marks are also
+    /// those of requests that its batch refused or repeated, so each is looked up in the entry that holds the decision: what
+    /// an event tells must not depend on which entries are applied together.
+    pub traced: Vec<(&'static str, &'a TraceMark, TimestampMs)>,
+    /// Of the requests that cancelled orders, by order.
     pub cancel_traces: HashMap<Uuid, &'a TraceMark>,
 }
 
@@ -154,22 +118,6 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
-    /// The traces of what was decided, and when it was.
-    pub fn traced(&self) -> impl Iterator<Item = (&'static str, &'a TraceMark, TimestampMs)> {
-        fn of<'a>(
-            name: &'static str,
-            marks: &HashMap<Uuid, &'a TraceMark>,
-            ids: &[Uuid],
-            at_ms: &[TimestampMs],
-        ) -> Vec<(&'static str, &'a TraceMark, TimestampMs)> {
-            ids.iter().zip(at_ms).filter_map(|(id, at)| Some((name, *marks.get(id)?, *at))).collect()
-        }
-        let orders = of("apply order", &self.traces, &self.orders.order_ids, &self.orders.at_ms);
-        let c = &self.cancellations;
-        let cancelled = of("apply cancellation", &self.cancel_traces, &c.order_ids, &c.at_ms);
-        orders.into_iter().chain(cancelled)
-    }
-
     /// Outbox rows that this plan writes.
     pub fn event_count(&self) -> u64 {
         (self.events.len() + self.cancellations.order_ids.len()) as u64
@@ -177,24 +125,11 @@ impl<'a> Plan<'a> {
 
     fn add(&mut self, entry: &'a Entry) -> Result<(), PlanError> {
         self.clock_ms = self.clock_ms.max(entry.decided_at);
-        let marks = |ids: Vec<Uuid>| {
-            ids.into_iter().filter_map(|id| Some((id, entry.traces.get(&id)?))).collect::<Vec<_>>()
-        };
-        match &entry.facts {
-            _ if entry.traces.is_empty() => {}
-            Facts::OrdersPlaced(all) => {
-                self.traces.extend(marks(all.iter().map(|f| f.order_id.0).collect()));
-            }
-            Facts::OrdersCancelled(all) => {
-                self.cancel_traces.extend(marks(all.iter().map(|f| f.order_id.0).collect()));
-            }
-            _ => {}
-        }
         let raw = |i: usize| entry.raw_facts.get(i).map_or(&[][..], Vec::as_slice);
         macro_rules! each {
-            ($facts:expr, $add:ident) => {
+            ($facts:expr, $add:ident $(, $more:expr)?) => {
                 for (i, fact) in $facts.iter().enumerate() {
-                    self.$add(fact)?;
+                    self.$add(fact $(, $more)?)?;
                     self.remember(&fact.idempotency, raw(i), entry.decided_at);
                 }
             };
@@ -202,8 +137,8 @@ impl<'a> Plan<'a> {
         match &entry.facts {
             Facts::CouponsIssued(facts) => each!(facts, coupon_issued),
             Facts::WalletsCharged(facts) => each!(facts, wallet_charged),
-            Facts::OrdersPlaced(facts) => each!(facts, order_placed),
-            Facts::OrdersCancelled(facts) => each!(facts, order_cancelled),
+            Facts::OrdersPlaced(facts) => each!(facts, order_placed, &entry.traces),
+            Facts::OrdersCancelled(facts) => each!(facts, order_cancelled, &entry.traces),
             Facts::ProductsPut(facts) => each!(facts, product_put),
             Facts::StocksAdjusted(facts) => each!(facts, stock_adjusted),
             Facts::TemplatesPut(facts) => each!(facts, template_put),
@@ -220,13 +155,14 @@ impl<'a> Plan<'a> {
     fn coupon_issued(&mut self, f: &'a CouponIssued) -> Result<(), PlanError> {
         let serial = big(f.serial)?;
         self.issued.insert(&f.template_id, serial);
-        let c = &mut self.coupons;
-        c.coupon_ids.push(f.coupon_id.0);
-        c.template_ids.push(&f.template_id);
-        c.user_ids.push(&f.user_id);
-        c.serials.push(serial);
-        c.issued_at_ms.push(f.issued_at);
-        c.expires_at_ms.push(f.expires_at);
+        self.coupons.add([
+            Field::Uuid(f.coupon_id.0),
+            Field::Text(&f.template_id),
+            Field::Text(&f.user_id),
+            Field::Bigint(serial),
+            Field::Time(f.issued_at),
+            Field::Time(f.expires_at),
+        ]);
         Ok(())
     }
 
@@ -241,13 +177,15 @@ impl<'a> Plan<'a> {
     ) -> Result<(), PlanError> {
         let balance = big(balance)?;
         self.wallets.insert(user, (balance, at));
-        let w = &mut self.wallet_entries;
-        w.user_ids.push(user);
-        w.kinds.push(kind);
-        w.amounts.push(amount);
-        w.balances.push(balance);
-        w.ref_ids.push(ref_id);
-        w.at_ms.push(at);
+        *self.won.entry(kind).or_default() += amount.unsigned_abs();
+        self.wallet_entries.add([
+            Field::Text(user),
+            Field::Text(kind),
+            Field::Bigint(amount),
+            Field::Bigint(balance),
+            Field::Uuid(ref_id),
+            Field::Time(at),
+        ]);
         Ok(())
     }
 
@@ -256,36 +194,44 @@ impl<'a> Plan<'a> {
         self.wallet_changed(&f.user_id, "charge", amount, f.balance_after, f.charge_id.0, f.charged_at)
     }
 
-    fn order_placed(&mut self, f: &'a OrderPlaced) -> Result<(), PlanError> {
+    fn order_placed(&mut self, f: &'a OrderPlaced, marks: &'a Traces) -> Result<(), PlanError> {
         let (order_id, at) = (f.order_id.0, f.ordered_at);
+        self.traced.extend(marks.get(&order_id).map(|mark| ("apply order", mark, at)));
         for (i, line) in f.lines.iter().enumerate() {
             self.stocks.insert(&line.product_id, (big(line.stock_after)?, at));
-            let items = &mut self.order_items;
-            items.order_ids.push(order_id);
-            items.line_nos.push(i16::try_from(i + 1).map_err(|_| PlanError::TooLarge(i as u64))?);
-            items.product_ids.push(&line.product_id);
-            items.names.push(&line.name);
-            items.unit_prices.push(big(line.unit_price)?);
-            items.quantities.push(big(line.quantity)?);
-            items.amounts.push(big(line.amount)?);
+            self.order_items.add([
+                Field::Uuid(order_id),
+                Field::Smallint(i16::try_from(i + 1).map_err(|_| PlanError::TooLarge(i as u64))?),
+                Field::Text(&line.product_id),
+                Field::Text(&line.name),
+                Field::Bigint(big(line.unit_price)?),
+                Field::Bigint(big(line.quantity)?),
+                Field::Bigint(big(line.amount)?),
+            ]);
         }
         if let Some(coupon) = f.coupon_id {
             self.coupon_uses.insert(coupon.0, Some((order_id, at)));
         }
-        let o = &mut self.orders;
-        o.order_ids.push(order_id);
-        o.user_ids.push(&f.user_id);
-        o.subtotals.push(big(f.subtotal)?);
-        o.discounts.push(big(f.discount)?);
-        o.totals.push(big(f.total)?);
-        o.coupon_ids.push(f.coupon_id.map(|id| id.0));
-        o.balances.push(big(f.balance_after)?);
-        o.at_ms.push(at);
+        self.orders.add([
+            Field::Uuid(order_id),
+            Field::Text(&f.user_id),
+            Field::Text("paid"),
+            Field::Bigint(big(f.subtotal)?),
+            Field::Bigint(big(f.discount)?),
+            Field::Bigint(big(f.total)?),
+            f.coupon_id.map_or(Field::Null, |id| Field::Uuid(id.0)),
+            Field::Bigint(big(f.balance_after)?),
+            Field::Time(at),
+        ]);
         self.wallet_changed(&f.user_id, "payment", -big(f.total)?, f.balance_after, order_id, at)
     }
 
-    fn order_cancelled(&mut self, f: &'a OrderCancelled) -> Result<(), PlanError> {
-        let at = f.cancelled_at;
+    fn order_cancelled(&mut self, f: &'a OrderCancelled, marks: &'a Traces) -> Result<(), PlanError> {
+        let (order_id, at) = (f.order_id.0, f.cancelled_at);
+        if let Some(mark) = marks.get(&order_id) {
+            self.traced.push(("apply cancellation", mark, at));
+            self.cancel_traces.insert(order_id, mark);
+        }
         for line in &f.lines {
             self.stocks.insert(&line.product_id, (big(line.stock_after)?, at));
         }
@@ -293,11 +239,11 @@ impl<'a> Plan<'a> {
             self.coupon_uses.insert(coupon.0, None);
         }
         let c = &mut self.cancellations;
-        c.order_ids.push(f.order_id.0);
+        c.order_ids.push(order_id);
         c.balances.push(big(f.balance_after)?);
         c.coupon_returned.push(f.coupon_returned);
         c.at_ms.push(at);
-        self.wallet_changed(&f.user_id, "refund", big(f.refund)?, f.balance_after, f.order_id.0, at)
+        self.wallet_changed(&f.user_id, "refund", big(f.refund)?, f.balance_after, order_id, at)
     }
 
     fn product_put(&mut self, f: &'a ProductPut) -> Result<(), PlanError> {

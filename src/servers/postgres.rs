@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::guard::{Guard, Owner, Spec};
 use super::home::Home;
@@ -104,7 +104,7 @@ impl Server<PostgresRecipe> {
         let failed = |source| Error::Sql { what: what.clone(), source };
         let mut connection = connect(self.port()).await.map_err(failed)?;
         let create = format!("CREATE DATABASE \"{}\"", database.replace('"', "\"\""));
-        let created = sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await;
+        let created = sqlx::raw_sql(&create).execute(&mut connection).await;
         let _ = connection.close().await;
         match created {
             Ok(_) => {}

@@ -18,6 +18,7 @@ use rushgate::reconciler::cursor::Cursor;
 use rushgate::reconciler::{Reconciler, Step};
 use sqlx::{Connection, PgConnection};
 
+use crate::cluster::eventually;
 use crate::shop::*;
 use crate::truth::{execute, number};
 
@@ -148,6 +149,26 @@ async fn two_leaders_apply_each_entry_once() {
     while one.step().await.unwrap() != Step::Idle {}
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM wallet_entries").await, 100);
     shop.assert_audit_clean().await;
+}
+
+/// PostgreSQL's own limits end a session that is idle, and none that waits for the rows of a COPY.
+#[tokio::test]
+async fn a_leader_that_stands_still_within_a_copy_is_ended_by_a_stand_by() {
+    let shop = Shop::open().await;
+    let (mut leader, mut stand_by) =
+        (PgConnection::connect(&shop.servers.database_url).await.unwrap(), shop.second_reconciler().await);
+    let lock = "SELECT pg_advisory_lock(x'726763656c6c0000'::bit(64)::bigint)";
+    sqlx::query(lock).execute(&mut leader).await.unwrap();
+    assert!(!stand_by.end_stuck_leader(Duration::ZERO).await.unwrap(), "it is idle");
+    let copying = leader.copy_in_raw("COPY wallets (user_id, balance, updated_at) FROM STDIN").await.unwrap();
+    assert!(!stand_by.end_stuck_leader(Duration::from_secs(3_600)).await.unwrap(), "not for so long");
+    assert!(!stand_by.try_lead().await.unwrap());
+    assert!(stand_by.end_stuck_leader(Duration::ZERO).await.unwrap());
+    let held = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+        WHERE locktype = 'advisory' AND datname = current_database()";
+    eventually("its lock is free", async || (number(&shop.pool, held).await == 0).then_some(())).await;
+    assert!(stand_by.try_lead().await.unwrap());
+    assert!(copying.finish().await.is_err());
 }
 
 #[tokio::test]

@@ -77,12 +77,7 @@ async fn in_postgres(pool: &PgPool, ask: &Ask, body: &Value) -> bool {
     let uuid = if uuid.is_empty() { Uuid::nil() } else { id(body, uuid).0 };
     // Each statement names one of the two; the other is mentioned so that it has a type.
     let sql = format!("SELECT EXISTS ({sql}) AND $1::uuid IS NOT NULL AND $2::text IS NOT NULL");
-    sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
-        .bind(uuid)
-        .bind(text.unwrap_or(""))
-        .fetch_one(pool)
-        .await
-        .unwrap()
+    sqlx::query_scalar(&sql).bind(uuid).bind(text.unwrap_or("")).fetch_one(pool).await.unwrap()
 }
 
 /// Asks for one thing after another and looks each success up in PostgreSQL, in the moment in which it is told.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::task::{LocalSet, spawn_local};
+
 use fastrand::Rng;
 
 use super::{FAULTS, Fault, Outcome};
@@ -59,17 +61,18 @@ async fn chaos() {
     let sums: Arc<Mutex<BTreeMap<&'static str, Sum>>> = Arc::default();
     let workers = (0..AT_ONCE).map(|_| {
         let (queue, sums) = (Arc::clone(&queue), Arc::clone(&sums));
-        tokio::spawn(async move {
+        spawn_local(async move {
             while Instant::now() < deadline {
                 let (fault, seed) = queue.lock().unwrap().next();
-                let outcome = tokio::spawn((fault.run)(seed)).await;
+                let outcome = spawn_local((fault.run)(seed)).await;
                 let told = if outcome.is_ok() { "kept" } else { "BROKEN" };
                 println!("{} (seed {seed}): {told}", fault.name);
                 sums.lock().unwrap().entry(fault.name).or_default().add(seed, outcome.ok());
             }
         })
     });
-    for worker in futures::future::join_all(workers).await {
+    let all = async { futures::future::join_all(workers).await };
+    for worker in LocalSet::new().run_until(all).await {
         worker.unwrap();
     }
     let sums = sums.lock().unwrap();

@@ -18,7 +18,7 @@ mod redis;
 mod sentinel;
 mod trial;
 
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 
 pub use trial::{Outcome, Setup, Trial, at_length};
 
@@ -28,7 +28,7 @@ pub struct Fault {
     pub name: &'static str,
     /// What must be seen; each is asserted.
     pub expected: &'static str,
-    pub run: fn(u64) -> BoxFuture<'static, Outcome>,
+    pub run: fn(u64) -> LocalBoxFuture<'static, Outcome>,
 }
 
 /// Lists faults, and makes a test of each for `./dev test`.

@@ -44,11 +44,11 @@ fn titles(cluster: &Cluster) -> Vec<String> {
     children.split_whitespace().map(|pid| String::from_utf8_lossy(&title(pid)).into_owned()).collect()
 }
 
-/// Whether somebody has a transaction open. Nobody but the reconciler opens one, inserts or commits.
+/// Whether somebody has a transaction open. Nobody but the reconciler opens one, inserts, copies or commits.
 fn in_a_transaction(cluster: &Cluster) -> bool {
     let titles = titles(cluster);
     titles.iter().any(|title| {
-        ["idle in transaction", "INSERT", "COMMIT"]
+        ["idle in transaction", "INSERT", "COPY", "COMMIT"]
             .iter()
             .any(|doing| title.trim_end_matches(['\0', ' ']).ends_with(doing))
     })

@@ -89,10 +89,11 @@ async fn leading_sessions(pool: &PgPool) -> Vec<i32> {
     sqlx::query_scalar(sql).fetch_all(pool).await.unwrap()
 }
 
-/// Whether the leader's session has a transaction open that waits for its next statement.
-async fn between_statements(pool: &PgPool) -> bool {
+/// Whether the leader's session has a transaction open that waits for its next statement, or for the rows of one.
+async fn waits_for_its_leader(pool: &PgPool) -> bool {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-        AND application_name = 'rushgate-reconciler' AND state = 'idle in transaction'";
+        AND application_name = 'rushgate-reconciler' AND (state = 'idle in transaction'
+            OR state = 'active' AND wait_event = 'ClientRead')";
     number(pool, sql).await > 0
 }
 
@@ -129,7 +130,7 @@ pub async fn reconciler_killed(seed: u64) -> Outcome {
         let Apart { instance, .. } = apart.remove(0);
         // Frozen first, so that it can be seen what it was doing.
         instance.freeze().await;
-        inside += usize::from(between_statements(&pool).await);
+        inside += usize::from(waits_for_its_leader(&pool).await);
         instance.kill().await;
         kills += 1;
         apart.push(Apart::start(&trial.cluster).await);
@@ -213,7 +214,7 @@ pub async fn leader_frozen(seed: u64) -> Outcome {
         let (_, before, _) = cursor(&pool).await;
         apart[0].instance.freeze().await;
         held.release().await;
-        eventually("its transaction stands open", async || between_statements(&pool).await.then_some(()))
+        eventually("its transaction stands open", async || waits_for_its_leader(&pool).await.then_some(()))
             .await;
         trial.a_while().await;
         assert_eq!(cursor(&pool).await.1, before, "nobody can pass it");
@@ -228,7 +229,7 @@ pub async fn leader_frozen(seed: u64) -> Outcome {
     applied_once(trial).await
 }
 
-/// The session ends: at once by an administrator, or, at length, by the limits that it has set itself.
+/// The session ends: at once by an administrator, or, at length, by the limits that it has set itself or by the stand-by.
 async fn lose(pool: &PgPool, session: i32) {
     if !at_length() {
         let ended: bool = sqlx::query_scalar("SELECT pg_terminate_backend($1)")
