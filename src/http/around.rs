@@ -73,7 +73,7 @@ impl Around {
         })
     }
 
-    async fn answer(&self, mut router: Router, request: Request) -> Response {
+    pub(super) async fn answer(&self, mut router: Router, request: Request) -> Response {
         let started = Instant::now();
         let trace = Arc::new(Trace::of(request.headers()));
         let _in_flight = meters::InFlight::begin();

@@ -324,12 +324,25 @@ async fn without_postgresql_what_needs_it_is_refused_for_now() {
     assert_eq!(json(response).await["code"], "truth-unavailable");
 }
 
-/// hyper moves the whole of it into its place for every request, and it stays there while the gate decides.
-#[tokio::test]
-async fn the_future_of_a_request_is_small() {
-    let answering = app().call(request("GET", "/v1/products", None, ""));
-    let bytes = size_of_val(&answering);
-    assert!(bytes <= 2_048, "{bytes} bytes");
+/// They are moved into their places for every request, and stay there while the gate decides.
+#[test]
+fn the_futures_of_a_request_are_small() {
+    fn of_four<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+    fn of_five<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+    let around = Around::new(&api(&Limits::default(), Edge::default()), Routes::new([]));
+    let answering = around.answer(Router::new(), request("GET", "/v1/products", None, ""));
+    for (what, bytes, most) in [
+        ("around the handlers", size_of_val(&answering), 1_800),
+        ("issue_coupon", of_five(coupons::issue_coupon), 1_400),
+        ("charge_wallet", of_five(wallets::charge_wallet), 1_024),
+        ("place_order", of_four(orders::place_order), 1_600),
+    ] {
+        assert!(bytes <= most, "{what}: {bytes} bytes");
+    }
 }
 
 #[tokio::test]
