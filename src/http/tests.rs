@@ -325,8 +325,8 @@ async fn without_postgresql_what_needs_it_is_refused_for_now() {
 }
 
 /// They are moved into their places for every request, and stay there while the gate decides.
-#[test]
-fn the_futures_of_a_request_are_small() {
+#[tokio::test]
+async fn the_futures_of_a_request_are_small() {
     fn of_four<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
