@@ -19,6 +19,7 @@ pub mod seed;
 pub mod serve;
 pub mod servers;
 pub mod telemetry;
+mod thread;
 pub mod truth;
 
 #[cfg(feature = "mimalloc")]

@@ -28,6 +28,7 @@ use crate::reconciler::Reconciler;
 use crate::relay;
 use crate::scheduler::{self, Scheduler};
 use crate::telemetry::sampler::{Sampled, Sampler};
+use crate::thread::OwnThread;
 use crate::truth::{self, Truth};
 use crate::{http, losses, telemetry};
 
@@ -98,11 +99,16 @@ pub async fn run(
 
     let background = CancellationToken::new();
     let mut roles = JoinSet::new();
+    let mut _following = None; // until the roles have ended
     if settings.has(Role::Reconciler) {
+        let thread = OwnThread::start("rushgate-follow").map_err(RedisSetupError::from)?;
         for cell in 0..settings.servers.cells {
-            let reconciler = Reconciler::connect(&settings.servers, cell).await?;
-            roles.spawn(reconciler.run(background.clone()));
+            let servers = settings.servers.clone();
+            let connecting = thread.run(async move { Reconciler::connect(&servers, cell).await });
+            let reconciler = connecting.await.map_err(RedisSetupError::from)??;
+            roles.spawn_on(reconciler.run(background.clone()), thread.runtime());
         }
+        _following = Some(thread);
     }
     let mut rabbitmq_connected = None;
     if settings.has(Role::Relay) {

@@ -20,7 +20,6 @@ mod request;
 pub mod scan;
 pub mod script;
 mod sold_out;
-mod thread;
 mod unsettled;
 
 use bytes::Bytes;
@@ -46,7 +45,6 @@ pub use refusal::*;
 pub use request::*;
 use script::Script;
 use sold_out::SoldOutMemory;
-use thread::GateThread;
 pub use unsettled::{Made, Suspects, Unsettled};
 
 use crate::config::{Serve, Servers, bounds};
@@ -58,6 +56,7 @@ use crate::log::fact::{
 };
 use crate::log::wire::{self, Blob, Id, Packed};
 use crate::telemetry::trace::Trace;
+use crate::thread::OwnThread;
 
 /// One handle for all of an instance's requests; cheap to share.
 pub struct Gate {
@@ -66,7 +65,7 @@ pub struct Gate {
     sold_out_products: SoldOutMemory,
     log_limit: u64,
     /// After the cells, which run there. `None`: no cells.
-    _thread: Option<GateThread>,
+    _thread: Option<OwnThread>,
 }
 
 /// A cell with the queues of its scripts.
@@ -208,9 +207,8 @@ impl Gate {
 
     /// See [`Gate::connect`].
     pub async fn with_limits(servers: &Servers, limits: BatchLimits) -> Result<Arc<Self>, RedisSetupError> {
-        let thread = GateThread::start().map_err(|e| RedisSetupError::Thread(e.to_string()))?;
-        let starting = thread.run(start_cells(servers.clone(), limits)).await;
-        let cells = starting.map_err(|e| RedisSetupError::Thread(e.to_string()))??;
+        let thread = OwnThread::start("rushgate-gate")?;
+        let cells = thread.run(start_cells(servers.clone(), limits)).await??;
         Ok(Arc::new(Self {
             cells,
             sold_out_templates: SoldOutMemory::default(),

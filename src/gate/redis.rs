@@ -10,6 +10,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::TryRecvError;
 
 use crate::config::{Durability, bounds};
+use crate::thread::ThreadError;
 
 /// Redis cannot be used; the message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +23,8 @@ pub enum RedisSetupError {
         "Redis would lose acknowledged writes: {0}; mend its configuration, or accept the loss with RUSHGATE_DURABILITY=relaxed"
     )]
     Unsafe(String),
-    #[error("the gate's thread cannot run ({0}): give the process more threads or memory")]
-    Thread(String),
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
 }
 
 /// Commands in flight or waiting per connection before further ones fail at once.

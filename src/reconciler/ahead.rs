@@ -65,7 +65,7 @@ impl Ahead {
         let mut prepared = Vec::with_capacity(entries.len());
         for entry in &entries {
             prepared.push(Prepared::of(entry).ok()?);
-            tokio::task::yield_now().await; // requests are answered by the same threads
+            tokio::task::yield_now().await; // PostgreSQL's answers are read on the same thread
         }
         Some(Self { place, next: Next { entries, more }, prepared })
     }
