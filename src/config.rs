@@ -60,8 +60,11 @@ pub mod bounds {
     pub const APPLY_ENTRIES: u64 = 64;
     /// Entries up to which a batch of the reconciler may grow in bytes of payload.
     pub const APPLY_BYTES: usize = 512 * 1024;
-    /// Shortest time from one transaction of the reconciler to the next, while it is level with the gate.
-    pub const APPLY_PACE: Duration = Duration::from_millis(10);
+    /// Shortest time from one transaction of the reconciler to the next, while it is level with the gate: fewer and larger
+    /// ones cost less …
+    pub const APPLY_PACE: Duration = Duration::from_millis(25);
+    /// … and with `RUSHGATE_ACK=truth`, where clients wait for each.
+    pub const APPLY_PACE_WAITED_FOR: Duration = Duration::from_millis(5);
     /// Pause between two looks at something that failed.
     pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
     /// How long a sold-out verdict is answered from memory.

@@ -159,7 +159,7 @@ impl Servers {
         let begin = Instant::now();
         let (redis, postgres, rabbitmq) = tokio::try_join!(
             async {
-                let server = RedisServer::start(RedisOptions::leading(redis)).await?;
+                let server = RedisServer::start(RedisOptions::new(redis)).await?;
                 announce("Redis", server.port(), begin);
                 Ok::<_, Error>(server)
             },

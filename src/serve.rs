@@ -106,7 +106,7 @@ pub async fn run(
             let servers = settings.servers.clone();
             let connecting = thread.run(async move { Reconciler::connect(&servers, cell).await });
             let reconciler = connecting.await.map_err(RedisSetupError::from)??;
-            roles.spawn_on(reconciler.run(background.clone()), thread.runtime());
+            roles.spawn_on(reconciler.paced_for(settings.ack).run(background.clone()), thread.runtime());
         }
         _following = Some(thread);
     }

@@ -81,13 +81,6 @@ pub fn peak_memory(pid: u32) -> Outcome<u64> {
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
 }
 
-/// How far a process steps back behind others, see `nice(1)`.
-pub fn niceness(pid: u32) -> Outcome<i32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after_name = stat.rsplit_once(") ").ok_or("no name in stat")?.1;
-    Ok(after_name.split(' ').nth(16).ok_or("no niceness in stat")?.parse()?)
-}
-
 /// Lets [`peak_memory`] begin at what the process has now.
 pub fn forget_peak(pid: u32) -> Outcome<()> {
     Ok(std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?)

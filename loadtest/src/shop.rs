@@ -52,7 +52,7 @@ impl Servers {
 
     /// An empty shop.
     pub async fn shop(&self, name: &str) -> Outcome<Shop> {
-        let redis = RedisServer::start(RedisOptions::leading(DataFolder::Scratch)).await?;
+        let redis = RedisServer::start(RedisOptions::new(DataFolder::Scratch)).await?;
         let database_url = self.postgres.create_database(name).await?;
         let pool = PgPoolOptions::new().max_connections(2).connect_lazy(&database_url)?;
         let amqp_url = self.rabbitmq.url();

@@ -25,8 +25,10 @@ use opentelemetry::trace::SpanKind;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Servers;
-use crate::config::bounds::{APPLY_ENTRIES, APPLY_PACE, LOG_KEPT_ENTRIES, RETRY_PAUSE};
+use crate::config::bounds::{
+    APPLY_ENTRIES, APPLY_PACE, APPLY_PACE_WAITED_FOR, LOG_KEPT_ENTRIES, RETRY_PAUSE,
+};
+use crate::config::{Ack, Servers};
 use crate::gate::RedisSetupError;
 use crate::gate::cell::{Meta, close, stop};
 use crate::gate::keys::{DAY_MS, Keys};
@@ -111,6 +113,7 @@ pub struct Reconciler {
     /// What follows the batch that was applied last.
     ahead: Option<Ahead>,
     cell: u32,
+    pace: Duration,
     /// Said once per change, not once per step.
     last_halt: Option<String>,
     tidied: Option<Instant>,
@@ -125,10 +128,20 @@ impl Reconciler {
             conn: None,
             ahead: None,
             cell,
+            pace: APPLY_PACE,
             last_halt: None,
             tidied: None,
             meters: ReconcilerMeters::new(cell),
         })
+    }
+
+    /// With less time between transactions if clients wait for them.
+    pub fn paced_for(mut self, ack: Ack) -> Self {
+        self.pace = match ack {
+            Ack::Gate => APPLY_PACE,
+            Ack::Truth => APPLY_PACE_WAITED_FOR,
+        };
+        self
     }
 
     /// Runs until `shutdown`, leading when it can and standing by otherwise.
@@ -172,7 +185,7 @@ impl Reconciler {
             match self.step().await? {
                 // A transaction costs the same for one entry as for many: those that follow shortly go together.
                 Step::Applied(entries) if entries < APPLY_ENTRIES as usize => {
-                    pause(APPLY_PACE.saturating_sub(began.elapsed()), shutdown).await;
+                    pause(self.pace.saturating_sub(began.elapsed()), shutdown).await;
                 }
                 Step::Applied(_) | Step::Rebuilt(_) => {}
                 Step::Idle => self.wait_for_entries(shutdown).await?,

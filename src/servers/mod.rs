@@ -38,8 +38,6 @@ const PORT_ATTEMPTS: u32 = 5;
 /// The niceness of PostgreSQL and RabbitMQ where they share a machine with what decides: clients wait for that, and these
 /// follow, with what it leaves them.
 pub const FOLLOWERS_NICENESS: u8 = 10;
-/// The niceness of Redis on such a machine: whoever decides waits for it, and it for a processor, at each of its turns.
-pub const GATEKEEPER_NICENESS: i8 = -5;
 const FIRST_POLL: Duration = Duration::from_millis(2);
 const LONGEST_POLL: Duration = Duration::from_millis(50);
 /// One question to a server that is starting up.

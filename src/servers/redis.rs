@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use super::guard::Spec;
 use super::home::{Home, write_private};
 use super::program::Program;
-use super::{DataFolder, Error, GATEKEEPER_NICENESS, Recipe, Server};
+use super::{DataFolder, Error, Recipe, Server};
 
 const REDIS: Program = Program { name: "redis-server", package: "redis-server" };
 
@@ -32,13 +32,6 @@ pub struct RedisOptions {
 impl RedisOptions {
     pub fn new(folder: DataFolder) -> RedisOptions {
         RedisOptions { folder, extra_config: Vec::new(), program: None, under: Vec::new() }
-    }
-
-    /// One that goes before all others when the processors are busy, where the user may say so: clients wait for each of its
-    /// turns. (`nice(1)` starts it as it is where the user may not.)
-    pub fn leading(folder: DataFolder) -> RedisOptions {
-        let under = ["nice".into(), "-n".into(), GATEKEEPER_NICENESS.to_string().into()];
-        RedisOptions { under: under.into(), ..RedisOptions::new(folder) }
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use fred::prelude::*;
 use rushgate::servers::{
-    DataFolder, Error, FOLLOWERS_NICENESS, GATEKEEPER_NICENESS, PostgresOptions, PostgresServer,
-    RabbitMqOptions, RabbitMqServer, RedisOptions, RedisServer,
+    DataFolder, Error, FOLLOWERS_NICENESS, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer,
+    RedisOptions, RedisServer,
 };
 
 /// How long the guards of a killed process may need to clear up.
@@ -210,15 +210,6 @@ async fn followers_step_back_when_they_shall() {
     assert_eq!(niceness(postgres.pid().unwrap()), ours);
     let rabbitmq = RabbitMqServer::start(RabbitMqOptions::following(DataFolder::Scratch)).await.unwrap();
     assert_eq!(niceness(rabbitmq.pid().unwrap()), ours + i32::from(FOLLOWERS_NICENESS));
-}
-
-#[tokio::test]
-async fn a_leading_redis_goes_first_where_the_user_may_say_so() {
-    let wanted = GATEKEEPER_NICENESS.to_string();
-    let may = std::process::Command::new("nice").args(["-n", &wanted, "nice"]).output().unwrap();
-    let may: i32 = String::from_utf8(may.stdout).unwrap().trim().parse().unwrap();
-    let redis = RedisServer::start(RedisOptions::leading(DataFolder::Scratch)).await.unwrap();
-    assert_eq!(niceness(redis.pid().unwrap()), may);
 }
 
 /// As the kernel tells it, in the seventeenth field after the program's name.

@@ -17,7 +17,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use rushgate_loadtest::process::niceness;
 use rushgate_loadtest::{Outcome, say};
 
 use crate::figures::Figure;
@@ -126,7 +125,6 @@ async fn run(options: &Options) -> Outcome<()> {
     let mut report = Report::new(options)?;
     say("Starting private servers");
     let mut stage = Stage::start(options).await?;
-    report.redis_niceness = niceness(stage.shop.redis.pid().ok_or("Redis does not run")?)?;
     stage.prepare(&rows)?;
     for round in 1..=options.rounds() {
         for row in &rows {

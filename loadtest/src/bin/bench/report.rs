@@ -25,8 +25,6 @@ pub struct Report {
     pub rounds: usize,
     pub seconds_each: u64,
     pub connections: usize,
-    /// Below zero where the user may say so.
-    pub redis_niceness: i32,
     /// The whole run.
     pub seconds: u64,
     #[serde(serialize_with = "by_name")]
@@ -107,7 +105,6 @@ impl Report {
             rounds: options.rounds(),
             seconds_each: options.seconds(),
             connections: options.connections,
-            redis_niceness: 0,
             seconds: 0,
             rows: vec![],
             figures: vec![],
@@ -177,12 +174,11 @@ impl Report {
 
     fn conditions(&self) -> String {
         format!(
-            "Medians of {} rounds of {} s, wrk with {} connections, Redis with niceness {}, PostgreSQL and RabbitMQ \
-             with {FOLLOWERS_NICENESS}; commit {}, profile {}. {}. {} audits, all clean. {} s in all.",
+            "Medians of {} rounds of {} s, wrk with {} connections, PostgreSQL and RabbitMQ with niceness \
+             {FOLLOWERS_NICENESS}; commit {}, profile {}. {}. {} audits, all clean. {} s in all.",
             self.rounds,
             self.seconds_each,
             self.connections,
-            self.redis_niceness,
             self.commit,
             self.built,
             self.machine.text(),
