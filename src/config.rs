@@ -58,7 +58,7 @@ pub mod bounds {
     pub const LOG_KEPT_ENTRIES: u64 = 1_000;
     /// Entries that the reconciler applies in one transaction.
     pub const APPLY_ENTRIES: u64 = 64;
-    /// Entries up to which a batch of the reconciler may grow in bytes of payload.
+    /// Their payloads together, in bytes; a single larger entry is still applied.
     pub const APPLY_BYTES: usize = 512 * 1024;
     /// Shortest time from one transaction of the reconciler to the next, while it is level with the gate: fewer and larger
     /// ones cost less …

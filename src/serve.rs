@@ -99,17 +99,10 @@ pub async fn run(
 
     let background = CancellationToken::new();
     let mut roles = JoinSet::new();
-    let mut _following = None; // until the roles have ended
-    if settings.has(Role::Reconciler) {
-        let thread = OwnThread::start("rushgate-follow").map_err(RedisSetupError::from)?;
-        for cell in 0..settings.servers.cells {
-            let servers = settings.servers.clone();
-            let connecting = thread.run(async move { Reconciler::connect(&servers, cell).await });
-            let reconciler = connecting.await.map_err(RedisSetupError::from)??;
-            roles.spawn_on(reconciler.paced_for(settings.ack).run(background.clone()), thread.runtime());
-        }
-        _following = Some(thread);
-    }
+    let reconcilers = match settings.has(Role::Reconciler) {
+        true => Some(reconcile(&settings, &mut roles, &background).await?),
+        false => None,
+    };
     let mut rabbitmq_connected = None;
     if settings.has(Role::Relay) {
         let connected = Arc::new(AtomicBool::new(true)); // it was reached a moment ago
@@ -130,8 +123,24 @@ pub async fn run(
             "background work was cut off; what it had not finished is done again at the next start"
         );
     }
+    drop(reconcilers);
     telemetry::trace::stop().await;
     outcome
+}
+
+/// Starts each cell's reconciler, on a thread of their own, which must live as long as they.
+async fn reconcile(
+    settings: &Serve,
+    roles: &mut JoinSet<()>,
+    background: &CancellationToken,
+) -> Result<OwnThread, RedisSetupError> {
+    let thread = OwnThread::start("rushgate-follow")?;
+    for cell in 0..settings.servers.cells {
+        let servers = settings.servers.clone();
+        let reconciler = thread.run(async move { Reconciler::connect(&servers, cell).await }).await??;
+        roles.spawn_on(reconciler.paced_for(settings.ack).run(background.clone()), thread.runtime());
+    }
+    Ok(thread)
 }
 
 /// The part of an instance that answers requests.

@@ -18,24 +18,25 @@ pub struct Next {
 
 /// As many entries after `seq` as go into one transaction; at least one, if there is any.
 pub async fn read(log: &LogReader, epoch: u64, seq: u64) -> Result<Next, LogError> {
-    let mut entries = log.after(epoch, seq, APPLY_ENTRIES).await?;
-    let found = entries.len();
-    bound_bytes(&mut entries);
-    let more = entries.len() < found || found as u64 == APPLY_ENTRIES;
-    Ok(Next { entries, more })
+    Ok(Next::of(log.after(epoch, seq, APPLY_ENTRIES).await?))
 }
 
-/// Cuts a batch so that its payloads stay within the bound; at least one entry stays.
-fn bound_bytes(entries: &mut Vec<RawEntry>) {
-    let mut bytes = 0;
-    let fitting = entries
-        .iter()
-        .take_while(|entry| {
-            bytes += entry.payload.len();
-            bytes <= APPLY_BYTES
-        })
-        .count();
-    entries.truncate(fitting.max(1));
+impl Next {
+    /// Of up to `APPLY_ENTRIES` entries, those whose payloads stay within the bound of bytes; at least the first.
+    fn of(mut entries: Vec<RawEntry>) -> Self {
+        let found = entries.len();
+        let mut bytes = 0;
+        let fitting = entries
+            .iter()
+            .take_while(|entry| {
+                bytes += entry.payload.len();
+                bytes <= APPLY_BYTES
+            })
+            .count();
+        entries.truncate(fitting.max(1));
+        let more = entries.len() < found || found as u64 == APPLY_ENTRIES;
+        Self { entries, more }
+    }
 }
 
 /// What follows a place of the log that the cursor has not reached yet.
@@ -80,5 +81,30 @@ impl Ahead {
                 Ordering::Equal => seen.tip == last.tip,
                 Ordering::Greater => true,
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_bounded_in_entries_and_in_bytes_and_tells_when_more_may_follow() {
+        let entry = |bytes| RawEntry {
+            epoch: 1,
+            seq: 1,
+            payload: vec![0; bytes],
+            tip: String::new(),
+            traces: vec![],
+        };
+        let next = |entries, bytes| {
+            let next = Next::of(vec![entry(bytes); entries]);
+            (next.entries.len(), next.more)
+        };
+        let most = APPLY_ENTRIES as usize;
+        assert_eq!(next(0, 0), (0, false));
+        assert_eq!((next(most - 1, 1), next(most, 1)), ((most - 1, false), (most, true)));
+        assert_eq!((next(2, APPLY_BYTES / 2), next(3, APPLY_BYTES / 2)), ((2, false), (2, true)));
+        assert_eq!((next(1, APPLY_BYTES + 1), next(2, APPLY_BYTES + 1)), ((1, false), (1, true)));
     }
 }

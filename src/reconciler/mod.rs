@@ -25,9 +25,7 @@ use opentelemetry::trace::SpanKind;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::bounds::{
-    APPLY_ENTRIES, APPLY_PACE, APPLY_PACE_WAITED_FOR, LOG_KEPT_ENTRIES, RETRY_PAUSE,
-};
+use crate::config::bounds::{APPLY_PACE, APPLY_PACE_WAITED_FOR, LOG_KEPT_ENTRIES, RETRY_PAUSE};
 use crate::config::{Ack, Servers};
 use crate::gate::RedisSetupError;
 use crate::gate::cell::{Meta, close, stop};
@@ -184,7 +182,7 @@ impl Reconciler {
             let began = Instant::now();
             match self.step().await? {
                 // A transaction costs the same for one entry as for many: those that follow shortly go together.
-                Step::Applied(entries) if entries < APPLY_ENTRIES as usize => {
+                Step::Applied(_) if self.is_level() => {
                     pause(self.pace.saturating_sub(began.elapsed()), shutdown).await;
                 }
                 Step::Applied(_) | Step::Rebuilt(_) => {}
@@ -197,6 +195,11 @@ impl Reconciler {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing is known that follows what was applied last.
+    pub fn is_level(&self) -> bool {
+        self.ahead.is_none()
     }
 
     /// Takes the leader lock; `false` when somebody else leads.

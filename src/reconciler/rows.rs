@@ -27,25 +27,15 @@ pub enum Field<'a> {
 }
 
 /// Rows of `COLUMNS` fields each.
-#[derive(Clone, Debug)]
-pub struct Rows<const COLUMNS: usize> {
-    count: usize,
-    bytes: Vec<u8>,
-}
-
-impl<const COLUMNS: usize> Default for Rows<COLUMNS> {
-    fn default() -> Self {
-        Self { count: 0, bytes: Vec::new() }
-    }
-}
+#[derive(Clone, Debug, Default)]
+pub struct Rows<const COLUMNS: usize>(Vec<u8>);
 
 impl<const COLUMNS: usize> Rows<COLUMNS> {
     pub fn add(&mut self, fields: [Field<'_>; COLUMNS]) {
-        if self.bytes.is_empty() {
-            self.bytes.extend_from_slice(HEADER);
+        if self.is_empty() {
+            self.0.extend_from_slice(HEADER);
         }
-        self.count += 1;
-        self.bytes.extend_from_slice(&(COLUMNS as i16).to_be_bytes());
+        self.0.extend_from_slice(&(COLUMNS as i16).to_be_bytes());
         for field in fields {
             match field {
                 Field::Uuid(id) => self.field(id.as_bytes()),
@@ -55,23 +45,19 @@ impl<const COLUMNS: usize> Rows<COLUMNS> {
                 Field::Time(at) => {
                     self.field(&at.saturating_sub(POSTGRES_EPOCH_MS).saturating_mul(1_000).to_be_bytes());
                 }
-                Field::Null => self.bytes.extend_from_slice(&NULL.to_be_bytes()),
+                Field::Null => self.0.extend_from_slice(&NULL.to_be_bytes()),
             }
         }
     }
 
     fn field(&mut self, value: &[u8]) {
         // What is longer than that does not come through the log, and PostgreSQL would refuse the row.
-        self.bytes.extend_from_slice(&i32::try_from(value.len()).unwrap_or(i32::MAX).to_be_bytes());
-        self.bytes.extend_from_slice(value);
+        self.0.extend_from_slice(&i32::try_from(value.len()).unwrap_or(i32::MAX).to_be_bytes());
+        self.0.extend_from_slice(value);
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    pub fn len(&self) -> usize {
-        self.count
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Writes them by `copy`, a COPY that names as many columns. Without rows, PostgreSQL is not asked.
@@ -80,7 +66,7 @@ impl<const COLUMNS: usize> Rows<COLUMNS> {
             return Ok(());
         }
         let mut copying = conn.copy_in_raw(copy).await?;
-        copying.send(self.bytes.as_slice()).await?;
+        copying.send(self.0.as_slice()).await?;
         copying.send(&TRAILER.to_be_bytes()[..]).await?;
         copying.finish().await?;
         Ok(())
@@ -94,13 +80,13 @@ mod tests {
     #[test]
     fn rows_have_the_form_that_postgresql_documents() {
         let mut rows = Rows::<2>::default();
-        assert!(rows.is_empty() && rows.bytes.is_empty());
+        assert!(rows.is_empty());
         rows.add([Field::Text("ab"), Field::Null]);
         rows.add([Field::Smallint(-2), Field::Time(POSTGRES_EPOCH_MS + 1)]);
         let mut expected = b"PGCOPY\n\xff\r\n\0".to_vec();
         expected.extend([0; 8]);
         expected.extend(*b"\0\x02\0\0\0\x02ab\xff\xff\xff\xff");
         expected.extend(*b"\0\x02\0\0\0\x02\xff\xfe\0\0\0\x08\0\0\0\0\0\0\x03\xe8");
-        assert_eq!((rows.len(), rows.bytes), (2, expected));
+        assert_eq!(rows.0, expected);
     }
 }

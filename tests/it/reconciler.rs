@@ -406,6 +406,7 @@ async fn shop_read_ahead() -> (Shop, u64) {
         shop.charge("ann", 1).await;
     }
     assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(APPLY_ENTRIES as usize));
+    assert!(!shop.reconciler.is_level());
     (shop, APPLY_ENTRIES)
 }
 
@@ -416,7 +417,9 @@ async fn what_was_read_ahead_is_applied_though_the_log_has_been_trimmed_meanwhil
     let read: Vec<String> = (batch + 1..=2 * batch).map(|seq| format!("1-{seq}")).collect();
     assert_eq!(shop.raw.xdel::<u64, _, _>(log, read).await.unwrap(), batch);
     assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(batch as usize));
+    assert!(!shop.reconciler.is_level());
     assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(2));
+    assert!(shop.reconciler.is_level());
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM wallet_entries").await, 2 * batch as i64 + 2);
     shop.assert_audit_clean().await;
 }

@@ -6,6 +6,7 @@ FROM pg_locks held
 JOIN pg_stat_activity leader USING (pid)
 WHERE held.locktype = 'advisory'
     AND held.granted
+    AND held.objsubid = 1 -- of a single number
     AND leader.datname = current_database()
     AND (held.classid::bigint << 32) | held.objid::bigint = $1
     AND leader.state = 'active'

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::task::{LocalSet, spawn_local};
-
 use fastrand::Rng;
+use tokio::task::{LocalSet, spawn_local};
 
 use super::{FAULTS, Fault, Outcome};
 
