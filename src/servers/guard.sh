@@ -32,7 +32,8 @@ stop_server() {
 }
 
 (
-    trap : HUP INT TERM
+    # Ignored, what it runs ignores them as well: a group with a frozen server in it is hung up when the starter ends.
+    trap '' HUP INT TERM
     read -r _ <&3
     stop_server
 ) &
