@@ -65,6 +65,9 @@ pub mod bounds {
     pub const APPLY_PACE: Duration = Duration::from_millis(25);
     /// … and with `RUSHGATE_ACK=truth`, where clients wait for each.
     pub const APPLY_PACE_WAITED_FOR: Duration = Duration::from_millis(5);
+    /// The niceness of what follows the gate, where it shares a machine with what decides: clients wait for that, and
+    /// reconciler, relay, PostgreSQL and RabbitMQ follow, with what it leaves them.
+    pub const FOLLOWERS_NICENESS: u8 = 10;
     /// Pause between two looks at something that failed.
     pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
     /// How long a sold-out verdict is answered from memory.
@@ -346,6 +349,12 @@ pub enum LogFormat {
 pub struct InvalidSetting(pub String);
 
 impl Serve {
+    /// How far this instance's reconcilers and relay step back: only where requests are answered beside them, and do not
+    /// wait for PostgreSQL.
+    pub fn followers_niceness(&self) -> u8 {
+        if self.has(Role::Api) && self.ack == Ack::Gate { bounds::FOLLOWERS_NICENESS } else { 0 }
+    }
+
     pub fn has(&self, role: Role) -> bool {
         self.roles.contains(&role)
     }

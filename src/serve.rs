@@ -28,7 +28,7 @@ use crate::reconciler::Reconciler;
 use crate::relay;
 use crate::scheduler::{self, Scheduler};
 use crate::telemetry::sampler::{Sampled, Sampler};
-use crate::thread::OwnThread;
+use crate::thread::{OwnThread, ThreadError};
 use crate::truth::{self, Truth};
 use crate::{http, losses, telemetry};
 
@@ -49,6 +49,8 @@ pub enum ServeError {
     Amqp(String),
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
     #[error("the metrics recorder cannot be installed: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
 }
@@ -99,16 +101,18 @@ pub async fn run(
 
     let background = CancellationToken::new();
     let mut roles = JoinSet::new();
-    let reconcilers = match settings.has(Role::Reconciler) {
-        true => Some(reconcile(&settings, &mut roles, &background).await?),
-        false => None,
-    };
+    let mut followers = Vec::new(); // their threads, which must live as long as they
+    if settings.has(Role::Reconciler) {
+        followers.push(reconcile(&settings, &mut roles, &background).await?);
+    }
     let mut rabbitmq_connected = None;
     if settings.has(Role::Relay) {
         let connected = Arc::new(AtomicBool::new(true)); // it was reached a moment ago
         rabbitmq_connected = Some(Arc::clone(&connected));
         let (url, pool, stop) = (settings.servers.amqp_url.clone(), pool.clone(), background.clone());
-        roles.spawn(async move { relay::run(&url, pool, connected, stop).await });
+        let thread = OwnThread::start("rushgate-relay", settings.followers_niceness())?;
+        roles.spawn_on(async move { relay::run(&url, pool, connected, stop).await }, thread.runtime());
+        followers.push(thread);
     }
     if settings.has(Role::Scheduler) {
         roles.spawn(schedule(gate.clone(), pool.clone(), zone.clone(), background.clone()));
@@ -123,18 +127,18 @@ pub async fn run(
             "background work was cut off; what it had not finished is done again at the next start"
         );
     }
-    drop(reconcilers);
+    drop(followers);
     telemetry::trace::stop().await;
     outcome
 }
 
-/// Starts each cell's reconciler, on a thread of their own, which must live as long as they.
+/// Starts each cell's reconciler, on the thread that is returned.
 async fn reconcile(
     settings: &Serve,
     roles: &mut JoinSet<()>,
     background: &CancellationToken,
 ) -> Result<OwnThread, RedisSetupError> {
-    let thread = OwnThread::start("rushgate-follow")?;
+    let thread = OwnThread::start("rushgate-follow", settings.followers_niceness())?;
     for cell in 0..settings.servers.cells {
         let servers = settings.servers.clone();
         let reconciler = thread.run(async move { Reconciler::connect(&servers, cell).await }).await??;

@@ -26,13 +26,18 @@ pub struct OwnThread {
 }
 
 impl OwnThread {
-    /// `name`: of at most 15 bytes, so that the system shows all of it.
-    pub fn start(name: &'static str) -> Result<Self, ThreadError> {
+    /// `name`: of at most 15 bytes, so that the system shows all of it. `niceness`: how far it, and the threads that are
+    /// started there, step back behind others when the processors are busy; see `nice(1)`.
+    pub fn start(name: &'static str, niceness: u8) -> Result<Self, ThreadError> {
         let failed = |e: std::io::Error| ThreadError { name, why: e.to_string() };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let handle = runtime.handle().clone();
         let (lives, dropped) = oneshot::channel();
         let run = move || {
+            // On Linux it is the thread's own.
+            if let Err(why) = rustix::process::nice(niceness.into()) {
+                tracing::warn!(%why, thread = name, "its niceness cannot be set: it runs as all others");
+            }
             let _ = runtime.block_on(dropped); // nothing is ever sent
         };
         std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed)?;
@@ -63,7 +68,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_it_runs_and_what_that_spawns_stays_on_one_thread_until_it_is_dropped() {
-        let thread = OwnThread::start("rushgate-gate").unwrap();
+        let thread = OwnThread::start("rushgate-gate", 0).unwrap();
         let names = async || (thread_name(), tokio::spawn(async { thread_name() }).await.unwrap());
         let name = Some("rushgate-gate".to_owned());
         assert_eq!(thread.run(names()).await.unwrap(), (name.clone(), name));

@@ -207,7 +207,7 @@ impl Gate {
 
     /// See [`Gate::connect`].
     pub async fn with_limits(servers: &Servers, limits: BatchLimits) -> Result<Arc<Self>, RedisSetupError> {
-        let thread = OwnThread::start("rushgate-gate")?;
+        let thread = OwnThread::start("rushgate-gate", 0)?;
         let cells = thread.run(start_cells(servers.clone(), limits)).await??;
         Ok(Arc::new(Self {
             cells,

@@ -30,14 +30,13 @@ pub use self::redis::{RedisOptions, RedisServer};
 
 pub(crate) use self::home::{lock, remembered, wait_until_free, write_private};
 
+pub use crate::config::bounds::FOLLOWERS_NICENESS;
+
 use self::guard::{Guard, Spec};
 use self::home::Home;
 
 /// How often a start is tried again on other ports, when somebody else was faster.
 const PORT_ATTEMPTS: u32 = 5;
-/// The niceness of PostgreSQL and RabbitMQ where they share a machine with what decides: clients wait for that, and these
-/// follow, with what it leaves them.
-pub const FOLLOWERS_NICENESS: u8 = 10;
 const FIRST_POLL: Duration = Duration::from_millis(2);
 const LONGEST_POLL: Duration = Duration::from_millis(50);
 /// One question to a server that is starting up.
