@@ -48,18 +48,10 @@ pub struct Ahead {
 
 impl Ahead {
     /// `None` where anything is out of the ordinary: who comes to this place will look again, and say what it is.
-    pub async fn look(log: &LogReader, last: &RawEntry) -> Option<Self> {
-        let Next { entries, more } = read(log, last.epoch, last.seq).await.ok()?;
-        let (found, tip) = (entries.len(), last.tip.clone());
-        let place = Cursor {
-            cell: log.cell,
-            epoch: last.epoch,
-            seq: last.seq,
-            tip,
-            clock_ms: 0,
-            halted_reason: None,
-        };
-        let entries = unbroken(&place, entries);
+    pub async fn look(log: &LogReader, place: &Cursor) -> Option<Self> {
+        let Next { entries, more } = read(log, place.epoch, place.seq).await.ok()?;
+        let found = entries.len();
+        let entries = unbroken(place, entries);
         if entries.is_empty() || entries.len() < found {
             return None;
         }
@@ -68,7 +60,7 @@ impl Ahead {
             prepared.push(Prepared::of(entry).ok()?);
             tokio::task::yield_now().await; // PostgreSQL's answers are read on the same thread
         }
-        Some(Self { place, next: Next { entries, more }, prepared })
+        Some(Self { place: place.clone(), next: Next { entries, more }, prepared })
     }
 
     /// Whether it follows the cursor, and `seen`, which was read after it, does not say that the log has lost it since.

@@ -2,6 +2,7 @@
 
 use sqlx::PgConnection;
 
+use crate::log::RawEntry;
 use crate::log::entry::genesis_tip;
 
 /// A row of `cell_cursors`.
@@ -40,6 +41,12 @@ fn cell_number(cell: u32) -> i32 {
 }
 
 impl Cursor {
+    /// Where it is once `entry` is applied.
+    pub fn at(cell: u32, entry: &RawEntry) -> Self {
+        let RawEntry { epoch, seq, tip, .. } = entry;
+        Self { cell, epoch: *epoch, seq: *seq, tip: tip.clone(), clock_ms: 0, halted_reason: None }
+    }
+
     /// Reads the cell's cursor; a new cell starts before its first epoch.
     pub async fn read(conn: &mut PgConnection, cell: u32) -> Result<Self, sqlx::Error> {
         if let Some(cursor) = Self::find(conn, cell).await? {

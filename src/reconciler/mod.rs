@@ -73,22 +73,20 @@ impl From<fred::error::Error> for StepError {
     }
 }
 
-/// An entry that PostgreSQL has.
-struct Reached {
-    seq: u64,
-    tip: String,
+/// Where PostgreSQL stands, and the gate as it was seen.
+struct Known {
+    cursor: Cursor,
+    seen: Meta,
 }
 
-impl Reached {
+impl Known {
     /// After a step on `entries`, which follow the cursor.
-    fn after(step: &Step, cursor: &Cursor, entries: &[RawEntry]) -> Option<Self> {
-        match step {
-            Step::Applied(applied) => {
-                let last = entries.get(..*applied)?.last()?;
-                Some(Self { seq: last.seq, tip: last.tip.clone() })
-            }
-            _ => Some(Self { seq: cursor.seq, tip: cursor.tip.clone() }),
-        }
+    fn after(step: &Step, cursor: &Cursor, seen: Meta, entries: &[RawEntry]) -> Option<Self> {
+        let cursor = match step {
+            Step::Applied(applied) => Cursor::at(cursor.cell, entries.get(..*applied)?.last()?),
+            _ => cursor.clone(),
+        };
+        Some(Self { cursor, seen })
     }
 }
 
@@ -175,26 +173,63 @@ impl Reconciler {
         let cell = self.cell;
         let conn = self.connection().await?;
         limited(Cursor::retry_halted(conn, cell)).await?;
+        let mut known = None;
         while !shutdown.is_cancelled() {
             if self.tidied.is_none_or(|at| at.elapsed() > TIDY_EVERY) {
                 self.tidy().await?;
             }
-            let began = Instant::now();
-            match self.step().await? {
-                // A transaction costs the same for one entry as for many: those that follow shortly go together.
-                Step::Applied(_) if self.is_level() => {
-                    pause(self.pace.saturating_sub(began.elapsed()), shutdown).await;
-                }
-                Step::Applied(_) | Step::Rebuilt(_) => {}
-                Step::Idle => self.wait_for_entries(shutdown).await?,
-                Step::Halted(_) => pause(STANDBY_PAUSE, shutdown).await,
-                Step::Superseded => {
-                    tracing::info!(cell, "another reconciler has moved the cursor; this one looks again");
-                    pause(STANDBY_PAUSE, shutdown).await;
-                }
-            }
+            known = self.lead_on(known, shutdown).await?;
         }
         Ok(())
+    }
+
+    /// One step and what it leaves to be done; waits until there may be another. Where that is at once, also returns what
+    /// the next step would ask for first.
+    async fn lead_on(
+        &mut self,
+        known: Option<Known>,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Known>, StepError> {
+        let began = Instant::now();
+        let (step, at) = self.work(known).await?;
+        // A transaction costs the same for one entry as for many: those that follow shortly go together.
+        let rest = if self.is_level() { self.pace.saturating_sub(began.elapsed()) } else { Duration::ZERO };
+        if let (Step::Applied(_), true, Some(at)) = (&step, rest.is_zero(), &at) {
+            return Box::pin(self.tell_and_look(at)).await;
+        }
+        if let Some(at) = &at {
+            self.tell(at).await?;
+        }
+        match step {
+            Step::Applied(_) => pause(rest, shutdown).await,
+            Step::Rebuilt(_) => {}
+            Step::Idle => self.wait_for_entries(at, shutdown).await?,
+            Step::Halted(_) => pause(STANDBY_PAUSE, shutdown).await,
+            Step::Superseded => {
+                let cell = self.cell;
+                tracing::info!(cell, "another reconciler has moved the cursor; this one looks again");
+                pause(STANDBY_PAUSE, shutdown).await;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells the gate what PostgreSQL has, and in the same round trip asks for what follows. `None` where anything is out of
+    /// the ordinary, or nothing follows: the next step looks for itself, in the order in which it can judge what it sees.
+    async fn tell_and_look(&mut self, at: &Known) -> Result<Option<Known>, StepError> {
+        let kept = self.ahead.take();
+        let looking = async {
+            match kept {
+                Some(ahead) => Some(ahead),
+                None => Ahead::look(&self.log, &at.cursor).await,
+            }
+        };
+        let (told, ahead, seen) = tokio::join!(self.tell(at), looking, self.log.meta());
+        told?;
+        let known = Known { cursor: at.cursor.clone(), seen: seen? };
+        let follows = ahead.as_ref().is_some_and(|ahead| ahead.is_next(&known.cursor, &known.seen));
+        self.ahead = ahead;
+        Ok((follows && compare(&known.cursor, &known.seen) == Comparison::Same).then_some(known))
     }
 
     /// Whether nothing is known that follows what was applied last.
@@ -235,32 +270,40 @@ impl Reconciler {
 
     /// Compares the gate with the cursor, then applies what is new, or rebuilds, or halts. Not cancel-safe.
     pub async fn step(&mut self) -> Result<Step, StepError> {
-        let cursor = self.cursor().await?;
-        let meta = self.log.meta().await?;
+        let (step, at) = self.work(None).await?;
+        if let Some(at) = at {
+            self.tell(&at).await?;
+        }
+        Ok(step)
+    }
+
+    /// A step that asks for nothing that is `known`. Also returns what the gate is to be [told](Self::tell).
+    async fn work(&mut self, known: Option<Known>) -> Result<(Step, Option<Known>), StepError> {
+        let (cursor, meta) = match known {
+            Some(Known { cursor, seen }) => (cursor, seen),
+            None => (self.cursor().await?, self.log.meta().await?),
+        };
         let comparison = compare(&cursor, &meta);
         if comparison == Comparison::Same {
             if let Some(reason) = &cursor.halted_reason {
-                return Ok(self.halted(reason.clone()));
+                return Ok((self.halted(reason.clone()), None));
             }
             self.last_halt = None;
-            let (step, reached) = self.apply_next(&cursor, &meta).await?;
-            if let Some(reached) = reached {
-                self.advance_watermark(&meta, reached).await?;
-            }
-            return Ok(step);
+            return self.apply_next(&cursor, meta).await;
         }
         // The cursor was read first. Another leader may have moved it, and the gate's watermark, before `meta` was.
         if self.cursor().await? != cursor {
-            return Ok(Step::Superseded);
+            return Ok((Step::Superseded, None));
         }
-        match comparison {
-            Comparison::Rebuild(reason) => self.rebuild(&cursor, &meta, &reason).await,
+        let step = match comparison {
+            Comparison::Rebuild(reason) => self.rebuild(&cursor, &meta, &reason).await?,
             Comparison::TruthWentBack(reason) => {
                 stop(&self.log.client, self.cell, meta.epoch, &reason).await?;
-                Ok(self.halted(reason))
+                self.halted(reason)
             }
-            Comparison::Same => Ok(Step::Idle),
-        }
+            Comparison::Same => Step::Idle,
+        };
+        Ok((step, None))
     }
 
     async fn cursor(&mut self) -> Result<Cursor, StepError> {
@@ -278,17 +321,14 @@ impl Reconciler {
         Step::Halted(reason)
     }
 
-    /// Applies the next entries after `cursor`, as far as the chain holds; also says how far that is, where it knows.
-    async fn apply_next(
-        &mut self,
-        cursor: &Cursor,
-        seen: &Meta,
-    ) -> Result<(Step, Option<Reached>), StepError> {
-        let ahead = self.ahead.take().filter(|ahead| ahead.is_next(cursor, seen));
+    /// Applies the next entries after `cursor`, as far as the chain holds; also says how far that is, where it knows, for
+    /// the gate as it was `seen`.
+    async fn apply_next(&mut self, cursor: &Cursor, seen: Meta) -> Result<(Step, Option<Known>), StepError> {
+        let ahead = self.ahead.take().filter(|ahead| ahead.is_next(cursor, &seen));
         if let Some(Ahead { next, prepared, .. }) = ahead {
             let step = self.apply_entries(cursor, &next.entries, Some(&prepared), next.more).await?;
-            let reached = Reached::after(&step, cursor, &next.entries);
-            return Ok((step, reached));
+            let at = Known::after(&step, cursor, seen, &next.entries);
+            return Ok((step, at));
         }
         let Next { entries, more } = ahead::read(&self.log, cursor.epoch, cursor.seq).await?;
         let found = entries.len();
@@ -309,8 +349,8 @@ impl Reconciler {
         } else {
             self.apply_entries(cursor, &valid, None, more).await?
         };
-        let reached = Reached::after(&step, cursor, &valid);
-        Ok((step, reached))
+        let at = Known::after(&step, cursor, seen, &valid);
+        Ok((step, at))
     }
 
     /// Applies `entries` (which may be prepared already) in one transaction; where PostgreSQL refuses them, one by one up to
@@ -378,7 +418,8 @@ impl Reconciler {
             let applied = tokio::time::timeout(TRUTH_STEP_LIMIT, apply(conn, cursor, &target, &plan)).await;
             (applied, started.elapsed())
         };
-        let looking = async { if more { Ahead::look(log, last).await } else { None } };
+        let place = Cursor::at(log.cell, last);
+        let looking = async { if more { Ahead::look(log, &place).await } else { None } };
         let ((applied, took), ahead) = tokio::join!(applying, looking);
         match applied {
             Ok(outcome) => {
@@ -398,20 +439,24 @@ impl Reconciler {
     }
 
     /// Tells the gate what PostgreSQL has, and trims the log behind it.
-    async fn advance_watermark(&mut self, seen: &Meta, reached: Reached) -> Result<(), StepError> {
-        let cell = self.cell;
-        if reached.seq <= seen.applied {
+    async fn tell(&self, at: &Known) -> Result<(), StepError> {
+        let Known { cursor, seen } = at;
+        if cursor.seq <= seen.applied {
             return Ok(());
         }
-        let keys = vec![Keys::meta(cell), Keys::new(cell, seen.epoch).log()];
-        let (seq, kept) = (reached.seq.to_string(), LOG_KEPT_ENTRIES.to_string());
-        let args = vec![seen.epoch.to_string(), seq, reached.tip, kept];
+        let keys = vec![Keys::meta(self.cell), Keys::new(self.cell, seen.epoch).log()];
+        let (seq, kept) = (cursor.seq.to_string(), LOG_KEPT_ENTRIES.to_string());
+        let args = vec![seen.epoch.to_string(), seq, cursor.tip.clone(), kept];
         ADVANCE_WATERMARK.call(&self.log.client, keys, args).await?;
         Ok(())
     }
 
-    async fn wait_for_entries(&mut self, shutdown: &CancellationToken) -> Result<(), StepError> {
-        let cursor = self.cursor().await?;
+    async fn wait_for_entries(
+        &self,
+        at: Option<Known>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), StepError> {
+        let Some(Known { cursor, .. }) = at else { return Ok(()) };
         tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             found = self.log.wait_after(cursor.epoch, cursor.seq) => Ok(found?),
