@@ -36,8 +36,8 @@ pub mod bounds {
     pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
     /// How long a stopping server waits for the first request of a connection.
     pub const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(200);
-    /// How often metrics are folded; without it their memory grows.
-    pub const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+    /// How often metrics are folded; without it their memory grows, and whoever asks for them waits for it.
+    pub const METRICS_UPKEEP: Duration = Duration::from_millis(250);
     /// How often cells, outbox, templates and the like are looked at for metrics.
     pub const METRICS_SAMPLE: Duration = Duration::from_secs(2);
     /// Templates that have metrics of their own.
@@ -66,7 +66,7 @@ pub mod bounds {
     /// … and with `RUSHGATE_ACK=truth`, where clients wait for each.
     pub const APPLY_PACE_WAITED_FOR: Duration = Duration::from_millis(5);
     /// The niceness of what follows the gate, where it shares a machine with what decides: clients wait for that, and
-    /// reconciler, relay, PostgreSQL and RabbitMQ follow, with what it leaves them.
+    /// reconciler, relay, the folding of metrics, PostgreSQL and RabbitMQ follow, with what it leaves them.
     pub const FOLLOWERS_NICENESS: u8 = 10;
     /// Pause between two looks at something that failed.
     pub const RETRY_PAUSE: Duration = Duration::from_millis(500);

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::bounds::{CONNECT_TIMEOUT, RETRY_PAUSE, SHUTDOWN_TIMEOUT};
+use crate::config::bounds::{CONNECT_TIMEOUT, FOLLOWERS_NICENESS, RETRY_PAUSE, SHUTDOWN_TIMEOUT};
 use crate::config::{InvalidSetting, Role, Serve, Servers};
 use crate::gate::{Gate, RedisSetupError};
 use crate::http::rates::Rates;
@@ -229,7 +229,9 @@ impl Listening<'_> {
                 servers.spawn(tls.follow(stopping.clone()));
             }
         }
-        servers.spawn(telemetry::metrics::upkeep(self.metrics, stopping.clone()));
+        let meters = OwnThread::start("rushgate-meters", FOLLOWERS_NICENESS)?;
+        let upkeep = telemetry::metrics::upkeep(self.metrics, stopping.clone());
+        servers.spawn_on(upkeep, meters.runtime());
         servers.spawn(sampler.run(sampled, stopping.clone()));
         tracing::info!(api = ?addresses.api, ops = %addresses.ops, roles = ?settings.roles, "serving");
         let _ = ready.send(addresses); // nobody has to be interested

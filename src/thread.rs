@@ -1,4 +1,4 @@
-//! Threads with a runtime of their own, for work that everybody waits for: the gate's connections and batchers, and the
+//! Threads with a runtime of their own. First, for work that everybody waits for: the gate's connections and batchers, and the
 //! reconcilers.
 //!
 //! One call of a script is under way at a time, and everybody who decides waits for it; one transaction at a time, and
