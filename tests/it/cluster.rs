@@ -340,6 +340,10 @@ impl Instance {
         Self { child, api, ops, log, http, next: AtomicUsize::new(0) }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
     pub async fn until_ready(&self) {
         eventually(&format!("the instance is ready; its log: {:#?}", self.log()), || async {
             (self.readiness().await.0 == 200).then_some(())

@@ -216,9 +216,13 @@ async fn followers_step_back_when_they_shall() {
     assert_eq!(niceness(rabbitmq.pid().unwrap()), ours + i32::from(FOLLOWERS_NICENESS));
 }
 
-/// As the kernel tells it, in the seventeenth field after the program's name.
-fn niceness(pid: u32) -> i32 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+pub fn niceness(pid: u32) -> i32 {
+    niceness_at(Path::new(&format!("/proc/{pid}")))
+}
+
+/// Of a process or thread, as the kernel tells it: in the seventeenth field after the program's name.
+pub fn niceness_at(task: &Path) -> i32 {
+    let stat = std::fs::read_to_string(task.join("stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
 }
 

@@ -1,13 +1,16 @@
 //! Starting, stopping and the other commands, as an operator meets them.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::join_all;
 use nix::sys::signal::Signal;
+use rushgate::servers::FOLLOWERS_NICENESS;
 use serde_json::{Value, json};
 
 use crate::cluster::*;
+use crate::servers::{niceness, niceness_at};
 use crate::truth;
 
 /// Where nobody listens.
@@ -42,6 +45,43 @@ async fn roles_of_several_processes_make_one_shop() {
     for instance in [rest, reconciler, api] {
         instance.stop().await;
     }
+}
+
+#[tokio::test]
+async fn what_follows_the_gate_steps_back_where_requests_are_answered_and_do_not_wait_for_it() {
+    let cluster = Cluster::servers().await;
+    let settings = &cluster.settings;
+    let back = i32::from(FOLLOWERS_NICENESS);
+    let api = "api,reconciler,relay";
+    for (settings, followers) in [
+        (settings.with("RUSHGATE_ROLES", api), back),
+        (settings.with("RUSHGATE_ROLES", api).with("RUSHGATE_ACK", "truth"), 0),
+        (settings.with("RUSHGATE_ROLES", "reconciler,relay"), 0),
+    ] {
+        let instance = Instance::listening(&settings).await;
+        let threads = threads(instance.pid());
+        let ours = niceness(std::process::id());
+        for (name, more) in [
+            ("rushgate-follow", followers),
+            ("rushgate-relay", followers),
+            ("rushgate-meters", back),
+            ("rushgate-gate", 0),
+        ] {
+            let found = threads
+                .iter()
+                .find(|(thread, _)| thread == name)
+                .unwrap_or_else(|| panic!("{name}: {threads:?}"));
+            assert_eq!(found.1, ours + more, "{name} of {settings:?}");
+        }
+        instance.stop().await;
+    }
+}
+
+/// Names and niceness.
+fn threads(pid: u32) -> Vec<(String, i32)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let name = |path: &Path| std::fs::read_to_string(path.join("comm")).unwrap().trim().to_owned();
+    tasks.map(|task| task.unwrap().path()).map(|path| (name(&path), niceness_at(&path))).collect()
 }
 
 #[tokio::test]
