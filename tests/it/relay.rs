@@ -230,6 +230,35 @@ async fn an_idle_relay_is_quick_and_stops_at_once() {
 }
 
 #[tokio::test]
+async fn plans_that_were_made_for_an_empty_outbox_do_for_a_full_one() {
+    let (pool, url) = (database().await, virtual_host().await);
+    let mut relay = Relay::new(&url, pool.clone());
+    // PostgreSQL makes a plan to keep at a statement's sixth execution, and forgets it when the table is analysed.
+    sqlx::raw_sql("ANALYZE outbox").execute(&pool).await.unwrap();
+    for n in 1..=8 {
+        insert(&pool, n, event::ORDER_COMPLETED, "{}").await;
+        assert_eq!(relay.step().await.unwrap(), Step::Published { delivered: 1, refused: vec![] });
+    }
+    let many = "INSERT INTO outbox (event_id, routing_key, payload, created_at)
+        SELECT 'many-' || n, 'order.completed', '{}', now() FROM generate_series(1, 5000) AS n";
+    sqlx::raw_sql(many).execute(&pool).await.unwrap();
+    let before = rows_read_without_an_index(&pool).await;
+    for _ in 0..5 {
+        assert_eq!(relay.step().await.unwrap(), Step::Published { delivered: 1_000, refused: vec![] });
+    }
+    assert_eq!(relay.step().await.unwrap(), Step::Idle);
+    relay.stop().await; // a session tells its figures when it ends, if not before
+    let after = rows_read_without_an_index(&pool).await;
+    assert!(after < before + 1_000, "{before} rows of the outbox were read one by one, then {after}");
+}
+
+/// Of the outbox, as far as sessions have told.
+async fn rows_read_without_an_index(pool: &PgPool) -> i64 {
+    let read = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'outbox'";
+    sqlx::query_scalar(read).fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
 async fn what_piled_up_while_the_broker_was_away_is_delivered() {
     let pool = database().await;
     let broker = RabbitMqServer::start(RabbitMqOptions::new(DataFolder::Scratch)).await.unwrap();
