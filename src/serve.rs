@@ -169,7 +169,8 @@ impl Listening<'_> {
     ) -> Result<(), ServeError> {
         let settings = self.settings;
         let timeout = settings.truth_timeout();
-        let reads = truth::pool(&settings.servers.database_url, settings.database_connections, timeout)?;
+        let (url, connections) = (&settings.servers.database_url, settings.database_connections);
+        let reads = truth::pool_for_reads(url, connections, timeout)?;
         let truth = Truth::new(reads.clone(), timeout);
         let sampled = Arc::<Sampled>::default();
         let sampler = Sampler {

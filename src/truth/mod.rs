@@ -37,16 +37,33 @@ pub struct Truth {
 
 /// A pool that connects when it is first used. `timeout` bounds the wait for a connection and each statement.
 pub fn pool(database_url: &str, connections: u32, timeout: Duration) -> Result<PgPool, InvalidSetting> {
-    let options = PgConnectOptions::from_str(database_url)
-        .map_err(|error| {
-            InvalidSetting(format!(
-                "RUSHGATE_DATABASE_URL is no PostgreSQL address ({error}): use one like \
-                 postgres://user:password@host:5432/database"
-            ))
-        })?
-        .application_name("rushgate")
-        .options([("statement_timeout", timeout.as_millis().to_string())]);
-    Ok(PgPoolOptions::new().max_connections(connections).acquire_timeout(timeout).connect_lazy_with(options))
+    Ok(pool_with(options_of(database_url, timeout)?, connections, timeout))
+}
+
+/// A [`pool`] whose statements find rows by their keys, as all of the API's do. PostgreSQL keeps the plans of a session's
+/// statements: those that it made for a shop with next to no orders would read whole tables once there are many.
+pub fn pool_for_reads(
+    database_url: &str,
+    connections: u32,
+    timeout: Duration,
+) -> Result<PgPool, InvalidSetting> {
+    let options = options_of(database_url, timeout)?.options([("enable_seqscan", "off")]);
+    Ok(pool_with(options, connections, timeout))
+}
+
+fn options_of(database_url: &str, timeout: Duration) -> Result<PgConnectOptions, InvalidSetting> {
+    let options = PgConnectOptions::from_str(database_url).map_err(|error| {
+        InvalidSetting(format!(
+            "RUSHGATE_DATABASE_URL is no PostgreSQL address ({error}): use one like \
+             postgres://user:password@host:5432/database"
+        ))
+    })?;
+    let statement_timeout = [("statement_timeout", timeout.as_millis().to_string())];
+    Ok(options.application_name("rushgate").options(statement_timeout))
+}
+
+fn pool_with(options: PgConnectOptions, connections: u32, timeout: Duration) -> PgPool {
+    PgPoolOptions::new().max_connections(connections).acquire_timeout(timeout).connect_lazy_with(options)
 }
 
 /// Options of a leader's session, which holds an advisory lock (reconciler, relay). A leader that has vanished, or whose
