@@ -6,8 +6,10 @@ use rushgate::gate::*;
 use rushgate::reconciler::Step;
 use rushgate::truth::Truth;
 use sqlx::Row;
+use uuid::Uuid;
 
 use crate::shop::*;
+use crate::truth::empty_database;
 
 #[tokio::test]
 async fn an_order_goes_from_the_gate_to_the_truth() {
@@ -81,4 +83,28 @@ async fn a_truth_that_went_back_since_it_was_waited_for_is_found_out() {
         sqlx::query(back).execute(&shop.pool).await.unwrap();
         assert!(truth.has_reached(caught_up.positions()).await.is_err(), "{back}");
     }
+}
+
+#[tokio::test]
+async fn plans_that_were_made_for_an_empty_shop_do_for_a_full_one() {
+    let url = empty_database().await;
+    let pool = rushgate::truth::pool_for_reads(&url, 1, Duration::from_secs(5)).unwrap();
+    sqlx::migrate!().run(&pool).await.unwrap();
+    sqlx::raw_sql("ANALYZE orders").execute(&pool).await.unwrap();
+    let truth = Truth::new(pool.clone(), Duration::from_secs(5));
+    let ann = rushgate::domain::UserId::parse("ann").unwrap();
+    // PostgreSQL makes a plan to keep at a statement's sixth execution, and forgets it when the table is analysed.
+    for _ in 0..8 {
+        assert_eq!(truth.order(Uuid::now_v7()).await.unwrap(), None);
+        assert_eq!(truth.orders_of(&ann, None, 10).await.unwrap(), []);
+    }
+    let many = "INSERT INTO orders (order_id, user_id, status, subtotal, discount, total, balance_after, ordered_at)
+        SELECT gen_random_uuid(), 'user-' || n, 'paid', 100, 0, 100, 0, now() FROM generate_series(1, 5000) AS n";
+    sqlx::raw_sql(many).execute(&pool).await.unwrap();
+    assert_eq!(truth.order(Uuid::now_v7()).await.unwrap(), None);
+    assert_eq!(truth.orders_of(&ann, None, 10).await.unwrap(), []);
+    sqlx::raw_sql("SELECT pg_stat_force_next_flush()").execute(&pool).await.unwrap();
+    let read = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'orders'";
+    let one_by_one: i64 = sqlx::query_scalar(read).fetch_one(&pool).await.unwrap();
+    assert!(one_by_one < 5_000, "{one_by_one} orders were read one by one");
 }
