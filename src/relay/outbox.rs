@@ -10,15 +10,13 @@ use tokio::time::timeout;
 use crate::config::bounds::{
     RELAY_BYTES, RELAY_LOOK_BELOW, RELAY_ROWS, RELAY_STOP_GRACE, RELAY_TRUTH_TIMEOUT,
 };
-use crate::truth::lead_with;
+use crate::truth::{BY_KEY, lead_with};
 
 /// Key of the advisory lock: "rgrelay" in ASCII.
 const LEADER_LOCK: i64 = 0x0072_6772_656c_6179;
 
-/// PostgreSQL keeps the plans of a session's statements. Those that it makes while the outbox is nearly empty, which is nearly
-/// always, would read all of it (deleted rows included) and sort it, for each window of a rush.
-const BY_KEY: [(&str, &str); 3] =
-    [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("enable_sort", "off")];
+/// Beside [`BY_KEY`]: events come in the order of their keys.
+const IN_ORDER: [(&str, &str); 2] = [("enable_bitmapscan", "off"), ("enable_sort", "off")];
 
 /// One event on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +49,7 @@ pub struct Outbox {
 impl Outbox {
     /// `None`: another relay holds the lock.
     pub async fn lead(options: &PgConnectOptions) -> Result<Option<Self>, OutboxError> {
-        let options = lead_with(options.clone(), "rushgate-relay").options(BY_KEY);
+        let options = lead_with(options.clone(), "rushgate-relay").options(BY_KEY).options(IN_ORDER);
         let mut connection = limited(options.connect()).await?;
         let locked: bool = limited(
             sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")

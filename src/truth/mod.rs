@@ -40,14 +40,18 @@ pub fn pool(database_url: &str, connections: u32, timeout: Duration) -> Result<P
     Ok(pool_with(options_of(database_url, timeout)?, connections, timeout))
 }
 
-/// A [`pool`] whose statements find rows by their keys, as all of the API's do. PostgreSQL keeps the plans of a session's
-/// statements: those that it made for a shop with next to no orders would read whole tables once there are many.
+/// For sessions whose statements find rows by their keys. PostgreSQL keeps a statement's plan from its sixth execution on: one
+/// that it made while a table was nearly empty would read all of it once it is full. A table without another way is still read
+/// whole, at a cost that stands for "never"; it must not be taken for work that is worth compiling.
+pub const BY_KEY: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
+
+/// A [`pool`] whose statements find rows by their keys, as all of the API's do; see [`BY_KEY`].
 pub fn pool_for_reads(
     database_url: &str,
     connections: u32,
     timeout: Duration,
 ) -> Result<PgPool, InvalidSetting> {
-    let options = options_of(database_url, timeout)?.options([("enable_seqscan", "off")]);
+    let options = options_of(database_url, timeout)?.options(BY_KEY);
     Ok(pool_with(options, connections, timeout))
 }
 
