@@ -86,6 +86,8 @@ pub fn lead_with(options: PgConnectOptions, name: &str) -> PgConnectOptions {
         ("idle_session_timeout", "30s"),
         ("idle_in_transaction_session_timeout", "30s"),
         ("lock_timeout", "20s"),
+        // Thousands of rows by key look like work that is worth compiling; it never is.
+        ("jit", "off"),
     ])
 }
 
