@@ -1,5 +1,5 @@
-//! Threads with a runtime of their own. First, for work that everybody waits for: the gate's connections and batchers, and the
-//! reconcilers.
+//! Threads with a runtime of their own, for work that everybody waits for (the gate's connections and batchers, the
+//! reconcilers) or that is to step back behind requests (the relay, the folding of metrics).
 //!
 //! One call of a script is under way at a time, and everybody who decides waits for it; one transaction at a time, and
 //! `RUSHGATE_ACK=truth` waits for it. On the threads that serve requests, each of their steps (hand a command to the
@@ -27,20 +27,23 @@ pub struct OwnThread {
 
 impl OwnThread {
     /// `name`: of at most 15 bytes, so that the system shows all of it. `niceness`: how far it, and the threads that are
-    /// started there, step back behind others when the processors are busy; see `nice(1)`.
+    /// started there, step back behind others when the processors are busy, from the moment when this returns; see `nice(1)`.
     pub fn start(name: &'static str, niceness: u8) -> Result<Self, ThreadError> {
         let failed = |e: std::io::Error| ThreadError { name, why: e.to_string() };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let handle = runtime.handle().clone();
         let (lives, dropped) = oneshot::channel();
+        let (sets, is_set) = std::sync::mpsc::channel();
         let run = move || {
             // On Linux it is the thread's own.
             if let Err(why) = rustix::process::nice(niceness.into()) {
                 tracing::warn!(%why, thread = name, "its niceness cannot be set: it runs as all others");
             }
+            drop(sets);
             let _ = runtime.block_on(dropped); // nothing is ever sent
         };
         std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed)?;
+        let _: Result<(), _> = is_set.recv(); // nothing is sent: it ends when the other end is dropped
         Ok(Self { name, runtime: handle, _lives: lives })
     }
 

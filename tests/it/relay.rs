@@ -247,7 +247,11 @@ async fn plans_that_were_made_for_an_empty_outbox_do_for_a_full_one() {
         assert_eq!(relay.step().await.unwrap(), Step::Published { delivered: 1_000, refused: vec![] });
     }
     assert_eq!(relay.step().await.unwrap(), Step::Idle);
-    relay.stop().await; // a session tells its figures when it ends, if not before
+    relay.stop().await;
+    // A session tells its figures when it ends, if not before.
+    let sessions = "SELECT count(*) FROM pg_stat_activity \
+                    WHERE application_name = 'rushgate-relay' AND datname = current_database()";
+    eventually(|| async { (number(&pool, sessions).await == 0).then_some(()) }).await;
     let after = rows_read_without_an_index(&pool).await;
     assert!(after < before + 1_000, "{before} rows of the outbox were read one by one, then {after}");
 }
