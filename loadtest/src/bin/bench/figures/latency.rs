@@ -66,6 +66,8 @@ async fn round(stage: &mut Stage, per_s: f64) -> Outcome<(f64, f64)> {
         pace: Pace::PerSecond(per_s),
         count,
     };
+    // What the rows before have written shall not go to the disk, 30 s later, in the middle of this.
+    nix::unistd::sync();
     let sampler = Sampler::start(stage.shop.redis.port());
     let mut latencies = Vec::with_capacity(usize::try_from(count)?);
     let write = |index, out: &mut Vec<u8>| {
