@@ -76,6 +76,10 @@ pub mod bounds {
     pub const SOLD_OUT_ENTRIES: usize = 10_000;
     /// How often a batch is sent again after a refusal that changed nothing and that a repeat can mend.
     pub const GATE_REPEATS: u32 = 3;
+    /// Calls of a script that reads begin at least so far apart …
+    pub const READS_GATHER: Duration = Duration::from_millis(1);
+    /// … if the one before was for so many requests or more: a few get their answers at once.
+    pub const READS_FEW: usize = 8;
     /// Seconds that a client is told to wait after a 503.
     pub const RETRY_AFTER_SECS: u64 = 1;
 

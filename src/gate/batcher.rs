@@ -13,7 +13,7 @@ use super::keys::{DAY_MS, Keys};
 use super::meters::LaneMeters;
 use super::refusal::{GateError, Position};
 use super::script::{CallError, Refused, Reply, Script};
-use crate::config::bounds::GATE_REPEATS;
+use crate::config::bounds::{GATE_REPEATS, READS_FEW, READS_GATHER};
 use crate::log::wire;
 
 /// A request on its way to a script.
@@ -158,6 +158,13 @@ enum Next {
     GiveUp(GateError),
 }
 
+/// Whether the next reads shall wait for more to come, after a call for `asked`, while `waiting` are there and a call takes
+/// `most`. A call that decides lasts for an fsync, and many gather meanwhile. One that reads is so fast that each would be
+/// for a few, and Redis and this instance would spend most of their time on calls.
+fn reads_gather(asked: usize, waiting: usize, most: usize) -> bool {
+    asked >= READS_FEW && waiting < most
+}
+
 impl Worker {
     async fn run(self, mut jobs: mpsc::Receiver<Job>) {
         let mut batch = Vec::with_capacity(self.limits.batch);
@@ -165,8 +172,13 @@ impl Worker {
             // Nobody waits for these any more, and nothing has been sent: they never happened.
             batch.retain(|job| !job.answer.is_closed());
             let waiting = std::mem::take(&mut batch);
-            if !waiting.is_empty() {
-                self.decide(waiting).await;
+            if waiting.is_empty() {
+                continue;
+            }
+            let (asked, begun) = (waiting.len(), Instant::now());
+            self.decide(waiting).await;
+            if !self.script.decides && reads_gather(asked, jobs.len(), self.limits.batch) {
+                tokio::time::sleep_until((begun + READS_GATHER).into()).await;
             }
         }
     }
@@ -351,5 +363,13 @@ mod tests {
         assert!(same.repeats == 0 && same.is_first(0) && same.is_first(1));
         let answers = vec![Bytes::from_static(&[1]), Bytes::from_static(&[2])];
         assert_eq!(same.spread(answers), [&[1][..], &[2]]);
+    }
+
+    #[test]
+    fn reads_wait_for_one_another_only_while_there_are_many_and_less_than_a_call_takes() {
+        let most = 256;
+        assert!(reads_gather(READS_FEW, 0, most) && reads_gather(most, most - 1, most));
+        assert!(!reads_gather(READS_FEW - 1, 0, most), "a few");
+        assert!(!reads_gather(most, most, most), "the next call is full");
     }
 }

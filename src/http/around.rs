@@ -4,7 +4,8 @@
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -16,6 +17,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tower::Service;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
@@ -24,7 +26,7 @@ use super::current::Current;
 use super::meters::{self, Routes};
 use super::problem::{Code, Problem};
 use super::rates::Rates;
-use super::server::{Answers, Peer};
+use super::server::Peer;
 use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, Trace};
 
 /// How long a browser may remember what CORS allows.
@@ -63,17 +65,12 @@ impl Around {
         }
     }
 
-    /// `router` with all of this around it. One service around the whole of it, as layers would be around each route: those
-    /// cost every request an allocation each. This one is for the server's sake, which holds what is under way in its
-    /// connections and moves it there: it is large.
-    pub fn over(self: Arc<Self>, router: Router) -> impl Answers {
-        tower::service_fn(move |request| {
-            let (around, router) = (Arc::clone(&self), router.clone());
-            async move { Ok(around.answer(router, request).await) }.boxed()
-        })
+    /// `router` with all of this around it.
+    pub fn over(self: Arc<Self>, router: Router) -> Surrounded {
+        Surrounded(Arc::new((self, Mutex::new(router))))
     }
 
-    pub(super) async fn answer(&self, mut router: Router, request: Request) -> Response {
+    async fn answer(&self, router: &Mutex<Router>, request: Request) -> Response {
         let started = Instant::now();
         let trace = Arc::new(Trace::of(request.headers()));
         let _in_flight = meters::InFlight::begin();
@@ -86,7 +83,10 @@ impl Around {
             }
             let peer = request.extensions().get::<Peer>().copied();
             match self.rates.count_address(peer, request.headers()) {
-                Ok(()) => infallible(router.call(request).await),
+                Ok(()) => {
+                    let answering = router.lock().unwrap_or_else(PoisonError::into_inner).call(request);
+                    infallible(answering.await)
+                }
                 Err(refused) => refused.into_response(),
             }
         });
@@ -152,6 +152,33 @@ impl Around {
         for (name, value) in &self.headers {
             headers.entry(name).or_insert_with(|| value.clone());
         }
+    }
+}
+
+/// One service around the whole of a router, as layers would be around each route: those cost every request an allocation
+/// each. A clone shares no counter with others; each connection has one, and no lock is ever waited for.
+pub struct Surrounded(Arc<(Arc<Around>, Mutex<Router>)>);
+
+impl Clone for Surrounded {
+    fn clone(&self) -> Self {
+        let (around, router) = &*self.0;
+        Arc::clone(around).over(router.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+impl Service<Request> for Surrounded {
+    type Response = Response;
+    type Error = Infallible;
+    /// Boxed for the sake of the server, which holds what is under way in its connections and moves it there: it is large.
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let ours = Arc::clone(&self.0);
+        async move { Ok(ours.0.answer(&ours.1, request).await) }.boxed()
     }
 }
 

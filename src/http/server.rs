@@ -17,9 +17,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::Version;
 use axum::response::Response;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt, TryFutureExt};
+use futures::{FutureExt, TryFutureExt};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -31,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use self::activity::Activity;
+use self::activity::{Activity, Aside};
 use self::write_limit::WriteLimited;
 use crate::config::Limits;
 use crate::config::bounds::{
@@ -278,12 +276,14 @@ impl<R: Answers> Server<R> {
         let Some(tls) = &self.transport.tls else {
             return self.serve(stream, peer, activity).await;
         };
+        let ends =
+            [self.silence(&activity).boxed(), activity.evicted().boxed(), self.stopping.cancelled().boxed()];
+        let mut ends = Aside::new(&activity, ends);
         let handshake = tokio::select! {
             done = tls.accept(stream) => done.ok(),
-            () = self.silence(&activity) => None,
-            () = activity.evicted() => None,
-            () = self.stopping.cancelled() => None,
+            () = ends.next() => None,
         };
+        drop(ends);
         if let Some(stream) = handshake {
             // Larger than a plain one, which would be as large if this stood beside it.
             Box::pin(self.serve(stream, peer, activity)).await;
@@ -295,7 +295,8 @@ impl<R: Answers> Server<R> {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = service_fn({
-            let (activity, service) = (Arc::clone(&activity), self.service.clone());
+            // Its own, so that what it counts wanders from processor to processor no more than the connection does.
+            let (activity, service) = (Arc::clone(&activity), Mutex::new(self.service.clone()));
             move |mut request: hyper::Request<hyper::body::Incoming>| {
                 let busy = activity.begin();
                 let many = request.version() == Version::HTTP_2;
@@ -303,7 +304,8 @@ impl<R: Answers> Server<R> {
                     request.extensions_mut().insert(peer);
                 }
                 // Mapped, not awaited in a block of its own: that would hold the answering future twice.
-                let answering = service.clone().call(request.map(Body::new));
+                let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
+                let answering = service.call(request.map(Body::new));
                 answering.map_ok(move |answer| {
                     // On HTTP/1 the limit on writes is enough; on HTTP/2 a client can starve one stream of several.
                     if many { answer.map(|body| busy.keep_until_sent(body)) } else { answer }
@@ -317,7 +319,7 @@ impl<R: Answers> Server<R> {
                 biased;
                 // Errors are the client's: it hung up, or spoke no HTTP. It was answered as far as possible.
                 _ = connection.as_mut() => return,
-                Some(end) = ends.next() => match end {
+                end = ends.next() => match end {
                     End::Finish => connection.as_mut().graceful_shutdown(),
                     End::Cut => return,
                 }
@@ -325,8 +327,8 @@ impl<R: Answers> Server<R> {
         }
     }
 
-    /// What ends a connection. Looked at when it happens only: a connection is polled several times for each request.
-    fn ends<'a>(&'a self, activity: &'a Activity) -> FuturesUnordered<BoxFuture<'a, End>> {
+    /// What ends a connection.
+    fn ends<'a>(&'a self, activity: &'a Arc<Activity>) -> Aside<'a, End> {
         let cut = async {
             tokio::select! {
                 () = self.silence(activity) => {}
@@ -337,7 +339,7 @@ impl<R: Answers> Server<R> {
             End::Cut
         };
         let finish = self.end_of_patience(activity).map(|()| End::Finish);
-        [cut.boxed(), finish.boxed()].into_iter().collect()
+        Aside::new(activity, [cut.boxed(), finish.boxed()])
     }
 
     /// Ends when the server stops; a connection that has not brought its first request yet has a moment to do so, for it may

@@ -1,14 +1,17 @@
 //! What a connection is doing: whether it has brought a request, since when it does nothing, and which answers on it lie
-//! about unsent.
+//! about unsent; and whether something beside requests wants to be looked at.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use futures::task::AtomicWaker;
 use hyper::body::{Frame, SizeHint};
 
@@ -21,8 +24,21 @@ pub struct Activity {
     answers: Answers,
     /// Somebody else wants the place.
     evicted: AtomicBool,
-    /// Of the connection's task. It looks at all of this whenever it works, so looking takes no lock.
+    /// Whether [`Aside`] has anything to look at.
+    woken: AtomicBool,
+    /// Of the connection's task.
     task: AtomicWaker,
+}
+
+/// Something that the futures of [`Aside`] wait for has happened.
+impl Wake for Activity {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_aside();
+    }
 }
 
 /// Answers that are not sent to their end, in the order in which they were begun.
@@ -42,6 +58,7 @@ impl Activity {
             ended_ms: AtomicU64::new(0),
             answers: Answers::default(),
             evicted: AtomicBool::new(false),
+            woken: AtomicBool::new(true),
             task: AtomicWaker::new(),
         }
     }
@@ -72,21 +89,25 @@ impl Activity {
     pub fn evict_if_idle(&self, at_least: Duration) {
         if self.idle_for() >= at_least {
             self.evicted.store(true, Ordering::Release);
-            self.task.wake();
+            self.wake_aside();
         }
     }
 
-    /// Ends when [`Self::evict_if_idle`] has found the connection idle.
+    fn wake_aside(&self) {
+        self.woken.store(true, Ordering::Release);
+        self.task.wake();
+    }
+
+    /// Ends when [`Self::evict_if_idle`] has found the connection idle. For [`Aside`] only, as what follows: nobody else is
+    /// woken.
     pub async fn evicted(&self) {
         self.until(&self.evicted).await;
     }
 
     async fn until(&self, flag: &AtomicBool) {
-        std::future::poll_fn(|cx| {
-            self.task.register(cx.waker());
-            if flag.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        let look =
+            |_: &mut Context<'_>| if flag.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending };
+        std::future::poll_fn(look).await;
     }
 
     /// Ends when an answer has been lying about for longer than `limit`.
@@ -100,6 +121,42 @@ impl Activity {
                 None => tokio::time::sleep(limit).await,
             }
         }
+    }
+}
+
+/// Futures beside a connection's own work, which is polled several times for each request. These are looked at when one of
+/// them was woken only; to find out that none was takes a look at the [`Activity`], which every request touches anyhow.
+pub struct Aside<'a, T> {
+    futures: FuturesUnordered<BoxFuture<'a, T>>,
+    activity: &'a Activity,
+    waker: Waker,
+}
+
+impl<'a, T> Aside<'a, T> {
+    /// An activity has one at a time.
+    pub fn new(activity: &'a Arc<Activity>, futures: impl IntoIterator<Item = BoxFuture<'a, T>>) -> Self {
+        activity.woken.store(true, Ordering::Release);
+        Self { futures: futures.into_iter().collect(), activity, waker: Waker::from(Arc::clone(activity)) }
+    }
+
+    /// What the next of the futures returns that ends; waits for ever when there is none left.
+    pub async fn next(&mut self) -> T {
+        std::future::poll_fn(|cx| {
+            self.activity.task.register(cx.waker());
+            if !self.activity.woken.load(Ordering::Acquire) {
+                return Poll::Pending;
+            }
+            self.activity.woken.swap(false, Ordering::AcqRel);
+            match self.futures.poll_next_unpin(&mut Context::from_waker(&self.waker)) {
+                Poll::Ready(Some(ended)) => {
+                    // There may be more to look at.
+                    self.activity.woken.store(true, Ordering::Release);
+                    Poll::Ready(ended)
+                }
+                _ => Poll::Pending,
+            }
+        })
+        .await
     }
 }
 
@@ -131,7 +188,7 @@ impl Busy {
             number
         };
         if !self.0.answers.any.swap(true, Ordering::AcqRel) {
-            self.0.task.wake();
+            self.0.wake_aside();
         }
         Body::new(Answer { body, number, busy: self })
     }
