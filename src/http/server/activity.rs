@@ -24,6 +24,8 @@ pub struct Activity {
     answers: Answers,
     /// Somebody else wants the place.
     evicted: AtomicBool,
+    /// Of the one future of [`Aside`] that waits for what is told here.
+    told: AtomicWaker,
     /// Whether [`Aside`] has anything to look at.
     woken: AtomicBool,
     /// Of the connection's task.
@@ -37,7 +39,8 @@ impl Wake for Activity {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.wake_aside();
+        self.woken.store(true, Ordering::Release);
+        self.task.wake();
     }
 }
 
@@ -58,6 +61,7 @@ impl Activity {
             ended_ms: AtomicU64::new(0),
             answers: Answers::default(),
             evicted: AtomicBool::new(false),
+            told: AtomicWaker::new(),
             woken: AtomicBool::new(true),
             task: AtomicWaker::new(),
         }
@@ -89,25 +93,21 @@ impl Activity {
     pub fn evict_if_idle(&self, at_least: Duration) {
         if self.idle_for() >= at_least {
             self.evicted.store(true, Ordering::Release);
-            self.wake_aside();
+            self.told.wake();
         }
     }
 
-    fn wake_aside(&self) {
-        self.woken.store(true, Ordering::Release);
-        self.task.wake();
-    }
-
-    /// Ends when [`Self::evict_if_idle`] has found the connection idle. For [`Aside`] only, as what follows: nobody else is
-    /// woken.
+    /// Ends when [`Self::evict_if_idle`] has found the connection idle.
     pub async fn evicted(&self) {
         self.until(&self.evicted).await;
     }
 
     async fn until(&self, flag: &AtomicBool) {
-        let look =
-            |_: &mut Context<'_>| if flag.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending };
-        std::future::poll_fn(look).await;
+        std::future::poll_fn(|cx| {
+            self.told.register(cx.waker());
+            if flag.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Ends when an answer has been lying about for longer than `limit`.
@@ -188,7 +188,7 @@ impl Busy {
             number
         };
         if !self.0.answers.any.swap(true, Ordering::AcqRel) {
-            self.0.wake_aside();
+            self.0.told.wake();
         }
         Body::new(Answer { body, number, busy: self })
     }
