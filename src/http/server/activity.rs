@@ -146,6 +146,7 @@ impl<'a, T> Aside<'a, T> {
             if !self.activity.woken.load(Ordering::Acquire) {
                 return Poll::Pending;
             }
+            // Before looking, so that a wake meanwhile makes for another look.
             self.activity.woken.swap(false, Ordering::AcqRel);
             match self.futures.poll_next_unpin(&mut Context::from_waker(&self.waker)) {
                 Poll::Ready(Some(ended)) => {
