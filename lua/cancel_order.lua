@@ -5,7 +5,7 @@
 -- body  [order id, user, lines [product, quantity, product, …], refund, coupon id or nil, epoch of the read]
 -- fact  [order id, user, lines [[product, quantity, stock after], …], refund, coupon id or nil, coupon returned,
 --        balance after, cancelled_at, idempotency]
--- Refusals: stale_read · already_cancelled · unknown_user · {unknown_product = id} · {balance_limit = present balance}
+-- Refusals: stale_read · already_cancelled · {unknown_product = id} · {balance_limit = present balance}
 
 local WALLETS, STOCKS, HELD, CANCELLED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 
@@ -39,8 +39,7 @@ local function decide(k, key)
   if read_in ~= epoch then return 'stale_read' end
   local order_at, wallet_at = place_of[order_id], wallets.place[user]
   if cancelled[order_at] == 1 then return 'already_cancelled' end
-  local balance = tonumber(wallets.value[wallet_at])
-  if not balance then return 'unknown_user' end
+  local balance = tonumber(wallets.value[wallet_at]) or 0
   if balance + refund > MAX_BALANCE then return { balance_limit = balance } end
   for i = 1, #lines, 2 do
     if not stocks.value[stocks.place[lines[i]]] then return { unknown_product = lines[i] } end

@@ -1,10 +1,11 @@
--- Places and pays orders: takes stock, balance and coupon, all or none.
+-- Places and pays orders: takes stock, balance and coupon, all or none. A user without a wallet has balance 0; an order
+-- with the total 0 makes the wallet, so that its payment stands in a ledger and a cancellation finds it.
 --
 -- KEYS  5 wallets · 6 products · 7 stocks · 8 held · 9 template numbers · 10 templates
 -- body  [order id, user, lines [product, quantity, product, …] (each product once), coupon id or nil, expected total or nil]
 -- fact  [order id, user, lines [[product, name, unit price, quantity, amount, stock after], …], subtotal, discount,
 --        total, coupon id or nil, balance after, ordered_at, idempotency]
--- Refusals: unknown_user · {unknown_product = id} · {not_on_sale = id} · {insufficient_stock = [id, available]} ·
+-- Refusals: {unknown_product = id} · {not_on_sale = id} · {insufficient_stock = [id, available]} ·
 --           unknown_coupon · coupon_used · {coupon_expired = ms} · {subtotal_too_low = [required, subtotal]} ·
 --           {price_changed = total} · {insufficient_balance = [balance, total]}
 
@@ -94,8 +95,7 @@ local function decide(k, key)
   local order_id, user, lines = batch[k + 1], batch[k + 2], batch[k + 3]
   local coupon_id, expected_total = batch[k + 4], batch[k + 5]
   local wallet_at, held_at = wallets.place[user], held.place[user]
-  local balance = tonumber(wallets.value[wallet_at])
-  if not balance then return 'unknown_user' end
+  local balance = tonumber(wallets.value[wallet_at]) or 0
   local refused, priced, subtotal = price(lines)
   if refused then return refused end
   local coupons = held_at and held.value[held_at]

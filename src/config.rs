@@ -253,6 +253,9 @@ pub struct Serve {
     pub limits: Limits,
     #[command(flatten)]
     pub tls: TlsFiles,
+    /// Least scope that may charge a wallet: service, or shop: end users charge their own
+    #[arg(long, env = "RUSHGATE_CHARGE_SCOPE", value_enum, default_value_t = ChargeScope::Service)]
+    pub charge_scope: ChargeScope,
     /// Origins whose pages may call the API (CORS), such as https://shop.example; none: only pages from here
     #[arg(long, env = "RUSHGATE_CORS_ORIGINS", value_delimiter = ',', value_parser = parse_origin)]
     pub cors_origins: Vec<HeaderValue>,
@@ -333,6 +336,13 @@ pub enum Role {
 pub enum Ack {
     Gate,
     Truth,
+}
+
+/// Who may charge wallets. A shop that takes the money first lets its backend only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ChargeScope {
+    Service,
+    Shop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -304,7 +304,7 @@ mod shop {
     use std::time::Instant;
 
     use super::{CancellationToken, Duration, Settings, oneshot};
-    use crate::config::{self, Ack, Durability, LogFormat, Role};
+    use crate::config::{self, Ack, ChargeScope, Durability, LogFormat, Role};
     use crate::domain::UserId;
     use crate::gate::{BatchLimits, Gate};
     use crate::{http, seed, serve};
@@ -341,6 +341,8 @@ mod shop {
             },
             limits: config::Limits::default(),
             tls: config::TlsFiles::default(),
+            // A visitor has the shop token only.
+            charge_scope: ChargeScope::Shop,
             cors_origins: Vec::new(),
             listen: settings.listen,
             ops_listen: settings.ops_listen,

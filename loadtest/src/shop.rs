@@ -88,6 +88,7 @@ impl Shop {
             ("RUSHGATE_JWT_SECRET", SECRET),
             ("RUSHGATE_LISTEN", "127.0.0.1:0"),
             ("RUSHGATE_OPS_LISTEN", "127.0.0.1:0"),
+            ("RUSHGATE_CHARGE_SCOPE", "shop"),
             ("RUSHGATE_LOG_FORMAT", "json"),
         ]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

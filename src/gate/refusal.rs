@@ -56,7 +56,6 @@ names!(ChargeRefusal {
     Self::BalanceLimit(_) => "balance_limit"
 });
 names!(OrderRefusal {
-    Self::UnknownUser => "unknown_user"
     Self::UnknownProduct(_) => "unknown_product"
     Self::NotOnSale(_) => "not_on_sale"
     Self::InsufficientStock(..) => "insufficient_stock"
@@ -69,7 +68,6 @@ names!(OrderRefusal {
 });
 names!(CancelRefusal {
     Self::AlreadyCancelled => "already_cancelled"
-    Self::UnknownUser => "unknown_user"
     Self::UnknownProduct(_) => "unknown_product"
     Self::BalanceLimit(_) => "balance_limit"
     Self::StaleRead => "stale_read"
@@ -141,8 +139,6 @@ pub enum ChargeRefusal {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderRefusal {
-    /// The user has no wallet.
-    UnknownUser,
     UnknownProduct(String),
     NotOnSale(String),
     /// Product, pieces available.
@@ -164,7 +160,6 @@ pub enum OrderRefusal {
 pub enum CancelRefusal {
     /// Another request cancelled it before this one.
     AlreadyCancelled,
-    UnknownUser,
     UnknownProduct(String),
     /// The refund would lift the balance over the limit; the present balance.
     BalanceLimit(u64),

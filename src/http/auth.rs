@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::Api;
 use super::problem::{Code, Problem};
 use super::reload;
-use crate::config::{Auth, ExpectedClaims, InvalidSetting};
+use crate::config::{Auth, ChargeScope, ExpectedClaims, InvalidSetting};
 use crate::domain::UserId;
 use tokio_util::sync::CancellationToken;
 
@@ -74,6 +74,10 @@ pub struct Caller {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Staff(pub Caller);
 
+/// A caller who may charge wallets by `RUSHGATE_CHARGE_SCOPE`; others are refused with 403.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charger(pub Caller);
+
 impl Caller {
     fn new(sub: UserId, scope: &str) -> Self {
         let has = |name: &str| scope.split(' ').any(|one| one == name);
@@ -115,6 +119,18 @@ impl FromRequestParts<Arc<Api>> for Staff {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, api).await?;
         if caller.admin { Ok(Self(caller)) } else { Err(forbidden("This needs a token with scope admin.")) }
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Charger {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, api).await?;
+        if caller.service || api.settings.charge_scope == ChargeScope::Shop {
+            return Ok(Self(caller));
+        }
+        Err(forbidden("Charging a wallet needs a token with scope service."))
     }
 }
 

@@ -272,14 +272,15 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     type Rejection = Problem;
 
     fn from_request(request: Request, api: &Arc<Api>) -> impl Future<Output = Result<Self, Problem>> + Send {
-        json_body(request, api.settings.body_timeout).map(|body| match body? {
+        json_body(request, NEEDED, api.settings.body_timeout).map(|body| match body? {
             Some(body) => parse_json(&body).map(Self),
             None => Err(Problem::malformed("The body is empty; send a JSON object.")),
         })
     }
 }
 
-/// No body, or an object without members.
+/// No body, or an object without members. An empty body has no media type to check: HTTP clients send it with any
+/// `Content-Type` (curl `-d ''`, aiohttp and .NET each with their own).
 #[derive(Debug)]
 pub struct NoBody;
 
@@ -291,7 +292,7 @@ impl FromRequest<Arc<Api>> for NoBody {
     type Rejection = Problem;
 
     fn from_request(request: Request, api: &Arc<Api>) -> impl Future<Output = Result<Self, Problem>> + Send {
-        json_body(request, api.settings.body_timeout).map(|body| {
+        json_body(request, OPTIONAL, api.settings.body_timeout).map(|body| {
             if let Some(body) = body? {
                 parse_json::<NoMembers>(&body)?;
             }
@@ -300,13 +301,18 @@ impl FromRequest<Arc<Api>> for NoBody {
     }
 }
 
+/// Whether there must be a body: one that is needed is refused by its type before it is read.
+const NEEDED: bool = true;
+const OPTIONAL: bool = false;
+
 /// The body, `None` when it is empty. A body must say that it is JSON. What is returned does not hold the request: it is
 /// moved with the handler.
 fn json_body(
     request: Request,
+    needed: bool,
     limit: Duration,
 ) -> impl Future<Output = Result<Option<Bytes>, Problem>> + Send {
-    let checked = body_of(request);
+    let checked = body_of(request, needed);
     async move {
         let (body, says_json) = checked?;
         let body = read_body(body, limit).await?;
@@ -319,17 +325,17 @@ fn json_body(
 }
 
 /// The unread body, if the request's head does not refuse it already, and whether it is said to be JSON.
-fn body_of(request: Request) -> Result<(Body, bool), Problem> {
+fn body_of(request: Request, needed: bool) -> Result<(Body, bool), Problem> {
     Query::of(request.uri())?.finish()?;
     let media_type = request.headers().get(CONTENT_TYPE).map(|value| is_json(value.as_bytes()));
-    if media_type == Some(false) {
+    if needed && media_type == Some(false) {
         return Err(not_json());
     }
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
         return Err(too_large());
     }
-    Ok((request.into_body(), media_type.is_some()))
+    Ok((request.into_body(), media_type == Some(true)))
 }
 
 fn is_json(content_type: &[u8]) -> bool {

@@ -16,7 +16,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::{Ack, Serve};
+use crate::config::{Ack, ChargeScope, Serve};
 use crate::gate::Gate;
 use crate::truth::Truth;
 
@@ -79,6 +79,7 @@ pub struct Api {
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub ack: Ack,
+    pub charge_scope: ChargeScope,
     pub request_timeout: Duration,
     pub truth_timeout: Duration,
     pub body_timeout: Duration,
@@ -97,6 +98,7 @@ impl From<&Serve> for Settings {
     fn from(serve: &Serve) -> Self {
         Self {
             ack: serve.ack,
+            charge_scope: serve.charge_scope,
             request_timeout: serve.request_timeout(),
             truth_timeout: serve.truth_timeout(),
             body_timeout: serve.limits.body_timeout(),

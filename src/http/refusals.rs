@@ -21,10 +21,6 @@ pub fn no_product(id: &str) -> Problem {
     Problem::new(Code::ProductNotFound, format!("There is no product {id}.")).with("product_id", id)
 }
 
-fn no_wallet() -> Problem {
-    Problem::new(Code::UserNotFound, "The user has no wallet yet: charge it first.")
-}
-
 /// A coupon was not issued.
 pub fn issue(refusal: IssueRefusal, template_id: &TemplateId) -> Problem {
     let problem = match refusal {
@@ -68,7 +64,6 @@ fn balance_limit(balance: u64, amount: u64) -> Problem {
 /// An order was not placed.
 pub fn order(refusal: OrderRefusal, lines: &[Line], coupon_id: Option<Uuid>) -> Problem {
     match refusal {
-        OrderRefusal::UnknownUser => no_wallet(),
         OrderRefusal::UnknownProduct(id) => no_product(&id),
         OrderRefusal::NotOnSale(id) => {
             Problem::new(Code::ProductNotOnSale, format!("Product {id} is not on sale. Leave it out."))
@@ -133,7 +128,6 @@ fn insufficient_stock(id: String, available: u64, lines: &[Line]) -> Problem {
 pub fn cancel(refusal: CancelRefusal, refund: u64) -> Problem {
     match refusal {
         CancelRefusal::BalanceLimit(balance) => balance_limit(balance, refund),
-        CancelRefusal::UnknownUser => no_wallet(),
         CancelRefusal::UnknownProduct(id) => no_product(&id),
         CancelRefusal::AlreadyCancelled | CancelRefusal::StaleRead => order_in_flux(),
     }

@@ -11,7 +11,7 @@ use tower::{Service, ServiceExt};
 
 use super::server::Answers;
 use super::*;
-use crate::config::Limits;
+use crate::config::{Ack, ChargeScope, Limits};
 use crate::domain::UserId;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -36,6 +36,7 @@ fn api(limits: &Limits, edge: Edge) -> Api {
         verifier: Arc::new(TokenVerifier::from_secret(SECRET)),
         settings: Settings {
             ack: Ack::Gate,
+            charge_scope: ChargeScope::Shop,
             request_timeout: Duration::from_secs(1),
             truth_timeout: Duration::from_millis(100),
             body_timeout: Duration::from_secs(10),

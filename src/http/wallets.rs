@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Api;
 use super::answer::{AcceptedOnly, Answer, List};
-use super::auth::Caller;
+use super::auth::{Caller, Charger};
 use super::extract::{EntryId, IdempotencyKeyParam, Json, Key, NoQuery, Page, PageParams, PathId};
 use super::fields::{ShopId, Whole, bound};
 use super::problem::Problem;
@@ -118,6 +118,8 @@ pub async fn get_wallet(
 }
 
 /// Charge a wallet
+///
+/// Needs the scope `service`, unless `RUSHGATE_CHARGE_SCOPE=shop` lets end users charge their own wallets.
 #[utoipa::path(post, path = "/v1/users/{user}/wallet/charges", tag = "wallets",
     params(("user" = ShopId, Path), IdempotencyKeyParam),
     request_body = ChargeBody, security(("token" = ["shop", "service"])),
@@ -125,7 +127,7 @@ pub async fn get_wallet(
               (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
 pub async fn charge_wallet(
     State(api): State<Arc<Api>>,
-    caller: Caller,
+    Charger(caller): Charger,
     PathId(user_id): PathId<UserId>,
     key: Key,
     Json(body): Json<ChargeBody>,

@@ -189,6 +189,7 @@ impl Cluster {
             // Many requests at once on a machine that others use, too.
             ("RUSHGATE_REQUEST_TIMEOUT_MS", "30000".to_owned()),
             ("RUSHGATE_TRUTH_TIMEOUT_MS", "8000".to_owned()),
+            ("RUSHGATE_CHARGE_SCOPE", "shop".to_owned()),
             ("RUSHGATE_LOG_FORMAT", "json".to_owned()),
         ]));
         let raw = rushgate::gate::redis::connect(&redis.url()).await.unwrap();

@@ -104,3 +104,29 @@ async fn a_coupon_expires_after_365_days_and_is_not_given_back_then() {
     api.issue(&template, &fresh("late")).ok(201).await;
     backend.assert_audit_clean().await;
 }
+
+/// `Content-Type` as aiohttp, curl, .NET and others send it with an empty POST.
+const OF_EMPTY_BODIES: [&str; 5] = [
+    "application/octet-stream",
+    "application/x-www-form-urlencoded",
+    "text/plain; charset=utf-8",
+    "application/json",
+    "",
+];
+
+#[tokio::test]
+async fn an_empty_body_may_be_of_any_type() {
+    let api = Api::shared().await;
+    let (user, mug) = (api.user(5_000).await, api.product(1_000, 5).await);
+    for kind in OF_EMPTY_BODIES {
+        let order = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
+        let cancelled = api.cancel(&order, &user).body(kind, "").ok(200).await;
+        assert_eq!(cancelled["status"], "cancelled", "{kind}");
+        api.call("POST", "/v1/products/popular/refresh").admin().body(kind, "").ok(200).await;
+    }
+    let order = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
+    let call = || api.cancel(&order, &user);
+    call().body("text/plain", "{}").refused(415, "unsupported-media-type").await;
+    call().body("application/json", "{\"why\":1}").refused(422, "invalid-field").await;
+    call().json(&json!({})).ok(200).await;
+}

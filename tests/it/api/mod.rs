@@ -99,6 +99,14 @@ impl Backend {
         reconciler
     }
 
+    /// Runs `rushgate rebuild`, which takes over from the instance that leads.
+    pub async fn rebuild(&self) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_rushgate"));
+        command.arg("rebuild").env("RUSHGATE_REDIS_URL", self.redis.url());
+        let output = command.env("RUSHGATE_DATABASE_URL", &self.database_url).output().await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// Gate, truth and outbox agree, and the rules hold.
     pub async fn assert_audit_clean(&self) {
         let pool = sqlx::PgPool::connect(&self.database_url).await.unwrap();
@@ -128,6 +136,7 @@ impl Instance {
             .env("RUSHGATE_DATABASE_URL", &backend.database_url)
             .env("RUSHGATE_ROLES", "api,reconciler,scheduler")
             .env("RUSHGATE_DATABASE_CONNECTIONS", "4")
+            .env("RUSHGATE_CHARGE_SCOPE", "shop")
             .env("RUSHGATE_LOG_FORMAT", "json")
             .env("RUST_LOG", "rushgate=info")
             .envs(settings.iter().copied());

@@ -113,7 +113,8 @@ async fn an_order_is_refused_whole() {
         assert_eq!(problem["coupon_id"], unknown);
     }
     let poor = fresh("user");
-    api.order(&poor, &[(&cup, 1)], json!({})).refused(404, "user-not-found").await;
+    let problem = api.order(&poor, &[(&cup, 1)], json!({})).refused(409, "insufficient-balance").await;
+    assert_eq!((&problem["balance"], &problem["required"]), (&json!(0), &json!(1_000)));
 
     assert_eq!((api.stock(&mug).await, api.stock(&cup).await, api.balance(&user).await), (5, 5, 30_000));
     assert_eq!(api.get(&format!("/v1/users/{user}/orders")).user(&user).ok(200).await["data"], json!([]));
@@ -160,4 +161,30 @@ async fn an_order_that_is_not_there_is_not_found() {
     let path = "/v1/orders/01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47";
     api.get(path).user(&user).refused(404, "order-not-found").await;
     api.call("POST", &format!("{path}/cancel")).user(&user).refused(404, "order-not-found").await;
+}
+
+/// A coupon can pay for all of an order: then a user needs no wallet, and has one afterwards.
+#[tokio::test]
+async fn an_order_for_nothing_needs_no_wallet() {
+    let backend = Backend::new().await;
+    let instance = backend.serve_all(&[]).await;
+    let api = instance.client();
+    let (user, cup) = (fresh("user"), api.product(1_000, 5).await);
+    let coupon = api.coupon(&api.template(json!({})).await, &user).await;
+    api.order(&user, &[(&cup, 2)], json!({"coupon_id": coupon})).refused(409, "insufficient-balance").await;
+    let order = api.order(&user, &[(&cup, 1)], json!({"coupon_id": coupon})).ok(201).await;
+    assert_eq!((&order["total"], &order["balance"]), (&json!(0), &json!(0)));
+    let ledger = api.get(&format!("/v1/users/{user}/wallet/entries")).user(&user).ok(200).await;
+    let [entry] = &ledger["data"].as_array().unwrap()[..] else { panic!("{ledger}") };
+    assert_eq!((&entry["kind"], &entry["amount"]), (&json!("payment"), &json!(0)));
+    backend.assert_audit_clean().await;
+    backend.rebuild().await;
+    instance.wait_until_ready().await;
+    assert_eq!(api.balance(&user).await, 0);
+    let cancelled = api.cancel(&order, &user).ok(200).await;
+    assert_eq!((&cancelled["status"], &cancelled["balance"]), (&json!("cancelled"), &json!(0)));
+    assert_eq!(api.stock(&cup).await, 5);
+    let coupons = api.get(&format!("/v1/users/{user}/coupons?status=available")).user(&user).ok(200).await;
+    assert_eq!(column(&coupons, "coupon_id"), [&coupon]);
+    backend.assert_audit_clean().await;
 }

@@ -52,3 +52,17 @@ async fn the_ledger_tells_every_change_newest_first() {
     assert_eq!(json!(pages(&api, &path, 1).await), ledger["data"]);
     assert_eq!(json!(pages(&api, &path, 3).await), ledger["data"]);
 }
+
+#[tokio::test]
+async fn end_users_charge_their_wallets_only_where_the_setting_allows_it() {
+    let backend = Backend::new().await;
+    let instance = backend.serve_all(&[("RUSHGATE_CHARGE_SCOPE", "service")]).await;
+    let api = instance.client();
+    let user = fresh("user");
+    api.charge(&user, 5).user(&user).refused(403, "forbidden").await;
+    api.charge(&fresh("another"), 5).user(&user).refused(403, "forbidden").await;
+    assert_eq!(api.balance(&user).await, 0);
+    api.charge(&user, 5).bearer(&token(&user, "shop service")).ok(201).await;
+    api.charge(&user, 5).service().ok(201).await;
+    assert_eq!(api.charge(&user, 5).admin().ok(201).await["balance"], 15);
+}

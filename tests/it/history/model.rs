@@ -346,7 +346,7 @@ impl Shop {
         order_id: Id,
         now: i64,
     ) -> Result<OrderPlaced, OrderRefusal> {
-        let balance = *self.wallets.get(user_id).ok_or(OrderRefusal::UnknownUser)?;
+        let balance = self.wallets.get(user_id).copied().unwrap_or(0);
         let mut placed = Vec::new();
         for (product_id, quantity) in lines {
             let unknown = || OrderRefusal::UnknownProduct(product_id.clone());
@@ -434,7 +434,8 @@ impl Shop {
 
     fn cancel(&mut self, order_id: Id, now: i64) -> Result<OrderCancelled, CancelRefusal> {
         // An order that does not exist never reaches the gate.
-        let order = self.orders.get(&order_id).ok_or(CancelRefusal::UnknownUser)?;
+        let unknown = || CancelRefusal::UnknownProduct(String::new());
+        let order = self.orders.get(&order_id).ok_or_else(unknown)?;
         if order.cancelled.is_some() {
             return Err(CancelRefusal::AlreadyCancelled);
         }

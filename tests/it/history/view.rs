@@ -241,7 +241,6 @@ fn problem(refusal: &Refusal) -> Value {
 
 fn order_problem(refusal: &OrderRefusal) -> Value {
     match refusal {
-        OrderRefusal::UnknownUser => json!({ "code": "user-not-found" }),
         OrderRefusal::UnknownProduct(id) => json!({ "code": "product-not-found", "product_id": id }),
         OrderRefusal::NotOnSale(id) => json!({ "code": "product-not-on-sale", "product_id": id }),
         OrderRefusal::InsufficientStock(id, available) => {

@@ -78,6 +78,7 @@ const DEFECTS: &[Defect] = &[
     ("the whole balance cannot be spent", "place_order", "if balance < total", "if balance <= total"),
     ("one won of credit", "place_order", "if balance < total", "if balance + 1 < total"),
     ("a payment before in the batch is forgotten", "place_order", "tonumber(wallets.value[wallet_at])", "tonumber(wallets.changed[wallet_at] and MAX_BALANCE or wallets.value[wallet_at])"),
+    ("an order for nothing makes no wallet", "place_order", "= balance - total, true", "= balance - total, total > 0"),
     ("the payment is not written", "place_order", "  store(wallets)\n", ""),
     // cancellations
     ("the refund is lost", "cancel_order", "  balance = balance + refund\n", ""),

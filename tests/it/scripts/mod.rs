@@ -169,7 +169,6 @@ fn every_answer() -> Vec<String> {
             }
             Kind::ChargeWallet => &["BalanceLimit"],
             Kind::PlaceOrder => &[
-                "UnknownUser",
                 "UnknownProduct",
                 "NotOnSale",
                 "InsufficientStock",
@@ -180,9 +179,7 @@ fn every_answer() -> Vec<String> {
                 "PriceChanged",
                 "InsufficientBalance",
             ],
-            Kind::CancelOrder => {
-                &["AlreadyCancelled", "UnknownUser", "UnknownProduct", "BalanceLimit", "StaleRead"]
-            }
+            Kind::CancelOrder => &["AlreadyCancelled", "UnknownProduct", "BalanceLimit", "StaleRead"],
             Kind::PutProduct => &["StockGiven"],
             Kind::AdjustStock => &["UnknownProduct", "BelowZero", "TooHigh"],
             Kind::PutTemplate => &["LimitBelowIssued"],

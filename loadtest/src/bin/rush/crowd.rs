@@ -25,6 +25,8 @@ pub struct Crowd {
     pub pieces: u64,
     /// The catalogue of the scenario `shop` is there.
     pub has_catalogue: bool,
+    /// Of the shop's backend, which charges wallets.
+    pub backend_token: String,
     told: Mutex<Told>,
 }
 
@@ -57,6 +59,7 @@ impl Crowd {
             Scenario::Mixed => (rushing / 4, buying / 2),
         };
         let crowd = Self {
+            backend_token: api.token("rush-backend", "service")?,
             api,
             run: format!("rush-{:x}", now.as_millis()),
             users: AtomicU64::new(0),

@@ -161,7 +161,10 @@ async fn ask(
     (key, body): (Option<&str>, Option<&Value>),
     fine: &[&str],
 ) -> Result<Option<Answer>, Box<TransactionError>> {
-    let token = me(user)?.token.clone();
+    let shopper = me(user)?;
+    // Wallets are charged by the shop's backend, as `RUSHGATE_CHARGE_SCOPE` demands unless it is set otherwise.
+    let charges = path.ends_with("/wallet/charges");
+    let token = if charges { shopper.crowd.backend_token.clone() } else { shopper.token.clone() };
     let mut request = user.get_request_builder(&method, path)?.bearer_auth(token);
     if let Some(key) = key {
         request = request.header("Idempotency-Key", key);
