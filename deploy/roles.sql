@@ -27,8 +27,8 @@ REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
 
--- Every instance looks whether the schema is the one that it was built for.
-GRANT SELECT ON _sqlx_migrations TO rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
+-- Every instance looks whether it can use the schema; those up to commit fb10183 look into _sqlx_migrations.
+GRANT SELECT ON schema_migrations, _sqlx_migrations TO rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
 
 GRANT SELECT ON orders, order_items, wallet_entries, popular_refreshes, popular_products, idempotency_records,
     coupons, cell_cursors, outbox, relay_progress TO rushgate_api;

@@ -130,6 +130,13 @@ pub mod bounds {
     /// Lists of popular products that are kept.
     pub const SCHEDULER_LISTS: i64 = 10;
 
+    /// How long a step of a migration waits for a lock: others wait behind it in the lock's queue.
+    pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+    /// The longest pause before such a step is tried again …
+    pub const MIGRATION_RETRY_MAX: Duration = Duration::from_secs(10);
+    /// … and how long it is tried, or another instance that migrates is waited for.
+    pub const MIGRATION_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
     /// Elements that one page of a scan through Redis asks for.
     pub const SCAN_PAGE: u32 = 500;
     /// How often the audit compares, at most, because the gate went on meanwhile.

@@ -12,6 +12,7 @@ use rushgate::domain::UserId;
 use rushgate::gate::{BatchLimits, Gate};
 use rushgate::log::reader::LogReader;
 use rushgate::reconciler::{Reconciler, Step};
+use rushgate::truth::migrate;
 use rushgate::{audit, http, log, ready, seed, serve, truth};
 use sqlx::{Connection, PgConnection};
 use tokio::signal::unix::{SignalKind, signal};
@@ -166,7 +167,7 @@ fn failed(error: &Failure) -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(settings) => Box::pin(run_serve(*settings)).await?,
-        Command::Migrate(servers) => serve::migrate(&servers).await?,
+        Command::Migrate(servers) => migrate::migrate(&servers).await?,
         Command::Seed(servers) => {
             let limits = BatchLimits { queue: 1_000, batch: 128, log: 100_000 };
             let gate = Gate::with_limits(&servers, limits).await?;
@@ -246,7 +247,7 @@ async fn run_audit(options: &Audit) -> Result<ExitCode, Failure> {
 
 async fn run_rebuild(options: &Rebuild) -> Result<(), Failure> {
     log_to_stderr(LogFormat::Pretty, "rushgate=info,fred=error");
-    serve::migrate(&options.servers).await?;
+    migrate::migrate(&options.servers).await?;
     let mut reconciler = Reconciler::connect(&options.servers, options.cell).await?;
     match reconciler.rebuild_now().await? {
         Step::Rebuilt(epoch) => say(&format!("Cell {} is open, in epoch {epoch}.", options.cell)),

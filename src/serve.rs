@@ -9,14 +9,13 @@ use futures::FutureExt;
 use jiff::tz::TimeZone;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
-use sqlx::migrate::Migrator;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::bounds::{CONNECT_TIMEOUT, FOLLOWERS_NICENESS, RETRY_PAUSE, SHUTDOWN_TIMEOUT};
-use crate::config::{InvalidSetting, Role, Serve, Servers};
+use crate::config::{InvalidSetting, Role, Serve};
 use crate::gate::{Gate, RedisSetupError};
 use crate::http::rates::Rates;
 use crate::http::server::BindError;
@@ -29,6 +28,7 @@ use crate::relay;
 use crate::scheduler::{self, Scheduler};
 use crate::telemetry::sampler::{Sampled, Sampler};
 use crate::thread::{OwnThread, ThreadError};
+use crate::truth::migrate::{self, MigrateError};
 use crate::truth::{self, Truth};
 use crate::{http, losses, telemetry};
 
@@ -39,10 +39,8 @@ pub enum ServeError {
     Setting(#[from] InvalidSetting),
     #[error(transparent)]
     Redis(#[from] RedisSetupError),
-    #[error(
-        "PostgreSQL cannot be used ({0}): start it and create the database, or correct RUSHGATE_DATABASE_URL"
-    )]
-    Database(String),
+    #[error(transparent)]
+    Database(#[from] MigrateError),
     #[error(
         "RabbitMQ cannot be used ({0}): start it, correct RUSHGATE_AMQP_URL, or leave `relay` out of RUSHGATE_ROLES"
     )]
@@ -93,7 +91,11 @@ pub async fn run(
     let zone = TimeZone::get(&settings.timezone).map_err(|e| InvalidSetting(e.to_string()))?;
     let pool =
         truth::pool(&settings.servers.database_url, BACKGROUND_CONNECTIONS, BACKGROUND_STATEMENT_LIMIT)?;
-    migrate(&settings.servers).await?;
+    // A long migration goes on at the next start.
+    tokio::select! {
+        migrated = migrate::migrate(&settings.servers) => migrated?,
+        () = stopping.cancelled() => return Ok(()),
+    }
     let gate = Gate::connect(&settings).await?;
     if settings.has(Role::Relay) {
         reach_broker(&settings.servers.amqp_url).await?;
@@ -243,33 +245,6 @@ impl Listening<'_> {
         }
         Ok(())
     }
-}
-
-/// Brings the database to this version's schema; several instances may do so at once (sqlx takes a lock).
-pub async fn migrate(servers: &Servers) -> Result<(), ServeError> {
-    let unusable = |e: String| ServeError::Database(e);
-    let pool = truth::pool(&servers.database_url, 1, BACKGROUND_STATEMENT_LIMIT)?;
-    let connected = tokio::time::timeout(CONNECT_TIMEOUT, pool.acquire()).await;
-    match connected {
-        Ok(Ok(conn)) => drop(conn),
-        Ok(Err(e)) => return Err(unusable(e.to_string())),
-        Err(_) => return Err(unusable(format!("no answer in {CONNECT_TIMEOUT:?}"))),
-    }
-    let migrations = sqlx::migrate!();
-    // Where nothing is to be done, nothing is touched: then a role that may only read is enough.
-    if !is_current(&pool, &migrations).await {
-        migrations.run(&pool).await.map_err(|e| unusable(e.to_string()))?;
-    }
-    pool.close().await;
-    Ok(())
-}
-
-/// Whether exactly these migrations were made. A doubt is no: who makes them says what is wrong.
-async fn is_current(pool: &PgPool, migrations: &Migrator) -> bool {
-    let made = "SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version";
-    let made: Result<Vec<(i64, Vec<u8>)>, _> = sqlx::query_as(made).fetch_all(pool).await;
-    let wanted = migrations.iter().map(|one| (one.version, one.checksum.to_vec()));
-    made.is_ok_and(|made| made.into_iter().eq(wanted))
 }
 
 /// One connection at start-up, so that a wrong address is found at once and not at night.

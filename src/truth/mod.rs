@@ -1,7 +1,7 @@
 //! PostgreSQL, read for the API: orders, ledgers, popular products, and how far the log is applied.
 //!
-//! Nothing here writes: the reconciler, the relay and the scheduler do, each in its own module. Every query has a time
-//! limit on both sides (`statement_timeout` there, a deadline here), so that a hanging PostgreSQL costs an answer, never
+//! Nothing here writes, but [`migrate`]: the reconciler, the relay and the scheduler do, each in its own module. Every query
+//! has a time limit on both sides (`statement_timeout` there, a deadline here), so that a hanging PostgreSQL costs an answer, never
 //! a request that waits for ever. Times leave and enter PostgreSQL as milliseconds since the Unix epoch.
 
 use std::future::Future;
@@ -14,11 +14,14 @@ use crate::config::InvalidSetting;
 
 mod ledger;
 mod losses;
+pub mod migrate;
+mod migration;
 mod orders;
 mod popular;
 mod progress;
 
 pub use ledger::LedgerEntry;
+pub use migration::Migration;
 pub use orders::{RepeatedKey, orders_by_id};
 pub use popular::{PopularList, PopularRank};
 pub use progress::{CellCursor, Progress, Vitals};

@@ -15,6 +15,7 @@ mod history;
 mod instances;
 mod main_way;
 mod metrics;
+mod migrations;
 mod reconciler;
 mod relay;
 mod restarts;

@@ -9,7 +9,7 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use crate::shop::*;
-use crate::truth::empty_database;
+use crate::truth::{empty_database, migrate_all};
 
 #[tokio::test]
 async fn an_order_goes_from_the_gate_to_the_truth() {
@@ -89,7 +89,7 @@ async fn a_truth_that_went_back_since_it_was_waited_for_is_found_out() {
 async fn plans_that_were_made_for_an_empty_shop_do_for_a_full_one() {
     let url = empty_database().await;
     let pool = rushgate::truth::pool_for_reads(&url, 1, Duration::from_secs(5)).unwrap();
-    sqlx::migrate!().run(&pool).await.unwrap();
+    migrate_all(&url).await;
     sqlx::raw_sql("ANALYZE orders").execute(&pool).await.unwrap();
     let truth = Truth::new(pool.clone(), Duration::from_secs(5));
     let ann = rushgate::domain::UserId::parse("ann").unwrap();

@@ -2,6 +2,7 @@
 //! of its own for each test.
 
 use rushgate::servers::{DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer};
+use rushgate::truth::migrate;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgPool};
 use tokio::sync::OnceCell;
@@ -13,9 +14,14 @@ static RABBITMQ: OnceCell<RabbitMqServer> = OnceCell::const_new();
 /// A migrated, empty database.
 pub async fn database() -> PgPool {
     let url = empty_database().await;
+    migrate_all(&url).await;
     let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
-    sqlx::migrate!().run(&pool).await.unwrap();
     pool
+}
+
+/// Brings a database to the present schema.
+pub async fn migrate_all(url: &str) {
+    migrate::migrate_with(url, &migrate::migrations().unwrap()).await.unwrap();
 }
 
 /// The address of a database without any table.
