@@ -9,15 +9,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rushgate_local_servers::{
+    self as servers, DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer,
+    RedisOptions, RedisServer,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::servers::{
-    self, DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer, RedisOptions,
-    RedisServer,
-};
+use crate::config::bounds::FOLLOWERS_NICENESS;
 
 const DATABASE: &str = "rushgate";
 const USER: &str = "user-1";
@@ -164,12 +165,14 @@ impl Servers {
                 Ok::<_, Error>(server)
             },
             async {
-                let server = PostgresServer::start(PostgresOptions::following(postgres)).await?;
+                let options = PostgresOptions::new(postgres).with_niceness(FOLLOWERS_NICENESS);
+                let server = PostgresServer::start(options).await?;
                 announce("PostgreSQL", server.port(), begin);
                 Ok(server)
             },
             async {
-                let server = RabbitMqServer::start(RabbitMqOptions::following(rabbitmq)).await?;
+                let options = RabbitMqOptions::new(rabbitmq).with_niceness(FOLLOWERS_NICENESS);
+                let server = RabbitMqServer::start(options).await?;
                 announce("RabbitMQ", server.port(), begin);
                 Ok(server)
             },

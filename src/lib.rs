@@ -17,7 +17,6 @@ pub mod relay;
 pub mod scheduler;
 pub mod seed;
 pub mod serve;
-pub mod servers;
 pub mod telemetry;
 mod thread;
 pub mod truth;

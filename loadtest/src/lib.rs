@@ -6,6 +6,7 @@ pub mod http;
 pub mod process;
 pub mod redis;
 pub mod shop;
+pub mod token;
 
 /// What goes wrong here ends the run, with a message that says where.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

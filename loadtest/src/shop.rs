@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rushgate::domain::UserId;
-use rushgate::http::mint_token;
-use rushgate::servers::{
+use rushgate_local_servers::{
     DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer, RedisOptions, RedisServer,
 };
 use serde_json::{Value, json};
@@ -23,6 +21,7 @@ use sqlx::postgres::PgPoolOptions;
 
 use crate::http::{self, Drive, Pace};
 use crate::redis::Redis;
+use crate::token::mint_token;
 use crate::{Failure, Outcome};
 
 pub const SECRET: &str = "the bench's own secret, of more than 32 bytes";
@@ -35,6 +34,9 @@ const FILLERS: usize = 256;
 /// PostgreSQL gets its page cache's share of a small machine; all that makes commits durable stays as it is.
 const POSTGRES_SETTINGS: [(&str, &str); 2] = [("shared_buffers", "512MB"), ("max_wal_size", "4GB")];
 
+/// How far servers step back that share a machine with what decides: Rushgate's `config::bounds::FOLLOWERS_NICENESS`.
+pub const FOLLOWERS_NICENESS: u8 = 10;
+
 /// Servers that several shops may share.
 pub struct Servers {
     pub postgres: PostgresServer,
@@ -43,9 +45,10 @@ pub struct Servers {
 
 impl Servers {
     pub async fn start() -> Outcome<Self> {
-        let mut postgres = PostgresOptions::following(DataFolder::Scratch);
+        let mut postgres = PostgresOptions::new(DataFolder::Scratch).with_niceness(FOLLOWERS_NICENESS);
         postgres.extra_config = POSTGRES_SETTINGS.map(|(name, value)| (name.into(), value.into())).to_vec();
-        let rabbitmq = RabbitMqServer::start(RabbitMqOptions::following(DataFolder::Scratch));
+        let rabbitmq = RabbitMqOptions::new(DataFolder::Scratch).with_niceness(FOLLOWERS_NICENESS);
+        let rabbitmq = RabbitMqServer::start(rabbitmq);
         let (postgres, rabbitmq) = tokio::try_join!(PostgresServer::start(postgres), rabbitmq)?;
         Ok(Self { postgres, rabbitmq })
     }
@@ -72,8 +75,8 @@ pub struct Shop {
     instances: AtomicU32,
 }
 
-/// Where the relay's messages wait.
-pub const ORDERS_QUEUE: &str = rushgate::relay::topology::ORDERS_QUEUE;
+/// Where the relay's messages wait: Rushgate's `relay::topology::ORDERS_QUEUE`.
+pub const ORDERS_QUEUE: &str = "data-platform.orders";
 
 impl Shop {
     fn command(&self, rushgate: &Path, args: &[&str]) -> Command {
@@ -193,7 +196,7 @@ impl Shop {
 
 /// A token for the shop's backend, for staff, or for a user.
 pub fn token(subject: &str, scope: &str) -> Outcome<String> {
-    Ok(mint_token(SECRET.as_bytes(), &UserId::parse(subject)?, scope, TOKEN_TTL)?)
+    mint_token(SECRET.as_bytes(), subject, scope, TOKEN_TTL)
 }
 
 /// A running `rushgate serve`; killed when dropped.

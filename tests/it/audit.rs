@@ -10,7 +10,7 @@ use rushgate::config::{Durability, Servers};
 use rushgate::gate::held::HeldCoupon;
 use rushgate::gate::keys::Keys;
 use rushgate::log::wire::Blob;
-use rushgate::servers::{DataFolder, RedisOptions, RedisServer};
+use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 use sqlx::PgPool;
 use uuid::Uuid;
 

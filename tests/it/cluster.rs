@@ -19,7 +19,7 @@ use rushgate::config::bounds::SHUTDOWN_TIMEOUT;
 use rushgate::gate::cell::Meta;
 use rushgate::http::mint_token;
 use rushgate::relay::topology::ORDERS_QUEUE;
-use rushgate::servers::{
+use rushgate_local_servers::{
     DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer, RedisOptions, RedisServer,
 };
 use serde_json::{Value, json};

@@ -50,6 +50,20 @@ fn every_refusal_is_explained_with_its_status() {
     }
 }
 
+/// The load tests do without Rushgate's crate, so that they build sooner.
+#[test]
+fn what_the_load_tests_copy_is_as_it_is_here() {
+    let copies = read("loadtest/src/shop.rs");
+    let niceness = rushgate::config::bounds::FOLLOWERS_NICENESS;
+    let queue = rushgate::relay::topology::ORDERS_QUEUE;
+    for line in [
+        format!("pub const FOLLOWERS_NICENESS: u8 = {niceness};"),
+        format!("pub const ORDERS_QUEUE: &str = \"{queue}\";"),
+    ] {
+        assert!(copies.lines().any(|other| other == line), "{line}");
+    }
+}
+
 #[test]
 fn both_languages_are_in_step() {
     let [english, korean] = READMES

@@ -9,7 +9,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use rushgate::domain::event;
 use rushgate::relay::topology::{DEAD_ORDERS_QUEUE, EVENTS_EXCHANGE, ORDERS_QUEUE};
 use rushgate::relay::{BrokerError, Refusal, Relay, RelayError, Step};
-use rushgate::servers::{DataFolder, RabbitMqOptions, RabbitMqServer};
+use rushgate_local_servers::{DataFolder, RabbitMqOptions, RabbitMqServer};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use fred::prelude::*;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid};
-use rushgate::servers::{
-    DataFolder, Error, FOLLOWERS_NICENESS, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer,
-    RedisOptions, RedisServer,
+use rushgate_local_servers::{
+    DataFolder, Error, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer, RedisOptions,
+    RedisServer,
 };
 
 /// How long the guards of a killed process may need to clear up.
@@ -212,8 +212,9 @@ async fn followers_step_back_when_they_shall() {
     postgres.set_niceness(0);
     postgres.restart().await.unwrap();
     assert_eq!(niceness(postgres.pid().unwrap()), ours);
-    let rabbitmq = RabbitMqServer::start(RabbitMqOptions::following(DataFolder::Scratch)).await.unwrap();
-    assert_eq!(niceness(rabbitmq.pid().unwrap()), ours + i32::from(FOLLOWERS_NICENESS));
+    let options = RabbitMqOptions::new(DataFolder::Scratch).with_niceness(10);
+    let rabbitmq = RabbitMqServer::start(options).await.unwrap();
+    assert_eq!(niceness(rabbitmq.pid().unwrap()), ours + 10);
 }
 
 pub fn niceness(pid: u32) -> i32 {

@@ -13,7 +13,7 @@ use rushgate::gate::keys::Keys;
 use rushgate::gate::*;
 use rushgate::log::fact::*;
 use rushgate::reconciler::{Reconciler, Step};
-use rushgate::servers::{DataFolder, RedisOptions, RedisServer};
+use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 use sqlx::PgPool;
 use uuid::Uuid;
 

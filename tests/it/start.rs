@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use nix::sys::signal::Signal;
-use rushgate::servers::FOLLOWERS_NICENESS;
+use rushgate::config::bounds::FOLLOWERS_NICENESS;
 use serde_json::{Value, json};
 
 use crate::cluster::*;

@@ -1,8 +1,8 @@
 //! Databases and virtual hosts for tests: one PostgreSQL and one RabbitMQ for the whole binary, a database or virtual host
 //! of its own for each test.
 
-use rushgate::servers::{DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer};
 use rushgate::truth::migrate;
+use rushgate_local_servers::{DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgPool};
 use tokio::sync::OnceCell;

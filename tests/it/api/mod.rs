@@ -16,7 +16,7 @@ use rushgate::config::{Durability, Servers};
 use rushgate::domain::UserId;
 use rushgate::http::mint_token;
 use rushgate::reconciler::{Reconciler, Step};
-use rushgate::servers::{DataFolder, RedisOptions, RedisServer};
+use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -127,7 +127,13 @@ impl Instance {
     async fn start(backend: &Backend, settings: &[(&str, &str)]) -> Self {
         let log = backend.redis.folder().join(fresh("serve.log"));
         let mut command = Command::new("sh");
-        command.args(["-c", include_str!("../../../src/servers/guard.sh"), "guard", "TERM", "10"]);
+        command.args([
+            "-c",
+            include_str!("../../../crates/local-servers/src/guard.sh"),
+            "guard",
+            "TERM",
+            "10",
+        ]);
         command.arg(&log).args([env!("CARGO_BIN_EXE_rushgate"), "serve"]);
         command
             .env("RUSHGATE_LISTEN", "127.0.0.1:0")

@@ -3,7 +3,7 @@
 
 use fred::interfaces::{ClientLike, HashesInterface};
 use rushgate::reconciler::{Reconciler, Step};
-use rushgate::servers::{PostgresOptions, PostgresServer};
+use rushgate_local_servers::{PostgresOptions, PostgresServer};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

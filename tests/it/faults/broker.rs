@@ -6,7 +6,7 @@ use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use rushgate::domain::event::{ORDER_CANCELLED, ORDER_COMPLETED};
 use rushgate::relay::topology::{EVENTS_EXCHANGE, ORDERS_QUEUE};
-use rushgate::servers::RabbitMqServer;
+use rushgate_local_servers::RabbitMqServer;
 
 use super::{Outcome, Setup, Trial};
 use crate::cluster::{Private, Request, eventually};

@@ -32,7 +32,7 @@ async fn begin(seed: u64, settings: &[(&'static str, String)]) -> Trial {
     Trial::begin(seed, Setup { private, settings, ..Setup::default() }).await
 }
 
-fn server(cluster: &Cluster) -> &rushgate::servers::PostgresServer {
+fn server(cluster: &Cluster) -> &rushgate_local_servers::PostgresServer {
     cluster.postgres.as_ref().unwrap()
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fred::prelude::*;
 use nix::sys::signal::Signal;
-use rushgate::servers::{DataFolder, RedisOptions, RedisServer, free_ports};
+use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer, free_ports};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

@@ -11,7 +11,7 @@ use rushgate::gate::{self, CancelRefusal, IssueRefusal, OrderRefusal};
 use rushgate::log::entry::genesis_tip;
 use rushgate::log::reader::LogReader;
 use rushgate::log::wire;
-use rushgate::servers::{DataFolder, RedisOptions, RedisServer};
+use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 
 use super::asking::{Asking, Sent};
 use super::kind::{Answer, Body, Kind, Scripts, Told};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use rushgate::servers::FOLLOWERS_NICENESS;
 use rushgate_loadtest::Outcome;
+use rushgate_loadtest::shop::FOLLOWERS_NICENESS;
 use serde::Serialize;
 
 use crate::Options;

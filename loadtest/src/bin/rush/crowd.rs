@@ -91,7 +91,7 @@ impl Crowd {
     async fn put_template(&self, id: &str, max_issued: u64, from: Duration) -> Outcome<()> {
         let body = json!({
             "name": id, "discount": {"type": "amount", "value": 50}, "max_issued": max_issued,
-            "issue_from": rushgate::domain::rfc3339(i64::try_from(from.as_millis())?),
+            "issue_from": jiff::Timestamp::from_millisecond(i64::try_from(from.as_millis())?)?.to_string(),
             "issue_until": "2100-01-01T00:00:00Z",
         });
         self.api.staff(Method::PUT, &format!("/v1/coupon-templates/{id}"), Some(&body)).await.map(drop)

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
-use rushgate::servers::FOLLOWERS_NICENESS;
 use rushgate_loadtest::http::{Drive, Pace};
 use rushgate_loadtest::redis::Redis;
+use rushgate_loadtest::shop::FOLLOWERS_NICENESS;
 use rushgate_loadtest::{Outcome, say};
 
 use super::{Figure, Measured, Target};

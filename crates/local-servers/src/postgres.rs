@@ -17,7 +17,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use super::guard::{Guard, Owner, Spec};
 use super::home::Home;
 use super::program::{Program, newest_first};
-use super::{DataFolder, Error, FOLLOWERS_NICENESS, Recipe, Server, random_hex};
+use super::{DataFolder, Error, Recipe, Server, random_hex};
 
 const POSTGRES: Program = Program { name: "postgres", package: "postgresql" };
 const INITDB: Program = Program { name: "initdb", package: "postgresql" };
@@ -45,9 +45,9 @@ impl PostgresOptions {
         PostgresOptions { folder, fsync: true, niceness: 0, extra_config: Vec::new(), bin_folder: None }
     }
 
-    /// On a machine that it shares with what decides.
-    pub fn following(folder: DataFolder) -> PostgresOptions {
-        PostgresOptions { niceness: FOLLOWERS_NICENESS, ..PostgresOptions::new(folder) }
+    /// See [`niceness`](Self::niceness).
+    pub fn with_niceness(self, niceness: u8) -> PostgresOptions {
+        PostgresOptions { niceness, ..self }
     }
 }
 

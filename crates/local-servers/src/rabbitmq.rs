@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::guard::Spec;
 use super::home::{Home, remembered, write_private};
 use super::program::{Program, newest_first, search_path};
-use super::{DataFolder, Error, FOLLOWERS_NICENESS, Recipe, Server, random_hex};
+use super::{DataFolder, Error, Recipe, Server, random_hex};
 
 const RABBITMQ: Program = Program { name: "rabbitmq-server", package: "rabbitmq-server" };
 /// One call of the management API.
@@ -40,9 +40,9 @@ impl RabbitMqOptions {
         RabbitMqOptions { folder, management: false, niceness: 0, extra_config: Vec::new(), program: None }
     }
 
-    /// On a machine that it shares with what decides.
-    pub fn following(folder: DataFolder) -> RabbitMqOptions {
-        RabbitMqOptions { niceness: FOLLOWERS_NICENESS, ..RabbitMqOptions::new(folder) }
+    /// See [`niceness`](Self::niceness).
+    pub fn with_niceness(self, niceness: u8) -> RabbitMqOptions {
+        RabbitMqOptions { niceness, ..self }
     }
 }
 

@@ -80,7 +80,7 @@ impl Drop for Home {
 }
 
 /// Locks a file for as long as it is open; waits at most `limit` for another holder.
-pub(crate) async fn lock(path: &Path, limit: Duration) -> Result<File, Error> {
+pub async fn lock(path: &Path, limit: Duration) -> Result<File, Error> {
     let failed = |source| Error::io(format!("lock {}", path.display()), source);
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
     let deadline = Instant::now() + limit;
@@ -97,7 +97,7 @@ pub(crate) async fn lock(path: &Path, limit: Duration) -> Result<File, Error> {
 }
 
 /// Writes a file that only its owner may read.
-pub(crate) fn write_private(path: &Path, content: &str) -> Result<(), Error> {
+pub fn write_private(path: &Path, content: &str) -> Result<(), Error> {
     std::fs::write(path, "")
         .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o600)))
         .and_then(|()| std::fs::write(path, content))
@@ -105,7 +105,7 @@ pub(crate) fn write_private(path: &Path, content: &str) -> Result<(), Error> {
 }
 
 /// What a private file says; made up the first time.
-pub(crate) fn remembered(path: &Path, make: impl FnOnce() -> Result<String, Error>) -> Result<String, Error> {
+pub fn remembered(path: &Path, make: impl FnOnce() -> Result<String, Error>) -> Result<String, Error> {
     match std::fs::read_to_string(path) {
         Ok(known) if !known.is_empty() => Ok(known),
         _ => {
@@ -117,7 +117,7 @@ pub(crate) fn remembered(path: &Path, make: impl FnOnce() -> Result<String, Erro
 }
 
 /// Waits until no server runs on a kept folder any more, also none that a dropped start has left to its guard.
-pub(crate) async fn wait_until_free(folder: &Path) -> Result<(), Error> {
+pub async fn wait_until_free(folder: &Path) -> Result<(), Error> {
     let file = folder.join("lock");
     if file.exists() { lock(&file, LOCK_LIMIT).await.map(drop) } else { Ok(()) }
 }

@@ -28,9 +28,7 @@ pub use self::postgres::{PostgresOptions, PostgresServer};
 pub use self::rabbitmq::{RabbitMqOptions, RabbitMqServer};
 pub use self::redis::{RedisOptions, RedisServer};
 
-pub(crate) use self::home::{lock, remembered, wait_until_free, write_private};
-
-pub use crate::config::bounds::FOLLOWERS_NICENESS;
+pub use self::home::{lock, remembered, wait_until_free, write_private};
 
 use self::guard::{Guard, Spec};
 use self::home::Home;
@@ -214,7 +212,7 @@ async fn launch<R: Recipe>(recipe: &R, ports: &[u16]) -> Result<Guard, Error> {
 }
 
 /// Random bytes of the operating system, as hexadecimal digits.
-pub(crate) fn random_hex(bytes: usize) -> Result<String, Error> {
+pub fn random_hex(bytes: usize) -> Result<String, Error> {
     use std::fmt::Write as _;
     use std::io::Read as _;
     let mut buffer = vec![0; bytes];
