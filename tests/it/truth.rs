@@ -15,8 +15,8 @@ static RABBITMQ: OnceCell<RabbitMqServer> = OnceCell::const_new();
 pub async fn database() -> PgPool {
     let url = empty_database().await;
     migrate_all(&url).await;
-    let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
-    pool
+    migrate_all(&url).await;
+    PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap()
 }
 
 /// Brings a database to the present schema.
