@@ -9,6 +9,7 @@ mod containers;
 mod dashboards;
 mod demo;
 mod docs;
+mod drill;
 mod faults;
 mod gate_steps;
 mod history;

@@ -20,7 +20,7 @@ mod trial;
 
 use futures::future::LocalBoxFuture;
 
-pub use trial::{Outcome, Setup, Trial, at_length};
+pub use trial::{Outcome, PATIENCE, Setup, Trial, at_length, seed};
 
 /// One way in which things go wrong.
 #[derive(Clone, Copy)]
