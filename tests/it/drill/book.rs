@@ -56,7 +56,8 @@ pub struct Place {
 
 impl Place {
     pub fn new(settings: &Settings) -> Self {
-        let names = ["RUSHGATE_REDIS_URL", "RUSHGATE_DATABASE_URL", "RUSHGATE_AMQP_URL", "RUSHGATE_JWT_SECRET"];
+        let names =
+            ["RUSHGATE_REDIS_URL", "RUSHGATE_DATABASE_URL", "RUSHGATE_AMQP_URL", "RUSHGATE_JWT_SECRET"];
         let environment = names.into_iter().map(|name| (name, settings.get(name).to_owned())).collect();
         Self { folders: vec![], environment }
     }
@@ -114,5 +115,10 @@ fn path() -> String {
         folders.extend(versions.map(|version| version.unwrap().path().join("bin")));
     }
     let usual = std::env::var("PATH").unwrap_or_default();
-    folders.iter().map(|folder| folder.to_str().unwrap()).chain([usual.as_str()]).collect::<Vec<_>>().join(":")
+    folders
+        .iter()
+        .map(|folder| folder.to_str().unwrap())
+        .chain([usual.as_str()])
+        .collect::<Vec<_>>()
+        .join(":")
 }

@@ -35,7 +35,10 @@ pub async fn mend_torn_file(seed: u64) -> Outcome {
     std::fs::OpenOptions::new().append(true).open(file).unwrap().write_all(TORN).unwrap();
     assert!(!is_valid(&folder), "Redis would not start on it");
     let aside = tempfolder(&folder);
-    Place::new(&trial.settings).folder(REDIS, &folder).folder("/var/backups/rushgate", &aside).run("mend-redis", User::Operator);
+    Place::new(&trial.settings)
+        .folder(REDIS, &folder)
+        .folder("/var/backups/rushgate", &aside)
+        .run("mend-redis", User::Operator);
     assert!(is_valid(&folder));
     trial.cluster.redis.restart().await.unwrap();
     trial.serves_within(PATIENCE).await;
