@@ -1,15 +1,34 @@
 -- Roles with the least rights, for an installation where not every instance may do everything. Run it after each
--- `rushgate migrate`, as the role that owns the tables or above it; running it again changes nothing.
+-- `rushgate migrate`; running it again changes nothing. It stops at the first error, and changes nothing then.
 --
---   createdb --owner rushgate_owner rushgate          (once; create rushgate_owner with a password before)
---   RUSHGATE_DATABASE_URL=postgres://rushgate_owner:…@host/rushgate rushgate migrate
---   psql --file deploy/roles.sql rushgate
---   \password rushgate_api …                          (once for each role)
+-- Who runs what, and in which order:
+--
+--   createuser --pwprompt rushgate_owner; createdb --owner rushgate_owner rushgate     (once, as a superuser)
+--   RUSHGATE_DATABASE_URL=postgres://rushgate_owner:…@host/rushgate rushgate migrate   (as the owner of the tables)
+--   psql --file deploy/roles.sql rushgate                    (as a superuser, or as an owner who may make roles)
+--   \password rushgate_api …                                 (once for each role)
 --
 -- rushgate_api          RUSHGATE_ROLES=api: reads what the API shows, makes lists of popular products
 -- rushgate_reconciler   RUSHGATE_ROLES=reconciler: writes what the log says; removes nothing but old keys
 -- rushgate_relay        RUSHGATE_ROLES=relay,scheduler: empties the outbox, makes and prunes lists of popular products
 -- rushgate_audit        rushgate audit: reads everything
+--
+-- So three processes: one instance has one address of PostgreSQL, and each of these roles is enough for its own part only.
+-- An instance asks for what it needs when it starts, and ends with a line that names what is missing.
+
+\set ON_ERROR_STOP on
+BEGIN;
+
+DO $$
+BEGIN
+    IF to_regclass('cell_cursors') IS NULL THEN
+        RAISE EXCEPTION 'the tables are not here: run `rushgate migrate` first, as the owner of this database';
+    END IF;
+    IF NOT (SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user) THEN
+        RAISE EXCEPTION 'role "%" may not make roles: run this file as a superuser', current_user;
+    END IF;
+END
+$$;
 
 DO $$
 DECLARE name text;
@@ -38,6 +57,8 @@ GRANT DELETE ON popular_refreshes TO rushgate_api;
 
 GRANT SELECT, INSERT ON products, stock_adjustments, coupon_templates, coupons, wallets, wallet_entries, orders,
     order_items, idempotency_records, cell_cursors, outbox, log_quarantine TO rushgate_reconciler;
+-- Every instance looks at these for /metrics.
+GRANT SELECT ON popular_refreshes, relay_progress TO rushgate_reconciler;
 GRANT UPDATE ON products, coupon_templates, coupons, wallets, orders, idempotency_records, cell_cursors
     TO rushgate_reconciler;
 GRANT DELETE ON idempotency_records TO rushgate_reconciler;
@@ -49,3 +70,5 @@ GRANT INSERT ON popular_refreshes, popular_products TO rushgate_relay;
 GRANT UPDATE ON relay_progress TO rushgate_relay;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO rushgate_audit;
+
+COMMIT;

@@ -46,10 +46,24 @@ pub mod bounds {
     pub const METRICS_TEMPLATES_SCAN: Duration = Duration::from_secs(10);
     /// … and how many pages of them at most.
     pub const METRICS_TEMPLATE_PAGES: usize = 50;
-    /// From SIGTERM to the end of the process.
+    /// From the moment when the ports close (SIGTERM and RUSHGATE_DRAIN_SECS) to the end of the process.
     pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
     /// First connection to a server at start-up.
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// How often a starting instance looks whether PostgreSQL, which was away, can be used.
+    pub const DATABASE_RETRY: Duration = Duration::from_secs(1);
+    /// How often readiness looks at Redis and PostgreSQL while nobody asks …
+    pub const READY_LOOK: Duration = Duration::from_millis(500);
+    /// … how long an answer of `/readyz` waits for a look that is as of now …
+    pub const READY_PATIENCE: Duration = Duration::from_millis(100);
+    /// … and from when on a server that has not answered counts as away.
+    pub const READY_STALE: Duration = Duration::from_secs(2);
+    /// Pause before a role that has ended is started again; doubles with each further end …
+    pub const ROLE_RESTART_FIRST: Duration = Duration::from_millis(500);
+    /// … up to this. A run that was longer counts as recovered.
+    pub const ROLE_RESTART_MAX: Duration = Duration::from_secs(30);
+    /// How often a failure that goes on is told again, with its count.
+    pub const REPEATS_TOLD_EVERY: Duration = Duration::from_secs(120);
     /// One Redis command, gate scripts included.
     pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_millis(2_500);
     /// How long a blocking read waits for new log entries; below the command timeout.
@@ -272,6 +286,9 @@ pub struct Serve {
     /// Address of /healthz, /readyz and /metrics
     #[arg(long, env = "RUSHGATE_OPS_LISTEN", default_value = "0.0.0.0:9090")]
     pub ops_listen: SocketAddr,
+    /// Seconds from SIGTERM, when /readyz turns 503, until the ports close; 0: at once
+    #[arg(long, env = "RUSHGATE_DRAIN_SECS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=60))]
+    pub drain_secs: u64,
     /// What this instance does
     #[arg(
         long,
@@ -339,6 +356,18 @@ pub enum Role {
     Scheduler,
 }
 
+impl Role {
+    /// As in `RUSHGATE_ROLES`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Reconciler => "reconciler",
+            Self::Relay => "relay",
+            Self::Scheduler => "scheduler",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Ack {
     Gate,
@@ -378,6 +407,11 @@ impl Serve {
 
     pub fn has(&self, role: Role) -> bool {
         self.roles.contains(&role)
+    }
+
+    /// How long a stopping instance still takes requests.
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_secs)
     }
 
     pub fn request_timeout(&self) -> Duration {

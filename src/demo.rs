@@ -349,6 +349,7 @@ mod shop {
             cors_origins: Vec::new(),
             listen: settings.listen,
             ops_listen: settings.ops_listen,
+            drain_secs: 0, // nobody balances load here
             roles: vec![Role::Api, Role::Reconciler, Role::Relay, Role::Scheduler],
             ack: Ack::Gate,
             timezone: "Asia/Seoul".into(),

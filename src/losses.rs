@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::config::bounds::{LOSSES_CHECK, LOSSES_TOLD};
 use crate::gate::{Gate, Made, Suspects};
 use crate::telemetry::metrics;
+use crate::telemetry::repeated::Repeated;
 use crate::truth::{Truth, TruthError};
 
 /// Looks every now and then, until `stop`.
@@ -20,13 +21,15 @@ pub async fn watch(gate: Arc<Gate>, truth: Truth, stop: CancellationToken) {
     for kind in ["coupon", "charge", "order", "cancellation"] {
         let _ = metrics::DECISIONS_LOST.counter(&[("kind", kind)]); // stands at 0 until there is something to count
     }
+    let mut trouble = Repeated::new("what the gate decided cannot be compared with PostgreSQL yet");
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOSSES_CHECK) => {}
             () = stop.cancelled() => return,
         }
-        if let Err(error) = look(&gate, &truth).await {
-            tracing::warn!(%error, "what the gate decided cannot be compared with PostgreSQL yet");
+        match look(&gate, &truth).await {
+            Ok(()) => trouble.works(),
+            Err(error) => trouble.failed(&error),
         }
     }
 }

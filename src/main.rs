@@ -12,11 +12,11 @@ use rushgate::domain::UserId;
 use rushgate::gate::{BatchLimits, Gate};
 use rushgate::log::reader::LogReader;
 use rushgate::reconciler::{Reconciler, Step};
+use rushgate::telemetry::logs;
 use rushgate::truth::migrate;
 use rushgate::{audit, http, log, ready, seed, serve, truth};
 use sqlx::{Connection, PgConnection};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 /// First-come coupons and stock-limited orders, decided by Redis, followed by PostgreSQL.
 #[derive(Parser)]
@@ -137,34 +137,45 @@ struct Demo {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
-    let command = match command_line() {
+    let format = logs::format_asked_for();
+    let command = match command_line(format) {
         Ok(command_line) => command_line.command,
-        Err(e) => return failed(&e),
+        Err(e) => return failed(format, &e),
     };
     // Two parts of the tree bring TLS; they must agree on its provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return failed(&e.into()),
+        Err(e) => return failed(format, &e.into()),
     };
-    match runtime.block_on(run(command)) {
+    match runtime.block_on(run(command, format)) {
         Ok(code) => code,
-        Err(e) => failed(&e),
+        Err(e) => failed(format, &e),
     }
 }
 
-/// Flags, environment variables and files of secrets.
-fn command_line() -> Result<CommandLine, Failure> {
-    let matches = secret_files::read(CommandLine::command())?.get_matches();
-    Ok(CommandLine::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()))
+/// Flags, environment variables and files of secrets. What is wrong with them is for people to read, with hints on further
+/// lines, unless the log is for programs.
+fn command_line(format: LogFormat) -> Result<CommandLine, Failure> {
+    let command = secret_files::read(CommandLine::command())?;
+    let read = command.try_get_matches().and_then(|matches| CommandLine::from_arg_matches(&matches));
+    match read {
+        Err(e) if e.use_stderr() && format == LogFormat::Json => {
+            let text = e.to_string();
+            let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            Err(lines.join("; ").into())
+        }
+        Err(e) => e.exit(),
+        Ok(command_line) => Ok(command_line),
+    }
 }
 
-fn failed(error: &Failure) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "rushgate: {error}");
+fn failed(format: LogFormat, error: &Failure) -> ExitCode {
+    logs::fatal(format, &error.to_string());
     ExitCode::FAILURE
 }
 
-async fn run(command: Command) -> Result<ExitCode, Failure> {
+async fn run(command: Command, format: LogFormat) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(settings) => Box::pin(run_serve(*settings)).await?,
         Command::Migrate(servers) => migrate::migrate(&servers).await?,
@@ -177,7 +188,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Token(token) => say(&mint(&token)?),
         Command::Audit(options) => return run_audit(&options).await,
-        Command::Rebuild(options) => run_rebuild(&options).await?,
+        Command::Rebuild(options) => run_rebuild(&options, format).await?,
         Command::Ready { ops_listen } => {
             let (ready, said) = ready::ask(ops_listen).await?;
             say(&said);
@@ -185,7 +196,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Log(command) => run_log(command).await?,
         Command::Demo(Demo { data, listen, ops_listen }) => {
-            log_to_stderr(LogFormat::Pretty, "rushgate=warn,error,fred=off,lapin=off");
+            logs::start(format, "rushgate=warn,error,fred=off,lapin=off");
             Box::pin(demo::run(DemoOptions { data, listen, ops_listen })).await?;
         }
     }
@@ -197,28 +208,22 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// The process's own log; RUST_LOG overrides what is shown.
-fn log_to_stderr(format: LogFormat, default: &str) {
-    use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Json => builder.json().init(),
-        LogFormat::Pretty => builder.init(),
-    }
-}
-
 async fn run_serve(settings: Serve) -> Result<(), Failure> {
-    log_to_stderr(settings.log_format, "rushgate=info,warn,fred=error,lapin=off");
-    let stopping = CancellationToken::new();
+    logs::start(settings.log_format, "rushgate=info,warn,fred=error,lapin=off");
+    let stopping = serve::Stopping::default();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let token = stopping.clone();
+    let stop = stopping.clone();
     tokio::spawn(async move {
+        // Who presses Ctrl-C, or asks twice, does not want to wait.
+        tokio::select! {
+            _ = interrupt.recv() => stop.at_once.cancel(),
+            _ = terminate.recv() => stop.asked.cancel(),
+        }
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        token.cancel();
+        stop.at_once.cancel();
     });
     let (ready, _) = tokio::sync::oneshot::channel();
     Ok(serve::run(settings, stopping, ready).await?)
@@ -245,8 +250,8 @@ async fn run_audit(options: &Audit) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(report.exit_code()))
 }
 
-async fn run_rebuild(options: &Rebuild) -> Result<(), Failure> {
-    log_to_stderr(LogFormat::Pretty, "rushgate=info,fred=error");
+async fn run_rebuild(options: &Rebuild, format: LogFormat) -> Result<(), Failure> {
+    logs::start(format, "rushgate=info,fred=error");
     migrate::migrate(&options.servers).await?;
     let mut reconciler = Reconciler::connect(&options.servers, options.cell).await?;
     match reconciler.rebuild_now().await? {

@@ -1,5 +1,9 @@
 //! `rushgate serve`: checks the settings, connects, migrates, runs its roles, and stops in order.
+//!
+//! What an instance needs at its start is Redis. PostgreSQL and RabbitMQ may be away: see [`database`] and [`reach_broker`].
+//! Roles that panic or end are started again ([`supervisor`]); a server loop that ends takes the process with it.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,6 +14,7 @@ use jiff::tz::TimeZone;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,15 +27,23 @@ use crate::http::server::BindError;
 use crate::http::server::Transport;
 use crate::http::tls::Tls;
 use crate::http::turns::Turns;
-use crate::http::{Api, Edge, Ops, TokenVerifier};
+use crate::http::{Api, Edge, Health, Ops, TokenVerifier};
 use crate::reconciler::Reconciler;
 use crate::relay;
 use crate::scheduler::{self, Scheduler};
 use crate::telemetry::sampler::{Sampled, Sampler};
 use crate::thread::{OwnThread, ThreadError};
-use crate::truth::migrate::{self, MigrateError};
+use crate::truth::migrate::MigrateError;
 use crate::truth::{self, Truth};
 use crate::{http, losses, telemetry};
+use database::Prepared;
+use supervisor::supervise;
+use tasks::Tasks;
+
+mod database;
+mod rights;
+mod supervisor;
+mod tasks;
 
 /// Why an instance cannot run; one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +55,13 @@ pub enum ServeError {
     #[error(transparent)]
     Database(#[from] MigrateError),
     #[error(
-        "RabbitMQ cannot be used ({0}): start it, correct RUSHGATE_AMQP_URL, or leave `relay` out of RUSHGATE_ROLES"
+        "PostgreSQL cannot be used ({0}): start it and create the database, or correct RUSHGATE_DATABASE_URL"
     )]
-    Amqp(String),
+    Unusable(String),
+    #[error("{0}")]
+    Rights(String),
+    #[error("a part of this process has ended ({0}): start it again, and report this")]
+    Ended(String),
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
@@ -71,7 +88,7 @@ const BACKGROUND_STATEMENT_LIMIT: Duration = Duration::from_secs(60);
 /// Runs until `stopping`. `ready` is told the addresses once requests are accepted.
 pub async fn run(
     settings: Serve,
-    stopping: CancellationToken,
+    stopping: impl Into<Stopping>,
     ready: oneshot::Sender<Addresses>,
 ) -> Result<(), ServeError> {
     settings.check()?;
@@ -91,40 +108,86 @@ pub async fn run(
     let zone = TimeZone::get(&settings.timezone).map_err(|e| InvalidSetting(e.to_string()))?;
     let pool =
         truth::pool(&settings.servers.database_url, BACKGROUND_CONNECTIONS, BACKGROUND_STATEMENT_LIMIT)?;
-    // A long migration goes on at the next start.
-    tokio::select! {
-        migrated = migrate::migrate(&settings.servers) => migrated?,
-        () = stopping.cancelled() => return Ok(()),
-    }
+    let amqp = settings.servers.amqp_url.parse();
+    let amqp = amqp.map_err(|e| InvalidSetting(relay::BrokerError::Address(e).to_string()))?;
     let gate = Gate::connect(&settings).await?;
-    if settings.has(Role::Relay) {
-        reach_broker(&settings.servers.amqp_url).await?;
-    }
-
     let background = CancellationToken::new();
+    let stopping = stopping.into();
+    let preparing = database::prepare(&settings.servers, &settings.roles, &background);
+    // A long migration goes on at the next start.
+    let (prepared, preparing) = tokio::select! {
+        prepared = preparing => prepared?,
+        () = stopping.asked.cancelled() => return Ok(()),
+        () = stopping.at_once.cancelled() => return Ok(()),
+    };
+    let (cannot_serve, refused) = oneshot::channel();
     let mut roles = JoinSet::new();
+    roles.spawn(async move {
+        if let Some(error) = preparing.await {
+            let _ = cannot_serve.send(error); // it may be stopping
+        }
+    });
     let mut followers = Vec::new(); // their threads, which must live as long as they
     if settings.has(Role::Reconciler) {
-        followers.push(reconcile(&settings, &mut roles, &background).await?);
+        let thread = OwnThread::start("rushgate-follow", settings.followers_niceness())?;
+        for cell in 0..settings.servers.cells {
+            roles.spawn(reconcile(&settings, cell, thread.runtime().clone(), &prepared, &background));
+        }
+        followers.push(thread);
     }
     let mut rabbitmq_connected = None;
     if settings.has(Role::Relay) {
-        let connected = Arc::new(AtomicBool::new(true)); // it was reached a moment ago
+        let url = settings.servers.amqp_url.clone();
+        let connected = Arc::new(AtomicBool::new(true)); // until somebody has found that it is not
         rabbitmq_connected = Some(Arc::clone(&connected));
-        let (url, pool, stop) = (settings.servers.amqp_url.clone(), pool.clone(), background.clone());
         let thread = OwnThread::start("rushgate-relay", settings.followers_niceness())?;
-        roles.spawn_on(async move { relay::run(&url, pool, connected, stop).await }, thread.runtime());
+        roles.spawn(reach_broker(amqp));
+        let (pool, stop, prepared) = (pool.clone(), background.clone(), prepared.clone());
+        let start = move || {
+            let (url, pool, connected) = (url.clone(), pool.clone(), Arc::clone(&connected));
+            let (stop, mut prepared) = (stop.clone(), prepared.clone());
+            async move {
+                if stop.run_until_cancelled(prepared.wait()).await.is_some() {
+                    relay::run(&url, pool, connected, stop).await;
+                }
+                Ok::<_, Infallible>(())
+            }
+        };
+        roles.spawn(supervise("relay", thread.runtime().clone(), background.clone(), start));
         followers.push(thread);
     }
     if settings.has(Role::Scheduler) {
-        roles.spawn(schedule(gate.clone(), pool.clone(), zone.clone(), background.clone()));
+        let (gate, pool, zone, stop) = (gate.clone(), pool.clone(), zone.clone(), background.clone());
+        let prepared = prepared.clone();
+        let start = move || {
+            let scheduling = schedule(gate.clone(), pool.clone(), zone.clone(), stop.clone());
+            let (stop, mut prepared) = (stop.clone(), prepared.clone());
+            async move {
+                if stop.run_until_cancelled(prepared.wait()).await.is_some() {
+                    scheduling.await;
+                }
+                Ok::<_, Infallible>(())
+            }
+        };
+        roles.spawn(supervise("scheduler", Handle::current(), background.clone(), start));
     }
 
-    let listening =
-        Listening { settings: &settings, metrics, verifier, tls, gate, pool, zone, rabbitmq_connected };
-    let outcome = listening.run(stopping, ready).await;
+    let listening = Listening {
+        settings: &settings,
+        metrics,
+        verifier,
+        tls,
+        gate,
+        pool,
+        zone,
+        prepared,
+        refused,
+        rabbitmq_connected,
+    };
+    let outcome = Box::pin(listening.run(stopping, ready)).await;
     background.cancel();
-    if tokio::time::timeout(BACKGROUND_STOP_LIMIT, roles.join_all()).await.is_err() {
+    let ended = async { while roles.join_next().await.is_some() {} };
+    if tokio::time::timeout(BACKGROUND_STOP_LIMIT, ended).await.is_err() {
         tracing::warn!(
             "background work was cut off; what it had not finished is done again at the next start"
         );
@@ -134,19 +197,27 @@ pub async fn run(
     outcome
 }
 
-/// Starts each cell's reconciler, on the thread that is returned.
-async fn reconcile(
+/// Runs a cell's reconciler on `runtime`.
+fn reconcile(
     settings: &Serve,
-    roles: &mut JoinSet<()>,
+    cell: u32,
+    runtime: Handle,
+    prepared: &Prepared,
     background: &CancellationToken,
-) -> Result<OwnThread, RedisSetupError> {
-    let thread = OwnThread::start("rushgate-follow", settings.followers_niceness())?;
-    for cell in 0..settings.servers.cells {
-        let servers = settings.servers.clone();
-        let reconciler = thread.run(async move { Reconciler::connect(&servers, cell).await }).await??;
-        roles.spawn_on(reconciler.paced_for(settings.ack).run(background.clone()), thread.runtime());
-    }
-    Ok(thread)
+) -> impl Future<Output = ()> + Send + 'static {
+    let (servers, ack) = (settings.servers.clone(), settings.ack);
+    let (prepared, stop) = (prepared.clone(), background.clone());
+    let start = move || {
+        let (servers, stop, mut prepared) = (servers.clone(), stop.clone(), prepared.clone());
+        async move {
+            if stop.run_until_cancelled(prepared.wait()).await.is_some() {
+                let reconciler = Reconciler::connect(&servers, cell).await?;
+                Box::pin(reconciler.paced_for(ack).run(stop)).await;
+            }
+            Ok::<_, RedisSetupError>(())
+        }
+    };
+    supervise("reconciler", runtime, background.clone(), start)
 }
 
 /// The part of an instance that answers requests.
@@ -159,16 +230,15 @@ struct Listening<'a> {
     gate: Arc<Gate>,
     pool: PgPool,
     zone: TimeZone,
+    prepared: Prepared,
+    /// Why this version must not go on, should that be found later.
+    refused: oneshot::Receiver<ServeError>,
     rabbitmq_connected: Option<Arc<AtomicBool>>,
 }
 
 impl Listening<'_> {
-    /// Listens on both ports until `stopping`.
-    async fn run(
-        self,
-        stopping: CancellationToken,
-        ready: oneshot::Sender<Addresses>,
-    ) -> Result<(), ServeError> {
+    /// Listens on both ports until it is to stop and [`Serve::drain`] has passed.
+    async fn run(self, stopping: Stopping, ready: oneshot::Sender<Addresses>) -> Result<(), ServeError> {
         let settings = self.settings;
         let timeout = settings.truth_timeout();
         let (url, connections) = (&settings.servers.database_url, settings.database_connections);
@@ -187,23 +257,24 @@ impl Listening<'_> {
         let local = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
         let mut addresses = Addresses { api: None, ops: local(&ops_listener, settings.ops_listen) };
 
-        let mut servers = JoinSet::new();
-        let gate = self.verifier.is_some().then(|| Arc::clone(&self.gate));
+        let closing = CancellationToken::new();
+        let mut servers = Tasks::default();
+        let health = Health::new(self.verifier.is_some());
+        let looking = Arc::clone(&health).look_on(Arc::clone(&self.gate), truth.clone(), closing.clone());
+        servers.spawn("readiness", looking);
+        let prepared = self.prepared;
         let ops = Ops {
-            gate,
-            truth: truth.clone(),
+            health,
+            waits_for: Box::new(move || prepared.trouble()),
             metrics: self.metrics.clone(),
             sampled: Arc::clone(&sampled),
             rabbitmq_connected: self.rabbitmq_connected.clone(),
-            stopping: stopping.clone(),
+            stopping: stopping.asked.clone(),
         };
         let mut transport = Transport::new(&settings.limits);
-        servers.spawn(http::server::run_with(
-            ops_listener,
-            http::ops_router(Arc::new(ops)),
-            transport.clone(),
-            stopping.clone(),
-        ));
+        let ops = http::ops_router(Arc::new(ops));
+        let serving = http::server::run_with(ops_listener, ops, transport.clone(), closing.clone());
+        servers.spawn("the operations port", serving);
         if let Some(verifier) = self.verifier {
             let listener = http::server::bind(settings.listen, "RUSHGATE_LISTEN").await?;
             addresses.api = Some(local(&listener, settings.listen));
@@ -222,44 +293,94 @@ impl Listening<'_> {
                 refresh_popular: refresher(self.pool, self.zone),
                 rabbitmq_connected: self.rabbitmq_connected,
             };
-            servers.spawn(losses::watch(Arc::clone(&api.gate), api.truth.clone(), stopping.clone()));
+            let losses = losses::watch(Arc::clone(&api.gate), api.truth.clone(), closing.clone());
+            servers.spawn("the watch for losses", losses);
             let service = http::service(Arc::new(api));
-            servers.spawn(http::server::run_with(listener, service, transport, stopping.clone()));
-            servers.spawn(rates.upkeep(stopping.clone()));
-            let stop = stopping.clone();
-            servers.spawn(async move { verifier.follow(stop).await });
+            let serving = http::server::run_with(listener, service, transport, closing.clone());
+            servers.spawn("the API's port", serving);
+            servers.spawn("rate limits", rates.upkeep(closing.clone()));
+            let closed = closing.clone();
+            servers.spawn("the keys of tokens", async move {
+                verifier.follow(closed.clone()).await;
+                closed.cancelled().await; // without a file there is nothing to follow
+            });
             if let Some(tls) = self.tls {
-                servers.spawn(tls.follow(stopping.clone()));
+                servers.spawn("the certificate", tls.follow(closing.clone()));
             }
         }
         let meters = OwnThread::start("rushgate-meters", FOLLOWERS_NICENESS)?;
-        let upkeep = telemetry::metrics::upkeep(self.metrics, stopping.clone());
-        servers.spawn_on(upkeep, meters.runtime());
-        servers.spawn(sampler.run(sampled, stopping.clone()));
-        tracing::info!(api = ?addresses.api, ops = %addresses.ops, roles = ?settings.roles, "serving");
+        let upkeep = telemetry::metrics::upkeep(self.metrics, closing.clone());
+        servers.spawn_on("metrics", upkeep, meters.runtime());
+        servers.spawn("figures", sampler.run(sampled, closing.clone()));
+        let roles: Vec<&str> = settings.roles.iter().map(|role| role.name()).collect();
+        let api = addresses.api.map(tracing::field::display);
+        tracing::info!(api, ops = %addresses.ops, roles = roles.join(","), "serving");
         let _ = ready.send(addresses); // nobody has to be interested
-        stopping.cancelled().await;
+        let outcome = tokio::select! {
+            () = stopping.drained(settings.drain()) => Ok(()),
+            ended = servers.one_ends() => Err(ServeError::Ended(ended)),
+            Ok(error) = self.refused => {
+                tracing::error!(%error, "this instance must not go on, and stops");
+                stopping.asked.cancel();
+                stopping.drained(settings.drain()).await;
+                Err(error)
+            }
+        };
+        closing.cancel();
         tracing::info!("stopping: no new requests; those under way are finished");
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT - BACKGROUND_STOP_LIMIT, servers.join_all()).await.is_err() {
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT - BACKGROUND_STOP_LIMIT, servers.all_end()).await.is_err() {
             tracing::warn!("requests still under way were cut off");
         }
-        Ok(())
+        outcome
     }
 }
 
-/// One connection at start-up, so that a wrong address is found at once and not at night.
-async fn reach_broker(url: &str) -> Result<(), ServeError> {
-    let uri: lapin::uri::AMQPUri =
-        url.parse().map_err(|e| InvalidSetting(relay::BrokerError::Address(e).to_string()))?;
+/// How an instance is told to stop.
+#[derive(Clone, Debug, Default)]
+pub struct Stopping {
+    /// `/readyz` turns 503, and the ports close after [`Serve::drain`].
+    pub asked: CancellationToken,
+    /// … or at once.
+    pub at_once: CancellationToken,
+}
+
+impl From<CancellationToken> for Stopping {
+    fn from(asked: CancellationToken) -> Self {
+        Self { asked, at_once: CancellationToken::new() }
+    }
+}
+
+impl Stopping {
+    /// Waits until it is asked for, then until balancers of load have had the time to notice.
+    async fn drained(&self, drain: Duration) {
+        tokio::select! {
+            () = self.asked.cancelled() => {}
+            () = self.at_once.cancelled() => return self.asked.cancel(),
+        }
+        if !drain.is_zero() {
+            let secs = drain.as_secs();
+            tracing::info!(secs, "stopping: /readyz answers 503, and requests are taken for {secs} s more");
+            let _ = self.at_once.run_until_cancelled(tokio::time::sleep(drain)).await;
+        }
+    }
+}
+
+/// One connection at start-up, so that a wrong address or password is said at once, also by an instance whose relay only
+/// stands by. Nothing waits for it: events wait in PostgreSQL, and the relay keeps trying.
+async fn reach_broker(uri: lapin::uri::AMQPUri) {
     let connecting = lapin::Connection::connect_uri(uri, lapin::ConnectionProperties::default());
-    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+    let why = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => {
             let _ = connection.close(200, "reached".into()).await; // it has served
-            Ok(())
+            return;
         }
-        Ok(Err(e)) => Err(ServeError::Amqp(e.to_string())),
-        Err(_) => Err(ServeError::Amqp(format!("no answer in {CONNECT_TIMEOUT:?}"))),
-    }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer in {} s", CONNECT_TIMEOUT.as_secs()),
+    };
+    tracing::warn!(
+        "RabbitMQ cannot be used yet ({why}): start it, correct RUSHGATE_AMQP_URL, or leave `relay` out of \
+         RUSHGATE_ROLES; events wait in PostgreSQL"
+    );
 }
 
 async fn schedule(gate: Arc<Gate>, pool: PgPool, zone: TimeZone, stop: CancellationToken) {

@@ -93,6 +93,7 @@ impl Shop {
             ("RUSHGATE_OPS_LISTEN", "127.0.0.1:0"),
             ("RUSHGATE_CHARGE_SCOPE", "shop"),
             ("RUSHGATE_LOG_FORMAT", "json"),
+            ("RUSHGATE_DRAIN_SECS", "0"),
         ]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
@@ -122,7 +123,7 @@ impl Shop {
         let address = |name: &str| -> Outcome<SocketAddr> {
             let text = fields[name].as_str().unwrap_or("").trim_start_matches("Some(").trim_end_matches(')');
             // An instance without the role `api` has no such address.
-            if text == "None" { Ok(([127, 0, 0, 1], 0).into()) } else { Ok(text.parse()?) }
+            if text.is_empty() || text == "None" { Ok(([127, 0, 0, 1], 0).into()) } else { Ok(text.parse()?) }
         };
         (instance.api, instance.ops) = (address("api")?, address("ops")?);
         Ok(instance)

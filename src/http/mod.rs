@@ -30,6 +30,7 @@ mod current;
 mod docs;
 pub mod extract;
 pub mod fields;
+pub mod health;
 mod meters;
 mod openapi;
 pub mod ops;
@@ -53,6 +54,7 @@ use server::Answers;
 use turns::Turns;
 
 pub use auth::{TokenVerifier, mint_token, mint_token_for};
+pub use health::Health;
 pub use ops::{Ops, ops_router};
 pub use rendered::RenderedPages;
 

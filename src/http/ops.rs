@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -14,17 +13,16 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::health::Health;
 use super::{around, meters};
-use crate::config::bounds::REDIS_COMMAND_TIMEOUT;
-use crate::gate::{CellStatus, Gate};
 use crate::telemetry::sampler::Sampled;
-use crate::truth::Truth;
 
 /// What the operations port looks at.
 pub struct Ops {
-    /// `None` when this instance serves no API: then it is ready when PostgreSQL answers.
-    pub gate: Option<Arc<Gate>>,
-    pub truth: Truth,
+    /// An instance that does not decide is ready when PostgreSQL answers and its roles run.
+    pub health: Arc<Health>,
+    /// Why the roles that follow the gate do not run yet.
+    pub waits_for: Box<dyn Fn() -> Option<String> + Send + Sync>,
     pub metrics: PrometheusHandle,
     pub sampled: Arc<Sampled>,
     /// As in [`super::Api`].
@@ -73,41 +71,15 @@ impl Ops {
         if self.stopping.is_cancelled() {
             reasons.push("this process is stopping".to_owned());
         }
-        let (gate, truth) = futures::join!(self.gate_troubles(), self.truth.ping());
+        let (gate, truth) = self.health.troubles().await;
         reasons.extend(gate);
-        if let Err(error) = truth {
-            // The gate decides without PostgreSQL until the log limit.
-            let place = if self.gate.is_some() { &mut warnings } else { &mut reasons };
-            place.push(error.to_string());
-        }
+        // The gate decides without PostgreSQL until the log limit.
+        let place = if self.health.decides() { &mut warnings } else { &mut reasons };
+        place.extend(truth.into_iter().chain((self.waits_for)()));
         if self.rabbitmq_connected.as_ref().is_some_and(|connected| !connected.load(Ordering::Relaxed)) {
             warnings.push("RabbitMQ is not connected; events wait in PostgreSQL".to_owned());
         }
         Readiness { ready: reasons.is_empty(), reasons, warnings }
-    }
-
-    async fn gate_troubles(&self) -> Vec<String> {
-        const GRACE: Duration = Duration::from_millis(500);
-        let Some(gate) = &self.gate else {
-            return Vec::new();
-        };
-        match tokio::time::timeout(REDIS_COMMAND_TIMEOUT + GRACE, gate.status()).await {
-            Err(_) => vec!["Redis did not answer in time".to_owned()],
-            Ok(Err(error)) => vec![format!("Redis: {error}")],
-            Ok(Ok(cells)) => cells.into_iter().filter_map(cell_trouble).collect(),
-        }
-    }
-}
-
-fn cell_trouble(status: CellStatus) -> Option<String> {
-    let CellStatus { cell, state, reason, backlog_full, .. } = status;
-    match (state.as_str(), reason) {
-        ("open", _) if backlog_full => {
-            Some(format!("cell {cell}: PostgreSQL is too far behind (backlog-full)"))
-        }
-        ("open", _) => None,
-        (_, Some(reason)) => Some(format!("cell {cell} is {state}: {reason}")),
-        (_, None) => Some(format!("cell {cell} is {state}")),
     }
 }
 
@@ -118,12 +90,11 @@ mod tests {
     use axum::http::Request;
     use tower::ServiceExt;
 
+    /// Of an instance that does not decide, and has never had an answer from PostgreSQL.
     fn ops() -> Arc<Ops> {
-        let timeout = Duration::from_millis(100);
-        let pool = crate::truth::pool("postgres://postgres@127.0.0.1:1/nowhere", 1, timeout).unwrap();
         Arc::new(Ops {
-            gate: None,
-            truth: Truth::new(pool, timeout),
+            health: Health::new(false),
+            waits_for: Box::new(|| Some("the relay waits".to_owned())),
             metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
             sampled: Arc::default(),
             rabbitmq_connected: Some(Arc::new(AtomicBool::new(false))),
@@ -149,6 +120,7 @@ mod tests {
         let ops = ops();
         let readiness = ops.readiness().await;
         assert!(readiness.reasons[0].starts_with("PostgreSQL"), "{readiness:?}");
+        assert_eq!(readiness.reasons[1], "the relay waits");
         assert!(readiness.warnings[0].starts_with("RabbitMQ"), "{readiness:?}");
         ops.stopping.cancel();
         assert_eq!(ops.readiness().await.reasons[0], "this process is stopping");

@@ -1,6 +1,7 @@
 //! Refusals: one error type, and the one place where it becomes status and body (RFC 9457).
 
 use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
 
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
@@ -13,6 +14,7 @@ use super::answer::rendered;
 use super::current::Current;
 use crate::config::bounds::RETRY_AFTER_SECS;
 use crate::gate::{GateError, NotApplied};
+use crate::telemetry::repeated::Repeated;
 use crate::truth::TruthError;
 
 macro_rules! codes {
@@ -212,7 +214,9 @@ impl From<GateError> for Problem {
 
 impl From<TruthError> for Problem {
     fn from(error: TruthError) -> Self {
-        tracing::warn!(%error, "a read from PostgreSQL failed");
+        // While PostgreSQL is away, every read of it fails.
+        static TROUBLE: Mutex<Repeated> = Mutex::new(Repeated::new("a read from PostgreSQL failed"));
+        TROUBLE.lock().unwrap_or_else(PoisonError::into_inner).failed(&error);
         Self::new(Code::TruthUnavailable, "PostgreSQL does not answer. Try again shortly.")
     }
 }

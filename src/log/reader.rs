@@ -26,7 +26,8 @@ impl From<Error> for LogError {
     }
 }
 
-/// Reads the log of one cell.
+/// Reads the log of one cell. A clone uses the same connections.
+#[derive(Clone)]
 pub struct LogReader {
     pub cell: u32,
     /// For commands that answer at once.

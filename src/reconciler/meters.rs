@@ -46,3 +46,10 @@ impl ReconcilerMeters {
         }
     }
 }
+
+/// However a reconciler ends, its gauge does not say that it leads.
+impl Drop for ReconcilerMeters {
+    fn drop(&mut self) {
+        self.leading.set(0.0);
+    }
+}

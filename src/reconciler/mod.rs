@@ -15,6 +15,7 @@ mod meters;
 pub mod plan;
 mod rebuild;
 mod rows;
+mod tidy;
 pub mod verify;
 
 use std::time::{Duration, Instant};
@@ -24,21 +25,24 @@ use std::future::Future;
 use opentelemetry::trace::SpanKind;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::bounds::{APPLY_PACE, APPLY_PACE_WAITED_FOR, LOG_KEPT_ENTRIES, RETRY_PAUSE};
 use crate::config::{Ack, Servers};
 use crate::gate::RedisSetupError;
 use crate::gate::cell::{Meta, close, stop};
-use crate::gate::keys::{DAY_MS, Keys};
+use crate::gate::keys::Keys;
 use crate::gate::script::ADVANCE_WATERMARK;
 use crate::log::RawEntry;
 use crate::log::reader::{LogError, LogReader};
+use crate::telemetry::repeated::Repeated;
 use crate::truth;
 use ahead::{Ahead, Next};
 use apply::{ApplyError, apply};
 use cursor::{Cursor, Target};
 use meters::ReconcilerMeters;
 use plan::{Plan, Prepared};
+pub use tidy::Housekeeping;
 use verify::{Comparison, compare, unbroken};
 
 /// What one step did.
@@ -94,10 +98,6 @@ impl Known {
 const LEADER_LOCK: i64 = 0x7267_6365_6c6c_0000;
 /// How often a stand-by asks for the lock.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
-/// How often old idempotency records are removed.
-const TIDY_EVERY: Duration = Duration::from_secs(600);
-/// Idempotency records that one round removes at most.
-const TIDY_RECORDS: i64 = 20_000;
 /// The longest that PostgreSQL may take for one transaction or statement.
 const TRUTH_STEP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -112,7 +112,6 @@ pub struct Reconciler {
     pace: Duration,
     /// Said once per change, not once per step.
     last_halt: Option<String>,
-    tidied: Option<Instant>,
     meters: ReconcilerMeters,
 }
 
@@ -126,7 +125,6 @@ impl Reconciler {
             cell,
             pace: APPLY_PACE,
             last_halt: None,
-            tidied: None,
             meters: ReconcilerMeters::new(cell),
         })
     }
@@ -142,11 +140,12 @@ impl Reconciler {
 
     /// Runs until `shutdown`, leading when it can and standing by otherwise.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut trouble = Repeated::new("the reconciler starts over");
         while !shutdown.is_cancelled() {
-            let led = self.lead(&shutdown).await;
+            let led = self.lead(&shutdown, &mut trouble).await;
             self.meters.leading.set(0.0);
             if let Err(e) = led {
-                tracing::warn!(cell = self.cell, error = %e, "the reconciler starts over");
+                trouble.failed(&e);
                 (self.conn, self.ahead) = (None, None);
                 pause(RETRY_PAUSE, &shutdown).await;
             }
@@ -156,12 +155,13 @@ impl Reconciler {
         }
     }
 
-    async fn lead(&mut self, shutdown: &CancellationToken) -> Result<(), StepError> {
+    async fn lead(&mut self, shutdown: &CancellationToken, trouble: &mut Repeated) -> Result<(), StepError> {
         while !self.try_lead().await? {
             // Nobody waits longer for PostgreSQL, so one that does is not at work.
             if self.end_stuck_leader(TRUTH_STEP_LIMIT).await? {
                 tracing::warn!(cell = self.cell, "ended the session of a leader that stood still");
             }
+            trouble.works();
             pause(STANDBY_PAUSE, shutdown).await;
             if shutdown.is_cancelled() {
                 return Ok(());
@@ -173,12 +173,11 @@ impl Reconciler {
         let cell = self.cell;
         let conn = self.connection().await?;
         limited(Cursor::retry_halted(conn, cell)).await?;
+        let _tidying = AbortOnDropHandle::new(tokio::spawn(self.housekeeping().run()));
         let mut known = None;
         while !shutdown.is_cancelled() {
-            if self.tidied.is_none_or(|at| at.elapsed() > TIDY_EVERY) {
-                self.tidy().await?;
-            }
             known = self.lead_on(known, shutdown).await?;
+            trouble.works();
         }
         Ok(())
     }
@@ -463,22 +462,9 @@ impl Reconciler {
         }
     }
 
-    /// Removes what no longer answers anybody: old idempotency records, keys of epochs that are over.
-    pub async fn tidy(&mut self) -> Result<(), StepError> {
-        let meta = self.log.meta().await?;
-        if !meta.absent() {
-            self.log.unlink_before(meta.epoch).await?;
-            let yesterday = meta.clock_ms.div_euclid(DAY_MS) - 1;
-            self.log.unlink_records_before(meta.epoch, yesterday).await?;
-        }
-        let delete = sqlx::query(include_str!("sql/tidy_idempotency.sql"))
-            .bind(meta.clock_ms)
-            .bind(TIDY_RECORDS)
-            .execute(self.connection().await?);
-        let deleted = limited(delete).await?.rows_affected();
-        // As long as there is more, the next round follows at once.
-        self.tidied = (deleted < TIDY_RECORDS.unsigned_abs()).then(Instant::now);
-        Ok(())
+    /// What removes old records and keys beside the steps.
+    pub fn housekeeping(&self) -> Housekeeping {
+        Housekeeping::new(&self.database_url, self.log.clone())
     }
 }
 

@@ -5,7 +5,8 @@
 //! lost its session while publishing) could repeat events, never lose one, nor count one twice.
 //!
 //! A [`Relay::step`] claims the next rows, publishes them (persistent, `mandatory`, confirms), awaits each confirm, and
-//! deletes exactly the delivered rows. On any doubt the connection to RabbitMQ is dropped and a later step begins again at
+//! deletes exactly the delivered rows. A PostgreSQL that deletes nothing (it is read-only, a right is missing) is noticed before
+//! anything is published, and what was confirmed is never published again by the same process. On any doubt the connection to RabbitMQ is dropped and a later step begins again at
 //! the first row that is left. lapin's own recovery is off. The outbox is polled ([`bounds::RELAY_POLL`]): a look
 //! at the head of an index costs less than the lock that NOTIFY takes in each of the reconciler's commits.
 
@@ -16,6 +17,7 @@ mod publish;
 pub mod topology;
 
 use sqlx::PgPool;
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,6 +63,8 @@ pub struct Relay {
     outbox: Option<Outbox>,
     broker: Option<Broker>,
     measured: Option<Instant>,
+    /// Events that RabbitMQ has confirmed and PostgreSQL may still hold, because their deletion failed.
+    undeleted: HashSet<(i64, String)>,
     meters: Arc<RelayMeters>,
 }
 
@@ -68,7 +72,8 @@ impl Relay {
     /// Connects to nothing yet. `pool` only says where PostgreSQL is.
     pub fn new(amqp_url: impl Into<String>, pool: PgPool) -> Self {
         let meters = Arc::new(RelayMeters::new());
-        Self { amqp_url: amqp_url.into(), pool, outbox: None, broker: None, measured: None, meters }
+        let amqp_url = amqp_url.into();
+        Self { amqp_url, pool, outbox: None, broker: None, measured: None, undeleted: HashSet::new(), meters }
     }
 
     /// Delivers the next events, if this relay leads. Can be dropped at any await: events may then be sent again.
@@ -89,7 +94,10 @@ impl Relay {
             }
         };
         self.measure(&broker).await;
-        let rows = outbox.claim().await?;
+        let mut rows = outbox.claim().await?;
+        if !self.undeleted.is_empty() {
+            self.delete_confirmed(&mut outbox, &mut rows).await?;
+        }
         if rows.is_empty() {
             self.broker = Some(broker);
             self.outbox = Some(outbox);
@@ -98,7 +106,11 @@ impl Relay {
         let window = publish_window(broker.channel(), &rows).await;
         self.meters.window(&window);
         if !window.confirmed.is_empty() {
+            let confirmed: HashSet<i64> = window.confirmed.iter().copied().collect();
+            let names = rows.iter().filter(|row| confirmed.contains(&row.outbox_id));
+            self.undeleted = names.map(OutboxRow::name).collect();
             outbox.delivered(&window.confirmed, window.confirmed.len() == rows.len()).await?;
+            self.undeleted.clear();
         }
         self.outbox = Some(outbox);
         if let Some(doubt) = window.doubt {
@@ -109,6 +121,22 @@ impl Relay {
             self.broker = Some(broker);
         } // else: reconnecting declares anew what somebody may have taken away
         Ok(Step::Published { delivered: window.confirmed.len(), refused: window.refused })
+    }
+
+    /// Takes out of `rows`, and deletes, what RabbitMQ has confirmed before. Known by both of their ids: PostgreSQL may have
+    /// been restored meanwhile, and give numbers again.
+    async fn delete_confirmed(
+        &mut self,
+        outbox: &mut Outbox,
+        rows: &mut Vec<OutboxRow>,
+    ) -> Result<(), OutboxError> {
+        let (confirmed, rest): (Vec<OutboxRow>, Vec<OutboxRow>) =
+            std::mem::take(rows).into_iter().partition(|row| self.undeleted.contains(&row.name()));
+        let ids: Vec<i64> = confirmed.iter().map(|row| row.outbox_id).collect();
+        outbox.delivered(&ids, false).await?;
+        self.undeleted.clear();
+        *rows = rest;
+        Ok(())
     }
 
     async fn lead(&mut self) -> Result<Option<Outbox>, OutboxError> {
@@ -214,7 +242,7 @@ impl Mood {
             Ok(Step::Published { refused, .. }) => {
                 let first = &refused[0];
                 let detail =
-                    format!("{} events, the first is {}: {:?}", refused.len(), first.event_id, first.why);
+                    format!("{} events, the first is {}: {}", refused.len(), first.event_id, first.why);
                 (State::Refused, detail, bounds::RELAY_REFUSED_PAUSE)
             }
             Err(RelayError::Broker(error @ BrokerError::DeclaredOtherwise(_))) => {
@@ -236,8 +264,11 @@ impl Mood {
     fn turn(&mut self, state: State, detail: &str) {
         let leading = !matches!(state, State::StandBy | State::NoTruth | State::Stopped);
         self.meters.state(leading, matches!(state, State::Delivering | State::Refused));
-        let connected = matches!(state, State::StandBy | State::Delivering | State::Refused);
-        self.connected.store(connected, Ordering::Relaxed);
+        // Without PostgreSQL nothing is known of RabbitMQ: it stays what it was.
+        if state != State::NoTruth {
+            let connected = matches!(state, State::StandBy | State::Delivering | State::Refused);
+            self.connected.store(connected, Ordering::Relaxed);
+        }
         if self.state.replace(state) == Some(state) {
             return;
         }
@@ -255,9 +286,31 @@ impl Mood {
     }
 }
 
+/// However the relay ends, its gauges do not say that it leads.
+impl Drop for Mood {
+    fn drop(&mut self) {
+        self.meters.state(false, false);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outage_of_postgresql_is_none_of_rabbitmq() {
+        let (connected, meters) = (Arc::new(AtomicBool::new(true)), Arc::new(RelayMeters::new()));
+        let mut mood = Mood { connected: Arc::clone(&connected), meters, state: None, failures: 0 };
+        let is_connected = || connected.load(Ordering::Relaxed);
+        mood.after(&Err(RelayError::Outbox(OutboxError::TimedOut)));
+        assert!(is_connected());
+        mood.after(&Err(RelayError::Broker(BrokerError::Blocked)));
+        assert!(!is_connected());
+        mood.after(&Err(RelayError::Outbox(OutboxError::TimedOut)));
+        assert!(!is_connected(), "it was away, and nobody has seen it since");
+        mood.after(&Ok(Step::StandBy));
+        assert!(is_connected());
+    }
 
     #[test]
     fn pauses_grow_to_a_bound_and_end_with_the_trouble() {

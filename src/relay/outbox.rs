@@ -28,6 +28,13 @@ pub struct OutboxRow {
     pub created_secs: i64,
 }
 
+impl OutboxRow {
+    /// Both of its ids.
+    pub fn name(&self) -> (i64, String) {
+        (self.outbox_id, self.event_id.clone())
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
     #[error("PostgreSQL: {0}")]
@@ -58,7 +65,11 @@ impl Outbox {
         )
         .await?;
         if locked {
-            return Ok(Some(Self { connection, from: 0, looked_below: Instant::now() }));
+            let mut outbox = Self { connection, from: 0, looked_below: Instant::now() };
+            // Deletes no row, and proves that it could: a PostgreSQL that is read-only, or has not given the right, must be
+            // found before events are published and not after.
+            outbox.delivered(&[], false).await?;
+            return Ok(Some(outbox));
         }
         let _ = timeout(RELAY_STOP_GRACE, connection.close()).await;
         Ok(None)

@@ -7,6 +7,7 @@ use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use opentelemetry::trace::SpanKind;
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -37,6 +38,16 @@ pub enum Refusal {
     Nacked,
     /// It cannot be put into an AMQP message.
     Unpublishable(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unroutable(why) => write!(f, "no queue takes it ({why})"),
+            Self::Nacked => f.write_str("RabbitMQ could not store it"),
+            Self::Unpublishable(why) => write!(f, "it fits into no message ({why})"),
+        }
+    }
 }
 
 /// What became of the events of one step. Those that are in neither list are unknown: they stay and are sent again.

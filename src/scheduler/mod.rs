@@ -22,6 +22,7 @@ use crate::config::bounds::{
     SCHEDULER_CATCH_UP, SCHEDULER_GRACE, SCHEDULER_LISTS, SCHEDULER_PATIENCE, SCHEDULER_TICK,
 };
 use crate::domain::TimestampMs;
+use crate::telemetry::repeated::Repeated;
 
 /// The local days that a list covers.
 const WINDOW_DAYS: i64 = 3;
@@ -162,14 +163,20 @@ where
 
     /// Ticks at midnight, and every minute in between: the clock may be set, another instance may have failed.
     pub async fn run(&self, shutdown: CancellationToken) {
+        let mut trouble = Repeated::new("popular products: the list that is due cannot be made");
         loop {
             let now = Timestamp::now().as_millisecond();
             match self.tick(now).await {
-                Ok(Tick::NothingDue | Tick::Elsewhere) => {}
-                Ok(Tick::First) => info!("popular products: first list made"),
-                Ok(Tick::Midnight(day)) => info!(%day, "popular products: list made"),
-                Ok(Tick::Waiting(reason)) => warn!(reason, "popular products: due, PostgreSQL is behind"),
-                Err(error) => warn!(%error, "popular products: could not look or make the list"),
+                Ok(Tick::Waiting(reason)) => trouble.failed(&reason),
+                Err(error) => trouble.failed(&error),
+                Ok(done) => {
+                    trouble.works();
+                    match done {
+                        Tick::First => info!("popular products: first list made"),
+                        Tick::Midnight(day) => info!(%day, "popular products: list made"),
+                        _ => {}
+                    }
+                }
             }
             let now = Timestamp::now().as_millisecond();
             let midnight = until_next_midnight(&self.zone, now).unwrap_or(SCHEDULER_TICK);

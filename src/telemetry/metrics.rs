@@ -108,6 +108,8 @@ metrics! {
         "Entries applied in one transaction"
     RECONCILER_DURATION SHORT, "rushgate_reconciler_batch_duration_seconds" []
         "Time of one applying transaction"
+    HOUSEKEEPING_FAILURES Counter, "rushgate_housekeeping_failures_total" ["what"]
+        "Rounds of housekeeping that failed: old epochs and old records in Redis, old records in PostgreSQL"
     WALLET_WON Counter, "rushgate_wallet_won_total" ["kind"]
         "Won moved in applied entries: charge, payment, refund"
     REBUILDS Counter, "rushgate_rebuilds_total" []
@@ -168,6 +170,8 @@ metrics! {
     REDIS_AOF_OK Gauge, "rushgate_redis_aof_write_ok" []
         "1 while Redis' last write to its append-only file succeeded"
 
+    ROLE_RESTARTS Counter, "rushgate_role_restarts_total" ["role"]
+        "Times that a background role panicked or ended and was started again"
     BUILD_INFO Gauge, "rushgate_build_info" ["version"]
         "1; the version that runs"
     PROCESS_CPU Counter, "process_cpu_seconds_total" []

@@ -6,8 +6,10 @@
 //! the one before: what cannot be seen any more has no figure, rather than an old one.
 
 pub mod exposition;
+pub mod logs;
 pub mod metrics;
 mod otlp;
 mod process;
+pub mod repeated;
 pub mod sampler;
 pub mod trace;

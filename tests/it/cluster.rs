@@ -191,6 +191,8 @@ impl Cluster {
             ("RUSHGATE_TRUTH_TIMEOUT_MS", "8000".to_owned()),
             ("RUSHGATE_CHARGE_SCOPE", "shop".to_owned()),
             ("RUSHGATE_LOG_FORMAT", "json".to_owned()),
+            // Nobody balances load here: tests need not wait at each stop.
+            ("RUSHGATE_DRAIN_SECS", "0".to_owned()),
         ]));
         let raw = rushgate::gate::redis::connect(&redis.url()).await.unwrap();
         let pool = PgPoolOptions::new().max_connections(2).connect_lazy(&database_url).unwrap();
@@ -328,10 +330,8 @@ impl Instance {
         };
         let line = eventually_mut("the instance listens", addresses).await;
         let fields = serde_json::from_str::<Value>(&line).unwrap()["fields"].take();
-        let address = |name: &str| {
-            let text = fields[name].as_str().unwrap().trim_start_matches("Some(").trim_end_matches(')');
-            if text == "None" { String::new() } else { format!("http://{text}") }
-        };
+        let address =
+            |name: &str| fields[name].as_str().map(|text| format!("http://{text}")).unwrap_or_default();
         let http = (0..CONNECTIONS)
             .map(|_| {
                 reqwest::Client::builder().http2_prior_knowledge().timeout(LIMIT).no_proxy().build().unwrap()
@@ -422,6 +422,12 @@ impl Instance {
     /// Waits for the end, however it comes.
     pub async fn gone(mut self) {
         self.child.exit_code(LIMIT).await;
+    }
+
+    /// Waits for a good end.
+    pub async fn gone_within(mut self, limit: Duration) {
+        let code = self.child.exit_code(limit).await;
+        assert_eq!(code, 0, "{:#?}", self.log());
     }
 
     /// SIGTERM; it must end well and in time.

@@ -81,6 +81,9 @@ fn every_alert_has_a_case_and_a_paragraph_in_the_runbook() {
     assert!(alerts.len() >= 20, "{alerts:?}");
     let mut cases = after(&read("grafana/prometheus/alerts_test.yml"), "- name: ");
     assert!(cases.remove("just below every threshold"));
+    // What rings, and what does not, while a server is away.
+    let outages = cases.extract_if(.., |case| case.starts_with("'outage: ")).count();
+    assert_eq!(outages, 3);
     assert_eq!(cases, alerts);
     let runbook = read("docs/runbook.md");
     let paragraphs: BTreeSet<String> =

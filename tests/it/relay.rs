@@ -13,7 +13,7 @@ use rushgate_local_servers::{DataFolder, RabbitMqOptions, RabbitMqServer};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::truth::{database, number, virtual_host};
+use crate::truth::{database, execute, number, virtual_host};
 
 const OUTBOX: &str = "SELECT count(*) FROM outbox";
 const PUBLISHED: &str = "SELECT events_published FROM relay_progress";
@@ -63,6 +63,81 @@ async fn an_event_that_is_committed_after_later_ones_is_delivered_too() {
     }
     assert_eq!((number(&pool, OUTBOX).await, number(&pool, PUBLISHED).await), (0, 4));
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
+
+/// As often as the relay would try within a minute.
+const TRIES: usize = 12;
+
+#[tokio::test]
+async fn nothing_is_published_that_cannot_be_deleted() {
+    let (pool, url) = (database().await, virtual_host().await);
+    let mut first = Relay::new(&url, pool.clone());
+    first.step().await.unwrap(); // the queue is there
+    first.stop().await;
+    put(&pool, 1..=3, event::ORDER_COMPLETED).await;
+    for (broken, mended) in [
+        ("REVOKE DELETE ON outbox FROM poor", "GRANT DELETE ON outbox TO poor"),
+        ("REVOKE UPDATE ON relay_progress FROM poor", "GRANT UPDATE ON relay_progress TO poor"),
+        (
+            "ALTER ROLE poor SET default_transaction_read_only = on",
+            "ALTER ROLE poor RESET default_transaction_read_only",
+        ),
+    ] {
+        let poor = role(&pool).await;
+        let run = async |sql: &str| {
+            sqlx::raw_sql(&sql.replace("poor", &poor)).execute(&pool).await.unwrap();
+        };
+        run("GRANT SELECT, DELETE ON outbox TO poor; GRANT SELECT, UPDATE ON relay_progress TO poor").await;
+        run(broken).await;
+        let options = (*pool.connect_options()).clone().username(&poor);
+        let mut relay = Relay::new(&url, sqlx::postgres::PgPoolOptions::new().connect_lazy_with(options));
+        for _ in 0..TRIES {
+            let outcome = leading_step(&mut relay).await;
+            assert!(matches!(&outcome, Err(RelayError::Outbox(_))), "{broken}: {outcome:?}");
+        }
+        assert!(take_all(&url, ORDERS_QUEUE).await.is_empty(), "{broken}");
+        run(mended).await;
+        assert_eq!(step_until_idle(&mut relay).await, 3, "{mended}");
+        assert_eq!(take_all(&url, ORDERS_QUEUE).await.len(), 3);
+        relay.stop().await;
+        put(&pool, 1..=3, event::ORDER_COMPLETED).await;
+    }
+}
+
+/// A role of PostgreSQL without rights, of a name that no other test has.
+async fn role(pool: &PgPool) -> String {
+    let name = format!("r{}", uuid::Uuid::now_v7().simple());
+    sqlx::raw_sql(&format!("CREATE ROLE {name} LOGIN")).execute(pool).await.unwrap();
+    name
+}
+
+#[tokio::test]
+async fn what_is_confirmed_and_cannot_be_deleted_is_not_published_again() {
+    let (pool, url) = (database().await, virtual_host().await);
+    put(&pool, 1..=3, event::ORDER_COMPLETED).await;
+    execute(
+        &pool,
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
+         CREATE TRIGGER keep BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION keep()",
+    )
+    .await;
+    let mut relay = Relay::new(&url, pool.clone());
+    for _ in 0..TRIES {
+        assert!(matches!(leading_step(&mut relay).await, Err(RelayError::Outbox(_))));
+    }
+    put(&pool, 4..=5, event::ORDER_COMPLETED).await;
+    execute(&pool, "DROP TRIGGER keep ON outbox").await;
+    step_until_idle(&mut relay).await;
+    assert_eq!((number(&pool, OUTBOX).await, number(&pool, PUBLISHED).await), (0, 5));
+    assert_eq!(ids(&take_all(&url, ORDERS_QUEUE).await), (1..=5).map(id).collect::<Vec<_>>(), "each once");
+
+    // Numbers that a restored PostgreSQL gives again stand for other events.
+    put(&pool, 6..=6, event::ORDER_COMPLETED).await;
+    execute(&pool, "CREATE TRIGGER keep BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION keep()").await;
+    assert!(matches!(leading_step(&mut relay).await, Err(RelayError::Outbox(_))));
+    execute(&pool, "DROP TRIGGER keep ON outbox; UPDATE outbox SET event_id = 'another'").await;
+    step_until_idle(&mut relay).await;
+    assert_eq!(ids(&take_all(&url, ORDERS_QUEUE).await), [id(6), "another".to_owned()]);
 }
 
 #[tokio::test]
@@ -382,11 +457,24 @@ async fn insert(pool: &PgPool, n: i64, routing_key: &str, payload: &str) {
         .unwrap();
 }
 
+/// The next step of a relay that leads: PostgreSQL may still hold the session that it had before.
+async fn leading_step(relay: &mut Relay) -> Result<Step, RelayError> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match relay.step().await {
+            Ok(Step::StandBy) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Steps until the outbox is empty, over failures of the broker; how many were delivered.
 async fn step_until_idle(relay: &mut Relay) -> usize {
     let mut total = 0;
     for _ in 0..50 {
-        match relay.step().await {
+        match leading_step(relay).await {
             Ok(Step::Published { delivered, refused }) if refused.is_empty() => total += delivered,
             Ok(Step::Idle) => return total,
             Err(RelayError::Broker(error)) => println!("{error}"),

@@ -126,12 +126,7 @@ async fn what_keeps_an_instance_from_starting_is_one_line() {
             good.with("RUSHGATE_REDIS_URL", nowhere("redis", "")),
             vec!["RUSHGATE_REDIS_URL", "start it", NOWHERE],
         ),
-        (
-            good.with("RUSHGATE_DATABASE_URL", nowhere("postgres", "/shop")),
-            vec!["RUSHGATE_DATABASE_URL", "start it"],
-        ),
         (good.with("RUSHGATE_DATABASE_URL", absent), vec!["RUSHGATE_DATABASE_URL", "create the database"]),
-        (good.with("RUSHGATE_AMQP_URL", nowhere("amqp", "")), vec!["RUSHGATE_AMQP_URL", "start it"]),
         (good.with("RUSHGATE_LISTEN", &taken), vec!["RUSHGATE_LISTEN", &taken, "in use"]),
         (good.with("RUSHGATE_OPS_LISTEN", &taken), vec!["RUSHGATE_OPS_LISTEN", &taken, "in use"]),
         (

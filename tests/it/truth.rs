@@ -77,3 +77,11 @@ pub async fn number(pool: &PgPool, sql: &'static str) -> i64 {
 pub async fn database_url(name: &str) -> String {
     POSTGRES.get().unwrap().database_url(name)
 }
+
+/// `psql --file FILE URL`, as the documents say: whether it went well, and what it said.
+pub fn psql(file: &str, url: &str) -> (bool, String) {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let mut command = std::process::Command::new("psql");
+    let output = command.args(["--no-psqlrc", "--quiet", "--file"]).arg(file).arg(url).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}

@@ -144,6 +144,7 @@ impl Instance {
             .env("RUSHGATE_DATABASE_CONNECTIONS", "4")
             .env("RUSHGATE_CHARGE_SCOPE", "shop")
             .env("RUSHGATE_LOG_FORMAT", "json")
+            .env("RUSHGATE_DRAIN_SECS", "0")
             .env("RUST_LOG", "rushgate=info")
             .envs(settings.iter().copied());
         if !settings.iter().any(|(name, _)| *name == "RUSHGATE_JWT_JWKS_FILE") {
@@ -183,10 +184,7 @@ fn addresses(log: &Path, guard: &mut Child) -> Option<(String, String)> {
     assert!(guard.try_wait().unwrap().is_none(), "rushgate serve ended: {text}");
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let serving = lines.map(|line| line["fields"].clone()).find(|it| it["message"] == "serving")?;
-    let address = |name: &str| {
-        let text = serving[name].as_str()?;
-        Some(text.trim_start_matches("Some(").trim_end_matches(')').to_owned())
-    };
+    let address = |name: &str| Some(serving[name].as_str()?.to_owned());
     Some((address("api")?, address("ops")?))
 }
 

@@ -1,0 +1,77 @@
+//! The tasks without which an instance is none: its ports, what refreshes readiness and figures. They end when the instance
+//! stops; one that ends before is a defect, and takes the process with it: whoever started it starts it again.
+
+use std::collections::HashMap;
+use std::future::Future;
+
+use tokio::runtime::Handle;
+use tokio::task::{Id, JoinSet};
+
+use super::supervisor::cause;
+
+#[derive(Default)]
+pub struct Tasks {
+    set: JoinSet<()>,
+    names: HashMap<Id, &'static str>,
+}
+
+impl Tasks {
+    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_on(name, task, &Handle::current());
+    }
+
+    pub fn spawn_on(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+        runtime: &Handle,
+    ) {
+        let id = self.set.spawn_on(task, runtime).id();
+        self.names.insert(id, name);
+    }
+
+    /// Waits until one of them ends; which, and why.
+    pub async fn one_ends(&mut self) -> String {
+        match self.set.join_next_with_id().await {
+            Some(Ok((id, ()))) => format!("{} returned", self.name(id)),
+            Some(Err(error)) => format!("{}: {}", self.name(error.id()), cause(error)),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until all have ended, however they do.
+    pub async fn all_end(&mut self) {
+        while let Some(ended) = self.set.join_next_with_id().await {
+            if let Err(error) = ended {
+                let (task, why) = (self.name(error.id()), cause(error));
+                tracing::error!(task, why, "a part of this process has not stopped well");
+            }
+        }
+    }
+
+    fn name(&self, id: Id) -> &'static str {
+        self.names.get(&id).copied().unwrap_or("a task")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_is_named_with_its_cause() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("the port of the API", std::future::pending());
+        tasks.spawn("metrics", async { panic!("as planned") });
+        assert_eq!(tasks.one_ends().await, "metrics: it panicked: as planned");
+        tasks.spawn("readiness", async {});
+        assert_eq!(tasks.one_ends().await, "readiness returned");
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_stopping_holds_up_nobody() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("metrics", async { panic!("as planned") });
+        tasks.all_end().await;
+    }
+}

@@ -1,0 +1,98 @@
+//! The process's own log: for programs where it is asked for, for people elsewhere, and quiet while an outage goes on.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::cluster::*;
+
+/// Every line is JSON with a level and a message; the messages.
+fn messages(stderr: &str) -> Vec<String> {
+    let read = |line: &str| -> Value {
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON ({error}): {line}"))
+    };
+    let lines = stderr.lines().map(read);
+    lines
+        .map(|line| {
+            assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+            line["fields"]["message"].as_str().unwrap().to_owned()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn where_json_is_set_everything_is_json() {
+    let cluster = Cluster::servers().await;
+    let settings = &cluster.settings; // which ask for JSON
+    let instance = cluster.start().await;
+    for line in instance.log() {
+        // Programs read values, not what Rust prints for its developers.
+        assert!(!line.contains("Some(") && !line.contains("None") && !line.contains("[Api"), "{line}");
+    }
+    messages(&instance.log().join("\n"));
+    let rebuilt = settings.run(&["rebuild"]).await.assert_success();
+    assert!(messages(&rebuilt.stderr).iter().any(|said| said.contains("rebuild")), "{}", rebuilt.stderr);
+    instance.until_ready().await;
+    instance.stop().await;
+
+    let nowhere = settings.with("RUSHGATE_REDIS_URL", "redis://127.0.0.1:1");
+    for (settings, args, part) in [
+        (&nowhere, &["serve"][..], "RUSHGATE_REDIS_URL"),
+        (&nowhere, &["rebuild"], "RUSHGATE_REDIS_URL"),
+        (&nowhere, &["seed"], "RUSHGATE_REDIS_URL"),
+        (&settings.with("RUSHGATE_LOG_LIMIT", "many"), &["serve"], "--log-limit"),
+        (settings, &["serve", "--no-such-flag"], "--no-such-flag"),
+        (&settings.without("RUSHGATE_JWT_SECRET"), &["serve"], "RUSHGATE_JWT_SECRET"),
+    ] {
+        let ended = settings.run(args).await;
+        let said = messages(&ended.stderr);
+        assert!(
+            ended.code != 0 && said.last().is_some_and(|said| said.contains(part)),
+            "{args:?}: {ended:#?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn in_a_pipe_the_log_has_no_colour() {
+    let cluster = Cluster::servers().await;
+    let settings = cluster.settings.with("RUSHGATE_LOG_FORMAT", "pretty");
+    let redis =
+        settings.with("RUSHGATE_REDIS_URL", "redis://127.0.0.1:1").with("RUSHGATE_JWT_SECRET", "short");
+    let ended = redis.run(&["serve"]).await;
+    assert!(ended.stderr.contains("WARN") && !ended.stderr.contains('\u{1b}'), "{:?}", ended.stderr);
+}
+
+#[tokio::test]
+async fn an_outage_is_told_once_and_its_end() {
+    let cluster = Cluster::with(Private { postgres: true, ..Private::default() }).await;
+    let instance = Instance::ready(&cluster.settings.with("RUSHGATE_TRUTH_TIMEOUT_MS", "300")).await;
+    instance.done(&Request::charge("ann", 1)).await;
+    cluster.caught_up().await;
+    let postgres = cluster.postgres.as_ref().unwrap();
+    postgres.stop().await;
+    eventually("it is told", || async { instance.said("the reconciler starts over").then_some(()) }).await;
+    instance.done(&Request::charge("ann", 1)).await;
+    let read = Request::get("/v1/products/popular");
+    for _ in 0..20 {
+        let refused = instance.send(&read).await;
+        assert_eq!(refused.status, 503, "{refused:?}");
+        tokio::time::sleep(Duration::from_millis(300)).await; // as long as a dozen retries
+    }
+    for what in [
+        "the reconciler starts over",
+        "what the gate decided cannot be compared",
+        "a read from PostgreSQL failed",
+    ] {
+        let told = instance.log().iter().filter(|line| line.contains(what)).count();
+        assert!((1..=4).contains(&told), "{what}: {told} times: {:#?}", instance.log());
+    }
+    postgres.restart().await.unwrap();
+    cluster.caught_up().await;
+    eventually("its end is told", || async {
+        instance.said("the reconciler starts over: over after").then_some(())
+    })
+    .await;
+    cluster.assert_consistent().await;
+    instance.stop().await;
+}
