@@ -98,6 +98,11 @@ impl Redis {
         }
     }
 
+    /// A setting, until Redis ends.
+    pub fn set_config(&mut self, name: &str, value: &str) -> Outcome<()> {
+        self.call(&["CONFIG", "SET", name, value]).map(drop)
+    }
+
     pub fn flush(&mut self) -> Outcome<()> {
         self.call(&["FLUSHALL", "SYNC"]).map(drop)
     }

@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use reqwest::Method;
 use rushgate_loadtest::Outcome;
 use serde_json::{Value, json};
 
+use crate::answers::{self, Answers};
 use crate::api::Api;
 use crate::scenarios::Scenario;
 
@@ -28,6 +29,7 @@ pub struct Crowd {
     /// Of the shop's backend, which charges wallets.
     pub backend_token: String,
     told: Mutex<Told>,
+    answers: Mutex<Answers>,
 }
 
 /// What users read in their answers.
@@ -67,6 +69,7 @@ impl Crowd {
             pieces: if pieces == 0 && scenario.sells() { 1 } else { pieces },
             has_catalogue: scenario.browses(),
             told: Mutex::default(),
+            answers: Mutex::new(Answers::new(Instant::now())),
         };
         if scenario.rushes() {
             crowd.put_template(&crowd.template(), crowd.coupons, now + arrival).await?;
@@ -126,6 +129,18 @@ impl Crowd {
 
     pub fn note(&self, what: impl FnOnce(&mut Told)) {
         what(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Counts an answer that came now.
+    pub fn count(&self, name: &str, outcome: answers::Outcome, took: Duration) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.add(name, outcome, took, Instant::now());
+    }
+
+    /// All that was counted so far; counting begins anew.
+    pub fn take_answers(&self, begin: Instant) -> Answers {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *answers, Answers::new(begin))
     }
 
     pub fn told(&self) -> Told {

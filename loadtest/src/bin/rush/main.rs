@@ -4,25 +4,30 @@
 //! stays right and usable under a crowd, not how much it can take (that is `./dev bench`). [`scenarios`] says what users
 //! do; [`crowd`] what they were told, which [`verdict`] holds against the shop at the end.
 
+mod answers;
 mod api;
 mod crowd;
+mod left;
+mod report;
 mod scenarios;
 mod verdict;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use goose::client::GooseClientBuilder;
 use goose::config::GooseConfiguration;
 use goose::{GooseAttack, GooseError};
 use rushgate_loadtest::shop::{Instance, SECRET, Servers, Shop};
 use rushgate_loadtest::{Outcome, say};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::crowd::Crowd;
+use crate::report::Report;
 use crate::scenarios::Scenario;
 
 /// An answer that takes longer has failed.
@@ -110,23 +115,37 @@ async fn attack(options: &Options, api: Api, own: Option<&Shop>) -> Outcome<bool
     for scenario in scenarios::of(options.scenario, &crowd)? {
         goose = goose.register_scenario(scenario);
     }
-    let kept = match Box::pin(goose.execute()).await {
-        Ok(_) => true,
+    let began = Instant::now();
+    drop(crowd.take_answers(began));
+    let stop = CancellationToken::new();
+    let sampling = tokio::spawn(left::sample(Arc::clone(&crowd), began, stop.clone()));
+    let missed: Vec<String> = match Box::pin(goose.execute()).await {
+        Ok(_) => vec![],
         Err(GooseError::ThresholdsFailed { failed, .. }) => {
-            say("\nThresholds that were missed:");
-            failed.iter().for_each(|rule| say(format_args!("  {}: {}", rule.rule, rule.observed)));
-            false
+            failed.iter().map(|rule| format!("{}: {}", rule.rule, rule.observed)).collect()
         }
         Err(e) => return Err(e.into()),
     };
+    stop.cancel();
+    let left = sampling.await?;
     if let Some(shop) = own {
         shop.settle(SETTLE_LIMIT).await?;
     }
     let verdict = verdict::of(&crowd, own, &options.rushgate).await?;
     say(format_args!("\n{verdict}"));
-    say(format_args!("Thresholds: {}.", if kept { "kept" } else { "missed, see above" }));
+    match missed.is_empty() {
+        true => say("Thresholds: kept."),
+        false => say(format_args!("Thresholds that were missed: {}.", missed.join("; "))),
+    }
+    let scenario =
+        options.scenario.to_possible_value().map_or(String::new(), |value| value.get_name().into());
+    let run = format!("{scenario}, {} users, {}", options.users, options.run_time);
+    let answers = crowd.take_answers(began);
+    let report = Report { run, verdict: &verdict, missed: &missed, left: &left, answers: &answers };
+    std::fs::write(&options.report, report.html())
+        .map_err(|e| format!("the report {} cannot be written: {e}", options.report.display()))?;
     say(format_args!("Report: {}", options.report.display()));
-    Ok(kept && verdict.is_good())
+    Ok(missed.is_empty() && verdict.is_good())
 }
 
 fn configuration(options: &Options, crowd: &Crowd, arrival: Duration) -> GooseConfiguration {
@@ -139,7 +158,6 @@ fn configuration(options: &Options, crowd: &Crowd, arrival: Duration) -> GooseCo
     configuration.users = usize::try_from(options.users).ok();
     configuration.increase_rate = Some((options.users as f64 / arrival.as_secs_f64()).to_string());
     configuration.run_time = Some(options.run_time.clone());
-    configuration.report_file = vec![options.report.display().to_string()];
     configuration.threshold = thresholds;
     // The shop is judged even when it was slow.
     configuration.no_threshold_abort = true;

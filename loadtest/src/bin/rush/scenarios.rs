@@ -2,16 +2,16 @@
 //! README asks of clients; so each user knows what its wallet must hold.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use goose::goose::{
     GooseMethod, GooseRequest, GooseUser, Scenario as GooseScenario, Transaction, TransactionError,
     TransactionFunction, TransactionResult,
 };
-use rushgate_loadtest::Outcome;
 use serde_json::{Value, json};
 
+use crate::answers::Outcome;
 use crate::crowd::{Crowd, PRODUCTS, number};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,9 +52,9 @@ impl Scenario {
 }
 
 /// The scenarios as goose runs them.
-pub fn of(scenario: Scenario, crowd: &Arc<Crowd>) -> Outcome<Vec<GooseScenario>> {
+pub fn of(scenario: Scenario, crowd: &Arc<Crowd>) -> rushgate_loadtest::Outcome<Vec<GooseScenario>> {
     let [rushing, buying, shopping] = Scenario::WEIGHTS.map(|weight| weight as usize);
-    let made = |name, wait: (Duration, Duration), weight| -> Outcome<GooseScenario> {
+    let made = |name, wait: (Duration, Duration), weight| -> rushgate_loadtest::Outcome<GooseScenario> {
         let begin = Transaction::new(introduced(crowd)).set_on_start().set_name("come in");
         Ok(GooseScenario::new(name)
             .set_wait_time(wait.0, wait.1)?
@@ -96,7 +96,7 @@ pub fn of(scenario: Scenario, crowd: &Arc<Crowd>) -> Outcome<Vec<GooseScenario>>
 type Doing =
     for<'a> fn(&'a mut GooseUser) -> std::pin::Pin<Box<dyn Future<Output = TransactionResult> + Send + 'a>>;
 
-fn doing(name: &str, weight: usize, what: Doing) -> Outcome<Transaction> {
+fn doing(name: &str, weight: usize, what: Doing) -> rushgate_loadtest::Outcome<Transaction> {
     let function: TransactionFunction = Arc::new(what);
     Ok(Transaction::new(function).set_name(name).set_weight(weight)?)
 }
@@ -174,19 +174,31 @@ async fn ask(
     }
     let request =
         GooseRequest::builder().method(method).path(path).name(name).set_request_builder(request).build();
+    let (crowd, began) = (Arc::clone(&me(user)?.crowd), Instant::now());
+    let count = |outcome| crowd.count(name, outcome, began.elapsed());
     let mut asked = user.request(request).await?;
-    let Ok(response) = asked.response else { return Ok(None) };
+    let Ok(response) = asked.response else {
+        count(Outcome::Failure("no answer".into()));
+        return Ok(None);
+    };
     let status = response.status().as_u16();
     let Ok(text) = response.text().await else {
+        count(Outcome::Failure("the answer broke off".into()));
         user.set_failure("the answer broke off", &mut asked.request, None, None)?;
         return Ok(None);
     };
     let body: Value = serde_json::from_str(&text).unwrap_or_default();
     let code = body["code"].as_str().unwrap_or_default().to_owned();
-    if status >= 400 {
+    if status < 400 {
+        count(Outcome::Success);
+    } else {
         match fine.contains(&code.as_str()) {
-            true => user.set_success(&mut asked.request)?,
+            true => {
+                count(Outcome::Refusal(format!("{status} {code}")));
+                user.set_success(&mut asked.request)?;
+            }
             false => {
+                count(Outcome::Failure(format!("{status} {code}")));
                 // As a failed request it stays counted, and the run goes on.
                 let _ = user.set_failure(&format!("{status} {code}"), &mut asked.request, None, Some(&text));
             }

@@ -22,8 +22,13 @@ impl Verdict {
     }
 
     /// What is neither good nor bad.
-    fn tell(&mut self, sentence: impl Into<String>) {
+    pub fn tell(&mut self, sentence: impl Into<String>) {
         self.sentences.push((true, sentence.into()));
+    }
+
+    /// Each with whether it is good.
+    pub fn sentences(&self) -> &[(bool, String)] {
+        &self.sentences
     }
 
     pub fn is_good(&self) -> bool {

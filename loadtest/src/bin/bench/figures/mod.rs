@@ -4,6 +4,7 @@ mod drain;
 mod latency;
 mod million;
 mod rival;
+mod sizing;
 
 use rushgate_loadtest::process::UseOfMachine;
 use rushgate_loadtest::{Outcome, say};
@@ -25,10 +26,11 @@ pub enum Figure {
     Bytes,
     BigShop,
     Rival,
+    Sizing,
 }
 
 impl Figure {
-    pub const ALL: [Figure; 10] = [
+    pub const ALL: [Figure; 11] = [
         Figure::Memory,
         Figure::LatencyGate,
         Figure::LatencyTruth,
@@ -39,6 +41,7 @@ impl Figure {
         Figure::Bytes,
         Figure::BigShop,
         Figure::Rival,
+        Figure::Sizing,
     ];
 
     pub fn named(name: &str) -> Option<Figure> {
@@ -57,6 +60,7 @@ impl Figure {
             Figure::Bytes => "bytes",
             Figure::BigShop => "big-shop",
             Figure::Rival => "postgres",
+            Figure::Sizing => "sizing",
         }
     }
 
@@ -76,6 +80,9 @@ impl Figure {
                 "issue with 5,000,000 wallets and a template at 1,000,000 issued, against an empty shop"
             }
             Figure::Rival => "issue, against PostgreSQL alone (pgbench, 64 clients)",
+            Figure::Sizing => {
+                "bytes per order with a key in Redis and PostgreSQL; outage that the log bridges"
+            }
         }
     }
 }
@@ -86,6 +93,8 @@ impl Figure {
 pub enum Target {
     AtLeast(f64),
     AtMost(f64),
+    /// A figure to reckon with, not to be met.
+    None,
 }
 
 impl Target {
@@ -93,6 +102,7 @@ impl Target {
         let (sign, value) = match self {
             Target::AtLeast(value) => ('≥', value),
             Target::AtMost(value) => ('≤', value),
+            Target::None => return "none".into(),
         };
         let value = if value.fract() == 0.0 && value < 1000.0 { value.to_string() } else { sensible(value) };
         format!("{sign} {value} {unit}").trim().to_owned()
@@ -130,6 +140,7 @@ impl Measured {
         match self.target {
             Target::AtLeast(least) => self.value >= least,
             Target::AtMost(most) => self.value <= most,
+            Target::None => true,
         }
     }
 }
@@ -161,13 +172,14 @@ pub async fn measure(figures: &[Figure], stage: &mut Stage, report: &mut Report)
 }
 
 /// Figures that come out of one run.
-const RUNS: [&[Figure]; 7] = [
+const RUNS: [&[Figure]; 8] = [
     &[Figure::Memory],
     &[Figure::LatencyGate, Figure::Lag],
     &[Figure::LatencyTruth],
     &[Figure::DrainCoupons],
     &[Figure::DrainOrders],
     &[Figure::Rival],
+    &[Figure::Sizing],
     &[Figure::Rebuild, Figure::Bytes, Figure::BigShop],
 ];
 /// … and those that need to know how fast coupons are issued.
@@ -181,6 +193,7 @@ async fn run_of(first: Figure, stage: &mut Stage, peak: f64, big_shop: bool) -> 
         Figure::DrainCoupons => Ok(vec![drain::measure(stage, first, Row::Issue).await?]),
         Figure::DrainOrders => Ok(vec![drain::measure(stage, first, Row::Lines3).await?]),
         Figure::Rival => Ok(vec![rival::measure(stage, peak).await?]),
+        Figure::Sizing => sizing::measure(stage).await,
         Figure::Rebuild | Figure::Bytes | Figure::BigShop => million::measure(stage, big_shop).await,
     }
 }

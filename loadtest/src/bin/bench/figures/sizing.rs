@@ -1,0 +1,142 @@
+//! What an order with an idempotency key costs in bytes: in Redis' memory and file, in PostgreSQL and its write-ahead log;
+//! and how long the log bridges an outage of PostgreSQL. docs/operations.md reckons with these figures.
+
+use std::time::{Duration, Instant};
+
+use rushgate_loadtest::http::{Drive, Pace};
+use rushgate_loadtest::redis::Redis;
+use rushgate_loadtest::{Outcome, say};
+
+use super::{Figure, Measured, Target};
+use crate::rows::Row;
+use crate::stage::{SETTLE_LIMIT, Stage};
+use crate::wrk::{Gaps, Looking};
+
+/// The rate at which an outage is bridged, of the worked example in docs/operations.md.
+const PER_S: f64 = 5_000.0;
+const CONNECTIONS: usize = 1_024;
+/// Rushgate's default of RUSHGATE_LOG_LIMIT, in entries.
+const LOG_LIMIT: f64 = 100_000.0;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Sizes at one moment, in bytes.
+struct Sizes {
+    orders: i64,
+    wal: i64,
+    tables: i64,
+    records: i64,
+    aof: u64,
+    records_in_redis: u64,
+}
+
+pub async fn measure(stage: &mut Stage) -> Outcome<Vec<Measured>> {
+    stage.prepare(&[Row::Order1Keys])?;
+    stage.shop.settle(SETTLE_LIMIT).await?;
+    let mut redis = Redis::connect(stage.shop.redis.port())?;
+    // A rewrite would shrink the file in the middle of the measurement.
+    redis.set_config("auto-aof-rewrite-percentage", "0")?;
+    let before = sizes(stage, &mut redis).await?;
+    let plan = stage.plan(Row::Order1Keys, stage.length)?;
+    stage.wrk.drive(stage.instance()?.api, &plan, stage.length, Looking::At)?;
+    stage.shop.settle(SETTLE_LIMIT).await?;
+    let after = sizes(stage, &mut redis).await?;
+    let mut found = per_order(&before, &after)?;
+    found.extend(outage(stage, &mut redis).await?);
+    found.push(loading(stage, after.aof).await?);
+    found.iter().for_each(|measured| say(measured));
+    Ok(found)
+}
+
+fn figure(what: &str, value: f64, unit: &'static str) -> Measured {
+    let mut measured = Measured::new(Figure::Sizing, vec![value], unit, Target::None);
+    measured.what = what.to_owned();
+    measured
+}
+
+async fn sizes(stage: &Stage, redis: &mut Redis) -> Outcome<Sizes> {
+    let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() / DAY.as_secs();
+    let epoch = redis.log()?.epoch;
+    Ok(Sizes {
+        orders: stage.number(Row::Order1Keys.truth()).await?,
+        wal: stage.number("SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint").await?,
+        tables: stage
+            .number(
+                "SELECT (pg_total_relation_size('orders') + pg_total_relation_size('order_items')
+                       + pg_total_relation_size('wallet_entries'))::bigint",
+            )
+            .await?,
+        records: stage.number("SELECT pg_total_relation_size('idempotency_records')").await?,
+        aof: *redis.info()?.get("aof_current_size").ok_or("Redis does not say aof_current_size")?,
+        records_in_redis: redis.bytes_of(&format!("rg:{{0}}:{epoch}:idem:{today}")).unwrap_or_default(),
+    })
+}
+
+fn per_order(before: &Sizes, after: &Sizes) -> Outcome<Vec<Measured>> {
+    let orders = after.orders - before.orders;
+    if orders < 1_000 {
+        return Err(format!("{orders} orders are too few to reckon with").into());
+    }
+    let each = |before: i64, after: i64| (after - before) as f64 / orders as f64;
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let grown = [
+        ("PostgreSQL: an order of one line, its payment and its indexes", before.tables, after.tables),
+        ("PostgreSQL: its idempotency record, for one to two days", before.records, after.records),
+        ("PostgreSQL: write-ahead log per order", before.wal, after.wal),
+        ("Redis: append-only file per order, before a rewrite", bytes(before.aof), bytes(after.aof)),
+        (
+            "Redis: memory of its idempotency record, for one to two days",
+            bytes(before.records_in_redis),
+            bytes(after.records_in_redis),
+        ),
+    ];
+    Ok(grown.map(|(what, before, after)| figure(what, each(before, after), "bytes")).into())
+}
+
+/// Orders at a steady rate while nobody follows the log.
+async fn outage(stage: &mut Stage, redis: &mut Redis) -> Outcome<[Measured; 2]> {
+    let plan = stage.plan(Row::Order1Keys, stage.length)?;
+    let Gaps::Lines { lines, first } = plan.gaps else { return Err("keys come in lines".into()) };
+    stage.exchange(&[("RUSHGATE_ROLES", "api")])?;
+    let before = redis.log()?;
+    let log = format!("rg:{{0}}:{}:log", before.epoch);
+    let bytes = redis.bytes_of(&log)?;
+    let count = ((PER_S * stage.length.as_secs_f64()) as u64).min(lines.len() as u64);
+    let pace = Pace::PerSecond(PER_S);
+    let drive = Drive { address: stage.instance()?.api, connections: CONNECTIONS, pace, count };
+    let write = |index: u64, out: &mut Vec<u8>| {
+        if let Some(line) = usize::try_from(index).ok().and_then(|index| lines.get(index)) {
+            let (key, user) = line.split_at(first);
+            for part in [&plan.parts[0], key, &plan.parts[1], user, &plan.parts[2]] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
+    };
+    let (began, mut orders) = (Instant::now(), 0_u64);
+    drive.run(write, |answer| {
+        orders += u64::from(answer.status == 201);
+        Ok(())
+    })?;
+    let (took, after) = (began.elapsed().as_secs_f64(), redis.log()?);
+    let each = (redis.bytes_of(&log)? - bytes) as f64 / orders.max(1) as f64;
+    let bridged = LOG_LIMIT / ((after.seq - before.seq) as f64 / took);
+    stage.exchange(&[])?;
+    stage.shop.settle(SETTLE_LIMIT).await?;
+    let note = format!("{orders} orders in {took:.1} s, {} entries", after.seq - before.seq);
+    Ok([
+        figure("Redis: memory of the log per order that PostgreSQL does not have", each, "bytes"),
+        figure("outage that RUSHGATE_LOG_LIMIT=100000 bridges at 5,000 orders a second", bridged, "s")
+            .note(note),
+    ])
+}
+
+/// How long Redis takes to start on the file.
+async fn loading(stage: &mut Stage, file: u64) -> Outcome<Measured> {
+    let began = Instant::now();
+    stage.shop.redis.restart().await?;
+    let took = began.elapsed().as_secs_f64();
+    let gib = file as f64 / f64::from(1 << 30);
+    let note = format!("{took:.2} s for {:.0} MiB, the start of the process included", gib * 1024.0);
+    stage.exchange(&[])?;
+    stage.shop.settle(SETTLE_LIMIT).await?;
+    Ok(figure("Redis: start after a crash, per GiB of append-only file", took / gib, "s").note(note))
+}
