@@ -148,6 +148,8 @@ pub struct Private {
     pub redis_config: Vec<String>,
     /// See [`RedisOptions::under`].
     pub redis_under: Vec<OsString>,
+    /// See [`RedisOptions::login`].
+    pub redis_login: Option<(String, String)>,
 }
 
 impl Cluster {
@@ -159,6 +161,7 @@ impl Cluster {
     pub async fn with(private: Private) -> Self {
         let mut options = RedisOptions::new(DataFolder::Scratch);
         (options.extra_config, options.under) = (private.redis_config, private.redis_under);
+        options.login = private.redis_login;
         let redis = RedisServer::start(options).await.unwrap();
         let (postgres, database_url) = match private.postgres {
             false => (None, truth::empty_database().await),

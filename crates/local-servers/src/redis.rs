@@ -27,11 +27,13 @@ pub struct RedisOptions {
     pub program: Option<PathBuf>,
     /// A command that becomes the server (`env NAME=VALUE`, `nice`): its words, before the program's name.
     pub under: Vec<OsString>,
+    /// User and password of whom the server is asked as, where its configuration turns `default` off.
+    pub login: Option<(String, String)>,
 }
 
 impl RedisOptions {
     pub fn new(folder: DataFolder) -> RedisOptions {
-        RedisOptions { folder, extra_config: Vec::new(), program: None, under: Vec::new() }
+        RedisOptions { folder, extra_config: Vec::new(), program: None, under: Vec::new(), login: None }
     }
 }
 
@@ -42,18 +44,21 @@ pub struct RedisRecipe {
     program: PathBuf,
     extra_config: Vec<String>,
     under: Vec<OsString>,
+    login: Option<(String, String)>,
 }
 
 impl Server<RedisRecipe> {
     pub async fn start(options: RedisOptions) -> Result<RedisServer, Error> {
         let program = REDIS.find(options.program.as_deref(), &[])?;
         let home = Home::open(&options.folder).await?;
-        let RedisOptions { extra_config, under, .. } = options;
-        Server::start_with(RedisRecipe { home, program, extra_config, under }).await
+        let RedisOptions { extra_config, under, login, .. } = options;
+        Server::start_with(RedisRecipe { home, program, extra_config, under, login }).await
     }
 
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port())
+        let login = self.recipe.login.as_ref();
+        let login = login.map_or(String::new(), |(user, password)| format!("{user}:{password}@"));
+        format!("redis://{login}127.0.0.1:{}", self.port())
     }
 }
 
@@ -104,7 +109,7 @@ impl Recipe for RedisRecipe {
     }
 
     async fn answers(&self, ports: &[u16], pid: u32) -> bool {
-        ask(ports[0]).await.is_ok_and(|info| {
+        ask(ports[0], self.login.as_ref()).await.is_ok_and(|info| {
             let says = |line: &str| info.lines().any(|other| other == line);
             // While it reads its append-only file, it answers this question and no other.
             says(&format!("process_id:{pid}")) && says("loading:0")
@@ -139,8 +144,11 @@ fn mend(redis: &Path, folder: &Path) -> Result<(), Error> {
     Err(failed(std::io::Error::other(last)))
 }
 
-async fn ask(port: u16) -> std::io::Result<String> {
+async fn ask(port: u16, login: Option<&(String, String)>) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    if let Some((user, password)) = login {
+        stream.write_all(format!("AUTH {user} {password}\r\n").as_bytes()).await?;
+    }
     stream.write_all(b"INFO\r\nQUIT\r\n").await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

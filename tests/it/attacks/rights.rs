@@ -1,11 +1,15 @@
 //! Least rights behind the service: the files of deploy/ are enough for the main way, and nothing more is allowed.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
 use serde_json::json;
 use sqlx::PgPool;
+
+use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 
 use crate::cluster::{Cluster, Instance, Private, Request, Settings, eventually};
 use crate::truth::psql;
@@ -44,14 +48,48 @@ const NEVER: [&str; 20] = [
     "script|flush",
 ];
 
-/// The users of the file but `default`, whom the tests' own connection is.
+/// The user of the tests' own connection, beside those of the file.
+const TESTS: (&str, &str) = ("tests", "of-tests");
+
+/// The file's users of Rushgate.
 fn users() -> impl Iterator<Item = &'static str> {
     ACL.lines().filter(|line| line.starts_with("user rushgate-"))
 }
 
 fn password(user: &str) -> String {
-    let line = users().find(|line| line.split(' ').nth(1) == Some(user)).unwrap();
+    let line = ACL.lines().find(|line| line.split(' ').nth(1) == Some(user)).unwrap();
     line.split(' ').find_map(|word| word.strip_prefix('>')).unwrap().to_owned()
+}
+
+/// The file as an operator has it in place, and the tests' own user.
+struct AclFile(PathBuf);
+
+impl AclFile {
+    fn new() -> Self {
+        let name = format!("rushgate-users-{}-{:x}.acl", std::process::id(), fastrand::u64(..));
+        let file = Self(std::env::temp_dir().join(name));
+        file.write(ACL);
+        file
+    }
+
+    fn path(&self) -> String {
+        self.0.display().to_string()
+    }
+
+    fn write(&self, acl: &str) {
+        let (name, password) = TESTS;
+        std::fs::write(&self.0, format!("{acl}user {name} on >{password} ~* &* +@all\n")).unwrap();
+    }
+}
+
+impl Drop for AclFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+async fn connected_as(user: &str, password: &str, port: u16) -> Result<Client, impl std::fmt::Debug> {
+    rushgate::gate::redis::connect(&format!("redis://{user}:{password}@127.0.0.1:{port}")).await
 }
 
 fn as_user(cluster: &Cluster, settings: &Settings, redis: &str, postgres: &str) -> Settings {
@@ -61,16 +99,22 @@ fn as_user(cluster: &Cluster, settings: &Settings, redis: &str, postgres: &str) 
 }
 
 pub async fn least_rights(_: usize) -> usize {
-    let redis_config = users().map(str::to_owned).collect();
-    let cluster = Cluster::with(Private { redis_config, postgres: true, ..Private::default() }).await;
+    let acl = AclFile::new();
+    let redis_config = vec![format!("aclfile {}", acl.path())];
+    let redis_login = Some((TESTS.0.to_owned(), TESTS.1.to_owned()));
+    let private = Private { redis_config, redis_login, postgres: true, ..Private::default() };
+    let cluster = Cluster::with(private).await;
     cluster.settings.run(&["migrate"]).await.assert_success();
     for _ in 0..2 {
         let run = psql("deploy/roles.sql", cluster.settings.get("RUSHGATE_DATABASE_URL"));
         assert!(run.0, "repeatable: {}", run.1);
     }
-    let instances = main_way(&cluster).await;
-    let tried = redis_rights(&cluster).await + postgres_rights(&cluster).await;
+    let instances: Vec<_> = main_way(&cluster).await.into_iter().map(Arc::new).collect();
+    redis_restarts(&cluster, instances.last().unwrap()).await;
+    let tried =
+        redis_rights(&cluster).await + operations(&cluster, &acl).await + postgres_rights(&cluster).await;
     for instance in instances {
+        let instance = Arc::into_inner(instance).unwrap();
         // Nothing was refused on the main way, not even something that is only logged.
         let said: Vec<String> =
             instance.log().into_iter().filter(|line| line.contains("permission denied")).collect();
@@ -128,6 +172,118 @@ async fn main_way(cluster: &Cluster) -> Vec<Instance> {
     instances
 }
 
+/// Redis ends and starts again under traffic, in order and as in a crash: nothing acknowledged is lost, and nothing has to
+/// be rebuilt. (Redis 7.0 reads its append-only file as the user `default`, also when that one is off: without commands, it
+/// would refuse each transaction and come up empty.)
+async fn redis_restarts(cluster: &Cluster, api: &Arc<Instance>) {
+    let epoch = cluster.meta().await.epoch;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let payers: Vec<_> = (0..4)
+        .map(|n| {
+            let (api, stop) = (Arc::clone(api), stop.clone());
+            tokio::spawn(async move {
+                let (user, mut acknowledged) = (format!("payer-{n}"), 0);
+                while !stop.is_cancelled() {
+                    let request = Request::charge(&user, 1).key(&format!("{acknowledged}"));
+                    if api.try_send(&request).await.is_ok_and(|answer| answer.status == 201) {
+                        acknowledged += 1;
+                    }
+                }
+                (user, acknowledged)
+            })
+        })
+        .collect();
+    let mut seen = cluster.meta().await.seq;
+    for crash in [false, true, false] {
+        eventually("charges are decided", || async { (cluster.meta().await.seq > seen + 20).then_some(()) })
+            .await;
+        match crash {
+            true => cluster.redis.kill().await,
+            false => cluster.redis.stop().await,
+        }
+        cluster.redis.restart().await.unwrap();
+        seen = cluster.meta().await.seq;
+    }
+    eventually("charges are decided again", || async {
+        (cluster.meta().await.seq > seen + 20).then_some(())
+    })
+    .await;
+    stop.cancel();
+    for payer in payers {
+        let (user, acknowledged) = payer.await.unwrap();
+        assert!(acknowledged > 0);
+        // The last one may have been cut off; its key belongs to it.
+        let last = Request::charge(&user, 1).key(&format!("{acknowledged}"));
+        eventually("the last charge is answered", || async {
+            api.try_send(&last).await.is_ok_and(|answer| answer.status == 201).then_some(())
+        })
+        .await;
+        let wallet = api.done(&Request::get(format!("/v1/users/{user}/wallet"))).await;
+        assert_eq!(wallet["balance"], json!(acknowledged + 1), "{user}");
+    }
+    assert_eq!(cluster.meta().await.epoch, epoch, "the same epoch goes on: nothing was rebuilt");
+}
+
+/// What the operator, a replica and Sentinel need, and nothing of the shop's keys.
+async fn operations(cluster: &Cluster, acl: &AclFile) -> usize {
+    let (port, mut tried) = (cluster.redis.port(), 0);
+    for (user, needed) in [
+        ("operator", vec!["acl load", "config set maxmemory 1gb", "slowlog get 1", "shutdown", "info"]),
+        ("replication", vec!["psync ? -1", "replconf listening-port 1", "ping"]),
+        (
+            "sentinel",
+            vec![
+                "replicaof no one",
+                "slaveof no one",
+                "config rewrite",
+                "client kill type normal",
+                "script kill",
+                "multi",
+                "exec",
+                "role",
+                "info",
+                "ping",
+                "publish __sentinel__:hello x",
+                "subscribe __sentinel__:hello",
+            ],
+        ),
+    ] {
+        for words in needed {
+            let words: Vec<&str> = words.split(' ').collect();
+            assert_eq!(dry_run(&cluster.raw, user, words[0], &words[1..]).await, "OK", "{user}: {words:?}");
+            tried += 1;
+        }
+        for command in ["hget", "hset", "flushall", "evalsha", "acl|setuser", "debug", "module|load"] {
+            let said = judged(&cluster.raw, user, command).await;
+            assert!(said.contains("has no permissions"), "{user} may {command}: {said}");
+            tried += 1;
+        }
+    }
+    // A replica follows as its user.
+    let extra_config = vec![
+        format!("replicaof 127.0.0.1 {port}"),
+        "masteruser replication".to_owned(),
+        format!("masterauth {}", password("replication")),
+    ];
+    let replica = RedisOptions { extra_config, ..RedisOptions::new(DataFolder::Scratch) };
+    let replica = RedisServer::start(replica).await.unwrap();
+    let its = rushgate::gate::redis::connect(&replica.url()).await.unwrap();
+    eventually("the replica follows", || async {
+        let info: String = its.custom(fred::cmd!("INFO"), vec!["replication"]).await.unwrap();
+        info.contains("master_link_status:up").then_some(())
+    })
+    .await;
+    // A password is changed without a restart.
+    let operator = connected_as("operator", &password("operator"), port).await.unwrap();
+    acl.write(&ACL.replace(&password("rushgate-audit"), "another-password"));
+    let _: Value = custom(&operator, "ACL", &["LOAD"]).await.unwrap();
+    assert!(connected_as("rushgate-audit", "another-password", port).await.is_ok());
+    assert!(connected_as("rushgate-audit", &password("rushgate-audit"), port).await.is_err());
+    acl.write(ACL);
+    let _: Value = custom(&operator, "ACL", &["LOAD"]).await.unwrap();
+    tried + 3
+}
+
 /// Every command of Redis that a user was not given, and keys that are not the shop's.
 async fn redis_rights(cluster: &Cluster) -> usize {
     let all: Vec<String> = custom(&cluster.raw, "COMMAND", &["LIST"]).await.unwrap().convert().unwrap();
@@ -166,13 +322,11 @@ async fn redis_rights(cluster: &Cluster) -> usize {
         }
     }
     // The auditor reads and does not write, whatever the command.
-    let url =
-        format!("redis://rushgate-audit:{}@127.0.0.1:{}", password("rushgate-audit"), cluster.redis.port());
-    let auditor = rushgate::gate::redis::connect(&url).await.unwrap();
+    let port = cluster.redis.port();
+    let auditor = connected_as("rushgate-audit", &password("rushgate-audit"), port).await.unwrap();
     let error = custom(&auditor, "HSET", &["rg:{0}:meta", "epoch", "9"]).await.unwrap_err();
     assert!(error.details().contains("NOPERM"), "{error:?}");
-    let wrong = format!("redis://rushgate-audit:guess@127.0.0.1:{}", cluster.redis.port());
-    assert!(rushgate::gate::redis::connect(&wrong).await.is_err());
+    assert!(connected_as("rushgate-audit", "guess", port).await.is_err());
     tried + 2
 }
 
