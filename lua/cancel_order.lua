@@ -11,7 +11,7 @@ local WALLETS, STOCKS, HELD, CANCELLED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 
 local stocks = load(STOCKS, ordered_products())
 local wallets = load(WALLETS, distinct(2))
-local held = load(HELD, distinct(2, 5))
+local held = load_held(HELD, 5)
 local order_ids, place_of = distinct(1)
 local cancelled = redis.call('SMISMEMBER', CANCELLED, unpack(order_ids))
 local new_cancelled = {}

@@ -15,6 +15,8 @@
 --       [0, fact]  accepted and logged          [1, fact]     the stored answer to the same key and request
 --       [2]        its deadline has passed      [3]           the same key was used with another request
 --       [4, why]   refused by a rule of the shop; `why` is a name or {name = details}, see each script
+--       [5, bytes] not decided, to be asked again: with what comes before it in the batch, the call would touch more than
+--                  it may; so many bytes of coupons are in the way (0: that was not looked at)
 -- `place` is [epoch, seq, tip, applied, now, time]: where the log stands, and the clock: never running backwards (`now`),
 -- and as the server tells it (`time`).
 
@@ -27,6 +29,12 @@ local NULL = cjson.null
 local COUPON_BYTES = 46 -- of one coupon in `held`, see src/gate/held.rs
 local UNUSED = string.rep('\0', 16) -- where a coupon's order stands
 local ARGUMENTS_PER_CALL = 4000 -- Lua can unpack some 8,000 values at once
+-- A user's coupons are one value, read and written as a whole. So that nobody waits long for those who hold very many, a call
+-- writes so many bytes of them (or one value), small ones aside, and reads few more than it may.
+local HELD_WRITE_BYTES = 160 * 1024
+local HELD_SMALL_BYTES = 1024
+local HELD_READ_BYTES = 2 * 1024 * 1024
+local HELD_PER_READ = 16
 
 local head = cmsgpack.unpack(ARGV[1])
 local EPOCH, SEEN_SEQ, SEEN_TIP, TODAY, LOG_LIMIT = head[1], head[2], head[3], head[4], head[5]
@@ -127,6 +135,42 @@ end
 -- after it), and the places that `store` is to write.
 local function load(key, names, place)
   return { key = key, names = names, place = place, value = fetch(key, names), changed = {} }
+end
+
+-- The verdicts on requests that are to be asked again, by their place in the batch.
+local later = {}
+local NOT_READ = cmsgpack.pack({ 5, 0 })
+
+-- Loads the coupons of the bodies' second value, the user; of those requests only that name one at `required`, if it is
+-- given. Those that would make the call too long come to stand in `later`.
+local function load_held(key, required)
+  local names, place = distinct(2, required)
+  local values, read, bytes, largest = {}, 0, 0, 0
+  while read < #names and bytes <= HELD_READ_BYTES do
+    local last = math.min(read + HELD_PER_READ, #names)
+    local found = redis.call('HMGET', key, unpack(names, read + 1, last))
+    for i, coupons in ipairs(found) do
+      values[read + i] = coupons
+      if coupons then bytes, largest = bytes + #coupons, math.max(largest, #coupons) end
+    end
+    read = last
+  end
+  local part, written = { key = key, names = names, place = place, value = values, changed = {} }, 0
+  if read == #names and largest <= HELD_SMALL_BYTES then return part end
+  for k = 2, LAST, STEP do
+    local at = (not required or batch[k + required]) and place[batch[k + 2]]
+    local size = at and values[at] and #values[at] or 0
+    if at and at > read then
+      later[k] = NOT_READ
+    elseif size > HELD_SMALL_BYTES then
+      if written > 0 and written + size > HELD_WRITE_BYTES then
+        later[k] = cmsgpack.pack({ 5, size })
+      else
+        written = written + size
+      end
+    end
+  end
+  return part
 end
 
 -- One HSET (or a few) of name, value, name, value …
@@ -282,7 +326,7 @@ local function run(kind, decide, write)
   local pieces, count = { '\129\167decided\146' .. list_mark(REQUESTS) }, 1
   for k = 2, LAST, STEP do
     local key = batch[k]
-    local verdict, fact = settled(batch[k - 1], key), nil
+    local verdict, fact = settled(batch[k - 1], key) or later[k], nil
     if not verdict then
       local why
       why, fact = decide(k, key)

@@ -8,7 +8,7 @@
 local TEMPLATES, ISSUED, HELD = KEYS[5], KEYS[6], KEYS[7]
 
 local issued = load(ISSUED, distinct(1))
-local held = load(HELD, distinct(2))
+local held = load_held(HELD)
 local templates = fetch(TEMPLATES, issued.names)
 for at, packed in ipairs(templates) do
   local t = packed and cmsgpack.unpack(packed)

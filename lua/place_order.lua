@@ -14,7 +14,7 @@ local HELD, TEMPLATE_NUMBERS, TEMPLATES = KEYS[8], KEYS[9], KEYS[10]
 
 local stocks = load(STOCKS, ordered_products())
 local wallets = load(WALLETS, distinct(2))
-local held = load(HELD, distinct(2, 4))
+local held = load_held(HELD, 4)
 local products = fetch(PRODUCTS, stocks.names)
 for at, packed in ipairs(products) do
   local p = packed and cmsgpack.unpack(packed)
@@ -29,7 +29,7 @@ local function named_terms()
   local seen, numbers, terms = {}, {}, {}
   for k = 2, LAST, STEP do
     local user, coupon_id = batch[k + 2], batch[k + 4]
-    local coupons = coupon_id and held.value[held.place[user]]
+    local coupons = coupon_id and not later[k] and held.value[held.place[user]]
     local at = coupons and coupon_at(coupons, coupon_id, 4)
     local mark = at and string.sub(coupons, at, at + 3)
     if mark and not seen[mark] then seen[mark], numbers[#numbers + 1] = true, mark end

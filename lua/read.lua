@@ -12,12 +12,27 @@
 --         list_products, after, n    → the same, ids above `after` ('' for all)
 --         templates, [id, …]         → list of [id, packed template, issued]
 --         list_templates, after, n   → the same
---         held, user                 → [the user's value in `held`, list of [id, packed template, issued] of these coupons]
--- Returns MessagePack {refused = [why, place]} or {decided = [answers (each packed), place]}; see lua/gate.lua.
+--         held, user, status, n, after → up to n of the user's coupons, newest first (of one millisecond: highest id first),
+--                                      after the one with this id ('' for all), in this status now ('' for any):
+--                                      [now, their elements of `held`, list of [id, packed template, issued] of these
+--                                      coupons, where to go on: the id of the last coupon that was looked at, nil when
+--                                      there are no more to look at]; nil: `after` is none of them
+-- Returns MessagePack {refused = [why, place]} or {decided = [answers (each packed), place]}; see lua/gate.lua. An answer that
+-- is the byte 193, which is no MessagePack: not read, to be asked again, since the call has cost enough before it.
 
 local NULL = cjson.null
 local COUPON_BYTES = 46 -- of one coupon in `held`, see src/gate/held.rs
 local ARGUMENTS_PER_CALL = 4000 -- Lua can unpack some 8,000 values at once
+local COUPON_USABLE_MS = 365 * 86400000
+local UNUSED = string.rep('\0', 16) -- where a coupon's order stands
+local LATER = '\193'
+-- A call ends, but for reads that cost next to nothing, after so many steps, each about a microsecond …
+local STEPS_PER_CALL = 3000
+local STEPS_PER_ROW = 4
+local STEPS_PER_COUPON = 2
+local BYTES_PER_STEP = 4096
+-- … and goes through so many of a user's coupons for one read.
+local COUPONS_PER_READ = 1000
 local META, LOG, WALLETS, PRODUCTS, STOCKS, PRODUCT_IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local TEMPLATES, ISSUED, TEMPLATE_IDS, HELD, TEMPLATE_NUMBERS = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local head = cmsgpack.unpack(ARGV[1])
@@ -44,7 +59,10 @@ local function fetch(key, names)
   return found
 end
 
+local steps = 0 -- that this call has cost
+
 local function described(ids, bodies_key, counts_key)
+  steps = steps + STEPS_PER_ROW * #ids
   local answer, bodies, counts = {}, fetch(bodies_key, ids), fetch(counts_key, ids)
   for i, id in ipairs(ids) do
     if bodies[i] then answer[#answer + 1] = { id, bodies[i], tonumber(counts[i]) or 0 } end
@@ -57,16 +75,74 @@ local function above(ids_key, after, limit)
   return redis.call('ZRANGE', ids_key, from, '+', 'BYLEX', 'LIMIT', 0, limit)
 end
 
-local function held(user)
-  local coupons, seen, marks, ids = redis.call('HGET', HELD, user) or '', {}, {}, {}
-  for at = 1, #coupons, COUPON_BYTES do
-    local mark = string.sub(coupons, at, at + 3)
+-- The templates of these elements of `held`.
+local function templates_of(elements)
+  local seen, marks, ids = {}, {}, {}
+  for _, element in ipairs(elements) do
+    local mark = string.sub(element, 1, 4)
     if not seen[mark] then seen[mark], marks[#marks + 1] = true, mark end
   end
   for _, id in ipairs(fetch(TEMPLATE_NUMBERS, marks)) do
     if id then ids[#ids + 1] = id end
   end
-  return { coupons, described(ids, TEMPLATES, ISSUED) }
+  return described(ids, TEMPLATES, ISSUED)
+end
+
+local function has_status(element, status)
+  if status == '' then return true end
+  local used = string.sub(element, 31, 46) ~= UNUSED
+  if status == 'used' or used then return used and status == 'used' end
+  return (struct.unpack('>I6', element, 25) + COUPON_USABLE_MS <= place[5]) == (status == 'expired')
+end
+
+-- Where the element with this id begins; nil: there is none.
+local function element_of(coupons, id)
+  local found = string.find(coupons, id, 1, true)
+  while found and (found - 5) % COUPON_BYTES ~= 0 do found = string.find(coupons, id, found + 1, true) end
+  return found and found - 4
+end
+
+local function issued_at(coupons, at)
+  return string.sub(coupons, at + 24, at + 29)
+end
+
+local function by_id(a, b)
+  return string.sub(a, 5, 20) > string.sub(b, 5, 20)
+end
+
+-- Coupons stand oldest first; those of one millisecond (a group) in the order of issue, which a rebuild does not know.
+local function held(user, status, most, after)
+  local coupons = redis.call('HGET', HELD, user) or ''
+  local rest = #coupons % COUPON_BYTES
+  if rest > 0 then return { place[5], string.sub(coupons, -rest), {}, NULL } end -- no list of coupons
+  local at, after_at = #coupons - COUPON_BYTES + 1, nil
+  if after ~= '' then
+    after_at = element_of(coupons, after)
+    if not after_at then return NULL end
+    at = after_at
+    while at + COUPON_BYTES < #coupons and issued_at(coupons, at + COUPON_BYTES) == issued_at(coupons, after_at) do
+      at = at + COUPON_BYTES
+    end
+  end
+  local after_moment = after_at and issued_at(coupons, after_at)
+  local found, looked_at, last = {}, 0, nil
+  while at > 0 and #found < most and looked_at < COUPONS_PER_READ do
+    local moment, group = issued_at(coupons, at), {}
+    while at > 0 and issued_at(coupons, at) == moment do
+      group[#group + 1], at = string.sub(coupons, at, at + COUPON_BYTES - 1), at - COUPON_BYTES
+    end
+    if #group > 1 then table.sort(group, by_id) end
+    for _, element in ipairs(group) do
+      local id = string.sub(element, 5, 20)
+      if #found < most and (moment ~= after_moment or id < after) then
+        last, looked_at = id, looked_at + 1
+        if has_status(element, status) then found[#found + 1] = element end
+      end
+    end
+  end
+  steps = steps + #coupons / BYTES_PER_STEP + STEPS_PER_COUPON * looked_at
+  local go_on = at > 0 and last or NULL
+  return { place[5], table.concat(found), templates_of(found), go_on }
 end
 
 local answer_to = {
@@ -76,9 +152,20 @@ local answer_to = {
   list_products = function(read) return described(above(PRODUCT_IDS, read[2], read[3]), PRODUCTS, STOCKS) end,
   templates = function(read) return described(read[2], TEMPLATES, ISSUED) end,
   list_templates = function(read) return described(above(TEMPLATE_IDS, read[2], read[3]), TEMPLATES, ISSUED) end,
-  held = function(read) return held(read[2]) end,
+  held = function(read) return held(read[2], read[3], read[4], read[5]) end,
 }
 
+-- Reads that cost next to nothing never wait for others.
+local function is_small(read)
+  return read[1] == 'balance' or read[1] == 'place' or type(read[2]) == 'table' and #read[2] <= 4
+end
+
 local answers = {}
-for i, read in ipairs(reads) do answers[i] = cmsgpack.pack(answer_to[read[1]](read)) end
+for i, read in ipairs(reads) do
+  if steps < STEPS_PER_CALL or is_small(read) then
+    answers[i] = cmsgpack.pack(answer_to[read[1]](read))
+  else
+    answers[i] = LATER
+  end
+end
 return cmsgpack.pack({ decided = { answers, place } })

@@ -72,8 +72,18 @@ pub mod bounds {
     pub const LOG_KEPT_ENTRIES: u64 = 1_000;
     /// Entries that the reconciler applies in one transaction.
     pub const APPLY_ENTRIES: u64 = 64;
-    /// Their payloads together, in bytes; a single larger entry is still applied.
+    /// Bytes of their payloads and traces together; a single larger entry is still applied.
     pub const APPLY_BYTES: usize = 512 * 1024;
+    /// Bytes of the log that one call reads at most, and a larger entry in so many parts …
+    pub const LOG_READ_BYTES: usize = 1024 * 1024;
+    /// … and how far this is halved while a call takes longer than it should.
+    pub const LOG_READ_BYTES_LEAST: usize = 16 * 1024;
+    /// A call that reads the log should take no longer, so that what is asked on the same connection is answered in time.
+    pub const LOG_READ_SHOULD_TAKE: Duration = Duration::from_millis(600);
+    /// Entries from this size on are waited for by looking at `meta`, since a blocking read would bring them whole …
+    pub const LOG_LARGE_ENTRY_BYTES: usize = 64 * 1024;
+    /// … as often as this.
+    pub const LOG_LOOK: Duration = Duration::from_millis(25);
     /// Shortest time from one transaction of the reconciler to the next, while it is level with the gate: fewer and larger
     /// ones cost less …
     pub const APPLY_PACE: Duration = Duration::from_millis(25);
@@ -90,6 +100,11 @@ pub mod bounds {
     pub const SOLD_OUT_ENTRIES: usize = 10_000;
     /// How often a batch is sent again after a refusal that changed nothing and that a repeat can mend.
     pub const GATE_REPEATS: u32 = 3;
+    /// Lines of orders that one call decides together, so that it stays short and its entry small; a single larger order is still
+    /// decided.
+    pub const BATCH_LINES: usize = 1_024;
+    /// Bytes of coupons of those who hold very many that one call is asked to write, as `lua/gate.lua` has it.
+    pub const BATCH_HELD_BYTES: usize = 160 * 1024;
     /// Calls of a script that reads begin at least so far apart …
     pub const READS_GATHER: Duration = Duration::from_millis(1);
     /// … if the one before was for so many requests or more: a few get their answers at once.

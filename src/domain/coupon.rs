@@ -101,6 +101,15 @@ pub enum CouponStatus {
 }
 
 impl CouponStatus {
+    /// As requests, answers and `lua/read.lua` have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Used => "used",
+            Self::Expired => "expired",
+        }
+    }
+
     pub fn at(used: bool, expires_at: TimestampMs, now: TimestampMs) -> Self {
         match (used, now < expires_at) {
             (true, _) => Self::Used,

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use rmp::encode as msgpack;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
+use super::backlog::{Backlog, Weight};
 use super::batch::{BadBody, Batch};
 use super::cell::{Cell, View};
 use super::keys::{DAY_MS, Keys};
@@ -26,7 +28,21 @@ pub struct Job {
     pub body: Vec<u8>,
     /// MessagePack, see [`crate::telemetry::trace::TraceMark::packed`].
     pub trace: Option<Vec<u8>>,
+    /// What it adds to a call.
+    pub weight: Weight,
     answer: oneshot::Sender<Result<(Bytes, Position), GateError>>,
+}
+
+impl Job {
+    /// Nobody waits for it any more. Nothing of it was done: it never happened.
+    pub fn is_abandoned(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    /// The client may have gone meanwhile.
+    pub fn answer(self, answer: Result<(Bytes, Position), GateError>) {
+        let _ = self.answer.send(answer);
+    }
 }
 
 /// The bounds of a batcher.
@@ -43,6 +59,8 @@ pub struct BatchLimits {
 /// The queue of one script in one cell.
 pub struct Batcher {
     queue: mpsc::Sender<Job>,
+    /// Requests that were taken from the queue and wait for a later call.
+    held_back: Arc<AtomicUsize>,
     pub script: &'static Script,
     pub meters: Arc<LaneMeters>,
 }
@@ -55,25 +73,30 @@ impl Batcher {
         meters: Arc<LaneMeters>,
     ) -> Self {
         let (queue, jobs) = mpsc::channel(limits.queue);
-        tokio::spawn(Worker { cell, script, limits, meters: Arc::clone(&meters) }.run(jobs));
-        Self { queue, script, meters }
+        let held_back = Arc::<AtomicUsize>::default();
+        let worker =
+            Worker { cell, script, limits, meters: Arc::clone(&meters), held_back: Arc::clone(&held_back) };
+        tokio::spawn(worker.run(jobs));
+        Self { queue, held_back, script, meters }
     }
 
     /// Requests that wait.
     pub fn waiting(&self) -> usize {
-        self.queue.max_capacity() - self.queue.capacity()
+        self.queue.max_capacity() - self.queue.capacity() + self.held_back.load(Ordering::Relaxed)
     }
 
-    /// The packed verdict (or answer) of one request, and where the log stood after it.
+    /// The packed verdict (or answer) of one request (of an order with so many `lines`), and where the log stood after it.
     pub async fn ask(
         &self,
         deadline: Instant,
         idempotency: Option<Vec<u8>>,
         body: Vec<u8>,
         trace: Option<Vec<u8>>,
+        lines: usize,
     ) -> Result<(Bytes, Position), GateError> {
         let (answer, verdict) = oneshot::channel();
-        let job = Job { deadline, queued: Instant::now(), idempotency, body, trace, answer };
+        let weight = Weight { lines, held_bytes: 0 };
+        let job = Job { deadline, queued: Instant::now(), idempotency, body, trace, weight, answer };
         self.queue.try_send(job).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => GateError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => GateError::Unavailable("the gate is stopping".into()),
@@ -87,6 +110,7 @@ struct Worker {
     script: &'static Script,
     limits: BatchLimits,
     meters: Arc<LaneMeters>,
+    held_back: Arc<AtomicUsize>,
 }
 
 /// The traces of those requests that have one, as one list; `None`: none has.
@@ -167,23 +191,26 @@ fn reads_gather(asked: usize, waiting: usize, most: usize) -> bool {
 
 impl Worker {
     async fn run(self, mut jobs: mpsc::Receiver<Job>) {
-        let mut batch = Vec::with_capacity(self.limits.batch);
-        while jobs.recv_many(&mut batch, self.limits.batch).await > 0 {
-            // Nobody waits for these any more, and nothing has been sent: they never happened.
-            batch.retain(|job| !job.answer.is_closed());
-            let waiting = std::mem::take(&mut batch);
-            if waiting.is_empty() {
+        let mut backlog = Backlog::new(self.limits);
+        while backlog.fill(&mut jobs).await {
+            if !self.script.decides {
+                backlog.drop_late(Instant::now());
+            }
+            let batch = backlog.next_batch();
+            self.held_back.store(backlog.len(), Ordering::Relaxed);
+            if batch.is_empty() {
                 continue;
             }
-            let (asked, begun) = (waiting.len(), Instant::now());
-            self.decide(waiting).await;
+            let (asked, begun) = (batch.len(), Instant::now());
+            backlog.ask_again(self.decide(batch).await);
             if !self.script.decides && reads_gather(asked, jobs.len(), self.limits.batch) {
                 tokio::time::sleep_until((begun + READS_GATHER).into()).await;
             }
         }
     }
 
-    async fn decide(&self, jobs: Vec<Job>) {
+    /// Answers the jobs but those that are to be asked again, which it returns in their order.
+    async fn decide(&self, jobs: Vec<Job>) -> Vec<Job> {
         let same = if self.script.decides { Same::none() } else { Same::among(&jobs) };
         let mut outcome = Err(GateError::Unavailable("the gate kept refusing".into()));
         for _ in 0..GATE_REPEATS {
@@ -205,24 +232,29 @@ impl Worker {
                 }
             }
         }
+        let mut again = Vec::new();
         match outcome {
             Ok(decided) => {
                 let place = decided.place;
                 let position = Position { cell: self.cell.number, epoch: place.epoch, seq: place.seq };
                 let mut verdicts = same.spread(decided.verdicts).into_iter();
-                for job in jobs {
-                    let verdict = verdicts
-                        .next()
-                        .map_or(Err(GateError::OutcomeUnknown), |verdict| Ok((verdict, position)));
-                    let _ = job.answer.send(verdict); // the client may have gone meanwhile
+                for mut job in jobs {
+                    let verdict = verdicts.next();
+                    match verdict.as_deref().and_then(|verdict| self.script.to_ask_again(verdict)) {
+                        Some(held_bytes) => {
+                            job.weight.held_bytes = held_bytes;
+                            again.push(job);
+                        }
+                        None => {
+                            let answer = verdict.map(|verdict| (verdict, position));
+                            job.answer(answer.ok_or(GateError::OutcomeUnknown));
+                        }
+                    }
                 }
             }
-            Err(error) => {
-                for job in jobs {
-                    let _ = job.answer.send(Err(error.clone()));
-                }
-            }
+            Err(error) => jobs.into_iter().for_each(|job| job.answer(Err(error.clone()))),
         }
+        again
     }
 
     async fn call(&self, jobs: &[Job], same: &Same) -> Result<Reply, GateError> {
@@ -240,6 +272,15 @@ impl Worker {
         let head = self.head(&view, today, shape).map_err(|e| unsendable(e.to_string()))?;
         let sent = Instant::now();
         let reply = self.script.call_traced(client, keys, head, batch, traces(jobs)).await;
+        if self.script.decides {
+            let told = match &reply {
+                Ok(_) => Ok(()),
+                Err(CallError::NotRun(why) | CallError::Unknown(why) | CallError::ScriptFailed(why)) => {
+                    Err(why.as_str())
+                }
+            };
+            self.cell.writes.learn(self.cell.number, told);
+        }
         self.meters.called(jobs.iter().map(|job| sent - job.queued), sent.elapsed());
         match reply {
             Ok(reply) => {
@@ -332,19 +373,25 @@ impl Worker {
 }
 
 #[cfg(test)]
+impl Job {
+    /// A job, and where its answer comes.
+    pub fn for_tests(
+        body: &[u8],
+        weight: Weight,
+    ) -> (Self, oneshot::Receiver<Result<(Bytes, Position), GateError>>) {
+        let (answer, told) = oneshot::channel();
+        let now = Instant::now();
+        let body = body.to_vec();
+        (Self { deadline: now, queued: now, idempotency: None, body, trace: None, weight, answer }, told)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     fn job(body: &[u8]) -> Job {
-        let now = Instant::now();
-        Job {
-            deadline: now,
-            queued: now,
-            idempotency: None,
-            body: body.to_vec(),
-            trace: None,
-            answer: oneshot::channel().0,
-        }
+        Job::for_tests(body, Weight::default()).0
     }
 
     #[test]

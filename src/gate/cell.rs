@@ -9,7 +9,8 @@ use tokio::sync::{Notify, watch};
 use super::keys::Keys;
 use super::redis::{Vetted, once};
 use super::refusal::{GateError, NotApplied, Position};
-use super::script::{CLOSE_CELL, CallError, Place, READ, Refused, Reply};
+use super::script::{CLOSE_CELL, CallError, PROBE_WRITES, Place, READ, Refused, Reply};
+use super::write_state::WriteState;
 use crate::domain::TimestampMs;
 use crate::log::wire;
 use crate::telemetry::metrics;
@@ -137,6 +138,7 @@ pub struct Cell {
     pub writer: Vetted,
     /// The connection of reads, so that they do not queue behind decisions.
     pub reader: Client,
+    pub writes: WriteState,
     known: Mutex<Known>,
     watermark: watch::Sender<(u64, u64)>,
     watched: Notify,
@@ -149,6 +151,7 @@ impl Cell {
             number,
             writer,
             reader,
+            writes: WriteState::default(),
             known: Mutex::default(),
             watermark: watch::Sender::new((0, 0)),
             watched: Notify::new(),
@@ -234,6 +237,12 @@ impl Cell {
         let mark = (place.epoch, known.applied);
         drop(known);
         self.watermark.send_if_modified(|old| std::mem::replace(old, mark) != mark);
+    }
+
+    /// Asks Redis whether it takes writes, without writing.
+    pub async fn probe_writes(&self) {
+        let asked = PROBE_WRITES.call(&self.writer.client, vec![Keys::meta(self.number)], vec![]).await;
+        self.writes.learn(self.number, asked.as_ref().map(|_| ()).map_err(|e| e.details()));
     }
 
     /// Closes the cell, so that the reconciler verifies it or builds it anew.

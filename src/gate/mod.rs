@@ -4,6 +4,7 @@
 //! (here), waits in its script's queue ([`batcher`]), is decided with others in one call ([`script`]) and comes back as
 //! a typed verdict.
 
+mod backlog;
 pub mod batch;
 mod batcher;
 pub mod cell;
@@ -21,6 +22,7 @@ pub mod scan;
 pub mod script;
 mod sold_out;
 mod unsettled;
+pub mod write_state;
 
 use bytes::Bytes;
 use fred::interfaces::ClientLike;
@@ -33,6 +35,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use batch::FlatLines;
 pub use batcher::BatchLimits;
@@ -46,10 +49,13 @@ pub use request::*;
 use script::Script;
 use sold_out::SoldOutMemory;
 pub use unsettled::{Made, Suspects, Unsettled};
+pub use write_state::WriteRefusal;
 
 use crate::config::{Serve, Servers, bounds};
 use crate::domain::limits::{MAX_PAGE, MAX_STOCK};
-use crate::domain::{CouponTemplate, Line, Product, ProductId, TemplateId, TimestampMs, UserId};
+use crate::domain::{
+    CouponStatus, CouponTemplate, Line, Product, ProductId, TemplateId, TimestampMs, UserId,
+};
 use crate::log::fact::{
     CouponIssued, Idempotency, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
     WalletCharged,
@@ -130,6 +136,10 @@ pub struct CellStatus {
     pub reason: Option<String>,
     /// PostgreSQL is so far behind that nothing more is decided.
     pub backlog_full: bool,
+    /// Redis answers and takes no writes, so nothing is decided.
+    pub writes_refused: Option<WriteRefusal>,
+    /// … said for people.
+    pub writes_refused_why: Option<String>,
 }
 
 /// The reason that `lua/claim_epoch.lua` gives for a closed cell.
@@ -284,7 +294,8 @@ impl Gate {
         let order_id = Id::new();
         let body = (order_id, user, FlatLines(&request.lines), coupon, request.expected_total);
         let asked = Instant::now();
-        let decision = decide_traced(&lanes.place_order, order_id, &body, key, deadline).await;
+        let decision =
+            decide_traced(&lanes.place_order, order_id, &body, request.lines.len(), key, deadline).await;
         lanes.note(&decision, |placed: &OrderPlaced| Made::Order(placed.order_id.0));
         match &decision {
             Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => {
@@ -312,7 +323,8 @@ impl Gate {
         let key = key.map(|key| record_key("cancel_order", &key, &order));
         let coupon = request.coupon_id.map(Id);
         let body = (order, request.user_id.as_str(), lines, request.refund, coupon, request.read_in_epoch);
-        let decision = decide_traced(&lanes.cancel_order, order, &body, key, deadline).await;
+        let decision =
+            decide_traced(&lanes.cancel_order, order, &body, request.lines.len(), key, deadline).await;
         lanes.note(&decision, |cancelled: &OrderCancelled| Made::Cancellation(cancelled.order_id.0));
         if let Ok(Ok(_)) = &decision {
             request.lines.iter().for_each(|l| self.sold_out_products.forget(l.product_id.as_str()));
@@ -436,11 +448,27 @@ impl Gate {
         Ok(ReadAt { value: read::templates(&answer)?, now: now(lanes).await? })
     }
 
-    /// All coupons of a user, newest first.
-    pub async fn held_coupons(&self, user_id: &UserId) -> Result<ReadAt<Vec<HeldCoupon>>, GateError> {
-        let lanes = self.lanes_of(user_id);
-        let answer = read(lanes, &("held", user_id.as_str())).await?;
-        Ok(ReadAt { value: read::held(&answer)?, now: now(lanes).await? })
+    /// Up to `limit` coupons of a user that have this status now, newest first, after the one named. `None`: the user does not
+    /// hold that one.
+    pub async fn held_coupons(
+        &self,
+        user_id: &UserId,
+        status: Option<CouponStatus>,
+        limit: usize,
+        after: Option<Uuid>,
+    ) -> Result<Option<ReadAt<Vec<HeldCoupon>>>, GateError> {
+        let (lanes, status) = (self.lanes_of(user_id), status.map_or("", CouponStatus::name));
+        let (mut found, mut after) = (Vec::new(), after);
+        loop {
+            let after_id = after.map_or(Blob(vec![]), |id| Blob(id.as_bytes().to_vec()));
+            let wanted = ("held", user_id.as_str(), status, limit - found.len(), after_id);
+            let Some(page) = read::held(&read(lanes, &wanted).await?)? else { return Ok(None) };
+            found.extend(page.coupons);
+            match page.go_on_after {
+                Some(last) if found.len() < limit => after = Some(last),
+                _ => return Ok(Some(ReadAt { value: found, now: page.now })),
+            }
+        }
     }
 
     /// Waits until PostgreSQL has everything that the gate has decided up to now.
@@ -471,6 +499,7 @@ impl Gate {
             let (meta, _) = futures::try_join!(read(&cell.reader), read(&cell.writer.client))
                 .map_err(|e| GateError::Unavailable(format!("Redis: {}", e.details())))?;
             cell.writer.vet().await.map_err(|e| GateError::Unavailable(e.to_string()))?;
+            cell.probe_writes().await;
             let state = match meta.state.as_str() {
                 "" => "absent",
                 // Over a claim that nobody follows up, an instruction to operators may stand.
@@ -485,6 +514,8 @@ impl Gate {
                 state: state.to_owned(),
                 reason: meta.reason,
                 backlog_full: meta.seq.saturating_sub(meta.applied) >= self.log_limit,
+                writes_refused: cell.writes.refusal(),
+                writes_refused_why: cell.writes.reason(),
             });
         }
         Ok(all)
@@ -560,22 +591,23 @@ async fn decide<F: DeserializeOwned, R: DeserializeOwned + Refusal>(
     key: Option<Idempotency>,
     deadline: Instant,
 ) -> Decision<F, R> {
-    let decision = ask(lane, body, key, None, deadline).await;
+    let decision = ask(lane, body, 1, key, None, deadline).await;
     lane.meters.decided(&decision);
     decision
 }
 
-/// As [`decide`], for what is told to others: what is decided on `id` keeps the trace of the request.
+/// As [`decide`], for orders, which are told to others: what is decided on `id` keeps the trace of the request.
 async fn decide_traced<F: DeserializeOwned, R: DeserializeOwned + Refusal>(
     lane: &Batcher,
     id: Id,
     body: &impl Serialize,
+    lines: usize,
     key: Option<Idempotency>,
     deadline: Instant,
 ) -> Decision<F, R> {
     let (began, trace) = (Instant::now(), Trace::current());
     let mark = trace.as_ref().map(|trace| pack(&trace.mark.packed(id))).transpose()?;
-    let decision = ask(lane, body, key, mark, deadline).await;
+    let decision = ask(lane, body, lines, key, mark, deadline).await;
     lane.meters.decided(&decision);
     if let Some(trace) = trace {
         trace.mark.child(SpanKind::Client, lane.script.name, began.elapsed());
@@ -586,6 +618,7 @@ async fn decide_traced<F: DeserializeOwned, R: DeserializeOwned + Refusal>(
 async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
     lane: &Batcher,
     body: &impl Serialize,
+    lines: usize,
     key: Option<Idempotency>,
     trace: Option<Vec<u8>>,
     deadline: Instant,
@@ -597,7 +630,7 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
     let scope = |replayed: bool| key.as_ref().filter(|_| replayed).map(|key| key.scope.clone());
     for _ in 0..bounds::GATE_REPEATS {
         let packed_key = key.as_ref().map(pack).transpose()?;
-        let (verdict, position) = lane.ask(deadline, packed_key, pack(body)?, trace.clone()).await?;
+        let (verdict, position) = lane.ask(deadline, packed_key, pack(body)?, trace.clone(), lines).await?;
         return match rmp_serde::from_slice::<Verdict<'_, R>>(&verdict).map_err(unreadable)? {
             Verdict::Accepted { fact, replayed } => {
                 let fact = rmp_serde::from_slice(fact.0).map_err(unreadable)?;
@@ -621,7 +654,7 @@ async fn read(lanes: &Lanes, what: &impl Serialize) -> Result<Bytes, GateError> 
 
 /// The answer, and where the log stood.
 async fn ask_read(lanes: &Lanes, what: &impl Serialize) -> Result<(Bytes, Position), GateError> {
-    let answer = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?, None).await;
+    let answer = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?, None, 1).await;
     lanes.read.meters.read(&answer);
     answer
 }

@@ -9,7 +9,7 @@ use super::redis::once;
 use super::{Batcher, CellStatus, Gate, GateError, Lanes, now, read};
 use crate::domain::limits::MAX_PAGE;
 use crate::domain::{CouponTemplate, TemplateId, TimestampMs};
-use crate::log::reader::entries_after;
+use crate::log::reader::decided_after;
 
 /// One cell at one moment.
 #[derive(Debug)]
@@ -112,11 +112,10 @@ impl Lanes {
         let log_length: u64 = length.map_err(|e| unavailable(e.details().to_owned()))?;
         let mut behind = Duration::ZERO;
         if status.seq > status.applied {
-            let next = entries_after(client, cell, status.epoch, status.applied, 1).await;
-            let next = next.map_err(|e| unavailable(e.to_string()))?.pop();
-            if let Some(entry) = next.and_then(|raw| raw.decode().ok()) {
+            let next = decided_after(client, cell, status.epoch, status.applied).await;
+            if let Some(decided_at) = next.map_err(|e| unavailable(e.to_string()))? {
                 let now = self.cell.view().await?.server_time(Instant::now());
-                let ms = now.saturating_sub(entry.decided_at);
+                let ms = now.saturating_sub(decided_at);
                 behind = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
             }
         }

@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
-use std::cmp::Reverse;
 use std::collections::HashMap;
+use uuid::Uuid;
 
 use super::held;
 use super::refusal::{GateError, HeldCoupon};
 use crate::domain::limits::COUPON_USABLE_MS;
 use crate::domain::{CouponTemplate, Discount, Product, ProductId, ProductStatus, TemplateId, TimestampMs};
-use crate::log::wire::Blob;
+use crate::log::wire::{Blob, Id};
 
 /// The value of `products`.
 #[derive(Debug, Deserialize, serde::Serialize)]
@@ -117,41 +117,48 @@ pub(super) fn templates(answer: &[u8]) -> Result<Vec<CouponTemplate>, GateError>
     rows.into_iter().map(|(id, packed, issued)| Ok(numbered_template(id, &packed.0, issued)?.1)).collect()
 }
 
-/// Newest first. Of coupons of the same millisecond the order of their ids decides: the gate keeps them in the order of
-/// issue, which a rebuild does not know.
-pub(super) fn held(answer: &[u8]) -> Result<Vec<HeldCoupon>, GateError> {
-    let (value, rows): (Blob, Vec<(String, Blob, u64)>) = unpack(answer, "list of coupons")?;
+/// A part of a user's coupons, as `lua/read.lua` tells it: newest first, of one millisecond those with the highest id first.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct HeldPage {
+    pub now: TimestampMs,
+    pub coupons: Vec<HeldCoupon>,
+    /// The last coupon that was looked at, where there are more.
+    pub go_on_after: Option<Uuid>,
+}
+
+/// `None`: the user does not hold the coupon after which to read.
+pub(super) fn held(answer: &[u8]) -> Result<Option<HeldPage>, GateError> {
+    type Told = (TimestampMs, Blob, Vec<(String, Blob, u64)>, Option<Id>);
+    let Some((now, elements, rows, go_on)) = unpack::<Option<Told>>(answer, "list of coupons")? else {
+        return Ok(None);
+    };
     let templates: HashMap<u64, CouponTemplate> = rows
         .into_iter()
         .map(|(id, packed, issued)| numbered_template(id, &packed.0, issued))
         .collect::<Result<_, _>>()?;
-    let (coupons, rest) = held::coupons(&value.0);
+    let (coupons, rest) = held::coupons(&elements.0);
     if !rest.is_empty() {
         return Err(unreadable("coupon"));
     }
-    let mut held = coupons
-        .into_iter()
-        .map(|coupon| {
-            let template = templates.get(&u64::from(coupon.template_number));
-            let template = template.ok_or_else(|| unreadable("coupon's template"))?.clone();
-            Ok(HeldCoupon {
-                coupon_id: coupon.coupon_id,
-                template,
-                serial: u64::from(coupon.serial),
-                issued_at: coupon.issued_at,
-                expires_at: coupon.issued_at + COUPON_USABLE_MS,
-                order_id: coupon.order_id,
-            })
+    let coupons = coupons.into_iter().map(|coupon| {
+        let template = templates.get(&u64::from(coupon.template_number));
+        let template = template.ok_or_else(|| unreadable("coupon's template"))?.clone();
+        Ok(HeldCoupon {
+            coupon_id: coupon.coupon_id,
+            template,
+            serial: u64::from(coupon.serial),
+            issued_at: coupon.issued_at,
+            expires_at: coupon.issued_at + COUPON_USABLE_MS,
+            order_id: coupon.order_id,
         })
-        .collect::<Result<Vec<_>, GateError>>()?;
-    held.sort_unstable_by_key(|coupon| Reverse((coupon.issued_at, coupon.coupon_id)));
-    Ok(held)
+    });
+    let coupons = coupons.collect::<Result<_, GateError>>()?;
+    Ok(Some(HeldPage { now, coupons, go_on_after: go_on.map(|id| id.0) }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uuid::Uuid;
 
     fn coupon(id: u128, issued_at: TimestampMs) -> Vec<u8> {
         let coupon_id = Uuid::from_u128(id);
@@ -172,22 +179,21 @@ mod tests {
             issue_until: 1,
         };
         let packed = Blob(rmp_serde::to_vec(&template).unwrap());
-        rmp_serde::to_vec(&(Blob(coupons.concat()), [("t", packed, 1)])).unwrap()
+        let go_on = Some(Id(Uuid::from_u128(9)));
+        crate::log::wire::pack(&(50, Blob(coupons.concat()), [("t", packed, 1)], go_on)).unwrap()
     }
 
-    /// A rebuild loads those of one millisecond in the order of their ids; they may have been issued in another.
     #[test]
-    fn a_users_coupons_are_listed_in_the_same_order_however_the_gate_keeps_them() {
-        let listed = |coupons: [Vec<u8>; 3]| -> Vec<u128> {
-            held(&answer(&coupons)).unwrap().iter().map(|coupon| coupon.coupon_id.as_u128()).collect()
-        };
-        assert_eq!(listed([coupon(1, 5), coupon(3, 7), coupon(2, 7)]), [3, 2, 1]);
-        assert_eq!(listed([coupon(1, 5), coupon(2, 7), coupon(3, 7)]), [3, 2, 1]);
+    fn a_part_of_a_users_coupons_is_read_in_its_order() {
+        let page = held(&answer(&[coupon(3, 7), coupon(2, 7), coupon(1, 5)])).unwrap().unwrap();
+        let listed: Vec<u128> = page.coupons.iter().map(|coupon| coupon.coupon_id.as_u128()).collect();
+        assert_eq!((listed, page.now, page.go_on_after), (vec![3, 2, 1], 50, Some(Uuid::from_u128(9))));
+        assert_eq!(held(&[0xc0]), Ok(None), "nil: `after` is none of the user's");
     }
 
     #[test]
     fn what_is_no_list_of_coupons_is_refused() {
-        assert!(held(&answer(&[])).unwrap().is_empty());
+        assert!(held(&answer(&[])).unwrap().unwrap().coupons.is_empty());
         assert!(held(&answer(&[coupon(1, 5), vec![0]])).is_err());
         let mut of_another = coupon(1, 5);
         of_another[3] = 8;

@@ -92,6 +92,11 @@ const REQUIRED: [(&str, &str); 4] = [
 /// ones for a part of it when it starts again. With `no`, it does not start until `redis-check-aof --fix` has cut the end.
 const ADVISED: [(&str, &str); 1] = [("aof-load-truncated", "no")];
 
+/// Snapshots are of no use beside the append-only file, and with `stop-writes-on-bgsave-error yes`, Redis' default, a single one
+/// that fails (no room for a second copy of the data) makes Redis refuse every write until one succeeds.
+const NO_SNAPSHOTS: [(&str, &str); 1] = [("save", "")];
+const SNAPSHOTS_MAY_FAIL: [(&str, &str); 1] = [("stop-writes-on-bgsave-error", "no")];
+
 /// The connection of decisions. After each reconnect there may be another Redis at its end (Sentinel has promoted a
 /// replica, a restart has read another configuration), so nothing is decided there before its configuration was checked.
 pub struct Vetted {
@@ -171,6 +176,14 @@ async fn check_durability(client: &Client, durability: Durability) -> Result<(),
     }
     if let Ok(Some(advice)) = differences(client, &ADVISED).await {
         tracing::warn!(advice, "a torn write at the end of Redis' append-only file could damage later ones");
+    }
+    if let (Ok(Some(advice)), Ok(Some(_))) =
+        (differences(client, &NO_SNAPSHOTS).await, differences(client, &SNAPSHOTS_MAY_FAIL).await)
+    {
+        tracing::warn!(
+            advice,
+            "a snapshot that fails would make Redis refuse every decision (stop-writes-on-bgsave-error)"
+        );
     }
     Ok(())
 }

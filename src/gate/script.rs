@@ -168,6 +168,18 @@ impl Script {
         self.hash.get_or_init(|| sha1_hex(self.source))
     }
 
+    /// Whether this verdict (or answer) says that nothing was done, since the call would have taken too long: how many bytes of
+    /// coupons were in the way (1 for reads, which do not say; 0: it was not looked at).
+    pub fn to_ask_again(&self, verdict: &[u8]) -> Option<usize> {
+        match verdict {
+            [0xc1] if !self.decides => Some(1),
+            [0x92, 5, bytes @ ..] if self.decides => {
+                rmp::decode::read_int(&mut &bytes[..]).ok().or(Some(0)) // it is always a number
+            }
+            _ => None,
+        }
+    }
+
     pub fn keys(&self, keys: &Keys, today: i64) -> Vec<String> {
         let mut all = vec![Keys::meta(keys.cell)];
         if self.decides {
@@ -261,7 +273,7 @@ fn classify(error: Error) -> CallError {
     }
 }
 
-/// One of the small scripts of the reconciler: text arguments, an integer answer.
+/// One of the small scripts of the reconciler: text arguments, mostly an integer answer.
 pub struct ControlScript {
     source: &'static str,
     hash: LazyLock<String>,
@@ -285,19 +297,31 @@ pub static ADVANCE_WATERMARK: ControlScript = control!(
     include_str!("../../lua/advance_watermark.lua")
 );
 
+pub static PROBE_WRITES: ControlScript = control!("#!lua\n", include_str!("../../lua/probe_writes.lua"));
+pub static READ_LOG: ControlScript =
+    control!("#!lua flags=no-writes\n", include_str!("../../lua/read_log.lua"));
+
 impl ControlScript {
     /// `true` when the script did what it is for.
     pub async fn call(&self, client: &Client, keys: Vec<String>, args: Vec<String>) -> Result<bool, Error> {
+        let answer: i64 = self.ask(client, keys, args).await?;
+        Ok(answer == 1)
+    }
+
+    /// What the script answers.
+    pub async fn ask<R: FromValue>(
+        &self,
+        client: &Client,
+        keys: Vec<String>,
+        args: Vec<String>,
+    ) -> Result<R, Error> {
         let client = client.with_options(&once());
-        let outcome: Result<i64, Error> =
-            client.evalsha(self.hash.as_str(), keys.clone(), args.clone()).await;
-        let answer = match outcome {
+        match client.evalsha(self.hash.as_str(), keys.clone(), args.clone()).await {
             Err(e) if e.details().starts_with("NOSCRIPT") => {
                 let _: () = client.script_load_cluster(self.source).await?;
-                client.evalsha(self.hash.as_str(), keys, args).await?
+                client.evalsha(self.hash.as_str(), keys, args).await
             }
-            other => other?,
-        };
-        Ok(answer == 1)
+            other => other,
+        }
     }
 }

@@ -43,6 +43,10 @@ pub struct CellView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reason: Option<String>,
+    /// Redis answers and takes no writes, so nothing is decided; why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    writes_refused: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -132,6 +136,7 @@ fn in_redis(cursor: Option<CellCursor>, cell: CellStatus) -> CellView {
         lag: Some(cell.seq.saturating_sub(cell.applied)),
         state,
         reason,
+        writes_refused: cell.writes_refused_why,
     }
 }
 
@@ -144,6 +149,7 @@ fn unknown_to_redis(cursor: CellCursor) -> CellView {
         lag: None,
         state: CellState::Closed,
         reason: Some("Redis does not answer".to_owned()),
+        writes_refused: None,
     }
 }
 
@@ -165,6 +171,8 @@ mod tests {
             state: state.to_owned(),
             backlog_full: false,
             reason: None,
+            writes_refused: None,
+            writes_refused_why: None,
         }])
     }
 

@@ -177,67 +177,10 @@ pub async fn list_coupons(
 ) -> Result<Answer<List<CouponView>>, Problem> {
     caller.check_acts_for(&user_id)?;
     let _turn = api.turns.read.turn().await?;
-    let read = api.gate.held_coupons(&user_id).await?;
-    let all = read.value.into_iter().map(|held| CouponView::new(held, read.now)).collect();
-    filter.of(all).map(Answer)
-}
-
-impl Filter {
-    /// A page of a user's coupons. `after` is looked for among all of them: its status may have changed since.
-    fn of(self, all: Vec<CouponView>) -> Result<List<CouponView>, Problem> {
-        let start = match self.page.after {
-            None => 0,
-            Some(after) => match all.iter().position(|coupon| coupon.coupon_id == after) {
-                Some(place) => place + 1,
-                None => return Err(Problem::invalid("after", "must be one of the user's coupons")),
-            },
-        };
-        let wanted = |coupon: &CouponView| self.status.is_none_or(|status| coupon.status == status);
-        let page = all.into_iter().skip(start).filter(wanted).take(self.page.limit + 1).collect();
-        Ok(List::page(page, self.page.limit, |coupon| coupon.coupon_id.to_string()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::{CouponTemplate, Discount};
-
-    fn coupon(number: u128, used: bool) -> CouponView {
-        let template = CouponTemplate {
-            template_id: TemplateId::parse("t").unwrap(),
-            name: "t".into(),
-            discount: Discount::Amount { value: 100 },
-            min_subtotal: 0,
-            max_issued: 9,
-            issued: 1,
-            issue_from: 0,
-            issue_until: 1,
-        };
-        let held = HeldCoupon {
-            coupon_id: Uuid::from_u128(number),
-            template,
-            serial: 1,
-            issued_at: 0,
-            expires_at: 100,
-            order_id: used.then(|| Uuid::from_u128(99)),
-        };
-        CouponView::new(held, 50)
-    }
-
-    fn page(after: Option<u128>, status: Option<CouponStatus>) -> (Vec<u128>, Option<String>) {
-        let all = vec![coupon(5, false), coupon(4, true), coupon(3, false), coupon(2, false)];
-        let filter = Filter { page: Page { limit: 2, after: after.map(Uuid::from_u128) }, status };
-        let list = filter.of(all).unwrap();
-        (list.data.iter().map(|coupon| coupon.coupon_id.as_u128()).collect(), list.next)
-    }
-
-    #[test]
-    fn coupons_are_filtered_and_paged() {
-        assert_eq!(page(None, None).0, [5, 4]);
-        assert_eq!(page(Some(4), None), (vec![3, 2], None));
-        let (available, next) = page(None, Some(CouponStatus::Available));
-        assert_eq!((available, next), (vec![5, 3], Some(Uuid::from_u128(3).to_string())));
-        assert_eq!(page(Some(4), Some(CouponStatus::Used)).0, [0; 0]);
-    }
+    let Filter { page, status } = filter;
+    let Some(read) = api.gate.held_coupons(&user_id, status, page.limit + 1, page.after).await? else {
+        return Err(Problem::invalid("after", "must be one of the user's coupons"));
+    };
+    let coupons = read.value.into_iter().map(|held| CouponView::new(held, read.now)).collect();
+    Ok(Answer(List::page(coupons, page.limit, |coupon| coupon.coupon_id.to_string())))
 }

@@ -115,7 +115,10 @@ async fn gate_troubles(gate: &Gate) -> Vec<String> {
 }
 
 fn cell_trouble(status: CellStatus) -> Option<String> {
-    let CellStatus { cell, state, reason, backlog_full, .. } = status;
+    let CellStatus { cell, state, reason, backlog_full, writes_refused_why, .. } = status;
+    if let ("open", Some(why)) = (state.as_str(), writes_refused_why) {
+        return Some(format!("cell {cell}: {why}"));
+    }
     match (state.as_str(), reason) {
         ("open", _) if backlog_full => {
             Some(format!("cell {cell}: PostgreSQL is too far behind (backlog-full)"))

@@ -1,19 +1,25 @@
 //! Reading a cell's log, on connections of its own so that a blocking read holds up nobody.
+//!
+//! Every read is bounded by bytes, not by entries: an entry is a whole batch and may be many megabytes. A call reads as much as
+//! the link brings in time ([`Reach`]); an entry that is larger than that comes in parts.
 
 use bytes::Bytes;
 use fred::interfaces::{KeysInterface, StreamsInterface};
 use fred::prelude::*;
-use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use super::RawEntry;
-use crate::config::bounds::LOG_POLL;
+use crate::config::bounds::{
+    LOG_LARGE_ENTRY_BYTES, LOG_LOOK, LOG_POLL, LOG_READ_BYTES, LOG_READ_BYTES_LEAST, LOG_READ_SHOULD_TAKE,
+};
+use crate::domain::TimestampMs;
 use crate::gate::RedisSetupError;
 use crate::gate::cell::Meta;
 use crate::gate::keys::Keys;
 use crate::gate::redis::connect;
-
-/// One stream element: its id and fields.
-type Element = (String, HashMap<String, Bytes>);
+use crate::gate::script::READ_LOG;
 
 /// Redis did not answer, or answered something that is no log.
 #[derive(Debug, thiserror::Error)]
@@ -33,28 +39,100 @@ pub struct LogReader {
     /// For commands that answer at once.
     pub client: Client,
     blocking: Client,
+    reach: Arc<Reach>,
+    /// Whether the entries that were read last are large.
+    large: Arc<AtomicBool>,
+}
+
+/// Entries that follow each other, and whether more may follow them.
+#[derive(Debug)]
+pub struct Page {
+    pub entries: Vec<RawEntry>,
+    pub more: bool,
 }
 
 impl LogReader {
     pub async fn connect(redis_url: &str, cell: u32) -> Result<Self, RedisSetupError> {
-        Ok(Self { cell, client: connect(redis_url).await?, blocking: connect(redis_url).await? })
+        let (client, blocking) = (connect(redis_url).await?, connect(redis_url).await?);
+        Ok(Self { cell, client, blocking, reach: Arc::default(), large: Arc::default() })
     }
 
     pub async fn meta(&self) -> Result<Meta, LogError> {
         Ok(Meta::read(&self.client, self.cell).await?)
     }
 
-    /// See [`entries_after`].
+    /// Up to `count` entries after `seq`, in order, of so many `bytes` together; at least the first, if there is any. Ends
+    /// before the first element that is no entry.
+    pub async fn page(&self, epoch: u64, seq: u64, count: u64, bytes: usize) -> Result<Page, LogError> {
+        let mut part = Part::after(epoch, seq, count, bytes);
+        let mut read = self.read(&part).await?;
+        while let Some(begun) = read.unfinished() {
+            part = Part { read_before: begun.text.len(), count: 1, bytes: LOG_READ_BYTES, ..part };
+            let more = self.read(&part).await?;
+            read.go_on(more)?;
+        }
+        let large = |entry: &Found| entry.text.len() >= LOG_LARGE_ENTRY_BYTES;
+        if !read.found.is_empty() {
+            self.large.store(read.found.iter().any(large), Ordering::Relaxed);
+        }
+        Ok(read.into_page())
+    }
+
+    /// Up to `count` entries after `seq`, in order, however many bytes they are.
     pub async fn after(&self, epoch: u64, seq: u64, count: u64) -> Result<Vec<RawEntry>, LogError> {
-        entries_after(&self.client, self.cell, epoch, seq, count).await
+        let mut entries: Vec<RawEntry> = Vec::new();
+        loop {
+            let last = entries.last().map_or(seq, |entry| entry.seq);
+            let left = count - entries.len() as u64;
+            let page = self.page(epoch, last, left, LOG_READ_BYTES).await?;
+            let (came, more) = (page.entries.len() as u64, page.more);
+            entries.extend(page.entries);
+            if came == 0 || came == left || !more {
+                return Ok(entries);
+            }
+        }
+    }
+
+    /// One call; with fewer bytes when that took too long.
+    async fn read(&self, part: &Part) -> Result<Read, LogError> {
+        loop {
+            let (most, begun) = (self.reach.bytes().min(part.bytes), Instant::now());
+            let outcome = part.call(&self.client, self.cell, most).await;
+            let shorter = self.reach.learn(begun.elapsed(), outcome.is_ok());
+            match outcome {
+                Err(e) if *e.kind() == ErrorKind::Timeout && shorter => {}
+                other => return Read::of(other?),
+            }
+        }
     }
 
     /// Returns when there is an entry after `seq`, or after a short time.
     pub async fn wait_after(&self, epoch: u64, seq: u64) -> Result<(), LogError> {
+        if self.large.load(Ordering::Relaxed) {
+            return self.look_after(epoch, seq).await;
+        }
         let key = Keys::new(self.cell, epoch).log();
         let block_ms = u64::try_from(LOG_POLL.as_millis()).unwrap_or(u64::MAX);
-        let _: Value = self.blocking.xread(Some(1), Some(block_ms), key, format!("{epoch}-{seq}")).await?;
+        let waited: Result<Value, Error> =
+            self.blocking.xread(Some(1), Some(block_ms), key, format!("{epoch}-{seq}")).await;
+        match waited {
+            // There is an entry, too large to be brought whole.
+            Err(e) if *e.kind() == ErrorKind::Timeout => self.large.store(true, Ordering::Relaxed),
+            other => drop(other?),
+        }
         Ok(())
+    }
+
+    /// As [`Self::wait_after`], without reading the entry.
+    async fn look_after(&self, epoch: u64, seq: u64) -> Result<(), LogError> {
+        let until = Instant::now() + LOG_POLL;
+        loop {
+            let meta = self.meta().await?;
+            if (meta.epoch, meta.seq) != (epoch, seq) || Instant::now() >= until {
+                return Ok(());
+            }
+            tokio::time::sleep(LOG_LOOK).await;
+        }
     }
 
     /// Removes what an abandoned rebuild has left under `epoch`.
@@ -98,32 +176,178 @@ impl LogReader {
     }
 }
 
-/// Up to `count` entries after `seq`, in order, up to the first element that is no entry. A log that is missing, or that
-/// is no stream, has none.
-pub async fn entries_after(
+/// When the entry after `seq` was decided; reads no more of it than its beginning. `None`: there is none, or it is no entry.
+pub async fn decided_after(
     client: &Client,
     cell: u32,
     epoch: u64,
     seq: u64,
-    count: u64,
-) -> Result<Vec<RawEntry>, LogError> {
-    let key = Keys::new(cell, epoch).log();
-    let start = format!("({epoch}-{seq}");
-    let elements: Vec<Element> = match client.xrange_values(key, start, "+", Some(count)).await {
-        Err(e) if e.details().starts_with("WRONGTYPE") => Vec::new(),
-        other => other?,
-    };
-    Ok(elements.into_iter().map_while(entry).collect())
+) -> Result<Option<TimestampMs>, LogError> {
+    /// Version, kind and time stand at the beginning.
+    const HEAD_BYTES: usize = 64;
+    let answer = Part::after(epoch, seq, 1, HEAD_BYTES).call(client, cell, HEAD_BYTES).await?;
+    Ok(Read::of(answer)?.found.pop().and_then(|entry| decided_at(&entry.text)))
 }
 
-/// `None`: somebody else has put this into the log.
-fn entry((id, mut fields): Element) -> Option<RawEntry> {
-    let (epoch, seq) = id.split_once('-')?;
-    Some(RawEntry {
-        epoch: epoch.parse().ok()?,
-        seq: seq.parse().ok()?,
-        payload: fields.remove("p")?.to_vec(),
-        tip: String::from_utf8(fields.remove("t")?.to_vec()).ok()?,
-        traces: fields.remove("x").unwrap_or_default().to_vec(),
-    })
+/// Of a payload's beginning.
+fn decided_at(mut payload: &[u8]) -> Option<TimestampMs> {
+    rmp::decode::read_array_len(&mut payload).ok()?;
+    let _version: u64 = rmp::decode::read_int(&mut payload).ok()?;
+    let kind = rmp::decode::read_str_len(&mut payload).ok()?;
+    let mut rest = payload.get(usize::try_from(kind).ok()?..)?;
+    rmp::decode::read_int(&mut rest).ok()
+}
+
+/// How many bytes a call asks for: what the link brings in time.
+struct Reach(AtomicUsize);
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self(AtomicUsize::new(LOG_READ_BYTES))
+    }
+}
+
+impl Reach {
+    fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Halves it after a call that took too long (or failed, which a reply that clogs the link may be the cause of), doubles it
+    /// after one that took little. Whether the next call is for less.
+    fn learn(&self, took: Duration, answered: bool) -> bool {
+        let now = self.bytes();
+        let next = if !answered || took > LOG_READ_SHOULD_TAKE {
+            (now / 2).max(LOG_READ_BYTES_LEAST)
+        } else if took < LOG_READ_SHOULD_TAKE / 4 {
+            (now * 2).min(LOG_READ_BYTES)
+        } else {
+            now
+        };
+        self.0.store(next, Ordering::Relaxed);
+        next < now
+    }
+}
+
+/// What to read; see `lua/read_log.lua`.
+struct Part {
+    epoch: u64,
+    seq: u64,
+    count: u64,
+    bytes: usize,
+    read_before: usize,
+}
+
+impl Part {
+    fn after(epoch: u64, seq: u64, count: u64, bytes: usize) -> Self {
+        Self { epoch, seq, count, bytes, read_before: 0 }
+    }
+
+    async fn call(&self, client: &Client, cell: u32, most: usize) -> Result<Vec<Bytes>, Error> {
+        let Self { epoch, seq, count, read_before, .. } = self;
+        let args =
+            vec![format!("{epoch}-{seq}"), count.to_string(), most.to_string(), read_before.to_string()];
+        READ_LOG.ask(client, vec![Keys::new(cell, *epoch).log()], args).await
+    }
+}
+
+/// An entry, or its beginning.
+struct Found {
+    epoch: u64,
+    seq: u64,
+    tip: String,
+    payload_bytes: usize,
+    bytes: usize,
+    /// Payload and traces, as far as they were read.
+    text: Vec<u8>,
+}
+
+struct Read {
+    found: Vec<Found>,
+    more: bool,
+}
+
+impl Read {
+    fn of(answer: Vec<Bytes>) -> Result<Self, LogError> {
+        let no_log = || LogError("an answer that is no part of the log".to_owned());
+        let (more, fields) = answer.split_first().ok_or_else(no_log)?;
+        let (entries, rest) = fields.as_chunks::<5>();
+        if !rest.is_empty() {
+            return Err(no_log());
+        }
+        // Somebody else may have put other elements into the log.
+        let found: Vec<Found> = entries.iter().map_while(Found::of).collect();
+        Ok(Self { more: found.len() == entries.len() && more.as_ref() == b"1", found })
+    }
+
+    /// The first entry, if it came in part only.
+    fn unfinished(&self) -> Option<&Found> {
+        self.found.first().filter(|entry| entry.text.len() < entry.bytes)
+    }
+
+    /// Takes over a further part of the first entry.
+    fn go_on(&mut self, part: Self) -> Result<(), LogError> {
+        let further = part.found.into_iter().next().filter(|further| !further.text.is_empty());
+        match (self.found.first_mut(), further) {
+            (Some(begun), Some(further))
+                if (begun.seq, &begun.tip, begun.bytes) == (further.seq, &further.tip, further.bytes) =>
+            {
+                begun.text.extend(further.text);
+                Ok(())
+            }
+            _ => Err(LogError("an entry changed while it was read".to_owned())),
+        }
+    }
+
+    fn into_page(self) -> Page {
+        let entries = self.found.into_iter().map(|found| {
+            let Found { epoch, seq, tip, payload_bytes, text: mut payload, .. } = found;
+            let traces = payload.split_off(payload_bytes.min(payload.len()));
+            RawEntry { epoch, seq, payload, tip, traces }
+        });
+        Page { more: self.more, entries: entries.collect() }
+    }
+}
+
+impl Found {
+    /// `None`: it is no entry.
+    fn of([id, tip, payload_bytes, trace_bytes, text]: &[Bytes; 5]) -> Option<Self> {
+        let number = |bytes: &Bytes| -> Option<usize> { std::str::from_utf8(bytes).ok()?.parse().ok() };
+        let (epoch, seq) = std::str::from_utf8(id).ok()?.split_once('-')?;
+        let payload_bytes = number(payload_bytes)?;
+        Some(Self {
+            epoch: epoch.parse().ok()?,
+            seq: seq.parse().ok()?,
+            tip: String::from_utf8(tip.to_vec()).ok()?,
+            payload_bytes,
+            bytes: payload_bytes.checked_add(number(trace_bytes)?)?,
+            text: text.to_vec(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_asks_for_what_the_link_brings_in_time() {
+        let reach = Reach::default();
+        assert!(!reach.learn(LOG_READ_SHOULD_TAKE, true) && reach.bytes() == LOG_READ_BYTES);
+        assert!(reach.learn(LOG_READ_SHOULD_TAKE * 2, true) && reach.bytes() == LOG_READ_BYTES / 2);
+        assert!(reach.learn(Duration::ZERO, false) && reach.bytes() == LOG_READ_BYTES / 4);
+        while reach.learn(Duration::ZERO, false) {}
+        assert_eq!(reach.bytes(), LOG_READ_BYTES_LEAST);
+        for _ in 0..9 {
+            assert!(!reach.learn(Duration::ZERO, true));
+        }
+        assert_eq!(reach.bytes(), LOG_READ_BYTES);
+    }
+
+    #[test]
+    fn the_time_of_a_decision_stands_at_its_entrys_beginning() {
+        let payload = rmp_serde::to_vec(&(1, "place_order", 1_800_000_000_123_i64, [1])).unwrap();
+        assert_eq!(decided_at(&payload), Some(1_800_000_000_123));
+        assert_eq!(decided_at(&payload[..payload.len() - 4]), None);
+        assert_eq!(decided_at(b"no entry"), None);
+    }
 }

@@ -7,49 +7,54 @@ use super::plan::Prepared;
 use super::verify::unbroken;
 use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES};
 use crate::gate::cell::Meta;
-use crate::log::RawEntry;
-use crate::log::reader::{LogError, LogReader};
+use crate::log::reader::{LogError, LogReader, Page};
 
-/// The next entries of the log, and whether more may follow them.
-pub struct Next {
-    pub entries: Vec<RawEntry>,
-    pub more: bool,
+/// How much goes into one transaction: less after one that took too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApplyBound {
+    entries: u64,
+    bytes: usize,
+}
+
+impl Default for ApplyBound {
+    fn default() -> Self {
+        Self { entries: APPLY_ENTRIES, bytes: APPLY_BYTES }
+    }
+}
+
+impl ApplyBound {
+    /// After a transaction that took too long; `false`: there is nothing less than one entry.
+    pub fn halve(&mut self) -> bool {
+        if self.entries == 1 {
+            return false;
+        }
+        *self = Self { entries: self.entries / 2, bytes: self.bytes / 2 };
+        true
+    }
+
+    /// After one that did not.
+    pub fn grow(&mut self) {
+        let Self { entries, bytes } = *self;
+        *self = Self { entries: (entries * 2).min(APPLY_ENTRIES), bytes: (bytes * 2).min(APPLY_BYTES) };
+    }
 }
 
 /// As many entries after `seq` as go into one transaction; at least one, if there is any.
-pub async fn read(log: &LogReader, epoch: u64, seq: u64) -> Result<Next, LogError> {
-    Ok(Next::of(log.after(epoch, seq, APPLY_ENTRIES).await?))
-}
-
-impl Next {
-    /// Of up to `APPLY_ENTRIES` entries, those whose payloads stay within the bound of bytes; at least the first.
-    fn of(mut entries: Vec<RawEntry>) -> Self {
-        let found = entries.len();
-        let mut bytes = 0;
-        let fitting = entries
-            .iter()
-            .take_while(|entry| {
-                bytes += entry.payload.len();
-                bytes <= APPLY_BYTES
-            })
-            .count();
-        entries.truncate(fitting.max(1));
-        let more = entries.len() < found || found as u64 == APPLY_ENTRIES;
-        Self { entries, more }
-    }
+pub async fn read(log: &LogReader, epoch: u64, seq: u64, bound: ApplyBound) -> Result<Page, LogError> {
+    log.page(epoch, seq, bound.entries, bound.bytes).await
 }
 
 /// What follows a place of the log that the cursor has not reached yet.
 pub struct Ahead {
     place: Cursor,
-    pub next: Next,
+    pub next: Page,
     pub prepared: Vec<Prepared>,
 }
 
 impl Ahead {
     /// `None` where anything is out of the ordinary: who comes to this place will look again, and say what it is.
-    pub async fn look(log: &LogReader, place: &Cursor) -> Option<Self> {
-        let Next { entries, more } = read(log, place.epoch, place.seq).await.ok()?;
+    pub async fn look(log: &LogReader, place: &Cursor, bound: ApplyBound) -> Option<Self> {
+        let Page { entries, more } = read(log, place.epoch, place.seq, bound).await.ok()?;
         let found = entries.len();
         let entries = unbroken(place, entries);
         if entries.is_empty() || entries.len() < found {
@@ -60,7 +65,7 @@ impl Ahead {
             prepared.push(Prepared::of(entry).ok()?);
             tokio::task::yield_now().await; // PostgreSQL's answers are read on the same thread
         }
-        Some(Self { place: place.clone(), next: Next { entries, more }, prepared })
+        Some(Self { place: place.clone(), next: Page { entries, more }, prepared })
     }
 
     /// Whether it follows the cursor, and `seen`, which was read after it, does not say that the log has lost it since.
@@ -79,24 +84,56 @@ impl Ahead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::RawEntry;
 
     #[test]
-    fn a_transaction_is_bounded_in_entries_and_in_bytes_and_tells_when_more_may_follow() {
-        let entry = |bytes| RawEntry {
-            epoch: 1,
-            seq: 1,
-            payload: vec![0; bytes],
-            tip: String::new(),
-            traces: vec![],
-        };
-        let next = |entries, bytes| {
-            let next = Next::of(vec![entry(bytes); entries]);
-            (next.entries.len(), next.more)
-        };
-        let most = APPLY_ENTRIES as usize;
-        assert_eq!(next(0, 0), (0, false));
-        assert_eq!((next(most - 1, 1), next(most, 1)), ((most - 1, false), (most, true)));
-        assert_eq!((next(2, APPLY_BYTES / 2), next(3, APPLY_BYTES / 2)), ((2, false), (2, true)));
-        assert_eq!((next(1, APPLY_BYTES + 1), next(2, APPLY_BYTES + 1)), ((1, false), (1, true)));
+    fn after_a_transaction_that_took_too_long_comes_one_of_half_as_much() {
+        let (mut bound, mut halved) = (ApplyBound::default(), 0);
+        while bound.halve() {
+            halved += 1;
+        }
+        assert_eq!((halved, bound.entries), (APPLY_ENTRIES.ilog2(), 1));
+        assert!(bound.bytes > 0);
+        for _ in 0..30 {
+            bound.grow();
+        }
+        assert_eq!(bound, ApplyBound::default());
+    }
+
+    /// Entries 5 and 6, which follow entry 4.
+    fn ahead() -> (Cursor, Ahead) {
+        let entry =
+            |seq: u64| RawEntry { epoch: 2, seq, payload: vec![], tip: format!("tip {seq}"), traces: vec![] };
+        let place = Cursor::at(0, &entry(4));
+        let next = Page { entries: vec![entry(5), entry(6)], more: false };
+        (place.clone(), Ahead { place, next, prepared: vec![] })
+    }
+
+    fn seen(seq: u64) -> Meta {
+        Meta { epoch: 2, seq, tip: format!("tip {seq}"), ..Meta::default() }
+    }
+
+    #[test]
+    fn what_was_read_ahead_counts_only_where_the_log_still_has_it() {
+        let (cursor, ahead) = ahead();
+        assert!(!ahead.is_next(&cursor, &seen(5)), "the log has lost its end since");
+        assert!(ahead.is_next(&cursor, &seen(6)));
+        let another = Meta { tip: "another".to_owned(), ..seen(6) };
+        assert!(!ahead.is_next(&cursor, &another), "the log has another entry in the last one's place");
+        assert!(ahead.is_next(&cursor, &seen(7)), "the log went on; its chain is checked with what follows");
+    }
+
+    #[test]
+    fn what_was_read_ahead_counts_only_for_the_cursor_before_it() {
+        let (cursor, mut ahead) = ahead();
+        for elsewhere in [
+            Cursor { epoch: 3, ..cursor.clone() },
+            Cursor { seq: 5, ..cursor.clone() },
+            Cursor { tip: "another".to_owned(), ..cursor.clone() },
+        ] {
+            assert!(!ahead.is_next(&elsewhere, &seen(7)), "{elsewhere:?}");
+        }
+        ahead.next.entries.clear();
+        assert!(!ahead.is_next(&cursor, &seen(7)), "nothing was read");
     }
 }

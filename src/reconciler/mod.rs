@@ -34,10 +34,10 @@ use crate::gate::cell::{Meta, close, stop};
 use crate::gate::keys::Keys;
 use crate::gate::script::ADVANCE_WATERMARK;
 use crate::log::RawEntry;
-use crate::log::reader::{LogError, LogReader};
+use crate::log::reader::{LogError, LogReader, Page};
 use crate::telemetry::repeated::Repeated;
 use crate::truth;
-use ahead::{Ahead, Next};
+use ahead::{Ahead, ApplyBound};
 use apply::{ApplyError, apply};
 use cursor::{Cursor, Target};
 use meters::ReconcilerMeters;
@@ -71,6 +71,19 @@ pub enum StepError {
     Load(#[from] load::LoadError),
 }
 
+impl StepError {
+    /// PostgreSQL was given too much at once: the time limit of a statement (here or there) has passed.
+    fn took_too_long(&self) -> bool {
+        match self {
+            Self::Truth(sqlx::Error::Io(e)) => e.kind() == std::io::ErrorKind::TimedOut,
+            Self::Truth(e) => {
+                e.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == QUERY_CANCELED)
+            }
+            Self::Log(_) | Self::Load(_) => false,
+        }
+    }
+}
+
 impl From<fred::error::Error> for StepError {
     fn from(e: fred::error::Error) -> Self {
         Self::Log(e.into())
@@ -96,6 +109,8 @@ impl Known {
 
 /// Key of cell 0's advisory lock, "rgcell" in ASCII and two bytes to which the cell's number is added.
 const LEADER_LOCK: i64 = 0x7267_6365_6c6c_0000;
+/// PostgreSQL's code for a statement that was ended, by its time limit or by somebody.
+const QUERY_CANCELED: &str = "57014";
 /// How often a stand-by asks for the lock.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 /// The longest that PostgreSQL may take for one transaction or statement.
@@ -108,6 +123,7 @@ pub struct Reconciler {
     conn: Option<PgConnection>,
     /// What follows the batch that was applied last.
     ahead: Option<Ahead>,
+    bound: ApplyBound,
     cell: u32,
     pace: Duration,
     /// Said once per change, not once per step.
@@ -122,6 +138,7 @@ impl Reconciler {
             log: LogReader::connect(&servers.redis_url, cell).await?,
             conn: None,
             ahead: None,
+            bound: ApplyBound::default(),
             cell,
             pace: APPLY_PACE,
             last_halt: None,
@@ -220,7 +237,7 @@ impl Reconciler {
         let looking = async {
             match kept {
                 Some(ahead) => Some(ahead),
-                None => Ahead::look(&self.log, &at.cursor).await,
+                None => Ahead::look(&self.log, &at.cursor, self.bound).await,
             }
         };
         let (told, ahead, seen) = tokio::join!(self.tell(at), looking, self.log.meta());
@@ -329,7 +346,7 @@ impl Reconciler {
             let at = Known::after(&step, cursor, seen, &next.entries);
             return Ok((step, at));
         }
-        let Next { entries, more } = ahead::read(&self.log, cursor.epoch, cursor.seq).await?;
+        let Page { entries, more } = ahead::read(&self.log, cursor.epoch, cursor.seq, self.bound).await?;
         let found = entries.len();
         let valid = unbroken(cursor, entries);
         // `seen` was read before the log, so its last entry must be there.
@@ -362,9 +379,19 @@ impl Reconciler {
         more: bool,
     ) -> Result<Step, StepError> {
         match self.apply_once(cursor, entries, prepared, more).await {
-            Ok(()) => Ok(Step::Applied(entries.len())),
+            Ok(()) => {
+                self.bound.grow();
+                Ok(Step::Applied(entries.len()))
+            }
             Err(ApplyError::Superseded) => Ok(Step::Superseded),
-            Err(ApplyError::Failed(e)) => Err(e.into()),
+            Err(ApplyError::Failed(e)) => {
+                let e = StepError::from(e);
+                // The next try is for less. Whether this one was committed, the cursor says.
+                if e.took_too_long() && self.bound.halve() {
+                    tracing::warn!(cell = self.cell, error = %e, "a transaction took too long; the next one is smaller");
+                }
+                Err(e)
+            }
             Err(ApplyError::Refused(_)) if entries.len() > 1 => {
                 // Everything before the refused entry still goes in.
                 let (first_half, _) = entries.split_at(entries.len() / 2);
@@ -410,6 +437,7 @@ impl Reconciler {
             events: plan.event_count(),
         };
         self.connection().await.map_err(ApplyError::Failed)?;
+        let bound = self.bound;
         let Self { conn: Some(conn), log, .. } = self else { return Err(ApplyError::Failed(timed_out())) };
         // Cut off, the transaction's outcome is unknown; its connection is dropped and the cursor read again.
         let started = Instant::now();
@@ -418,7 +446,7 @@ impl Reconciler {
             (applied, started.elapsed())
         };
         let place = Cursor::at(log.cell, last);
-        let looking = async { if more { Ahead::look(log, &place).await } else { None } };
+        let looking = async { if more { Ahead::look(log, &place, bound).await } else { None } };
         let ((applied, took), ahead) = tokio::join!(applying, looking);
         match applied {
             Ok(outcome) => {

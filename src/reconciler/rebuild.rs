@@ -10,8 +10,7 @@ use std::time::Instant;
 use super::cursor::{Cursor, Target};
 use super::load::{Loaded, load};
 use super::verify::unbroken;
-use super::{Reconciler, Step, StepError};
-use crate::config::bounds::APPLY_ENTRIES;
+use super::{Reconciler, Step, StepError, ahead};
 use crate::gate::cell::Meta;
 use crate::gate::keys::Keys;
 use crate::gate::script::{CLAIM_EPOCH, OPEN_EPOCH};
@@ -24,9 +23,16 @@ impl Reconciler {
     /// Rebuilds because an operator asks for it, whatever the state of the cell.
     pub async fn rebuild_now(&mut self) -> Result<Step, StepError> {
         let cell = self.cell;
-        let cursor = Cursor::read(self.connection().await?, cell).await?;
-        let meta = self.log.meta().await?;
-        self.rebuild(&cursor, &meta, "asked for by an operator").await
+        loop {
+            let cursor = Cursor::read(self.connection().await?, cell).await?;
+            let meta = self.log.meta().await?;
+            let before = self.bound;
+            match self.rebuild(&cursor, &meta, "asked for by an operator").await {
+                // Draining took too long, and goes on in smaller transactions.
+                Err(e) if e.took_too_long() && self.bound != before => {}
+                other => return other,
+            }
+        }
     }
 
     /// Rebuilds. `cursor` and `meta` are as they were read, and may be out of date by now.
@@ -117,8 +123,8 @@ impl Reconciler {
             if !closed.absent() && closed.epoch != cursor.epoch {
                 return Ok(None);
             }
-            let found = self.log.after(cursor.epoch, cursor.seq, APPLY_ENTRIES).await?;
-            let valid = unbroken(&cursor, found);
+            let found = ahead::read(&self.log, cursor.epoch, cursor.seq, self.bound).await?;
+            let valid = unbroken(&cursor, found.entries);
             if valid.is_empty() {
                 if closed.seq > cursor.seq {
                     tracing::error!(

@@ -169,6 +169,8 @@ metrics! {
         "Replicas connected to Redis"
     REDIS_AOF_OK Gauge, "rushgate_redis_aof_write_ok" []
         "1 while Redis' last write to its append-only file succeeded"
+    REDIS_REFUSES_WRITES Gauge, "rushgate_redis_refuses_writes" ["cell" "reason"]
+        "1 while Redis answers and takes no writes, so that nothing is decided: misconf, oom, readonly, noreplicas"
 
     ROLE_RESTARTS Counter, "rushgate_role_restarts_total" ["role"]
         "Times that a background role panicked or ended and was started again"

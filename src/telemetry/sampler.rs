@@ -16,8 +16,8 @@ use crate::config::bounds::{
     METRICS_SAMPLE, METRICS_TEMPLATE_PAGES, METRICS_TEMPLATES, METRICS_TEMPLATES_SCAN,
 };
 use crate::domain::{CouponTemplate, TemplateId};
-use crate::gate::Gate;
 use crate::gate::observe::{CellSight, RedisSight};
+use crate::gate::{Gate, WriteRefusal};
 use crate::truth::{Truth, Vitals};
 
 /// The states of a cell; see [`CELL_STATE`].
@@ -132,6 +132,11 @@ fn expose_cells(out: &mut Exposition, cells: &[CellSight]) {
         CELL_STATES.into_iter().map(move |state| ([name.as_str(), state], flag(sight.status.state == state)))
     });
     out.put_all(&CELL_STATE, states);
+    let refusals = names.iter().zip(cells).flat_map(|(name, sight)| {
+        let now = sight.status.writes_refused;
+        WriteRefusal::ALL.map(|why| ([name.as_str(), why.name()], flag(now == Some(why))))
+    });
+    out.put_all(&REDIS_REFUSES_WRITES, refusals);
     out.put_all(&CELL_EPOCH, by_cell(|sight| sight.status.epoch as f64));
     out.put_all(&LOG_SEQUENCE, by_cell(|sight| sight.status.seq as f64));
     out.put_all(&LOG_APPLIED, by_cell(|sight| sight.status.applied as f64));

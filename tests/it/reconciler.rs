@@ -51,7 +51,7 @@ async fn busy_shop() -> Shop {
 async fn told(shop: &Shop) -> String {
     let mut told = String::new();
     for name in ["ann", "bob"] {
-        let held = shop.gate.held_coupons(&user(name)).await.unwrap().value;
+        let held = shop.gate.held_coupons(&user(name), None, 100, None).await.unwrap().unwrap().value;
         told += &format!("{:?} {held:?}\n", shop.balance(name).await);
     }
     told += &format!("{:?}\n", shop.gate.list_products(None, 10).await.unwrap());

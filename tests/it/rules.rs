@@ -182,11 +182,12 @@ async fn a_cancelled_order_gives_back_stock_balance_and_coupon_once() {
 #[tokio::test]
 async fn a_coupon_that_has_expired_by_then_is_not_given_back() {
     let (shop, coupon) = shop_with(Discount::Amount { value: 100 }, 0).await;
-    let issued_at = shop.gate.held_coupons(&user("ann")).await.unwrap().value[0].issued_at;
+    let issued_at =
+        shop.gate.held_coupons(&user("ann"), None, 100, None).await.unwrap().unwrap().value[0].issued_at;
     let placed = shop.place(order("ann", &[("b", 1)], Some(coupon))).await.unwrap();
     shop.set_clock(issued_at + COUPON_USABLE_MS).await;
     assert!(!shop.cancel(&placed).await.unwrap().coupon_returned);
-    let held = shop.gate.held_coupons(&user("ann")).await.unwrap().value;
+    let held = shop.gate.held_coupons(&user("ann"), None, 100, None).await.unwrap().unwrap().value;
     assert_eq!(held[0].order_id, Some(placed.order_id.0));
 }
 
@@ -227,7 +228,7 @@ async fn lists_come_in_the_order_of_ids_and_coupons_newest_first() {
     for id in ["b", "a", "C"] {
         shop.issue(id, "ann").await.unwrap();
     }
-    let held = shop.gate.held_coupons(&user("ann")).await.unwrap().value;
+    let held = shop.gate.held_coupons(&user("ann"), None, 100, None).await.unwrap().unwrap().value;
     let held: Vec<&str> = held.iter().map(|c| c.template.template_id.as_str()).collect();
     assert_eq!(held, ["C", "a", "b"]);
 }

@@ -22,7 +22,7 @@ use crate::truth;
 pub const LIMITS: BatchLimits = BatchLimits { queue: 10_000, batch: 128, log: 100_000 };
 
 pub struct Shop {
-    _redis: RedisServer,
+    redis: RedisServer,
     /// A plain connection, for looking at keys and for breaking things.
     pub raw: Client,
     pub pool: PgPool,
@@ -91,7 +91,11 @@ impl Shop {
         assert!(reconciler.try_lead().await.unwrap());
         assert_eq!(reconciler.step().await.unwrap(), Step::Rebuilt(1));
         let raw = rushgate::gate::redis::connect(&servers.redis_url).await.unwrap();
-        Self { _redis: redis, raw, pool, servers, gate, reconciler }
+        Self { redis, raw, pool, servers, gate, reconciler }
+    }
+
+    pub fn redis_port(&self) -> u16 {
+        self.redis.port()
     }
 
     pub async fn meta(&self) -> Meta {

@@ -11,7 +11,7 @@ mod forgetful;
 mod instances;
 mod poison;
 mod postgres;
-mod proxy;
+pub mod proxy;
 mod rebuilds;
 mod reconciler;
 mod redis;

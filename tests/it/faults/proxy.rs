@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -42,6 +43,10 @@ struct Shared {
     redis: SocketAddr,
     now: watch::Sender<Now>,
     held: AtomicUsize,
+    /// Bytes that answers on all connections together bring in a second; 0: as many as come.
+    bytes_per_sec: AtomicU64,
+    /// One at a time passes on what it was answered, at that speed.
+    slow_link: tokio::sync::Mutex<()>,
 }
 
 pub struct Proxy {
@@ -56,13 +61,24 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let now = watch::Sender::new(Now { mode: Mode::Pass, mark: DECIDES.into(), round: 0, cuts: 0 });
         let redis = SocketAddr::from(([127, 0, 0, 1], redis_port));
-        let shared = Arc::new(Shared { redis, now, held: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            redis,
+            now,
+            held: AtomicUsize::new(0),
+            bytes_per_sec: AtomicU64::new(0),
+            slow_link: tokio::sync::Mutex::default(),
+        });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { shared, port, _accepting: AbortOnDropHandle::new(accepting) }
     }
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// From now on answers come at this speed.
+    pub fn throttle(&self, bytes_per_sec: u64) {
+        self.shared.bytes_per_sec.store(bytes_per_sec, Ordering::SeqCst);
     }
 
     /// From now on calls that decide are run, and their answers are kept back.
@@ -175,6 +191,7 @@ async fn answers(
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut bytes).await {
         shared.pass(Mode::HoldAnswers, marked).await;
+        shared.take_time(n).await;
         if shared.was_cut(cuts) || to.write_all(&bytes[..n]).await.is_err() {
             return;
         }
@@ -186,6 +203,15 @@ impl Shared {
     /// that is being polled in that moment may notice the release first.
     fn was_cut(&self, cuts: u64) -> bool {
         self.now.borrow().cuts > cuts
+    }
+
+    /// As long as a slow link takes for so many bytes.
+    async fn take_time(&self, bytes: usize) {
+        let bytes_per_sec = self.bytes_per_sec.load(Ordering::SeqCst);
+        if bytes_per_sec > 0 {
+            let _one_at_a_time = self.slow_link.lock().await;
+            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_sec as f64)).await;
+        }
     }
 
     /// Returns unless, or as soon as no longer, `held` is the mode and the connection has been marked in this round.

@@ -50,6 +50,17 @@ pub struct Tally {
     pub operations: u64,
     pub batches: u64,
     pub answers: BTreeMap<String, u64>,
+    /// Requests and reads that a script put off.
+    pub asked_again: u64,
+    pub largest_batch: usize,
+    /// Of an order that was placed.
+    pub most_lines: usize,
+}
+
+/// One call of a script, but for its requests.
+struct Call {
+    kind: Kind,
+    claim: Claim,
 }
 
 /// A case while it runs.
@@ -193,37 +204,75 @@ impl<'a> Run<'a> {
     }
 
     async fn read(&mut self, reads: &[Read]) -> Result<(), String> {
-        let head = (self.keys.epoch, self.seq(), self.tips.last());
-        let wanted: Vec<_> = reads.iter().map(reading::wanted).collect();
-        let (head, wanted) = (packed(&head)?, packed(&wanted)?);
-        let script = self.scripts.read;
-        let reply = script.call(&self.bench.client, script.keys(&self.keys, 0), head, wanted).await;
-        let decided = match reply {
-            Ok(Reply::Decided(decided)) => decided,
-            other => return Err(format!("the reads {reads:?} got no answers: {other:?}")),
-        };
-        if decided.verdicts.len() != reads.len() {
-            return Err(format!("{} answers to {} reads", decided.verdicts.len(), reads.len()));
-        }
-        for (read, answer) in reads.iter().zip(&decided.verdicts) {
-            reading::compare(&self.shop, read, answer)?;
+        let mut reads: Vec<&Read> = reads.iter().collect();
+        while !reads.is_empty() {
+            let head = (self.keys.epoch, self.seq(), self.tips.last());
+            let wanted: Vec<_> = reads.iter().map(|read| reading::wanted(&self.shop, read)).collect();
+            let (head, wanted) = (packed(&head)?, packed(&wanted)?);
+            let script = self.scripts.read;
+            let reply = script.call(&self.bench.client, script.keys(&self.keys, 0), head, wanted).await;
+            let decided = match reply {
+                Ok(Reply::Decided(decided)) => decided,
+                other => return Err(format!("the reads {reads:?} got no answers: {other:?}")),
+            };
+            if decided.verdicts.len() != reads.len() {
+                return Err(format!("{} answers to {} reads", decided.verdicts.len(), reads.len()));
+            }
+            let asked = reads.len();
+            let mut again = Vec::new();
+            for (read, answer) in reads.into_iter().zip(&decided.verdicts) {
+                match script.to_ask_again(answer) {
+                    Some(_) => again.push(read),
+                    None => reading::compare(&self.shop, read, answer, decided.place.now)?,
+                }
+            }
+            self.tally.asked_again += again.len() as u64;
+            if again.len() == asked {
+                return Err(format!("all reads are to be asked again: {again:?}"));
+            }
+            reads = again;
         }
         Ok(())
     }
 
     async fn batch(&mut self, batch: &Batch) -> Result<(), String> {
         let now = self.now_ms();
-        let sent: Vec<Sent> = batch
+        let asked_at = wall_ms();
+        let sent: Vec<(Sent, i64)> = batch
             .jobs
             .iter()
-            .map(|job| self.asking.ask(&self.shop, batch.kind, job, self.keys.epoch, now))
+            .map(|job| {
+                let sent = self.asking.ask(&self.shop, batch.kind, job, self.keys.epoch, now);
+                (sent, self.deadline_ms(job.deadline, asked_at))
+            })
             .collect();
+        let (mut waiting, mut claim) = (sent, batch.claim);
+        while !waiting.is_empty() {
+            let asked = waiting.len();
+            waiting = self.batch_once(batch.kind, claim, waiting).await?;
+            self.tally.asked_again += waiting.len() as u64;
+            if waiting.len() == asked {
+                return Err(format!("all requests are to be asked again: {waiting:?}"));
+            }
+            claim = Claim::Last;
+        }
+        Ok(())
+    }
+
+    /// Returns the requests that are to be asked again.
+    async fn batch_once(
+        &mut self,
+        kind: Kind,
+        claim: Claim,
+        asked: Vec<(Sent, i64)>,
+    ) -> Result<Vec<(Sent, i64)>, String> {
+        let now = self.now_ms();
+        let (sent, deadlines): (Vec<Sent>, Vec<i64>) = asked.into_iter().unzip();
+        let batch = &Call { kind, claim };
         if matches!(batch.claim, Claim::Closed) {
             self.set_meta("state", "closed").await?;
         }
         let asked_at = wall_ms();
-        let deadlines: Vec<i64> =
-            batch.jobs.iter().map(|job| self.deadline_ms(job.deadline, asked_at)).collect();
         let mut reply = self.call(batch, &sent, &deadlines, day_of(now)).await?;
         // The server's clock is the gate's, and it may have passed midnight since.
         if let (Reply::Refused(refused), None) = (&reply, refusal_of(batch.claim))
@@ -238,9 +287,12 @@ impl<'a> Run<'a> {
         match (reply, refusal_of(batch.claim)) {
             (Reply::Decided(decided), None) => {
                 self.check_clock(&decided.place, asked_at)?;
-                self.decided(batch.kind, &sent, &deadlines, decided).await
+                self.decided(batch.kind, sent, &deadlines, decided).await
             }
-            (Reply::Refused(refused), Some(why)) if refused.why == why => self.check_place(&refused.place),
+            (Reply::Refused(refused), Some(why)) if refused.why == why => {
+                self.check_place(&refused.place)?;
+                Ok(vec![])
+            }
             (reply, why) => {
                 Err(format!("{:?}, {:?}: to be refused: {why:?}; {reply:?}", batch.kind, batch.claim))
             }
@@ -251,7 +303,7 @@ impl<'a> Run<'a> {
 
     async fn call(
         &self,
-        batch: &Batch,
+        batch: &Call,
         sent: &[Sent],
         deadlines: &[i64],
         today: i64,
@@ -317,18 +369,26 @@ impl<'a> Run<'a> {
     async fn decided(
         &mut self,
         kind: Kind,
-        sent: &[Sent],
+        sent: Vec<Sent>,
         deadlines: &[i64],
         decided: Decided,
-    ) -> Result<(), String> {
+    ) -> Result<Vec<(Sent, i64)>, String> {
         let place = decided.place;
         if decided.verdicts.len() != sent.len() {
             return Err(format!("{} verdicts on {} requests", decided.verdicts.len(), sent.len()));
         }
         self.tally.batches += 1;
+        self.tally.largest_batch = self.tally.largest_batch.max(sent.len());
         let (mut facts, mut raw_facts, mut passed_at) = (Vec::new(), Vec::new(), 0);
-        for (n, ((sent, deadline), verdict)) in sent.iter().zip(deadlines).zip(&decided.verdicts).enumerate()
+        let mut again = Vec::new();
+        for (n, ((sent, deadline), verdict)) in
+            sent.into_iter().zip(deadlines).zip(&decided.verdicts).enumerate()
         {
+            if self.scripts.of(kind).to_ask_again(verdict).is_some() {
+                again.push((sent, *deadline));
+                continue;
+            }
+            let sent = &sent;
             let told = kind.told(verdict).map_err(|e| format!("request {n}: {e}"))?;
             let should = self.expect(sent, *deadline, &place);
             self.tally.operations += 1;
@@ -341,6 +401,9 @@ impl<'a> Run<'a> {
             }
             passed_at = passed_at.max(boundary(&told.answer));
             if let Some((fact, raw)) = self.note(sent, told, place.now)? {
+                if let Fact::OrderPlaced(placed) = &fact {
+                    self.tally.most_lines = self.tally.most_lines.max(placed.lines.len());
+                }
                 facts.push(fact);
                 raw_facts.push(raw);
             }
@@ -350,7 +413,8 @@ impl<'a> Run<'a> {
         }
         self.check_log(&place, facts, raw_facts).await?;
         self.check_place(&place)?;
-        State::compare_meta(&State::read_meta(&self.bench.client, &self.keys).await?, &self.expected_meta())
+        State::compare_meta(&State::read_meta(&self.bench.client, &self.keys).await?, &self.expected_meta())?;
+        Ok(again)
     }
 
     /// What the model says, and what it has no notion of: lateness, epochs, and what is no order of the shop.

@@ -111,7 +111,16 @@ const DEFECTS: &[Defect] = &[
     ("a page too long", "read", "'LIMIT', 0, limit)", "'LIMIT', 0, limit + 1)"),
     ("a page begins with the last one's end", "read", "'(' .. after", "'[' .. after"),
     ("counts are not read", "read", "tonumber(counts[i]) or 0", "0"),
-    ("the first coupon is not shown", "read", "for at = 1, #coupons, COUPON_BYTES do", "for at = 1 + COUPON_BYTES, #coupons, COUPON_BYTES do"),
+    ("the newest coupon is not shown", "read", "#coupons - COUPON_BYTES + 1, nil", "#coupons - 2 * COUPON_BYTES + 1, nil"),
+    ("the first coupon is not shown", "read", "while at > 0 and #found < most", "while at > 1 and #found < most"),
+    ("a page of coupons begins with the last one's end", "read", "id < after)", "id <= after)"),
+    ("a page of coupons begins after the last one's millisecond", "read", "or id < after)", ")"),
+    ("a page of coupons that is too long", "read", "if #found < most and (", "if #found <= most and ("),
+    ("coupons of one millisecond in any order", "read", "if #group > 1 then table.sort(group, by_id) end", ""),
+    ("another status is shown", "read", "if has_status(element, status) then", "if true then"),
+    ("a used coupon is shown as available", "read", "if status == 'used' or used then", "if status == 'used' then"),
+    ("a coupon is shown as expired a millisecond late", "read", "+ COUPON_USABLE_MS <= place[5]", "+ COUPON_USABLE_MS < place[5]"),
+    ("a page after somebody else's coupon", "read", "if not after_at then return NULL end", "after_at = after_at or 1"),
 ];
 
 /// The service's scripts with one mistake.

@@ -5,8 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::Union;
-use rushgate::domain::ProductStatus;
 use rushgate::domain::limits::*;
+use rushgate::domain::{CouponStatus, ProductStatus};
 
 use super::kind::{KINDS, Kind};
 use super::plan::*;
@@ -22,16 +22,24 @@ fn anybody() -> impl Strategy<Value = usize> {
 fn somebody() -> impl Strategy<Value = usize> {
     0..USERS.len() - 1
 }
-/// Any product or template.
-fn anything() -> impl Strategy<Value = usize> {
-    0..PRODUCTS.len()
+/// One of the few products or templates.
+fn something() -> impl Strategy<Value = usize> {
+    0..TEMPLATES.len() - 1
+}
+/// … or the template that is never made.
+fn any_template() -> impl Strategy<Value = usize> {
+    0..TEMPLATES.len()
+}
+/// … or the product that is never made.
+fn any_product() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => something(), 1 => Just(PRODUCTS.len() - 1)]
 }
 /// Seldom one that is never made: else nearly every order of many lines would name such a one.
-fn nearly_anything() -> impl Strategy<Value = usize> {
-    prop_oneof![16 => something(), 1 => anything()]
+fn nearly_any_template() -> impl Strategy<Value = usize> {
+    prop_oneof![16 => something(), 1 => any_template()]
 }
-fn something() -> impl Strategy<Value = usize> {
-    0..PRODUCTS.len() - 1
+fn nearly_any_product() -> impl Strategy<Value = usize> {
+    prop_oneof![16 => something(), 1 => any_product()]
 }
 
 /// One less, exact, one more.
@@ -179,9 +187,9 @@ fn key(kind: Kind) -> BoxedStrategy<Key> {
 
 fn ask(kind: Kind) -> BoxedStrategy<Ask> {
     match kind {
-        Kind::IssueCoupon => {
-            (nearly_anything(), anybody()).prop_map(|(template, user)| Ask::Issue { template, user }).boxed()
-        }
+        Kind::IssueCoupon => (nearly_any_template(), anybody())
+            .prop_map(|(template, user)| Ask::Issue { template, user })
+            .boxed(),
         Kind::ChargeWallet => {
             let won = [0, 1, 99, 100, 500, 2_000, 2_000, 10_000, 10_000, 100_000, 999_999, MAX_BALANCE];
             let amount = prop_oneof![
@@ -211,7 +219,7 @@ fn ask(kind: Kind) -> BoxedStrategy<Ask> {
                 1 => beyond().prop_map(|beyond| Delta::ToHighest { beyond }),
             ];
             let reason = option::of(select(vec!["", "counted", "반품"]));
-            (anything(), delta, reason, select(vec![MAX_STOCK, 40]))
+            (any_product(), delta, reason, select(vec![MAX_STOCK, 40]))
                 .prop_map(|(product, delta, reason, highest)| Ask::Adjust { product, delta, reason, highest })
                 .boxed()
         }
@@ -230,7 +238,7 @@ fn place() -> impl Strategy<Value = Ask> {
             1 => Just(Quantity::Pieces(MAX_QUANTITY)),
         ]
     };
-    let lines = vec((nearly_anything(), quantity()), 1..4);
+    let lines = vec((nearly_any_product(), quantity()), 1..4);
     let coupon = prop_oneof![
         4 => Just(CouponOf::None),
         6 => any::<Nth>().prop_map(CouponOf::Unused),
@@ -297,10 +305,76 @@ fn terms() -> impl Strategy<Value = Terms> {
 fn read() -> impl Strategy<Value = Read> {
     prop_oneof![
         anybody().prop_map(Read::Balance),
-        vec(anything(), 0..6).prop_map(Read::Products),
-        (option::of(anything()), 1..6usize).prop_map(|(after, limit)| Read::ListProducts { after, limit }),
-        vec(anything(), 0..6).prop_map(Read::Templates),
-        (option::of(anything()), 1..6usize).prop_map(|(after, limit)| Read::ListTemplates { after, limit }),
-        anybody().prop_map(Read::Held),
+        vec(any_product(), 0..6).prop_map(Read::Products),
+        (option::of(any_product()), 1..6usize).prop_map(|(after, limit)| Read::ListProducts { after, limit }),
+        vec(any_template(), 0..6).prop_map(Read::Templates),
+        (option::of(any_template()), 1..6usize)
+            .prop_map(|(after, limit)| Read::ListTemplates { after, limit }),
+        held(),
     ]
+}
+
+fn held() -> impl Strategy<Value = Read> {
+    let status = option::of(select(vec![CouponStatus::Available, CouponStatus::Used, CouponStatus::Expired]));
+    let after = prop_oneof![
+        8 => any::<Nth>().prop_map(AfterCoupon::Own),
+        1 => Just(AfterCoupon::Unknown),
+    ];
+    (somebody(), status, 1..5usize, option::of(after)).prop_map(|(user, status, limit, after)| Read::Held {
+        user,
+        status,
+        limit,
+        after,
+    })
+}
+
+/// As many requests as a call takes, and orders of as many lines as one may have.
+pub fn large_case() -> impl Strategy<Value = Case> {
+    let shelf = (SHELF_FROM..SHELF_FROM + SHELF).map(|product| Job {
+        deadline: Deadline::Ahead,
+        key: Key::None,
+        ask: Ask::PutProduct {
+            product,
+            name: "따뜻한 아메리카노 (연하게, 얼음 없이, 큰 잔)",
+            price: 100,
+            status: ProductStatus::OnSale,
+            stock: Stock::IfNew(MAX_STOCK),
+        },
+    });
+    let rich = (0..USERS.len() - 1).map(|user| Job {
+        deadline: Deadline::Ahead,
+        key: Key::None,
+        ask: Ask::Charge { user, amount: Amount::ToLimit { beyond: 0 } },
+    });
+    let step = |kind, jobs| Step::Batch(Batch { kind, claim: Claim::Last, jobs });
+    let opening = [step(Kind::PutProduct, shelf.collect()), step(Kind::ChargeWallet, rich.collect())];
+    let large = |kind| vec(job(kind), 200..257).prop_map(move |jobs| step(kind, jobs));
+    let orders = vec(large_order(), 256).prop_map(move |jobs| step(Kind::PlaceOrder, jobs));
+    let start = (0..DAY_MS).prop_map(|after_midnight_ms| Start::Ahead { after_midnight_ms });
+    let rest = (
+        large(Kind::PutProduct),
+        large(Kind::PutTemplate),
+        large(Kind::IssueCoupon),
+        large(Kind::ChargeWallet),
+    );
+    let last = (large(Kind::PlaceOrder), large(Kind::CancelOrder), large(Kind::AdjustStock));
+    (start, orders, rest, last, vec(held(), 200..257)).prop_map(move |(start, orders, rest, last, reads)| {
+        let steps = [rest.0, rest.1, rest.2, rest.3, last.0, last.1, last.2];
+        let steps = opening.clone().into_iter().chain([orders]).chain(steps).chain([Step::Read(reads)]);
+        Case { start, epoch: 2, steps: steps.collect() }
+    })
+}
+
+fn large_order() -> impl Strategy<Value = Job> {
+    let quantity = prop_oneof![30 => Just(Quantity::Pieces(1)), 1 => beyond().prop_map(|beyond| Quantity::Affordable { beyond })];
+    let lines =
+        (0..SHELF - MAX_ORDER_PRODUCTS, 30..MAX_ORDER_PRODUCTS + 1, vec(quantity, MAX_ORDER_PRODUCTS));
+    let lines = lines.prop_map(|(from, count, quantities)| {
+        quantities.into_iter().take(count).enumerate().map(|(n, of)| (SHELF_FROM + from + n, of)).collect()
+    });
+    let ask = (somebody(), lines, any::<Nth>()).prop_map(|(user, lines, n)| {
+        let coupon = if n % 4 == 0 { CouponOf::Unused(n) } else { CouponOf::None };
+        Ask::Place { user, lines, coupon, expected: Expected::None }
+    });
+    (key(Kind::PlaceOrder), ask).prop_map(|(key, ask)| Job { deadline: Deadline::Ahead, key, ask })
 }

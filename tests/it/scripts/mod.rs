@@ -21,8 +21,11 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Instant;
 
-use proptest::strategy::Strategy;
+use proptest::strategy::{BoxedStrategy, Strategy};
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
+
+use rushgate::domain::limits::MAX_ORDER_PRODUCTS;
+use rushgate::gate::script::Script;
 
 use case::{Bench, Tally};
 use kind::{KINDS, Kind, Scripts};
@@ -57,13 +60,19 @@ impl fmt::Display for Failure {
 struct Checker {
     runtime: tokio::runtime::Runtime,
     bench: Bench,
+    cases: fn() -> BoxedStrategy<Case>,
 }
 
 impl Checker {
     fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let bench = runtime.block_on(Bench::start());
-        Self { runtime, bench }
+        Self { runtime, bench, cases: || making::case().boxed() }
+    }
+
+    /// With as many requests as a call takes, and orders of as many lines as one may have.
+    fn of_large_cases() -> Self {
+        Self { cases: || making::large_case().boxed(), ..Self::start() }
     }
 
     /// Runs cases until so many operations are compared, or one fails. Each case has a seed of its own, so that it can
@@ -79,7 +88,7 @@ impl Checker {
         for n in 0.. {
             let seed = base_seed.wrapping_add(n);
             let mut runner = runner(seed, shrink);
-            let tree = making::case().new_tree(&mut runner).unwrap();
+            let tree = (self.cases)().new_tree(&mut runner).unwrap();
             let until_failure = RefCell::new(None);
             let outcome = runner.run_one(tree, |case| {
                 let outcome =
@@ -158,6 +167,53 @@ fn the_scripts_decide_as_the_model_does() {
         let met = tally.answers.get(&label).copied().unwrap_or(0);
         assert!(met >= 20, "{label} was met {met} times only: the plans have become too tame");
     }
+}
+
+/// Requests that are decided and compared in large batches, or put off.
+const FEWER_OPERATIONS: u64 = 10_000;
+
+#[test]
+fn large_batches_and_orders_are_decided_as_the_model_does() {
+    let (checker, seed) = (Checker::of_large_cases(), base_seed());
+    let tally = match checker.check(Scripts::of_the_service(), seed, FEWER_OPERATIONS, 200) {
+        Ok(tally) => tally,
+        Err(f) => panic!("{f}"),
+    };
+    assert_eq!((tally.largest_batch, tally.most_lines), (256, MAX_ORDER_PRODUCTS));
+}
+
+/// The bounds of what one call may touch, so low that they are met by users who hold few coupons.
+fn easily_tired() -> Scripts {
+    const BOUNDS: [(&str, &str); 5] = [
+        ("HELD_WRITE_BYTES = 160 * 1024", "HELD_WRITE_BYTES = 100"),
+        ("HELD_SMALL_BYTES = 1024", "HELD_SMALL_BYTES = 46"),
+        ("HELD_READ_BYTES = 2 * 1024 * 1024", "HELD_READ_BYTES = 100"),
+        ("HELD_PER_READ = 16", "HELD_PER_READ = 2"),
+        ("STEPS_PER_CALL = 3000", "STEPS_PER_CALL = 10"),
+    ];
+    let tired = |script: &'static Script| -> &'static Script {
+        let mut source = script.source().to_owned();
+        let mut lowered = 0;
+        for (bound, low) in BOUNDS {
+            lowered += source.matches(bound).count();
+            source = source.replace(bound, low);
+        }
+        assert_eq!(lowered, if script.decides { 4 } else { 1 }, "{}", script.name);
+        Box::leak(Box::new(script.with_source(source.leak())))
+    };
+    let Scripts { deciding, read } = Scripts::of_the_service();
+    Scripts { deciding: deciding.map(tired), read: tired(read) }
+}
+
+#[test]
+fn what_a_script_puts_off_is_decided_as_the_model_does_when_it_is_asked_again() {
+    let (checker, seed) = (Checker::start(), base_seed());
+    let tally = match checker.check(easily_tired(), seed, FEWER_OPERATIONS, SHRINKING_TRIES) {
+        Ok(tally) => tally,
+        Err(f) => panic!("{f}"),
+    };
+    println!("{} asked again", tally.asked_again);
+    assert!(tally.asked_again >= 500, "only {} were put off", tally.asked_again);
 }
 
 /// All that a script can answer, as [`kind::Answer::label`] calls it.

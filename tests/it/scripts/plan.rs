@@ -6,16 +6,40 @@
 
 use std::fmt;
 
-use rushgate::domain::ProductStatus;
+use rushgate::domain::{CouponStatus, ProductStatus};
 
 use super::kind::Kind;
 
 /// Few of everything, so that requests collide; the last of each is never made, so that there are unknown ones.
 /// They sort by their bytes otherwise than by their letters.
 pub const USERS: [&str; 6] = ["ann", "Bob", "c.d_e-f", LONGEST_ID, "0", "nobody"];
-pub const PRODUCTS: [&str; 5] = ["mug", "Mug", LONGEST_ID, "_", "nothing"];
+pub const PRODUCTS: [&str; 5 + SHELF] = products();
 pub const TEMPLATES: [&str; 5] = ["spring", "9.9", LONGEST_ID, "-", "never"];
+/// Products that only large orders are of; they stand before the last.
+pub const SHELF: usize = 60;
+/// Where they begin.
+pub const SHELF_FROM: usize = 4;
 const LONGEST_ID: &str = "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzZ";
+
+#[rustfmt::skip]
+const SHELF_IDS: [&str; SHELF] = [
+    "s00", "s01", "s02", "s03", "s04", "s05", "s06", "s07", "s08", "s09", "s10", "s11",
+    "s12", "s13", "s14", "s15", "s16", "s17", "s18", "s19", "s20", "s21", "s22", "s23",
+    "s24", "s25", "s26", "s27", "s28", "s29", "s30", "s31", "s32", "s33", "s34", "s35",
+    "s36", "s37", "s38", "s39", "s40", "s41", "s42", "s43", "s44", "s45", "s46", "s47",
+    "s48", "s49", "s50", "s51", "s52", "s53", "s54", "s55", "s56", "s57", "s58", "s59",
+];
+
+const fn products() -> [&'static str; 5 + SHELF] {
+    let mut all = ["nothing"; 5 + SHELF];
+    (all[0], all[1], all[2], all[3]) = ("mug", "Mug", LONGEST_ID, "_");
+    let mut n = 0;
+    while n < SHELF {
+        all[SHELF_FROM + n] = SHELF_IDS[n];
+        n += 1;
+    }
+    all
+}
 
 /// Which of those that are there: see [`nth`].
 pub type Nth = u8;
@@ -282,8 +306,26 @@ pub enum Clock {
 pub enum Read {
     Balance(usize),
     Products(Vec<usize>),
-    ListProducts { after: Option<usize>, limit: usize },
+    ListProducts {
+        after: Option<usize>,
+        limit: usize,
+    },
     Templates(Vec<usize>),
-    ListTemplates { after: Option<usize>, limit: usize },
-    Held(usize),
+    ListTemplates {
+        after: Option<usize>,
+        limit: usize,
+    },
+    /// A user's coupons: of this status, so many, after that one.
+    Held {
+        user: usize,
+        status: Option<CouponStatus>,
+        limit: usize,
+        after: Option<AfterCoupon>,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum AfterCoupon {
+    Own(Nth),
+    Unknown,
 }

@@ -1,5 +1,7 @@
 //! Reads: what the API asks `lua/read.lua`, and what the model says to it.
 
+use rushgate::domain::CouponStatus;
+use rushgate::domain::limits::COUPON_USABLE_MS;
 use rushgate::gate::held;
 use rushgate::gate::read::{ProductRecord, TemplateRecord};
 use rushgate::log::fact::TemplateTerms;
@@ -7,9 +9,10 @@ use rushgate::log::wire::{Blob, Id};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use uuid::Uuid;
 
 use super::kind::unpacked;
-use super::plan::{PRODUCTS, Read, TEMPLATES, USERS};
+use super::plan::{AfterCoupon, PRODUCTS, Read, TEMPLATES, USERS, nth};
 use super::state::terms;
 use crate::history::model::{Coupon, Product, Shop};
 
@@ -20,16 +23,20 @@ pub enum Wanted {
     Of(&'static str, &'static str),
     Some(&'static str, Vec<&'static str>),
     List(&'static str, &'static str, usize),
+    Held(&'static str, &'static str, &'static str, usize, Blob),
 }
 
 /// Number, terms, coupons issued.
 type Template = (u64, TemplateTerms, u64);
 
-pub fn wanted(read: &Read) -> Wanted {
+pub fn wanted(shop: &Shop, read: &Read) -> Wanted {
     let named = |ids: &[usize], names: &[&'static str]| ids.iter().map(|id| names[*id]).collect();
     match read {
         Read::Balance(user) => Wanted::Of("balance", USERS[*user]),
-        Read::Held(user) => Wanted::Of("held", USERS[*user]),
+        Read::Held { user, status, limit, after } => {
+            let after = after_id(shop, *user, *after).map_or(vec![], |id| id.0.as_bytes().to_vec());
+            Wanted::Held("held", USERS[*user], status.map_or("", CouponStatus::name), *limit, Blob(after))
+        }
         Read::Products(ids) => Wanted::Some("products", named(ids, &PRODUCTS)),
         Read::Templates(ids) => Wanted::Some("templates", named(ids, &TEMPLATES)),
         Read::ListProducts { after, limit } => {
@@ -49,11 +56,14 @@ pub fn everything() -> Vec<Read> {
         Read::Templates((0..TEMPLATES.len()).collect()),
         Read::ListTemplates { after: None, limit: 100 },
     ];
-    all.extend((0..USERS.len()).flat_map(|user| [Read::Balance(user), Read::Held(user)]));
+    all.extend((0..USERS.len()).flat_map(|user| {
+        [Read::Balance(user), Read::Held { user, status: None, limit: 1_000, after: None }]
+    }));
     all
 }
 
-pub fn compare(shop: &Shop, read: &Read, answer: &[u8]) -> Result<(), String> {
+/// `now`: the gate's clock, as the call told it.
+pub fn compare(shop: &Shop, read: &Read, answer: &[u8], now: i64) -> Result<(), String> {
     match read {
         Read::Balance(user) => {
             let told: Option<String> = unpacked(answer)?;
@@ -78,11 +88,35 @@ pub fn compare(shop: &Shop, read: &Read, answer: &[u8]) -> Result<(), String> {
             let should: Vec<_> = above.take(*limit).filter_map(|id| template(shop, id)).collect();
             same(read, &templates(answer)?, &should)
         }
-        Read::Held(user) => {
-            let ids = shop.coupons_of.get(USERS[*user]).cloned().unwrap_or_default();
-            let should: Vec<_> = ids.iter().map(|id| held_coupon(shop, *id)).collect();
-            same(read, &held(answer, USERS[*user])?, &should)
+        Read::Held { user, status, limit, after } => {
+            let told = held(answer, USERS[*user])?;
+            let after = after_id(shop, *user, *after);
+            let mut own: Vec<Id> = shop.coupons_of.get(USERS[*user]).cloned().unwrap_or_default();
+            own.sort_unstable_by_key(|id| std::cmp::Reverse((shop.coupons[id].issued_at, id.0)));
+            let begin = match after {
+                None => Some(0),
+                Some(after) => own.iter().position(|id| *id == after).map(|place| place + 1),
+            };
+            let should = begin.map(|begin| {
+                let wanted = own[begin..].iter().filter(|id| has_status(&shop.coupons[*id], *status, now));
+                (now, wanted.take(*limit).map(|id| held_coupon(shop, *id)).collect())
+            });
+            same(read, &told, &should)
         }
+    }
+}
+
+fn has_status(coupon: &Coupon, status: Option<CouponStatus>, now: i64) -> bool {
+    let is = CouponStatus::at(coupon.order_id.is_some(), coupon.issued_at + COUPON_USABLE_MS, now);
+    status.is_none_or(|status| status == is)
+}
+
+/// The coupon after which a page begins.
+fn after_id(shop: &Shop, user: usize, after: Option<AfterCoupon>) -> Option<Id> {
+    let own = shop.coupons_of.get(USERS[user]).map_or(&[][..], Vec::as_slice);
+    match after? {
+        AfterCoupon::Own(n) => nth(own, n).copied(),
+        AfterCoupon::Unknown => Some(Id(Uuid::from_u128(1))),
     }
 }
 
@@ -133,9 +167,13 @@ fn templates(answer: &[u8]) -> Result<Vec<(String, Template)>, String> {
     rows.into_iter().map(|(id, record, issued)| Ok((id, template_record(&record, issued)?))).collect()
 }
 
-/// The answer names templates in some order; each of the user's once.
-fn held(answer: &[u8], user: &str) -> Result<Vec<(Id, Coupon, Template)>, String> {
-    let (value, rows): (Blob, Vec<(String, Blob, u64)>) = unpacked(answer)?;
+/// What a user holds, and when; the answer names the templates in some order, each once.
+type Told = (i64, Vec<(Id, Coupon, Template)>);
+
+/// `None`: the page was to begin after a coupon that the user does not hold.
+fn held(answer: &[u8], user: &str) -> Result<Option<Told>, String> {
+    type Packed = (i64, Blob, Vec<(String, Blob, u64)>, Option<Id>);
+    let Some((now, value, rows, _)) = unpacked::<Option<Packed>>(answer)? else { return Ok(None) };
     let (coupons, rest) = held::coupons(&value.0);
     if !rest.is_empty() {
         return Err(format!("half a coupon: {rest:02x?}"));
@@ -159,5 +197,5 @@ fn held(answer: &[u8], user: &str) -> Result<Vec<(Id, Coupon, Template)>, String
         };
         Ok((Id(held.coupon_id), coupon, template.clone()))
     });
-    coupons.collect()
+    Ok(Some((now, coupons.collect::<Result<_, String>>()?)))
 }
