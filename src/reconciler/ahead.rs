@@ -14,11 +14,16 @@ use crate::log::reader::{LogError, LogReader, Page};
 pub struct ApplyBound {
     entries: u64,
     bytes: usize,
+    /// Transactions since then that did not take too long.
+    in_time: u32,
 }
+
+/// So many transactions in time make the next one twice as large: one that is not costs up to its time limit.
+const IN_TIME: u32 = 16;
 
 impl Default for ApplyBound {
     fn default() -> Self {
-        Self { entries: APPLY_ENTRIES, bytes: APPLY_BYTES }
+        Self { entries: APPLY_ENTRIES, bytes: APPLY_BYTES, in_time: 0 }
     }
 }
 
@@ -28,14 +33,24 @@ impl ApplyBound {
         if self.entries == 1 {
             return false;
         }
-        *self = Self { entries: self.entries / 2, bytes: self.bytes / 2 };
+        *self = Self { entries: self.entries / 2, bytes: self.bytes / 2, in_time: 0 };
         true
     }
 
     /// After one that did not.
     pub fn grow(&mut self) {
-        let Self { entries, bytes } = *self;
-        *self = Self { entries: (entries * 2).min(APPLY_ENTRIES), bytes: (bytes * 2).min(APPLY_BYTES) };
+        let Self { entries, bytes, in_time } = *self;
+        if entries == APPLY_ENTRIES {
+            return;
+        }
+        *self = match in_time + 1 {
+            IN_TIME => Self {
+                entries: (entries * 2).min(APPLY_ENTRIES),
+                bytes: (bytes * 2).min(APPLY_BYTES),
+                in_time: 0,
+            },
+            in_time => Self { in_time, ..*self },
+        };
     }
 }
 
@@ -94,7 +109,11 @@ mod tests {
         }
         assert_eq!((halved, bound.entries), (APPLY_ENTRIES.ilog2(), 1));
         assert!(bound.bytes > 0);
-        for _ in 0..30 {
+        for _ in 0..IN_TIME {
+            bound.grow();
+        }
+        assert_eq!(bound.entries, 2);
+        for _ in 0..halved * IN_TIME {
             bound.grow();
         }
         assert_eq!(bound, ApplyBound::default());

@@ -23,13 +23,14 @@ impl Reconciler {
     /// Rebuilds because an operator asks for it, whatever the state of the cell.
     pub async fn rebuild_now(&mut self) -> Result<Step, StepError> {
         let cell = self.cell;
+        let mut tried = None;
         loop {
             let cursor = Cursor::read(self.connection().await?, cell).await?;
             let meta = self.log.meta().await?;
-            let before = self.bound;
+            let at = Some((cursor.epoch, cursor.seq, self.bound));
             match self.rebuild(&cursor, &meta, "asked for by an operator").await {
-                // Draining took too long, and goes on in smaller transactions.
-                Err(e) if e.took_too_long() && self.bound != before => {}
+                // Draining took too long, and goes on in smaller transactions as long as that helps.
+                Err(e) if e.took_too_long() && tried != at => tried = at,
                 other => return other,
             }
         }
