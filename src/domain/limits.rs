@@ -1,5 +1,7 @@
 //! Every bound on a value that a client sends. Numbers reach Lua as doubles, so all stay far below 2^53.
 
+/// The highest whole number that a double holds exactly, as all below it.
+pub const MAX_EXACT: u64 = (1 << 53) - 1;
 /// The most that one charge may add, and that a wallet may hold, in won.
 pub const MAX_BALANCE: u64 = 1_000_000;
 /// Prices are positive multiples of this, in won.

@@ -17,19 +17,19 @@ pub struct OrderView {
     pub status: OrderStatus,
     pub items: Vec<OrderItemView>,
     /// The sum of the items' amounts.
-    #[schema(minimum = 0, example = 30_000)]
+    #[schema(minimum = 0, example = 70_000)]
     pub subtotal: u64,
     /// What the coupon took off.
-    #[schema(minimum = 0, example = 3_000)]
+    #[schema(minimum = 0, example = 1_000)]
     pub discount: u64,
     /// What was paid: `subtotal - discount`.
-    #[schema(minimum = 0, example = 27_000)]
+    #[schema(minimum = 0, example = 69_000)]
     pub total: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub coupon_id: Option<Uuid>,
     /// The orderer's balance right after the order's last change: its payment or its refund.
-    #[schema(minimum = 0, maximum = 1_000_000, example = 73_000)]
+    #[schema(minimum = 0, maximum = 1_000_000, example = 71_000)]
     pub balance: u64,
     #[schema(format = DateTime, example = "2026-11-22T09:00:00.000Z")]
     pub ordered_at: String,
@@ -43,16 +43,16 @@ pub struct OrderView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(title = "OrderItem", as = OrderItem)]
 pub struct OrderItemView {
-    #[schema(example = "mug")]
+    #[schema(example = "tumbler")]
     pub product_id: String,
-    #[schema(example = "Mug")]
+    #[schema(example = "Tumbler, limited edition")]
     pub name: String,
-    #[schema(minimum = 100, example = 15_000)]
+    #[schema(minimum = 100, example = 35_000)]
     pub unit_price: u64,
     #[schema(minimum = 1, maximum = 1_000, example = 2)]
     pub quantity: u64,
     /// `unit_price × quantity`.
-    #[schema(minimum = 100, example = 30_000)]
+    #[schema(minimum = 100, example = 70_000)]
     pub amount: u64,
 }
 

@@ -29,32 +29,36 @@ pub struct Decided<F> {
     acknowledged: bool,
 }
 
-/// 202, with `RUSHGATE_ACK=truth` only: the request is decided and logged, and PostgreSQL does not have it yet.
-#[derive(Debug, Default, Serialize, ToSchema)]
-#[schema(title = "AcceptedOnly")]
-pub struct AcceptedOnly {
-    pub status: AcceptedStatus,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub charge_id: Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub coupon_id: Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub order_id: Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub product_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub template_id: Option<String>,
+/// Bodies of 202, with `RUSHGATE_ACK=truth` only: what was asked for is decided and logged, and PostgreSQL does not have it
+/// yet.
+macro_rules! accepted {
+    ($($name:ident $id:ident: $type:ty, $about:literal;)*) => {$(
+        #[doc = concat!("Decided and logged; PostgreSQL does not have it yet. The id of ", $about, ".")]
+        #[derive(Debug, Serialize, ToSchema)]
+        pub struct $name {
+            status: AcceptedStatus,
+            $id: $type,
+        }
+
+        impl $name {
+            pub fn new($id: $type) -> Self {
+                Self { status: AcceptedStatus::Accepted, $id }
+            }
+        }
+    )*};
 }
 
-#[derive(Debug, Default, Serialize, ToSchema)]
+accepted! {
+    AcceptedCharge charge_id: Uuid, "the charge";
+    AcceptedCoupon coupon_id: Uuid, "the coupon";
+    AcceptedOrder order_id: Uuid, "the order";
+    AcceptedProduct product_id: String, "the product";
+    AcceptedTemplate template_id: String, "the coupon template";
+}
+
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AcceptedStatus {
-    #[default]
     Accepted,
 }
 
@@ -125,10 +129,10 @@ impl Api {
 
 impl<F> Decided<F> {
     /// `body` with `status`, or the ids alone with 202.
-    pub fn answer<B: Serialize>(
+    pub fn answer<A: Serialize, B: Serialize>(
         self,
         status: StatusCode,
-        ids: impl FnOnce(&F) -> AcceptedOnly,
+        ids: impl FnOnce(&F) -> A,
         body: impl FnOnce(F) -> B,
     ) -> Response {
         let response = if self.acknowledged {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::answer::{AcceptedOnly, Answer, List};
+use super::answer::{AcceptedTemplate, Answer, List};
 use super::auth::Staff;
 use super::extract::{Json, NoQuery, Page, PageParams, PathId};
 use super::fields::{Moment, Object, ShopId, Text, Whole, Word, bound};
@@ -57,11 +57,11 @@ impl From<Discount> for DiscountView {
 pub struct TemplateView {
     #[schema(value_type = ShopId, example = "welcome")]
     id: String,
-    #[schema(example = "Welcome, 10% off")]
+    #[schema(example = "Welcome: 1,000 won off")]
     name: String,
     discount: DiscountView,
     /// The limit: how many coupons may ever be issued.
-    #[schema(example = 500)]
+    #[schema(example = 10_000)]
     max_issued: u64,
     /// Coupons are issued from this moment on …
     #[schema(format = DateTime, example = "2026-11-22T09:00:00.000Z")]
@@ -70,11 +70,11 @@ pub struct TemplateView {
     #[schema(format = DateTime, example = "2026-11-29T09:00:00.000Z")]
     issue_until: String,
     /// The least subtotal that the coupon can be used on, in won; 0 for none.
-    #[schema(example = 10_000)]
+    #[schema(example = 0)]
     min_subtotal: u64,
     #[schema(example = 120)]
     issued: u64,
-    #[schema(example = 380)]
+    #[schema(example = 9_880)]
     remaining: u64,
     state: TemplateState,
 }
@@ -100,8 +100,8 @@ impl TemplateView {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(title = "PutCouponTemplate", as = PutCouponTemplate)]
-#[schema(example = json!({"name": "Welcome, 10% off", "discount": {"type": "percent", "value": 10, "max": 5_000},
-    "max_issued": 500, "issue_from": "2026-11-22T09:00:00Z", "issue_until": "2026-11-29T09:00:00Z", "min_subtotal": 10_000}))]
+#[schema(example = json!({"name": "Welcome: 1,000 won off", "discount": {"type": "amount", "value": 1_000},
+    "max_issued": 10_000, "issue_from": "2026-11-22T09:00:00Z", "issue_until": "2027-11-22T09:00:00Z", "min_subtotal": 0}))]
 pub struct PutTemplateBody {
     #[schema(value_type = String, min_length = 1, max_length = 200)]
     name: Text,
@@ -213,7 +213,7 @@ pub async fn get_template(
     request_body = PutTemplateBody, security(("token" = ["admin"])),
     responses((status = 201, description = "Created", body = TemplateView),
               (status = 200, description = "Changed", body = TemplateView),
-              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedTemplate)))]
 pub async fn put_template(
     State(api): State<Arc<Api>>,
     _: Staff,
@@ -225,8 +225,7 @@ pub async fn put_template(
     let decision = api.gate.put_template(request.clone(), api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::template(&refusal, &id)).await?;
     let status = if decided.fact.created { StatusCode::CREATED } else { StatusCode::OK };
-    let ids =
-        |put: &TemplatePut| AcceptedOnly { template_id: Some(put.template_id.clone()), ..Default::default() };
+    let ids = |put: &TemplatePut| AcceptedTemplate::new(put.template_id.clone());
     Ok(decided.answer(status, ids, |put| TemplateView::new(template_after(request, put.issued), put.put_at)))
 }
 

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{AcceptedOnly, Answer, List};
+use super::answer::{AcceptedCoupon, Answer, List};
 use super::auth::Caller;
 use super::coupon_templates::DiscountView;
 use super::extract::{IdempotencyKeyParam, Json, Key, Page, PageParams, PathId, Query};
@@ -73,7 +73,7 @@ pub struct CouponView {
     #[schema(value_type = ShopId, example = "welcome")]
     template_id: String,
     /// The template's name.
-    #[schema(example = "Welcome, 10% off")]
+    #[schema(example = "Welcome: 1,000 won off")]
     name: String,
     discount: DiscountView,
     status: CouponStatus,
@@ -142,9 +142,9 @@ fn parse_status(text: &str) -> Result<CouponStatus, Problem> {
 /// Issue a coupon, first come, first served
 #[utoipa::path(post, path = "/v1/coupon-templates/{id}/coupons", tag = "coupons",
     params(("id" = ShopId, Path), IdempotencyKeyParam),
-    request_body = IssueBody, security(("token" = ["shop", "service"])),
+    request_body = IssueBody, security(("token" = ["shop", "service", "admin"])),
     responses((status = 201, description = "Issued", body = IssuedView),
-              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedCoupon)))]
 pub async fn issue_coupon(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -161,13 +161,13 @@ pub async fn issue_coupon(
         api.confirm_refusal().await?;
     }
     let decided = api.decided(decision, |refusal| refusals::issue(refusal, &template_id)).await?;
-    let ids = |it: &CouponIssued| AcceptedOnly { coupon_id: Some(it.coupon_id.0), ..Default::default() };
+    let ids = |it: &CouponIssued| AcceptedCoupon::new(it.coupon_id.0);
     Ok(decided.answer(StatusCode::CREATED, ids, IssuedView::from))
 }
 
 /// The coupons that a user holds, newest first
 #[utoipa::path(get, path = "/v1/users/{user}/coupons", tag = "coupons",
-    params(("user" = ShopId, Path), PageParams, StatusParam), security(("token" = ["shop", "service"])),
+    params(("user" = ShopId, Path), PageParams, StatusParam), security(("token" = ["shop", "service", "admin"])),
     responses((status = 200, body = List<CouponView>)))]
 pub async fn list_coupons(
     State(api): State<Arc<Api>>,

@@ -8,7 +8,7 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use utoipa::openapi::OpenApi;
+use serde_json::Value;
 use utoipa_swagger_ui::Config;
 
 use super::problem::{Code, Problem};
@@ -23,8 +23,8 @@ const ONLY_FROM_HERE: &str =
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
 
 /// Serves the description and the page.
-pub fn router(description: OpenApi) -> Router {
-    let json = serde_json::to_vec(&description).ok().map(Bytes::from);
+pub fn router(description: &Value) -> Router {
+    let json = Bytes::from(description.to_string());
     // The page would send the description to an external validator otherwise.
     let config = Arc::new(Config::new([DESCRIPTION]).validator_url("none").try_it_out_enabled(true));
     let page = move |path: Option<Path<String>>| {
@@ -32,17 +32,10 @@ pub fn router(description: OpenApi) -> Router {
         async move { file(path.as_ref().map_or("", |Path(path)| path.as_str()), config) }
     };
     Router::new()
-        .route(DESCRIPTION, get(move || async move { serve_description(json) }))
+        .route(DESCRIPTION, get(move || async move { ([(CONTENT_TYPE, "application/json")], json) }))
         .route(PAGE[0], get(async || Redirect::permanent(PAGE[1])))
         .route(PAGE[1], get(page.clone()))
         .route(PAGE[2], get(page))
-}
-
-fn serve_description(json: Option<Bytes>) -> Response {
-    match json {
-        Some(json) => ([(CONTENT_TYPE, "application/json")], json).into_response(),
-        None => Problem::internal().into_response(),
-    }
 }
 
 fn file(path: &str, config: Arc<Config<'static>>) -> Response {
@@ -65,5 +58,12 @@ fn file(path: &str, config: Arc<Config<'static>>) -> Response {
         std::borrow::Cow::Borrowed(bytes) => Bytes::from_static(bytes),
         std::borrow::Cow::Owned(bytes) => bytes.into(),
     };
+    let bytes = if path.is_empty() { titled(&bytes) } else { bytes };
     (headers, encoding, bytes).into_response()
+}
+
+/// The page under this project's name instead of the viewer's.
+fn titled(page: &[u8]) -> Bytes {
+    let page = String::from_utf8_lossy(page);
+    page.replacen("<title>Swagger UI</title>", "<title>Rushgate API</title>", 1).into_bytes().into()
 }

@@ -140,13 +140,14 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
 
 /// The API, with `/openapi.json` and `/docs`.
 pub fn service(api: Arc<Api>) -> impl Answers {
+    let charge_scope = api.settings.charge_scope;
     let (router, description) = routes().split_for_parts();
     let paths = description.paths.paths.keys().map(String::as_str).chain(docs::PATHS);
     let around = Arc::new(Around::new(&api, Routes::new(paths)));
     let cors = around::cors(&api.edge.cors_origins);
     let router = router
         .with_state(api)
-        .merge(docs::router(openapi::complete(description)))
+        .merge(docs::router(&openapi::complete(description, charge_scope)))
         .fallback(around::route_not_found)
         .method_not_allowed_fallback(around::method_not_allowed);
     option_layer(cors).layer(around.over(router))

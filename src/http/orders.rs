@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{AcceptedOnly, Answer, List, marked};
+use super::answer::{AcceptedOrder, Answer, List, marked};
 use super::auth::Caller;
 use super::extract::{IdempotencyKeyParam, Json, Key, NoBody, NoQuery, Page, PageParams, PathId};
 use super::fields::{Object, ShopId, UuidText, Whole, bound};
@@ -30,7 +30,7 @@ const CANCEL_READS: usize = 4;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(title = "PlaceOrder", as = PlaceOrder)]
-#[schema(example = json!({"user_id": "user-1", "items": [{"product_id": "mug", "quantity": 2}], "expected_total": 30_000}))]
+#[schema(example = json!({"user_id": "user-1", "items": [{"product_id": "tumbler", "quantity": 2}], "expected_total": 70_000}))]
 pub struct PlaceOrderBody {
     #[schema(value_type = ShopId)]
     user_id: UserId,
@@ -77,9 +77,9 @@ impl From<ItemBody> for Line {
 
 /// Order and pay
 #[utoipa::path(post, path = "/v1/orders", tag = "orders", params(IdempotencyKeyParam),
-    request_body = PlaceOrderBody, security(("token" = ["shop", "service"])),
+    request_body = PlaceOrderBody, security(("token" = ["shop", "service", "admin"])),
     responses((status = 201, description = "Ordered and paid", body = OrderView),
-              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOrder)))]
 pub async fn place_order(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -92,13 +92,13 @@ pub async fn place_order(
     let _turn = api.turns.decide.turn().await?;
     let decision = api.gate.place_order(request, key, api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::order(refusal, &lines, coupon_id)).await?;
-    let ids = |it: &OrderPlaced| AcceptedOnly { order_id: Some(it.order_id.0), ..Default::default() };
+    let ids = |it: &OrderPlaced| AcceptedOrder::new(it.order_id.0);
     Ok(decided.answer(StatusCode::CREATED, ids, |placed| OrderView::from(&placed)))
 }
 
 /// One order
 #[utoipa::path(get, path = "/v1/orders/{id}", tag = "orders", params(("id" = Uuid, Path)),
-    security(("token" = ["shop", "service"])), responses((status = 200, body = OrderView)))]
+    security(("token" = ["shop", "service", "admin"])), responses((status = 200, body = OrderView)))]
 pub async fn get_order(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -112,7 +112,7 @@ pub async fn get_order(
 
 /// A user's orders, newest first
 #[utoipa::path(get, path = "/v1/users/{user}/orders", tag = "orders",
-    params(("user" = ShopId, Path), PageParams), security(("token" = ["shop", "service"])),
+    params(("user" = ShopId, Path), PageParams), security(("token" = ["shop", "service", "admin"])),
     responses((status = 200, body = List<OrderView>)))]
 pub async fn list_orders(
     State(api): State<Arc<Api>>,
@@ -131,9 +131,9 @@ pub async fn list_orders(
 ///
 /// Gives back stock, balance and coupon (if not expired by then), once. Cancelling again answers the same.
 #[utoipa::path(post, path = "/v1/orders/{id}/cancel", tag = "orders",
-    params(("id" = Uuid, Path), IdempotencyKeyParam), security(("token" = ["shop", "service"])),
+    params(("id" = Uuid, Path), IdempotencyKeyParam), security(("token" = ["shop", "service", "admin"])),
     responses((status = 200, description = "Cancelled", body = OrderView),
-              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOrder)))]
 pub async fn cancel_order(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -157,7 +157,7 @@ pub async fn cancel_order(
             decision => decision,
         };
         let decided = api.decided(decision, |refusal| refusals::cancel(refusal, order.total)).await?;
-        let ids = |it: &OrderCancelled| AcceptedOnly { order_id: Some(it.order_id.0), ..Default::default() };
+        let ids = |it: &OrderCancelled| AcceptedOrder::new(it.order_id.0);
         return Ok(decided.answer(StatusCode::OK, ids, |fact| order.cancelled(&fact)));
     }
     Err(refusals::order_in_flux())

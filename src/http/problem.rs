@@ -8,7 +8,6 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
-use utoipa::ToSchema;
 
 use super::answer::rendered;
 use super::current::Current;
@@ -18,11 +17,10 @@ use crate::telemetry::repeated::Repeated;
 use crate::truth::TruthError;
 
 macro_rules! codes {
-    ($($name:ident $text:literal $status:ident $title:literal)*) => {
+    ($($name:ident $text:literal $status:ident $title:literal [$($member:literal)*])*) => {
         /// What went wrong, for programs.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ToSchema)]
-        #[schema(title = "ProblemCode", as = ProblemCode)]
-        pub enum Code { $(#[schema(rename = $text)] $name),* }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code { $($name),* }
 
         impl Code {
             /// Every code there is.
@@ -36,50 +34,65 @@ macro_rules! codes {
                 match self { $(Self::$name => StatusCode::$status),* }
             }
 
-            fn title(self) -> &'static str {
+            pub fn title(self) -> &'static str {
                 match self { $(Self::$name => $title),* }
+            }
+
+            /// The members that help, besides those that every problem has; a problem of this code has all of them.
+            pub fn members(self) -> &'static [&'static str] {
+                match self { $(Self::$name => &[$($member),*]),* }
             }
         }
     };
 }
 
+impl Code {
+    /// The members that only some problems of this code have.
+    pub fn optional_members(self) -> &'static [&'static str] {
+        match self {
+            Self::InvalidField => &["product_id", "available"],
+            _ => &[],
+        }
+    }
+}
+
 codes! {
-    MalformedRequest "malformed-request" BAD_REQUEST "The request cannot be read"
-    Unauthenticated "unauthenticated" UNAUTHORIZED "A valid token is needed"
-    Forbidden "forbidden" FORBIDDEN "The token does not allow this"
-    ProductNotFound "product-not-found" NOT_FOUND "No such product"
-    CouponTemplateNotFound "coupon-template-not-found" NOT_FOUND "No such coupon template"
-    CouponNotFound "coupon-not-found" NOT_FOUND "No such coupon"
-    OrderNotFound "order-not-found" NOT_FOUND "No such order"
-    UserNotFound "user-not-found" NOT_FOUND "No such user"
-    RouteNotFound "route-not-found" NOT_FOUND "No such route"
-    MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route does not know this method"
-    RequestTimeout "request-timeout" REQUEST_TIMEOUT "The request body came too slowly"
-    SoldOut "sold-out" CONFLICT "All coupons are gone"
-    AlreadyIssued "already-issued" CONFLICT "The user has this coupon already"
-    IssuanceNotOpen "issuance-not-open" CONFLICT "Coupons are not issued yet"
-    IssuanceClosed "issuance-closed" CONFLICT "Coupons are not issued any more"
-    InsufficientStock "insufficient-stock" CONFLICT "Not enough in stock"
-    InsufficientBalance "insufficient-balance" CONFLICT "Not enough in the wallet"
-    BalanceLimitExceeded "balance-limit-exceeded" CONFLICT "The wallet cannot hold that much"
-    ProductNotOnSale "product-not-on-sale" CONFLICT "The product is not on sale"
-    CouponNotAvailable "coupon-not-available" CONFLICT "The coupon was used"
-    CouponExpired "coupon-expired" CONFLICT "The coupon has expired"
-    SubtotalTooLow "subtotal-too-low" CONFLICT "The order is too small for the coupon"
-    PriceChanged "price-changed" CONFLICT "The total is not what was expected"
-    StockBelowZero "stock-below-zero" CONFLICT "The stock would fall below zero"
-    LimitBelowIssued "limit-below-issued" CONFLICT "More coupons than that are issued"
-    BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE "The request body is too large"
-    UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE "The body must be JSON"
-    InvalidField "invalid-field" UNPROCESSABLE_ENTITY "A value is not acceptable"
-    IdempotencyKeyReused "idempotency-key-reused" UNPROCESSABLE_ENTITY "The key belongs to another request"
-    RateLimited "rate-limited" TOO_MANY_REQUESTS "Too many requests"
-    InternalError "internal-error" INTERNAL_SERVER_ERROR "Rushgate failed"
-    GateUnavailable "gate-unavailable" SERVICE_UNAVAILABLE "The gate cannot decide now"
-    Overloaded "overloaded" SERVICE_UNAVAILABLE "Too many requests at once"
-    BacklogFull "backlog-full" SERVICE_UNAVAILABLE "The database is too far behind"
-    OutcomeUnknown "outcome-unknown" SERVICE_UNAVAILABLE "It is not known whether this was done"
-    TruthUnavailable "truth-unavailable" SERVICE_UNAVAILABLE "The database does not answer in time"
+    MalformedRequest "malformed-request" BAD_REQUEST "The request cannot be read" []
+    Unauthenticated "unauthenticated" UNAUTHORIZED "A valid token is needed" []
+    Forbidden "forbidden" FORBIDDEN "The token does not allow this" []
+    ProductNotFound "product-not-found" NOT_FOUND "No such product" ["product_id"]
+    CouponTemplateNotFound "coupon-template-not-found" NOT_FOUND "No such coupon template" ["template_id"]
+    CouponNotFound "coupon-not-found" NOT_FOUND "No such coupon" ["coupon_id"]
+    OrderNotFound "order-not-found" NOT_FOUND "No such order" []
+    UserNotFound "user-not-found" NOT_FOUND "No such user" []
+    RouteNotFound "route-not-found" NOT_FOUND "No such route" []
+    MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route does not know this method" []
+    RequestTimeout "request-timeout" REQUEST_TIMEOUT "The request body came too slowly" []
+    SoldOut "sold-out" CONFLICT "All coupons are gone" ["template_id"]
+    AlreadyIssued "already-issued" CONFLICT "The user has this coupon already" ["coupon_id" "template_id"]
+    IssuanceNotOpen "issuance-not-open" CONFLICT "Coupons are not issued yet" ["issue_from" "template_id"]
+    IssuanceClosed "issuance-closed" CONFLICT "Coupons are not issued any more" ["issue_until" "template_id"]
+    InsufficientStock "insufficient-stock" CONFLICT "Not enough in stock" ["product_id" "available" "required"]
+    InsufficientBalance "insufficient-balance" CONFLICT "Not enough in the wallet" ["balance" "required"]
+    BalanceLimitExceeded "balance-limit-exceeded" CONFLICT "The wallet cannot hold that much" ["balance" "limit"]
+    ProductNotOnSale "product-not-on-sale" CONFLICT "The product is not on sale" ["product_id"]
+    CouponNotAvailable "coupon-not-available" CONFLICT "The coupon was used" ["coupon_id"]
+    CouponExpired "coupon-expired" CONFLICT "The coupon has expired" ["expired_at" "coupon_id"]
+    SubtotalTooLow "subtotal-too-low" CONFLICT "The order is too small for the coupon" ["required" "subtotal" "coupon_id"]
+    PriceChanged "price-changed" CONFLICT "The total is not what was expected" ["total"]
+    StockBelowZero "stock-below-zero" CONFLICT "The stock would fall below zero" ["product_id" "available" "required"]
+    LimitBelowIssued "limit-below-issued" CONFLICT "More coupons than that are issued" ["template_id" "issued"]
+    BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE "The request body is too large" []
+    UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE "The body must be JSON" []
+    InvalidField "invalid-field" UNPROCESSABLE_ENTITY "A value is not acceptable" ["field"]
+    IdempotencyKeyReused "idempotency-key-reused" UNPROCESSABLE_ENTITY "The key belongs to another request" []
+    RateLimited "rate-limited" TOO_MANY_REQUESTS "Too many requests" ["retry_after"]
+    InternalError "internal-error" INTERNAL_SERVER_ERROR "Rushgate failed" []
+    GateUnavailable "gate-unavailable" SERVICE_UNAVAILABLE "The gate cannot decide now" ["retry_after"]
+    Overloaded "overloaded" SERVICE_UNAVAILABLE "Too many requests at once" ["retry_after"]
+    BacklogFull "backlog-full" SERVICE_UNAVAILABLE "The database is too far behind" ["retry_after"]
+    OutcomeUnknown "outcome-unknown" SERVICE_UNAVAILABLE "It is not known whether this was done" ["retry_after"]
+    TruthUnavailable "truth-unavailable" SERVICE_UNAVAILABLE "The database does not answer in time" ["retry_after"]
 }
 
 /// A refusal on its way to the client.
@@ -98,8 +111,13 @@ impl Problem {
         Self { code, detail: detail.into(), members: Vec::new(), retry_after: None }
     }
 
-    /// Adds a member that helps.
+    /// Adds a member that helps; it must stand in the table of codes, which the description is made from.
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        debug_assert!(
+            self.code.members().contains(&name) || self.code.optional_members().contains(&name),
+            "{name} is not described for {:?}",
+            self.code
+        );
         self.members.push((name, value.into()));
         self
     }
@@ -236,60 +254,6 @@ impl From<NotApplied> for Problem {
     }
 }
 
-/// A refusal (RFC 9457). Members beyond the first five help with some codes only.
-#[derive(ToSchema)]
-#[schema(title = "Problem", as = Problem)]
-#[expect(dead_code, reason = "read by the derive, for the OpenAPI description")]
-pub struct ProblemBody {
-    #[schema(example = "/problems/insufficient-stock")]
-    r#type: String,
-    #[schema(example = "Not enough in stock")]
-    title: String,
-    #[schema(minimum = 400, maximum = 599, example = 409)]
-    status: u16,
-    /// What happened and what to do, for people.
-    #[schema(example = "Only 3 of product mug are left. Order fewer.")]
-    detail: String,
-    code: Code,
-    /// `invalid-field`: the member, parameter or header, such as `items[0].quantity`.
-    #[schema(nullable = false)]
-    field: Option<String>,
-    #[schema(nullable = false, example = "mug")]
-    product_id: Option<String>,
-    /// Pieces that are available.
-    #[schema(nullable = false, example = 3)]
-    available: Option<u64>,
-    /// What is needed: pieces, won.
-    #[schema(nullable = false)]
-    required: Option<u64>,
-    /// The wallet's balance.
-    #[schema(nullable = false)]
-    balance: Option<u64>,
-    /// The order's subtotal.
-    #[schema(nullable = false)]
-    subtotal: Option<u64>,
-    /// `price-changed`: the total as it is now.
-    #[schema(nullable = false)]
-    total: Option<u64>,
-    #[schema(nullable = false)]
-    coupon_id: Option<uuid::Uuid>,
-    /// Coupons issued so far.
-    #[schema(nullable = false)]
-    issued: Option<u64>,
-    /// `issuance-not-open`: since when coupons will be issued.
-    #[schema(nullable = false, format = DateTime)]
-    issue_from: Option<String>,
-    /// `issuance-closed`: until when coupons were issued.
-    #[schema(nullable = false, format = DateTime)]
-    issue_until: Option<String>,
-    /// `coupon-expired`: when it did.
-    #[schema(nullable = false, format = DateTime)]
-    expired_at: Option<String>,
-    /// Seconds to wait before trying again; as in the header `Retry-After`.
-    #[schema(nullable = false)]
-    retry_after: Option<u64>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,10 +261,10 @@ mod tests {
 
     #[test]
     fn a_problem_has_its_members_in_order_and_its_headers() {
-        let problem = Problem::new(Code::Overloaded, "Busy.").with("field", "x");
+        let problem = Problem::new(Code::Overloaded, "Busy.");
         assert_eq!(
             serde_json::to_string(&problem).unwrap(),
-            r#"{"type":"/problems/overloaded","title":"Too many requests at once","status":503,"detail":"Busy.","code":"overloaded","field":"x","retry_after":1}"#
+            r#"{"type":"/problems/overloaded","title":"Too many requests at once","status":503,"detail":"Busy.","code":"overloaded","retry_after":1}"#
         );
         let response = problem.into_response();
         assert_eq!(response.status(), 503);

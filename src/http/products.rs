@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::answer::{AcceptedOnly, Answer, List};
+use super::answer::{AcceptedProduct, Answer, List};
 use super::auth::Staff;
 use super::extract::{IdempotencyKeyParam, Json, Key, NoQuery, Page, PageParams, PathId};
 use super::fields::{ShopId, Text, Whole, Word, bound};
@@ -25,13 +25,13 @@ use crate::log::fact::{ProductPut, StockAdjusted};
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(title = "Product", as = Product)]
 pub struct ProductView {
-    #[schema(value_type = ShopId, example = "mug")]
+    #[schema(value_type = ShopId, example = "tumbler")]
     pub id: String,
-    #[schema(example = "Mug")]
+    #[schema(example = "Tumbler, limited edition")]
     pub name: String,
-    #[schema(minimum = 100, multiple_of = 100, example = 15_000)]
+    #[schema(minimum = 100, multiple_of = 100, example = 35_000)]
     pub price: u64,
-    #[schema(minimum = 0, example = 120)]
+    #[schema(minimum = 0, example = 500)]
     pub stock: u64,
     pub status: ProductStatus,
 }
@@ -64,7 +64,7 @@ impl From<ProductPut> for ProductView {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(title = "PutProduct", as = PutProduct)]
-#[schema(example = json!({"name": "Mug", "price": 15_000, "status": "on_sale", "stock": 120}))]
+#[schema(example = json!({"name": "Tumbler, limited edition", "price": 35_000, "status": "on_sale", "stock": 500}))]
 pub struct PutProductBody {
     #[schema(value_type = String, min_length = 1, max_length = 200)]
     name: Text,
@@ -93,12 +93,12 @@ pub struct AdjustStockBody {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(title = "StockAdjustment", as = StockAdjustment)]
 pub struct StockAdjustmentView {
-    #[schema(value_type = ShopId, example = "mug")]
+    #[schema(value_type = ShopId, example = "tumbler")]
     product_id: String,
     #[schema(example = -3)]
     delta: i64,
     /// The stock after it.
-    #[schema(minimum = 0, example = 117)]
+    #[schema(minimum = 0, example = 497)]
     stock: u64,
 }
 
@@ -139,7 +139,7 @@ pub async fn get_product(
     request_body = PutProductBody, security(("token" = ["admin"])),
     responses((status = 201, description = "Created", body = ProductView),
               (status = 200, description = "Changed", body = ProductView),
-              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedProduct)))]
 pub async fn put_product(
     State(api): State<Arc<Api>>,
     _: Staff,
@@ -151,8 +151,7 @@ pub async fn put_product(
     let decision = api.gate.put_product(request, api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::product(&refusal)).await?;
     let status = if decided.fact.created { StatusCode::CREATED } else { StatusCode::OK };
-    let ids =
-        |put: &ProductPut| AcceptedOnly { product_id: Some(put.product_id.clone()), ..Default::default() };
+    let ids = |put: &ProductPut| AcceptedProduct::new(put.product_id.clone());
     Ok(decided.answer(status, ids, ProductView::from))
 }
 
@@ -176,7 +175,7 @@ impl PutProductBody {
     params(("id" = ShopId, Path), IdempotencyKeyParam),
     request_body = AdjustStockBody, security(("token" = ["admin"])),
     responses((status = 201, description = "Adjusted", body = StockAdjustmentView),
-              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedProduct)))]
 pub async fn adjust_stock(
     State(api): State<Arc<Api>>,
     Staff(caller): Staff,
@@ -190,7 +189,6 @@ pub async fn adjust_stock(
     let _turn = api.turns.staff.turn().await?;
     let decision = api.gate.adjust_stock(request, key.of(&caller.sub), api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::stock(&refusal, &product_id, delta)).await?;
-    let ids =
-        |it: &StockAdjusted| AcceptedOnly { product_id: Some(it.product_id.clone()), ..Default::default() };
+    let ids = |it: &StockAdjusted| AcceptedProduct::new(it.product_id.clone());
     Ok(decided.answer(StatusCode::CREATED, ids, StockAdjustmentView::from))
 }

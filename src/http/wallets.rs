@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{AcceptedOnly, Answer, List};
+use super::answer::{AcceptedCharge, Answer, List};
 use super::auth::{Caller, Charger};
 use super::extract::{EntryId, IdempotencyKeyParam, Json, Key, NoQuery, Page, PageParams, PathId};
 use super::fields::{ShopId, Whole, bound};
@@ -73,19 +73,28 @@ impl From<WalletCharged> for ChargeView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(title = "WalletEntry", as = WalletEntry)]
 pub struct WalletEntryView {
-    /// `charge`, `payment` or `refund`.
-    #[schema(example = "payment", pattern = "^(charge|payment|refund)$")]
+    #[schema(value_type = EntryKind)]
     kind: String,
     /// Signed: charges and refunds add, payments take.
-    #[schema(example = -27_000)]
+    #[schema(example = -69_000)]
     amount: i64,
     /// The balance after it.
-    #[schema(minimum = 0, maximum = 1_000_000, example = 73_000)]
+    #[schema(minimum = 0, maximum = 1_000_000, example = 31_000)]
     balance: u64,
     /// The charge, or the order that was paid or refunded.
     ref_id: Uuid,
     #[schema(format = DateTime, example = "2026-11-22T09:00:00.000Z")]
     at: String,
+}
+
+/// What changed the balance. PostgreSQL holds no other words.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "read by the derive, for the OpenAPI description")]
+enum EntryKind {
+    Charge,
+    Payment,
+    Refund,
 }
 
 impl From<LedgerEntry> for WalletEntryView {
@@ -104,7 +113,7 @@ impl From<LedgerEntry> for WalletEntryView {
 ///
 /// A user who was never seen has balance 0.
 #[utoipa::path(get, path = "/v1/users/{user}/wallet", tag = "wallets", params(("user" = ShopId, Path)),
-    security(("token" = ["shop", "service"])), responses((status = 200, body = WalletView)))]
+    security(("token" = ["shop", "service", "admin"])), responses((status = 200, body = WalletView)))]
 pub async fn get_wallet(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -122,9 +131,9 @@ pub async fn get_wallet(
 /// Needs the scope `service`, unless `RUSHGATE_CHARGE_SCOPE=shop` lets end users charge their own wallets.
 #[utoipa::path(post, path = "/v1/users/{user}/wallet/charges", tag = "wallets",
     params(("user" = ShopId, Path), IdempotencyKeyParam),
-    request_body = ChargeBody, security(("token" = ["shop", "service"])),
+    request_body = ChargeBody, security(("token" = ["shop", "service", "admin"])),
     responses((status = 201, description = "Charged", body = ChargeView),
-              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedOnly)))]
+              (status = 202, description = "Decided, not yet in PostgreSQL", body = AcceptedCharge)))]
 pub async fn charge_wallet(
     State(api): State<Arc<Api>>,
     Charger(caller): Charger,
@@ -138,13 +147,13 @@ pub async fn charge_wallet(
     let _turn = api.turns.decide.turn().await?;
     let decision = api.gate.charge_wallet(ChargeWallet { user_id, amount }, key, api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::charge(&refusal, amount)).await?;
-    let ids = |it: &WalletCharged| AcceptedOnly { charge_id: Some(it.charge_id.0), ..Default::default() };
+    let ids = |it: &WalletCharged| AcceptedCharge::new(it.charge_id.0);
     Ok(decided.answer(StatusCode::CREATED, ids, ChargeView::from))
 }
 
 /// A wallet's ledger, newest first
 #[utoipa::path(get, path = "/v1/users/{user}/wallet/entries", tag = "wallets",
-    params(("user" = ShopId, Path), PageParams), security(("token" = ["shop", "service"])),
+    params(("user" = ShopId, Path), PageParams), security(("token" = ["shop", "service", "admin"])),
     responses((status = 200, body = List<WalletEntryView>)))]
 pub async fn list_entries(
     State(api): State<Arc<Api>>,

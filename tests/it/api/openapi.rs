@@ -1,5 +1,8 @@
 //! The description and its page. That answers are as described, [`Call::send`] checks for every answer of these tests.
 
+use rushgate::http::problem::Code;
+use serde_json::json;
+
 use super::*;
 
 #[tokio::test]
@@ -79,6 +82,170 @@ fn collect_references(value: &Value, found: &mut Vec<String>) {
     }
 }
 
+/// Every operation: its method and path, and what is said of it.
+fn operations(description: &Value) -> Vec<(String, &Value)> {
+    let paths = description["paths"].as_object().unwrap().iter();
+    paths
+        .flat_map(|(path, item)| {
+            item.as_object().unwrap().iter().map(move |(method, it)| (format!("{method} {path}"), it))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn every_route_says_who_may_call_it() {
+    let api = Api::shared().await;
+    let description = api.get("/openapi.json").ok(200).await;
+    let mut public = BTreeSet::new();
+    for (what, operation) in operations(&description) {
+        match &operation["security"].as_array().unwrap()[..] {
+            [] => drop(public.insert(what)),
+            [one] => {
+                let scopes = one["token"].as_array().unwrap();
+                assert!(scopes.contains(&json!("admin")), "{what}: {scopes:?}");
+            }
+            more => panic!("{what}: {more:?}"),
+        }
+    }
+    let without_token = "get /v1/coupon-templates, get /v1/coupon-templates/{id}, get /v1/products, \
+        get /v1/products/popular, get /v1/products/{id}";
+    assert_eq!(Vec::from_iter(public).join(", "), without_token);
+}
+
+#[tokio::test]
+async fn refusals_are_told_apart_by_their_code() {
+    let api = Api::shared().await;
+    let description = api.get("/openapi.json").ok(200).await;
+    let problem = &description["components"]["schemas"]["Problem"];
+    assert_eq!(problem["discriminator"]["propertyName"], "code");
+    assert_eq!(problem["oneOf"].as_array().unwrap().len(), Code::ALL.len());
+    let refused = |member: &str, code: &str| {
+        let schema = problem["discriminator"]["mapping"][code].as_str().unwrap();
+        let schema = description.pointer(schema.trim_start_matches('#')).unwrap();
+        assert_eq!(schema["properties"]["code"]["enum"], json!([code]));
+        schema["properties"][member].clone()
+    };
+    assert_eq!(refused("limit", "balance-limit-exceeded")["type"], "integer");
+    assert_eq!(refused("template_id", "sold-out")["$ref"], "#/components/schemas/ShopId");
+    assert_eq!(refused("template_id", "insufficient-stock"), Value::Null);
+    for (what, operation) in operations(&description) {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let Some(content) = response["content"].get("application/problem+json") else { continue };
+            let refs = content["schema"]["oneOf"].as_array().cloned();
+            let refs = refs.unwrap_or_else(|| vec![content["schema"].clone()]);
+            let described: BTreeSet<String> = refs
+                .iter()
+                .map(|it| {
+                    let target = it["$ref"].as_str().unwrap().trim_start_matches('#');
+                    let schema = description.pointer(target).unwrap();
+                    schema["properties"]["code"]["enum"][0].as_str().unwrap().to_owned()
+                })
+                .collect();
+            let shown: BTreeSet<String> = content["examples"]
+                .as_object()
+                .unwrap()
+                .values()
+                .map(|it| {
+                    let target = it["$ref"].as_str().unwrap().trim_start_matches('#');
+                    text(&description.pointer(target).unwrap()["value"], "code")
+                })
+                .collect();
+            assert_eq!(shown, described, "{what} {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_202_names_what_was_made() {
+    let api = Api::shared().await;
+    let description = api.get("/openapi.json").ok(200).await;
+    let mut ids = Vec::new();
+    for (_, operation) in operations(&description) {
+        if let Some(accepted) = operation["responses"].get("202") {
+            let schema = text(&accepted["content"]["application/json"]["schema"], "$ref");
+            let schema = description.pointer(schema.trim_start_matches('#')).unwrap();
+            assert_eq!(schema["required"].as_array().unwrap().len(), 2, "{schema}");
+            assert_eq!(schema["required"][0], "status");
+            ids.push(schema["required"][1].as_str().unwrap().to_owned());
+        }
+    }
+    ids.sort();
+    let expected =
+        ["charge_id", "coupon_id", "order_id", "order_id", "product_id", "product_id", "template_id"];
+    assert_eq!(ids, expected);
+}
+
+#[tokio::test]
+async fn schemas_are_such_that_generated_clients_are_handy() {
+    let api = Api::shared().await;
+    let description = api.get("/openapi.json").ok(200).await;
+    let schemas = description["components"]["schemas"].as_object().unwrap();
+    assert_eq!(schemas["EntryKind"]["enum"], json!(["charge", "payment", "refund"]));
+    assert_eq!(schemas["WalletEntry"]["properties"]["kind"]["$ref"], "#/components/schemas/EntryKind");
+    assert!(!description.to_string().contains("int64"), "nothing here is as large as 2^53");
+    let lists: Vec<(&str, &Value)> =
+        schemas.iter().filter_map(|(name, it)| Some((name.strip_prefix("List_")?, it))).collect();
+    assert_eq!(lists.len(), 5);
+    for (element, list) in lists {
+        let items = &list["properties"]["data"]["items"];
+        assert_eq!(*items, json!({ "$ref": format!("#/components/schemas/{element}") }));
+    }
+    assert_eq!(description["info"]["title"], "Rushgate");
+}
+
+/// What `rushgate seed` makes is there in the demo: each example can be tried as it stands.
+#[tokio::test]
+async fn examples_of_path_parameters_are_of_the_demo() {
+    let backend = Backend::new().await;
+    let instance = backend.serve_all(&[]).await;
+    let seeded = tokio::process::Command::new(env!("CARGO_BIN_EXE_rushgate"))
+        .arg("seed")
+        .env("RUSHGATE_REDIS_URL", backend.redis.url())
+        .env("RUSHGATE_DATABASE_URL", &backend.database_url)
+        .output()
+        .await
+        .unwrap();
+    assert!(seeded.status.success(), "{seeded:?}");
+    let api = instance.client();
+    let description = api.get("/openapi.json").ok(200).await;
+    let mut tried = 0;
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for operation in item.as_object().unwrap().values() {
+            let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+            for parameter in parameters.iter().filter(|it| it["in"] == "path") {
+                assert!(parameter["example"].is_string(), "{path}: {parameter}");
+            }
+        }
+        let Some(get) = item.get("get") else { continue };
+        let parameters = get["parameters"].as_array().cloned().unwrap_or_default();
+        let Some(parameter) = parameters.iter().find(|it| it["in"] == "path") else { continue };
+        let concrete = path.replace(&format!("{{{}}}", text(parameter, "name")), &text(parameter, "example"));
+        // An order's id is made when somebody orders.
+        if !path.starts_with("/v1/orders/") {
+            api.get(&concrete).admin().ok(200).await;
+            tried += 1;
+        }
+    }
+    assert!(tried >= 6, "{tried}");
+}
+
+/// Redocly and Spectral find nothing, and two generated clients compile: see tests/openapi.
+#[tokio::test]
+async fn linters_and_generators_of_clients_take_the_description() {
+    let api = Api::shared().await;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tools = root.join("target/openapi");
+    assert!(tools.join("node_modules").exists(), "the linters are missing: ./dev test installs them");
+    let description = api.get("/openapi.json").ok(200).await;
+    let folder = crate::servers::tempfile();
+    let file = folder.path.join("openapi.json");
+    std::fs::write(&file, description.to_string()).unwrap();
+    let mut check = tokio::process::Command::new(root.join("tests/openapi/check"));
+    let output = check.args([&file, &tools]).kill_on_drop(true).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[tokio::test]
 async fn the_page_loads_nothing_from_elsewhere() {
     let api = Api::shared().await;
@@ -89,6 +256,7 @@ async fn the_page_loads_nothing_from_elsewhere() {
         (policy, answer.text().await.unwrap())
     };
     let (policy, page) = get("/docs").await;
+    assert!(page.contains("<title>Rushgate API</title>"), "{page}");
     assert!(policy.starts_with("default-src 'self'") && !policy.contains("http"), "{policy}");
     let mut files = Vec::new();
     for attribute in ["src=\"", "href=\""] {

@@ -1,0 +1,129 @@
+//! What each operation can refuse: the rows of [`REFUSALS`], and what all operations of a kind can refuse.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::problems;
+use crate::http::problem::Code;
+
+/// What each operation can refuse besides what all of its kind can (see [`common_refusals`]).
+pub const REFUSALS: &[(&str, &[Code])] = {
+    use Code::*;
+    &[
+        ("list_products", &[GateUnavailable]),
+        ("get_product", &[ProductNotFound, GateUnavailable]),
+        ("put_product", &[]),
+        ("adjust_stock", &[ProductNotFound, StockBelowZero]),
+        ("get_popular", &[GateUnavailable, TruthUnavailable]),
+        ("refresh_popular", &[GateUnavailable, TruthUnavailable]),
+        ("get_wallet", &[UserNotFound, GateUnavailable]),
+        ("charge_wallet", &[UserNotFound, BalanceLimitExceeded]),
+        ("list_entries", &[UserNotFound, GateUnavailable, TruthUnavailable]),
+        ("list_templates", &[GateUnavailable]),
+        ("get_template", &[CouponTemplateNotFound, GateUnavailable]),
+        ("put_template", &[LimitBelowIssued]),
+        (
+            "issue_coupon",
+            &[
+                UserNotFound,
+                CouponTemplateNotFound,
+                AlreadyIssued,
+                IssuanceNotOpen,
+                IssuanceClosed,
+                SoldOut,
+                TruthUnavailable,
+            ],
+        ),
+        ("list_coupons", &[UserNotFound, GateUnavailable]),
+        (
+            "place_order",
+            &[
+                UserNotFound,
+                ProductNotFound,
+                CouponNotFound,
+                ProductNotOnSale,
+                InsufficientStock,
+                InsufficientBalance,
+                CouponNotAvailable,
+                CouponExpired,
+                SubtotalTooLow,
+                PriceChanged,
+            ],
+        ),
+        ("get_order", &[OrderNotFound, GateUnavailable, TruthUnavailable]),
+        ("cancel_order", &[OrderNotFound, BalanceLimitExceeded, TruthUnavailable]),
+        ("list_orders", &[UserNotFound, GateUnavailable, TruthUnavailable]),
+        ("get_status", &[]),
+    ]
+};
+
+/// Adds the refusals of an operation. `decides`: it goes through the gate's deciding scripts.
+pub fn add(operation: &mut Value, decides: bool) {
+    let id = operation["operationId"].as_str().unwrap_or_default();
+    let own = REFUSALS.iter().find(|(name, _)| *name == id).map_or(&[][..], |(_, codes)| *codes);
+    let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    for code in own.iter().copied().chain(of_its_kind(operation, decides)) {
+        let codes = by_status.entry(code.status().as_u16()).or_default();
+        if !codes.contains(&code) {
+            codes.push(code);
+        }
+    }
+    for (status, codes) in by_status {
+        operation["responses"][status.to_string()] = response(status, &codes);
+    }
+}
+
+pub fn takes_key(operation: &Value) -> bool {
+    operation["parameters"].as_array().into_iter().flatten().any(|it| it["in"] == "header")
+}
+
+fn of_its_kind(operation: &Value, decides: bool) -> Vec<Code> {
+    let has_key = takes_key(operation);
+    // Unknown query parameters are refused on every route.
+    let mut codes = vec![
+        Code::InternalError,
+        Code::MalformedRequest,
+        Code::InvalidField,
+        Code::RateLimited,
+        Code::Overloaded,
+    ];
+    if operation.get("security").is_some() {
+        codes.extend([Code::Unauthenticated, Code::Forbidden]);
+    }
+    if operation.get("requestBody").is_some() || has_key {
+        codes.extend([Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType]);
+    }
+    let refreshes = operation["operationId"] == "refresh_popular";
+    if has_key && !refreshes {
+        codes.push(Code::IdempotencyKeyReused);
+    }
+    if decides && !refreshes {
+        codes.extend([Code::GateUnavailable, Code::BacklogFull, Code::OutcomeUnknown]);
+    }
+    codes
+}
+
+fn response(status: u16, codes: &[Code]) -> Value {
+    let texts: Vec<String> = codes.iter().map(|code| format!("`{}`", code.as_str())).collect();
+    let examples: serde_json::Map<String, Value> =
+        codes.iter().map(|code| (code.as_str().to_owned(), problems::example_reference(*code))).collect();
+    let mut response = json!({
+        "description": texts.join(", "),
+        "content": { "application/problem+json": { "schema": problems::one_of(codes), "examples": examples } },
+    });
+    let header = |kind: &str, about: &str| json!({ "schema": { "type": kind }, "description": about });
+    match status {
+        401 => response["headers"] = json!({ "WWW-Authenticate": header("string", "`Bearer`") }),
+        429 => {
+            response["headers"] = json!({
+                "Retry-After": header("integer", "Seconds to wait"),
+                "RateLimit": header("string", "What is left of the quota, such as `\"user\";r=0;t=10`"),
+                "RateLimit-Policy": header("string", "The quota, such as `\"user\";q=200;w=10`"),
+            });
+        }
+        503 => response["headers"] = json!({ "Retry-After": header("integer", "Seconds to wait") }),
+        _ => {}
+    }
+    response
+}

@@ -1,0 +1,81 @@
+//! What the attributes of handlers and types cannot say: examples of path parameters, lists that refer to their element,
+//! formats of numbers.
+
+use serde_json::{Value, json};
+
+use crate::domain::limits::MAX_EXACT;
+
+/// An order's id; orders have no ids before somebody orders.
+const AN_ORDER: &str = "01a20275-3cd7-74ad-aac7-17f0f05e618f";
+
+pub fn operation(path: &str, operation: &mut Value) {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
+        if parameter["in"] == "path" {
+            let (example, about) = of_the_demo(path, parameter["name"].as_str().unwrap_or_default());
+            parameter["example"] = json!(example);
+            parameter["description"] = json!(about);
+        }
+    }
+    // OpenAPI demands a description of every answer, also where the schema says all.
+    for response in operation["responses"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+        if response.get("description").and_then(Value::as_str).unwrap_or_default().is_empty() {
+            response["description"] = json!("OK");
+        }
+    }
+}
+
+/// What `rushgate seed` makes, so that a call can be tried as it stands.
+fn of_the_demo(path: &str, name: &str) -> (&'static str, &'static str) {
+    match (path.split('/').nth(2), name) {
+        (_, "user") => ("user-1", "The user."),
+        (Some("products"), _) => ("tumbler", "The product."),
+        (Some("coupon-templates"), _) => ("welcome", "The coupon template."),
+        _ => (AN_ORDER, "The order: the `order_id` that placing it has answered."),
+    }
+}
+
+/// Goes through the whole document.
+pub fn schemas(api: &mut Value) {
+    for (name, schema) in api["components"]["schemas"].as_object_mut().into_iter().flatten() {
+        if let Some(element) = name.strip_prefix("List_") {
+            schema["properties"]["data"]["items"] =
+                json!({ "$ref": format!("#/components/schemas/{element}") });
+        }
+        // What a generated client calls it.
+        schema["title"] = json!(name);
+    }
+    numbers(api);
+}
+
+/// All numbers are below 2^53. Those that fit into 32 bits say so; what has the format `int64` would become a type of its
+/// own in clients' languages whose numbers are doubles.
+fn numbers(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            let kind = members.get("type");
+            let is = |kind: &Value| kind == "integer";
+            if kind.is_some_and(|kind| is(kind) || kind.as_array().is_some_and(|kinds| kinds.iter().any(is)))
+            {
+                bound(members);
+            }
+            members.values_mut().for_each(numbers);
+        }
+        Value::Array(list) => list.iter_mut().for_each(numbers),
+        _ => {}
+    }
+}
+
+fn bound(schema: &mut serde_json::Map<String, Value>) {
+    if schema.contains_key("enum") {
+        return;
+    }
+    let exact = i64::try_from(MAX_EXACT).unwrap_or(i64::MAX);
+    let most = schema.entry("maximum").or_insert_with(|| json!(exact)).as_i64().unwrap_or(exact);
+    let least = schema.entry("minimum").or_insert_with(|| json!(-exact)).as_i64().unwrap_or(-exact);
+    if i32::try_from(most).is_ok() && i32::try_from(least).is_ok() {
+        schema.insert("format".to_owned(), json!("int32"));
+    } else {
+        schema.remove("format");
+    }
+}
