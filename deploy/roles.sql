@@ -50,7 +50,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM rushgate_api, rushgate_reconciler
 GRANT SELECT ON schema_migrations, _sqlx_migrations TO rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
 
 GRANT SELECT ON orders, order_items, wallet_entries, popular_refreshes, popular_products, idempotency_records,
-    coupons, cell_cursors, outbox, relay_progress TO rushgate_api;
+    coupons, stock_adjustments, cell_cursors, outbox, relay_progress TO rushgate_api;
 -- POST /v1/products/popular/refresh
 GRANT INSERT ON popular_refreshes, popular_products TO rushgate_api;
 GRANT DELETE ON popular_refreshes TO rushgate_api;

@@ -1,4 +1,4 @@
--- Adds to products' stock, or takes from it.
+-- Adds to products' stock, or takes from it. Cancellations may lift a stock above the highest; it can be lowered then.
 --
 -- KEYS  5 stocks
 -- body  [product, delta, reason or nil, highest stock]
@@ -13,7 +13,7 @@ local function decide(k, key)
   local stock = tonumber(stocks.value[at])
   if not stock then return 'unknown_product' end
   if stock + delta < 0 then return { below_zero = stock } end
-  if stock + delta > highest then return { too_high = stock } end
+  if delta > 0 and stock + delta > highest then return { too_high = stock } end
   stocks.value[at], stocks.changed[at] = stock + delta, true
   return nil, cmsgpack.pack({ id, delta, reason or NULL, stock + delta, now, key or NULL })
 end

@@ -1,4 +1,5 @@
--- Charges wallets; a wallet is made by its first charge.
+-- Charges wallets; a wallet is made by its first charge of more than 0. A charge of 0 changes nothing but the record of its
+-- key: without one, nothing is logged.
 --
 -- KEYS  5 wallets
 -- body  [user, amount, new charge id]
@@ -12,9 +13,9 @@ local function decide(k, key)
   local at = wallets.place[user]
   local balance = tonumber(wallets.value[at]) or 0
   if balance + amount > MAX_BALANCE then return { balance_limit = balance } end
-  wallets.value[at], wallets.changed[at] = balance + amount, true
+  if amount > 0 then wallets.value[at], wallets.changed[at] = balance + amount, true end
   return nil, '\150' .. ID .. charge_id .. text_mark(#user) .. user .. packed_number(amount)
-    .. packed_number(balance + amount) .. NOW .. packed_key(key)
+    .. packed_number(balance + amount) .. NOW .. packed_key(key), amount == 0 and not key
 end
 
 return run('charge_wallet', decide, function() store(wallets) end)

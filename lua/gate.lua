@@ -1,7 +1,8 @@
 -- The shared start of every deciding script: `#!lua`, lua/sight.lua, this, and then the script's own file.
 --
 -- KEYS  1 meta · 2 log · 3 idempotency records of today · 4 … of the day before · 5… the script's own
--- ARGV  1 MessagePack [epoch, highest seq seen, its tip, today in days since 1970, log limit, requests, values of each]
+-- ARGV  1 MessagePack [epoch, highest seq seen, its tip, today in days since 1970, log limit, requests, values of each,
+--         idempotency records that a user may make in a day]
 --       2 MessagePack list of the requests' values, one request after the other (a table for each would cost more than
 --         many a decision): deadline_ms, [idempotency scope, request hash] or nil, and the body's, see each script
 --       3 (may be absent) traces of the requests: put into the entry as they are, outside of the chain
@@ -17,6 +18,7 @@
 --       [4, why]   refused by a rule of the shop; `why` is a name or {name = details}, see each script
 --       [5, bytes] not decided, to be asked again: with what comes before it in the batch, the call would touch more than
 --                  it may; so many bytes of coupons are in the way (0: that was not looked at)
+--       [6, ms]    the user has made as many idempotency records today as one may; in `ms` another day begins
 -- `place` is [epoch, seq, tip, applied, now, time]: where the log stands, and the clock: never running backwards (`now`),
 -- and as the server tells it (`time`).
 
@@ -38,7 +40,7 @@ local HELD_PER_READ = 16
 
 local head = cmsgpack.unpack(ARGV[1])
 local EPOCH, SEEN_SEQ, SEEN_TIP, TODAY, LOG_LIMIT = head[1], head[2], head[3], head[4], head[5]
-local REQUESTS, STEP = head[6], head[7]
+local REQUESTS, STEP, KEYS_PER_DAY = head[6], head[7], head[8]
 -- Of a request with the key at `k`: the deadline is at k - 1, the first value of its body at k + 1.
 local batch = cmsgpack.unpack(ARGV[2])
 local LAST = REQUESTS * STEP
@@ -240,15 +242,21 @@ local LATE, KEY_REUSED = cmsgpack.pack({ 2 }), cmsgpack.pack({ 3 })
 local payload_pieces, accepted = { '' }, 0
 local records = {} -- new idempotency records: scope → [request hash, decided_at, fact]
 
--- Idempotency records of the batch's keys, as stored before it.
-local stored = {}
+-- The user of a scope. Ids of users have no spaces, so users and scopes can be fields of one hash.
+local function user_of(scope)
+  return string.match(scope, '^[^ ]*')
+end
+
+-- Idempotency records of the batch's keys, as stored before it, and how many records each of their users has made today.
+local stored, made_today, makers = {}, {}, {}
 local function fetch_records()
-  local scopes = {}
+  local scopes, users = {}, {}
   for k = 2, LAST, STEP do
     local key = batch[k]
-    if key then scopes[#scopes + 1] = key[1] end
+    if key then scopes[#scopes + 1], users[#users + 1] = key[1], user_of(key[1]) end
   end
   if #scopes == 0 then return end
+  for i, made in ipairs(fetch(RECORDS, users)) do made_today[users[i]] = tonumber(made) or 0 end
   for _, bucket in ipairs({ RECORDS_BEFORE, RECORDS }) do
     for i, record in ipairs(fetch(bucket, scopes)) do
       if record then stored[scopes[i]] = cmsgpack.unpack(record) end
@@ -266,6 +274,12 @@ local function settled(deadline, key)
   return '\146\1' .. packed_text(record[3])
 end
 
+-- The verdict on a request whose user has made as many records today as one may; nil: it is to be decided.
+local function spent(key)
+  if not key or made_today[user_of(key[1])] < KEYS_PER_DAY then return nil end
+  return cmsgpack.pack({ 6, DAY_MS - now % DAY_MS })
+end
+
 -- Notes the packed fact; returns the verdict in two pieces. Most facts are of the same few lengths.
 local marks, verdict_marks = {}, {}
 local function accept(key, fact)
@@ -277,7 +291,11 @@ local function accept(key, fact)
   end
   accepted = accepted + 1
   payload_pieces[2 * accepted], payload_pieces[2 * accepted + 1] = mark, fact
-  if key then records[key[1]] = { key[2], now, fact } end
+  if key then
+    local user = user_of(key[1])
+    records[key[1]] = { key[2], now, fact }
+    made_today[user], makers[user] = made_today[user] + 1, true
+  end
   return verdict_marks[length], fact
 end
 
@@ -307,6 +325,9 @@ local function close_entry()
     for scope, record in pairs(records) do
       flat[#flat + 1], flat[#flat + 2] = scope, cmsgpack.pack(record)
     end
+    for user in pairs(makers) do
+      flat[#flat + 1], flat[#flat + 2] = user, string.format('%d', made_today[user])
+    end
     put(RECORDS, flat)
   end
   redis.call('HSET', META, 'seq', seq, 'tip', tip, 'clock', now)
@@ -320,17 +341,24 @@ local function refused(why)
   return packed
 end
 
--- decide(k, key) returns a refusal, or nil and the packed fact with the key in it; write() makes the changes.
+-- decide(k, key) returns a refusal, or nil, the packed fact with the key in it, and whether it is not logged, because it
+-- changes nothing; write() makes the changes.
 local function run(kind, decide, write)
   fetch_records()
   local pieces, count = { '\129\167decided\146' .. list_mark(REQUESTS) }, 1
   for k = 2, LAST, STEP do
     local key = batch[k]
-    local verdict, fact = settled(batch[k - 1], key) or later[k], nil
+    local verdict, fact = settled(batch[k - 1], key) or later[k] or spent(key), nil
     if not verdict then
-      local why
-      why, fact = decide(k, key)
-      if fact then verdict = accept(key, fact) else verdict = refused(why) end
+      local why, unlogged
+      why, fact, unlogged = decide(k, key)
+      if unlogged then
+        verdict, fact = '\146\0' .. packed_text(fact), nil
+      elseif fact then
+        verdict = accept(key, fact)
+      else
+        verdict = refused(why)
+      end
     end
     if not fact then verdict = packed_text(verdict) end
     pieces[count + 1], pieces[count + 2] = verdict, fact

@@ -368,7 +368,7 @@ mod shop {
 
     /// Waits until the gate is open, and fills it. Returns what the shop now has, for people to read.
     pub async fn seed(settings: &Settings) -> Result<String, Error> {
-        let limits = BatchLimits { queue: 1_000, batch: 128, log: 100_000 };
+        let limits = BatchLimits::default();
         let gate: Arc<Gate> = Gate::with_limits(&servers(settings), limits).await?;
         let give_up = Instant::now() + OPEN_LIMIT;
         while gate.status().await?.iter().any(|cell| cell.state != "open") {

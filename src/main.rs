@@ -180,7 +180,7 @@ async fn run(command: Command, format: LogFormat) -> Result<ExitCode, Failure> {
         Command::Serve(settings) => Box::pin(run_serve(*settings)).await?,
         Command::Migrate(servers) => migrate::migrate(&servers).await?,
         Command::Seed(servers) => {
-            let limits = BatchLimits { queue: 1_000, batch: 128, log: 100_000 };
+            let limits = BatchLimits::default();
             let gate = Gate::with_limits(&servers, limits).await?;
             let done = seed::run(&gate).await?;
             gate.close().await;

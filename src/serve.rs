@@ -398,12 +398,10 @@ async fn schedule(gate: Arc<Gate>, pool: PgPool, zone: TimeZone, stop: Cancellat
 }
 
 fn refresher(pool: PgPool, zone: TimeZone) -> http::RefreshPopular {
-    Arc::new(move || {
+    Arc::new(move |now| {
         let (pool, zone) = (pool.clone(), zone.clone());
         // A task of its own: a client that hangs up must not cut a transaction off.
-        let made = tokio::spawn(async move {
-            scheduler::refresh_now(&pool, &zone, jiff::Timestamp::now().as_millisecond()).await
-        });
+        let made = tokio::spawn(async move { scheduler::refresh_now(&pool, &zone, now).await });
         async move { made.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string()) }.boxed()
     })
 }

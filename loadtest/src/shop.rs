@@ -92,6 +92,7 @@ impl Shop {
             ("RUSHGATE_LISTEN", "127.0.0.1:0"),
             ("RUSHGATE_OPS_LISTEN", "127.0.0.1:0"),
             ("RUSHGATE_CHARGE_SCOPE", "shop"),
+            ("RUSHGATE_USER_WRITE_RATE", "off"),
             ("RUSHGATE_LOG_FORMAT", "json"),
             ("RUSHGATE_DRAIN_SECS", "0"),
         ]);

@@ -4,7 +4,7 @@
 use serde_json::{Value as Json, json};
 use sqlx::types::Json as SqlJson;
 use sqlx::{PgConnection, Row};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use uuid::Uuid;
 
 use super::report::Check;
@@ -283,10 +283,15 @@ impl Sides<'_> {
     async fn records(&mut self, clock_ms: i64) -> Result<Check, AuditError> {
         let mut check = Check::new("gate-records", "live idempotency records are the same in gate and truth");
         let today = clock_ms.div_euclid(DAY_MS);
+        let mut made: BTreeMap<String, HashSet<String>> = BTreeMap::new();
         for day in [today - 1, today] {
             let mut from = None;
             loop {
                 let page = self.scan.records(self.keys, day, from).await?;
+                for Record { scope, .. } in page.elements.iter().filter(|_| day == today) {
+                    let user = scope.split(' ').next().unwrap_or_default();
+                    made.entry(user.to_owned()).or_default().insert(scope.clone());
+                }
                 let live = |record: &Record| record.decided_at > clock_ms.saturating_sub(IDEMPOTENCY_KEPT_MS);
                 let live: Vec<Record> = page.elements.into_iter().filter(live).collect();
                 self.compare_records(live, &mut check).await?;
@@ -304,7 +309,31 @@ impl Sides<'_> {
             let found = check.looked_at.to_string();
             check.differs("number of live records", live_in_truth.to_string(), found);
         }
+        self.compare_counts(today, made, &mut check).await?;
         Ok(check)
+    }
+
+    /// Nobody is said to have made more records today than there are. (Fewer is possible: a version before the bound counts
+    /// none.)
+    async fn compare_counts(
+        &mut self,
+        day: i64,
+        made: BTreeMap<String, HashSet<String>>,
+        check: &mut Check,
+    ) -> Result<(), AuditError> {
+        let made: Vec<(String, usize)> =
+            made.into_iter().map(|(user, scopes)| (user, scopes.len())).collect();
+        for some in made.chunks(PAGE_ROWS as usize) {
+            let users = some.iter().map(|(user, _)| user.clone()).collect();
+            let counted = self.scan.records_made(self.keys, day, users).await?;
+            for ((user, made), counted) in some.iter().zip(counted) {
+                if counted.is_some_and(|counted| counted > *made as u64) {
+                    let found = counted.unwrap_or_default().to_string();
+                    check.differs(format!("records of {user} today"), made.to_string(), found);
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn compare_records(&mut self, records: Vec<Record>, check: &mut Check) -> Result<(), AuditError> {

@@ -12,6 +12,12 @@ pub struct Limits {
     /// Requests that one end user (scope shop) may send, such as 200/10s, or off; per instance
     #[arg(long, env = "RUSHGATE_USER_RATE", default_value = "200/10s")]
     pub user_rate: Rate,
+    /// Of these, requests that change something (POST), such as 100/10s, or off; per instance
+    #[arg(long, env = "RUSHGATE_USER_WRITE_RATE", default_value = "100/10s")]
+    pub user_write_rate: Rate,
+    /// Idempotency-Keys that one user may use in a day (UTC), over all instances
+    #[arg(long, env = "RUSHGATE_USER_KEYS_PER_DAY", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub user_keys: u64,
     /// Requests that may come from one address (IPv6: one /64), such as 20000/10s, or off; per instance
     #[arg(long, env = "RUSHGATE_ADDRESS_RATE", default_value = "off")]
     pub address_rate: Rate,
@@ -51,6 +57,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             user_rate: Rate::per(200, 10),
+            user_write_rate: Rate::per(100, 10),
+            user_keys: 10_000,
             address_rate: Rate::OFF,
             trusted_proxies: Vec::new(),
             decide_limit: 8_192,

@@ -114,7 +114,7 @@ mod tests {
 
     /// A backlog of a batch of 4 and a queue of 4, with jobs of these lines and held bytes; their bodies are their places.
     fn backlog(weights: &[(usize, usize)]) -> (Backlog, Vec<Told>) {
-        let mut backlog = Backlog::new(BatchLimits { queue: 4, batch: 4, log: 1 });
+        let mut backlog = Backlog::new(BatchLimits { queue: 4, batch: 4, log: 1, ..BatchLimits::default() });
         let (mut jobs, mut told) = (vec![], vec![]);
         for (n, (lines, held_bytes)) in (0..).zip(weights) {
             let weight = Weight { lines: *lines, held_bytes: *held_bytes };

@@ -5,7 +5,7 @@ use rmp::encode as msgpack;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::backlog::{Backlog, Weight};
@@ -54,6 +54,17 @@ pub struct BatchLimits {
     pub batch: usize,
     /// Entries that PostgreSQL may be behind.
     pub log: u64,
+    /// Idempotency records that a user may make in a day.
+    pub keys: u64,
+    /// The longest that a read may take, its wait in the queue included.
+    pub read: Duration,
+}
+
+impl Default for BatchLimits {
+    /// For those who use a gate beside a service.
+    fn default() -> Self {
+        Self { queue: 1_000, batch: 128, log: 100_000, keys: 10_000, read: Duration::from_secs(3) }
+    }
 }
 
 /// The queue of one script in one cell.
@@ -327,7 +338,8 @@ impl Worker {
     fn head(&self, view: &View, today: i64, shape: (u32, u8)) -> Result<Vec<u8>, rmp_serde::encode::Error> {
         let View { epoch, seen_seq, seen_tip, .. } = view;
         if self.script.decides {
-            wire::pack(&(epoch, seen_seq, seen_tip, today, self.limits.log, shape.0, shape.1))
+            let BatchLimits { log, keys, .. } = self.limits;
+            wire::pack(&(epoch, seen_seq, seen_tip, today, log, shape.0, shape.1, keys))
         } else {
             wire::pack(&(epoch, seen_seq, seen_tip))
         }

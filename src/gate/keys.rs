@@ -15,7 +15,7 @@
 //! | `rg:{c}:<e>:template_numbers` | hash | number (4 bytes, big-endian) → template |
 //! | `rg:{c}:<e>:held` | hash | user → 46 bytes per coupon, oldest first: see [`super::held`] |
 //! | `rg:{c}:<e>:cancelled` | set | ids (16 bytes) of orders cancelled in this epoch |
-//! | `rg:{c}:<e>:idem:<day>` | hash | `<user> <key>` → MessagePack `[request hash, decided_at, reply]`; `day` is `decided_at` in days |
+//! | `rg:{c}:<e>:idem:<day>` | hash | `<user> <key>` → MessagePack `[request hash, decided_at, reply]`; `day` is `decided_at` in days; also `<user>` → how many of these are the user's |
 
 /// Milliseconds of a day, the width of an idempotency bucket.
 pub const DAY_MS: i64 = 24 * 60 * 60 * 1000;

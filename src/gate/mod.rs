@@ -85,6 +85,8 @@ struct Lanes {
     adjust_stock: Batcher,
     put_template: Batcher,
     read: Batcher,
+    /// The longest that a read may take, its wait in the queue included.
+    read_limit: Duration,
     unsettled: Arc<Unsettled>,
     /// Ends with the gate.
     _watermark: AbortOnDropHandle<()>,
@@ -107,6 +109,7 @@ impl Lanes {
             adjust_stock: lane(&script::ADJUST_STOCK, StockRefusal::NAMES),
             put_template: lane(&script::PUT_TEMPLATE, TemplateRefusal::NAMES),
             read: lane(&script::READ, &[]),
+            read_limit: limits.read,
             unsettled: Arc::default(),
             _watermark: AbortOnDropHandle::new(watermark),
             cell,
@@ -115,6 +118,15 @@ impl Lanes {
 }
 
 impl Lanes {
+    /// A UUIDv7 of the gate's clock, as far as this instance knows it: the ids of two instances are in the order of time
+    /// though their own clocks differ.
+    async fn new_order_id(&self) -> Id {
+        match self.cell.view().await {
+            Ok(view) => Id::at(view.now()),
+            Err(_) => Id::new(), // nothing will be decided
+        }
+    }
+
     /// Remembers a decision until PostgreSQL has it; a repeated one, too, for who heard of it first may be another
     /// instance, or nobody. (It stands before where the log is now.)
     fn note<F, R>(&self, decision: &Decision<F, R>, made: impl FnOnce(&F) -> Made) {
@@ -171,9 +183,14 @@ pub struct ReadAt<T> {
 
 /// The verdict on one request, as `lua/gate.lua` documents it.
 enum Verdict<'a, R> {
-    Accepted { fact: Packed<'a>, replayed: bool },
+    Accepted {
+        fact: Packed<'a>,
+        replayed: bool,
+    },
     Late,
     KeyReused,
+    /// As many idempotency records as a user may make today; milliseconds until tomorrow.
+    KeysSpent(u64),
     Refused(R),
 }
 
@@ -196,6 +213,7 @@ impl<'de: 'a, 'a, R: Deserialize<'de>> Deserialize<'de> for Verdict<'a, R> {
                     2 => Verdict::Late,
                     3 => Verdict::KeyReused,
                     4 => Verdict::Refused(seq.next_element()?.ok_or_else(missing)?),
+                    6 => Verdict::KeysSpent(seq.next_element()?.ok_or_else(missing)?),
                     other => return Err(A::Error::custom(format!("unknown verdict {other}"))),
                 })
             }
@@ -211,6 +229,8 @@ impl Gate {
             queue: settings.queue_limit as usize,
             batch: settings.max_batch as usize,
             log: settings.log_limit,
+            keys: settings.limits.user_keys,
+            read: settings.request_timeout(),
         };
         Self::with_limits(&settings.servers, limits).await
     }
@@ -263,11 +283,28 @@ impl Gate {
         let wanted = (request.user_id.as_str(), request.amount);
         let key = key.map(|key| record_key("charge_wallet", &key, &wanted));
         let decision = decide(&lanes.charge_wallet, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
-        lanes.note(&decision, |charged: &WalletCharged| Made::Charge {
-            charge_id: charged.charge_id.0,
-            user_id: charged.user_id.as_str().into(),
-        });
+        // A charge of 0 is nowhere in the ledger: PostgreSQL cannot be asked for it.
+        if request.amount > 0 {
+            lanes.note(&decision, |charged: &WalletCharged| Made::Charge {
+                charge_id: charged.charge_id.0,
+                user_id: charged.user_id.as_str().into(),
+            });
+        }
         decision
+    }
+
+    /// Makes the record of a key for a request that changes nothing else in the gate: from then on the key is that request's.
+    /// It is logged as a charge of 0, which every version knows how to apply. `Err`: see [`GateError`]; the time is that of the
+    /// first use.
+    pub async fn use_key(
+        &self,
+        key: &IdempotencyKey,
+        request: KeyedRequest,
+        deadline: Instant,
+    ) -> Decision<WalletCharged, ChargeRefusal> {
+        let record = request.record(key);
+        let body = (key.user.as_str(), 0_u64, Id::new());
+        decide(&self.lanes_of(&key.user).charge_wallet, &body, Some(record), deadline).await
     }
 
     /// `request.lines` must be merged: each product once.
@@ -291,7 +328,8 @@ impl Gate {
             let wanted = (user, packed_lines(&request.lines), coupon, request.expected_total);
             record_key("place_order", &key, &wanted)
         });
-        let order_id = Id::new();
+        // Lists of orders are in the order of their ids.
+        let order_id = lanes.new_order_id().await;
         let body = (order_id, user, FlatLines(&request.lines), coupon, request.expected_total);
         let asked = Instant::now();
         let decision =
@@ -320,7 +358,7 @@ impl Gate {
         let lanes = self.lanes_of(&request.user_id);
         let lines = FlatLines(&request.lines);
         let order = Id(request.order_id);
-        let key = key.map(|key| record_key("cancel_order", &key, &order));
+        let key = key.map(|key| KeyedRequest::CancelOrder(request.order_id).record(&key));
         let coupon = request.coupon_id.map(Id);
         let body = (order, request.user_id.as_str(), lines, request.refund, coupon, request.read_in_epoch);
         let decision =
@@ -389,6 +427,11 @@ impl Gate {
             self.sold_out_templates.forget(id);
         }
         decision
+    }
+
+    /// What the gate would date a fact by, now.
+    pub async fn now(&self) -> Result<TimestampMs, GateError> {
+        now(self.shop_lanes()).await
     }
 
     /// What this instance was told is decided, by cell; Redis is asked whether it still holds that.
@@ -569,6 +612,24 @@ fn packed_lines(lines: &[Line]) -> Vec<(&str, u64)> {
     lines.iter().map(|line| (line.product_id.as_str(), line.quantity)).collect()
 }
 
+/// A request that is answered without a script of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyedRequest {
+    /// Of an order that may be cancelled already.
+    CancelOrder(Uuid),
+    RefreshPopular,
+}
+
+impl KeyedRequest {
+    /// The record of this request with a key.
+    pub fn record(self, key: &IdempotencyKey) -> Idempotency {
+        match self {
+            Self::CancelOrder(order_id) => record_key("cancel_order", key, &Id(order_id)),
+            Self::RefreshPopular => record_key("refresh_popular", key, &()),
+        }
+    }
+}
+
 /// What stands for a request in its idempotency record: whose key, and a hash of what was asked (without the ids that
 /// are made for each try).
 fn record_key(script: &str, key: &IdempotencyKey, wanted: &impl Serialize) -> Idempotency {
@@ -638,6 +699,7 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
             }
             Verdict::Refused(refusal) => Ok(Err(refusal)),
             Verdict::KeyReused => Err(GateError::IdempotencyKeyReused),
+            Verdict::KeysSpent(ms) => Err(GateError::KeysSpent { retry_after_secs: ms.div_ceil(1_000) }),
             Verdict::Late if Instant::now() < deadline => continue,
             Verdict::Late => Err(GateError::Overloaded),
         };
@@ -645,16 +707,18 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
     Err(GateError::Overloaded)
 }
 
-/// The longest that a read may take, its wait in the queue included.
-const READ_TIMEOUT: Duration = Duration::from_secs(3);
-
 async fn read(lanes: &Lanes, what: &impl Serialize) -> Result<Bytes, GateError> {
     Ok(ask_read(lanes, what).await?.0)
 }
 
-/// The answer, and where the log stood.
+/// The answer, and where the log stood. The script does not look at deadlines, so the wait for it ends here.
 async fn ask_read(lanes: &Lanes, what: &impl Serialize) -> Result<(Bytes, Position), GateError> {
-    let answer = lanes.read.ask(Instant::now() + READ_TIMEOUT, None, pack(what)?, None, 1).await;
+    let deadline = Instant::now() + lanes.read_limit;
+    let asking = lanes.read.ask(deadline, None, pack(what)?, None, 1);
+    let answer = match tokio::time::timeout_at(deadline.into(), asking).await {
+        Ok(answer) => answer,
+        Err(_) => Err(GateError::Unavailable("a read took too long".into())),
+    };
     lanes.read.meters.read(&answer);
     answer
 }

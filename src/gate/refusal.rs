@@ -19,6 +19,8 @@ pub enum GateError {
     OutcomeUnknown,
     #[error("this Idempotency-Key was used for another request")]
     IdempotencyKeyReused,
+    #[error("the user has used as many Idempotency-Keys today as one may")]
+    KeysSpent { retry_after_secs: u64 },
 }
 
 /// A refusal's name in metrics, as the script says it.
@@ -44,6 +46,7 @@ names!(GateError {
     Self::BacklogFull => "backlog_full"
     Self::OutcomeUnknown => "outcome_unknown"
     Self::IdempotencyKeyReused => "key_reused"
+    Self::KeysSpent { .. } => "keys_spent"
 });
 names!(IssueRefusal {
     Self::UnknownTemplate => "unknown_template"

@@ -162,7 +162,8 @@ impl Scan {
         Ok(Page { elements, next: page.next })
     }
 
-    /// The idempotency records of one day; a record's `day` is its `decided_at` in days.
+    /// The idempotency records of one day; a record's `day` is its `decided_at` in days. Beside them stand, by user, how many
+    /// there are: fields without a space, which every record's scope has.
     pub async fn records(
         &self,
         keys: Keys,
@@ -170,7 +171,23 @@ impl Scan {
         from: Option<String>,
     ) -> Result<Page<Record>, ScanError> {
         let page = self.page("HSCAN", keys.idempotency(day), from).await?;
-        Ok(page.map_pairs(|scope, value| record(&lossy(&scope), &value)))
+        let mut page = page.map_pairs(|scope, value| record(&lossy(&scope), &value));
+        page.elements.retain(|record| record.scope.contains(' '));
+        Ok(page)
+    }
+
+    /// How many idempotency records these users have made on this day, as the gate counts.
+    pub async fn records_made(
+        &self,
+        keys: Keys,
+        day: i64,
+        users: Vec<String>,
+    ) -> Result<Vec<Option<u64>>, ScanError> {
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names = users.into_iter().map(Bytes::from).collect();
+        self.command("HMGET", keys.idempotency(day), names).await
     }
 
     async fn page(

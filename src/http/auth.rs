@@ -105,6 +105,9 @@ impl FromRequestParts<Arc<Api>> for Caller {
         // The shop's backend and staff act for many; what they may send is theirs to bound.
         if !caller.service {
             api.rates.count_user(&caller.sub)?;
+            if !parts.method.is_safe() {
+                api.rates.count_write(&caller.sub)?;
+            }
         }
         if caller.shop || caller.service {
             return Ok(caller);

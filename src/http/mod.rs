@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
+use axum::routing::put;
 use futures::future::BoxFuture;
 use tower::Layer;
 use tower::util::option_layer;
@@ -17,6 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::{Ack, ChargeScope, Serve};
+use crate::domain::TimestampMs;
 use crate::gate::Gate;
 use crate::truth::Truth;
 
@@ -31,6 +33,7 @@ mod docs;
 pub mod extract;
 pub mod fields;
 pub mod health;
+mod keyed;
 mod meters;
 mod openapi;
 pub mod ops;
@@ -58,9 +61,9 @@ pub use health::Health;
 pub use ops::{Ops, ops_router};
 pub use rendered::RenderedPages;
 
-/// Makes the list of popular products anew; the scheduler's function, handed in by `rushgate serve`. The error is for
-/// the process's own log.
-pub type RefreshPopular = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+/// Makes the list of popular products anew, up to a moment of the gate's clock; the scheduler's function, handed in by
+/// `rushgate serve`. The error is for the process's own log.
+pub type RefreshPopular = Arc<dyn Fn(TimestampMs) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// What handlers work with.
 pub struct Api {
@@ -146,6 +149,8 @@ pub fn service(api: Arc<Api>) -> impl Answers {
     let around = Arc::new(Around::new(&api, Routes::new(paths)));
     let cors = around::cors(&api.edge.cors_origins);
     let router = router
+        // `popular` names the list; nobody may make a product of that id.
+        .route("/v1/products/popular", put(products::refuse_popular))
         .with_state(api)
         .merge(docs::router(&openapi::complete(description, charge_scope)))
         .fallback(around::route_not_found)

@@ -19,9 +19,8 @@ use super::refusals;
 use crate::domain::limits::{MAX_ORDER_AMOUNT, MAX_QUANTITY};
 use crate::domain::order::merge_lines;
 use crate::domain::{Line, OrderStatus, OrderView, ProductId, UserId};
-use crate::gate::{CancelOrder, CancelRefusal, GateError, IdempotencyKey, PlaceOrder};
+use crate::gate::{CancelOrder, CancelRefusal, IdempotencyKey, KeyedRequest, PlaceOrder};
 use crate::log::fact::{OrderCancelled, OrderPlaced};
-use crate::truth::RepeatedKey;
 
 /// How often an order is read anew when it changed between the read and the decision.
 const CANCEL_READS: usize = 4;
@@ -185,22 +184,16 @@ fn cancellation(order: &OrderView, user_id: UserId, read_in_epoch: u64) -> Resul
 }
 
 /// The answer for an order that was cancelled before. The gate is not asked: after a rebuild it no longer knows what
-/// was cancelled earlier. So what an idempotency key was used for is read where the order is.
+/// was cancelled earlier. A key is this request's from now on.
 async fn cancelled_before(
     api: &Api,
     order: OrderView,
     key: Option<IdempotencyKey>,
 ) -> Result<Response, Problem> {
-    let repeated = match &key {
-        Some(key) => api.truth.cancelled_with(&key.user, &key.key, order.order_id).await?,
-        None => RepeatedKey::No,
-    };
-    match repeated {
-        RepeatedKey::Other => Err(GateError::IdempotencyKeyReused.into()),
-        RepeatedKey::Same | RepeatedKey::No => {
-            Ok(marked(Answer(order).into_response(), repeated == RepeatedKey::Same))
-        }
-    }
+    let Some(key) = key else { return Ok(Answer(order).into_response()) };
+    let request = KeyedRequest::CancelOrder(order.order_id);
+    let replayed = api.used_before(&key, request).await?.is_some() || api.use_key(&key, request).await?;
+    Ok(marked(Answer(order).into_response(), replayed))
 }
 
 #[cfg(test)]

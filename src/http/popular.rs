@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::answer::Answer;
+use super::answer::{Answer, marked};
 use super::auth::Staff;
 use super::extract::{Key, NoBody, NoQuery};
 use super::problem::{Code, Problem};
 use super::products::ProductView;
-use crate::domain::{Product, ProductId, rfc3339};
+use crate::domain::{Product, ProductId, TimestampMs, rfc3339};
+use crate::gate::KeyedRequest;
 use crate::truth::PopularList;
 
 /// The most sold products of the window `from` … `to`.
@@ -65,40 +67,61 @@ impl PopularView {
     responses((status = 200, body = PopularView)))]
 pub async fn get_popular(State(api): State<Arc<Api>>, _: NoQuery) -> Result<Answer<PopularView>, Problem> {
     let _turn = api.turns.truth.turn().await?;
-    latest(&api).await
+    list_at(&api, None).await
 }
 
 /// Make the list of popular products anew
 ///
-/// Naturally repeatable: an `Idempotency-Key` is checked for its form and otherwise not needed; each call makes the
-/// list of its moment.
+/// A repeat with the same `Idempotency-Key` makes none and gets the list that the first call has made, with the products as
+/// they are now.
 #[utoipa::path(post, path = "/v1/products/popular/refresh", tag = "products",
     params(super::extract::IdempotencyKeyParam), security(("token" = ["admin"])),
     responses((status = 200, body = PopularView)))]
 pub async fn refresh_popular(
     State(api): State<Arc<Api>>,
-    _: Staff,
-    _: Key,
+    Staff(caller): Staff,
+    key: Key,
     _: NoBody,
-) -> Result<Answer<PopularView>, Problem> {
+) -> Result<Response, Problem> {
     let _turn = api.turns.staff.turn().await?;
     // What the gate has decided up to now must be in the list.
     api.catch_up().await?;
-    // The list is made in a task of its own: when it takes too long, only the wait for it ends.
-    let limit = api.settings.request_timeout;
-    let made = tokio::time::timeout(limit, (api.refresh_popular)()).await;
-    if let Err(error) = made.unwrap_or_else(|_| Err(format!("no list within {} ms", limit.as_millis()))) {
-        tracing::warn!(error, "the popular products could not be refreshed");
-        return Err(Problem::new(
-            Code::TruthUnavailable,
-            "The list could not be made in time: PostgreSQL does not answer. Try again shortly.",
-        ));
+    let key = key.of(&caller.sub);
+    if let Some(key) = &key
+        && let Some(at) = api.used_before(key, KeyedRequest::RefreshPopular).await?
+    {
+        return Ok(marked(list_at(&api, Some(at)).await?.into_response(), true));
     }
-    latest(&api).await
+    make_list(&api).await?;
+    let replayed = match &key {
+        Some(key) => api.use_key(key, KeyedRequest::RefreshPopular).await?,
+        None => false,
+    };
+    Ok(marked(list_at(&api, None).await?.into_response(), replayed))
 }
 
-async fn latest(api: &Api) -> Result<Answer<PopularView>, Problem> {
-    let Some(list) = api.truth.popular().await? else {
+async fn make_list(api: &Api) -> Result<(), Problem> {
+    let now = api.gate.now().await?;
+    // The list is made in a task of its own: when it takes too long, only the wait for it ends.
+    let limit = api.settings.request_timeout;
+    let made = tokio::time::timeout(limit, (api.refresh_popular)(now)).await;
+    made.unwrap_or_else(|_| Err(format!("no list within {} ms", limit.as_millis()))).map_err(|error| {
+        tracing::warn!(error, "the popular products could not be refreshed");
+        Problem::new(
+            Code::TruthUnavailable,
+            "The list could not be made in time: PostgreSQL does not answer. Try again shortly.",
+        )
+    })
+}
+
+/// The latest list, of that moment or of now.
+async fn list_at(api: &Api, at: Option<TimestampMs>) -> Result<Answer<PopularView>, Problem> {
+    let list = match api.truth.popular_at(at).await? {
+        // Only so many are kept.
+        None if at.is_some() => api.truth.popular().await?,
+        list => list,
+    };
+    let Some(list) = list else {
         return Err(Problem::new(
             Code::TruthUnavailable,
             "There is no list yet; the scheduler makes the first one at start-up. Try again shortly.",

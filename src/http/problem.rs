@@ -222,6 +222,12 @@ impl From<GateError> for Problem {
                 "The request was sent to the gate and no answer came back: it may or may not have been done. \
                  Repeat it with the same Idempotency-Key; without one, look before you repeat.",
             ),
+            GateError::KeysSpent { retry_after_secs } => Self::new(
+                Code::RateLimited,
+                "This user has used as many Idempotency-Keys today as one may; nothing was changed. \
+                 Wait for Retry-After, or send the request without a key.",
+            )
+            .retry_after(retry_after_secs),
             GateError::IdempotencyKeyReused => Self::new(
                 Code::IdempotencyKeyReused,
                 "This Idempotency-Key was used for another request in the last 24 hours. Use a new key.",

@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::refusals;
 use crate::domain::limits::{MAX_PRICE, MAX_STOCK, PRICE_STEP};
 use crate::domain::{Product, ProductId, ProductStatus};
-use crate::gate::{AdjustStock, PutProduct};
+use crate::gate::{AdjustStock, ProductRefusal, PutProduct};
 use crate::log::fact::{ProductPut, StockAdjusted};
 
 /// A product. `price` in won, `stock` in pieces.
@@ -73,7 +73,7 @@ pub struct PutProductBody {
     price: Whole<{ bound(PRICE_STEP) }, { bound(MAX_PRICE) }>,
     #[schema(value_type = ProductStatus)]
     status: Word<ProductStatus>,
-    /// Only when the product is created (default 0); later it changes by stock adjustments.
+    /// Of a new product (default 0); later it changes by stock adjustments. A repeat may state it again as it was.
     #[schema(inline)]
     stock: Option<Whole<0, { bound(MAX_STOCK) }>>,
 }
@@ -148,11 +148,29 @@ pub async fn put_product(
 ) -> Result<Response, Problem> {
     let request = body.request(product_id)?;
     let _turn = api.turns.staff.turn().await?;
-    let decision = api.gate.put_product(request, api.deadline()).await;
+    let decision = match api.gate.put_product(request.clone(), api.deadline()).await {
+        Ok(Err(ProductRefusal::StockGiven)) if repeats_stock(&api, &request).await? => {
+            api.gate.put_product(PutProduct { stock: None, ..request }, api.deadline()).await
+        }
+        decision => decision,
+    };
     let decided = api.decided(decision, |refusal| refusals::product(&refusal)).await?;
     let status = if decided.fact.created { StatusCode::CREATED } else { StatusCode::OK };
     let ids = |put: &ProductPut| AcceptedProduct::new(put.product_id.clone());
     Ok(decided.answer(status, ids, ProductView::from))
+}
+
+/// Whether the stock given is the one that the product was created with: then the request can be repeated as it is. The gate
+/// knows the present stock only.
+async fn repeats_stock(api: &Api, request: &PutProduct) -> Result<bool, Problem> {
+    let read = async { Ok(api.truth.initial_stock(&request.product_id).await?) };
+    let (initial, _) = api.read_truth(read).await?;
+    Ok(initial == request.stock)
+}
+
+/// `PUT /v1/products/popular`: a product of this id could never be read.
+pub async fn refuse_popular(_: Staff) -> Problem {
+    Problem::invalid("id", "`popular` is the name of a list, and no product can have it")
 }
 
 impl PutProductBody {

@@ -44,12 +44,15 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
     User,
+    /// A user's writes.
+    Write,
     Address,
 }
 
 /// The limits of one instance.
 pub struct Rates {
     user: Option<Limiter<UserId>>,
+    write: Option<Limiter<UserId>>,
     address: Option<Limiter<IpAddr>>,
     proxies: Vec<IpNet>,
 }
@@ -102,6 +105,7 @@ impl Who {
     fn name(self) -> &'static str {
         match self {
             Self::User => "user",
+            Self::Write => "write",
             Self::Address => "address",
         }
     }
@@ -109,6 +113,7 @@ impl Who {
     fn refusal(self) -> &'static str {
         match self {
             Self::User => "This user sends too many requests; nothing was changed. Wait for Retry-After.",
+            Self::Write => "This user changes too much at once; nothing was changed. Wait for Retry-After.",
             Self::Address => {
                 "Too many requests come from this address; nothing was changed. Wait for Retry-After."
             }
@@ -124,6 +129,7 @@ impl Rates {
     pub fn new(limits: &Limits) -> Self {
         Self {
             user: Limiter::new(limits.user_rate, Who::User),
+            write: Limiter::new(limits.user_write_rate, Who::Write),
             address: Limiter::new(limits.address_rate, Who::Address),
             proxies: limits.trusted_proxies.clone(),
         }
@@ -141,6 +147,12 @@ impl Rates {
             Current::leave(|current| current.standing = Some(standing));
         }
         Ok(())
+    }
+
+    /// Counts a request of an end user that changes something, besides [`Self::count_user`]. What it leaves is told when it is
+    /// nothing.
+    pub fn count_write(&self, user: &UserId) -> Result<(), Problem> {
+        self.write.as_ref().map_or(Ok(()), |limiter| limiter.count(user).map(drop))
     }
 
     /// Counts a request by where it comes from.
@@ -172,6 +184,7 @@ impl Rates {
         let Some(Standing { of, remaining, reset_secs }) = standing else { return };
         let policy = match of {
             Who::User => self.user.as_ref().map(|limiter| &limiter.policy),
+            Who::Write => self.write.as_ref().map(|limiter| &limiter.policy),
             Who::Address => self.address.as_ref().map(|limiter| &limiter.policy),
         };
         let text = format!("\"{}\";r={remaining};t={reset_secs}", of.name());
@@ -184,7 +197,7 @@ impl Rates {
     /// Until `stopping`: without it, memory would grow with everybody who ever came.
     pub async fn upkeep(self: Arc<Self>, stopping: CancellationToken) {
         while stopping.run_until_cancelled(tokio::time::sleep(RATE_UPKEEP)).await.is_some() {
-            if let Some(limiter) = &self.user {
+            for limiter in [&self.user, &self.write].into_iter().flatten() {
                 limiter.forget_the_quiet();
             }
             if let Some(limiter) = &self.address {

@@ -146,7 +146,7 @@ pub fn product(refusal: &ProductRefusal) -> Problem {
     match refusal {
         ProductRefusal::StockGiven => Problem::invalid(
             "stock",
-            "the product exists, and its stock changes by POST …/stock-adjustments only; leave this member out",
+            "the product exists and was created with another stock, which changes by POST …/stock-adjustments only; leave this member out",
         ),
     }
 }

@@ -45,7 +45,7 @@ fn api(limits: &Limits, edge: Edge) -> Api {
         turns: Turns::new(limits, Duration::from_secs(1)),
         edge,
         product_pages: Default::default(),
-        refresh_popular: Arc::new(|| Box::pin(async { Ok(()) })),
+        refresh_popular: Arc::new(|_| Box::pin(async { Ok(()) })),
         rabbitmq_connected: None,
     }
 }

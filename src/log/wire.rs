@@ -127,6 +127,13 @@ impl Id {
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// A new UUIDv7 of this moment, in milliseconds.
+    pub fn at(ms: i64) -> Self {
+        let ms = u64::try_from(ms).unwrap_or(0);
+        let nanos = u32::try_from(ms % 1_000 * 1_000_000).unwrap_or(0);
+        Self(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, ms / 1_000, nanos)))
+    }
 }
 
 impl Default for Id {

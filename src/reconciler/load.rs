@@ -6,6 +6,7 @@ use fred::prelude::*;
 use fred::types::{ClusterHash, CustomCommand};
 use futures::TryStreamExt;
 use sqlx::{Connection, PgConnection};
+use std::collections::HashMap;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -276,13 +277,19 @@ async fn idempotency_records(
             .bind(clock_ms - IDEMPOTENCY_KEPT_MS)
             .fetch(conn);
     let (mut loaded, mut bucket) = (Vec::new(), None::<(i64, HashLoader<'_>)>);
+    let mut made = HashMap::new();
     while let Some((scope, hash, reply, decided_at)) = rows.try_next().await? {
         let day = decided_at.div_euclid(DAY_MS);
         if bucket.as_ref().is_none_or(|(of, _)| *of != day) {
             if let Some((_, full)) = bucket.take() {
-                loaded.push(full.finish().await?);
+                loaded.push(counted(full, &mut made).await?);
             }
             bucket = Some((day, HashLoader::new(client, keys.idempotency(day))));
+        }
+        let user = scope.split(' ').next().unwrap_or_default();
+        match made.get_mut(user) {
+            Some(count) => *count += 1,
+            None => drop(made.insert(user.to_owned(), 1)),
         }
         let record = IdempotencyRecord { request_hash: Blob(hash), decided_at, reply: Blob(reply) };
         if let Some((_, hash)) = bucket.as_mut() {
@@ -290,7 +297,15 @@ async fn idempotency_records(
         }
     }
     if let Some((_, last)) = bucket {
-        loaded.push(last.finish().await?);
+        loaded.push(counted(last, &mut made).await?);
     }
     Ok(loaded)
+}
+
+/// The records of a day, with how many each user has made.
+async fn counted(mut hash: HashLoader<'_>, made: &mut HashMap<String, i64>) -> Result<LoadedHash, Error> {
+    for (user, count) in made.drain() {
+        hash.add(user, count).await?;
+    }
+    hash.finish().await
 }

@@ -189,8 +189,12 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    /// A charge of 0 is logged for the record of its key, and changes nothing else.
     fn wallet_charged(&mut self, f: &'a WalletCharged) -> Result<(), PlanError> {
         let amount = big(f.amount)?;
+        if amount == 0 {
+            return Ok(());
+        }
         self.wallet_changed(&f.user_id, "charge", amount, f.balance_after, f.charge_id.0, f.charged_at)
     }
 

@@ -92,10 +92,10 @@ fn until_next_midnight(zone: &TimeZone, now: TimestampMs) -> Option<Duration> {
     u64::try_from(ms).ok().map(Duration::from_millis)
 }
 
-/// Makes a list of the last three days up to `now`, for `POST /v1/products/popular/refresh`. The caller has waited until
-/// PostgreSQL has what the gate has. Lists made at once are all correct; the newest is shown.
+/// Makes a list of the last three days up to `now`, this millisecond included, for `POST /v1/products/popular/refresh`. `now`
+/// is the gate's clock, which dates orders. The caller has waited until PostgreSQL has what the gate has. Lists made at once are all correct; the newest is shown.
 pub async fn refresh_now(pool: &PgPool, zone: &TimeZone, now: TimestampMs) -> Result<(), SchedulerError> {
-    make_list(pool, None, window_up_to(zone, now)?, now).await?;
+    make_list(pool, None, window_up_to(zone, now + 1)?, now).await?;
     Ok(prune(pool).await?)
 }
 

@@ -18,11 +18,12 @@ pub mod migrate;
 mod migration;
 mod orders;
 mod popular;
+mod products;
 mod progress;
 
 pub use ledger::LedgerEntry;
 pub use migration::Migration;
-pub use orders::{RepeatedKey, orders_by_id};
+pub use orders::{KeyUse, orders_by_id};
 pub use popular::{PopularList, PopularRank};
 pub use progress::{CellCursor, Progress, Vitals};
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Truth, TruthError, limit_of, unsigned};
 use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
 use crate::domain::{OrderItemView, OrderStatus, OrderView, TimestampMs, UserId, rfc3339};
-use crate::log::fact::OrderCancelled;
+use crate::log::fact::Idempotency;
 
 #[derive(sqlx::FromRow)]
 struct OrderRow {
@@ -36,12 +36,12 @@ struct ItemRow {
 
 /// What an `Idempotency-Key` was used for before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RepeatedKey {
-    /// Not in the last 24 hours.
-    No,
-    /// For the cancellation of this very order.
-    Same,
-    /// For another request.
+pub enum KeyUse {
+    /// Nothing, in the last 24 hours.
+    New,
+    /// This very request, at that time.
+    Same(TimestampMs),
+    /// Another request.
     Other,
 }
 
@@ -68,24 +68,18 @@ impl Truth {
         self.with_items(rows).await
     }
 
-    /// Whether `key` was used by `user_id` in the last 24 hours, and whether it was to cancel this order.
-    pub async fn cancelled_with(
-        &self,
-        user_id: &UserId,
-        key: &str,
-        order_id: Uuid,
-    ) -> Result<RepeatedKey, TruthError> {
-        let query = sqlx::query_scalar::<_, Vec<u8>>(
-            "SELECT reply FROM idempotency_records
-             WHERE scope = $1 AND decided_at > now() - $2 * interval '1 millisecond'",
+    /// What a key was used for in the 24 hours before `now`, the gate's clock.
+    pub async fn key_use(&self, record: &Idempotency, now: TimestampMs) -> Result<KeyUse, TruthError> {
+        let query = sqlx::query_as::<_, (Vec<u8>, TimestampMs)>(
+            "SELECT request_hash, (extract(epoch FROM decided_at) * 1000)::bigint FROM idempotency_records
+             WHERE scope = $1 AND decided_at > to_timestamp($2::bigint / 1000.0::float8)",
         )
-        .bind(format!("{user_id} {key}"))
-        .bind(IDEMPOTENCY_KEPT_MS);
-        let reply = self.read(query.fetch_optional(&self.pool)).await?;
-        Ok(match reply.map(|bytes| rmp_serde::from_slice::<OrderCancelled>(&bytes)) {
-            None => RepeatedKey::No,
-            Some(Ok(cancelled)) if cancelled.order_id.0 == order_id => RepeatedKey::Same,
-            Some(_) => RepeatedKey::Other,
+        .bind(&record.scope)
+        .bind(now.saturating_sub(IDEMPOTENCY_KEPT_MS));
+        Ok(match self.read(query.fetch_optional(&self.pool)).await? {
+            None => KeyUse::New,
+            Some((hash, at)) if hash == record.request_hash.0 => KeyUse::Same(at),
+            Some(_) => KeyUse::Other,
         })
     }
 

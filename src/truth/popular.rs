@@ -23,11 +23,16 @@ pub struct PopularRank {
 }
 
 impl Truth {
-    /// `None` before the first refresh.
+    /// The latest list; `None` before the first refresh.
     pub async fn popular(&self) -> Result<Option<PopularList>, TruthError> {
+        self.popular_at(None).await
+    }
+
+    /// The list that was the latest at this moment, or is now. Old lists are removed: `None`.
+    pub async fn popular_at(&self, at: Option<TimestampMs>) -> Result<Option<PopularList>, TruthError> {
         // One statement, so that the list is of one refresh also while the next one is being written.
         type Row = (TimestampMs, TimestampMs, TimestampMs, Option<i16>, Option<String>, Option<i64>);
-        let query = sqlx::query_as::<_, Row>(include_str!("popular.sql"));
+        let query = sqlx::query_as::<_, Row>(include_str!("popular.sql")).bind(at);
         let rows = self.read(query.fetch_all(&self.pool)).await?;
         let Some(&(refreshed_at, from, to, ..)) = rows.first() else {
             return Ok(None);

@@ -193,6 +193,7 @@ impl Cluster {
             ("RUSHGATE_REQUEST_TIMEOUT_MS", "30000".to_owned()),
             ("RUSHGATE_TRUTH_TIMEOUT_MS", "8000".to_owned()),
             ("RUSHGATE_CHARGE_SCOPE", "shop".to_owned()),
+            ("RUSHGATE_USER_WRITE_RATE", "off".to_owned()),
             ("RUSHGATE_LOG_FORMAT", "json".to_owned()),
             // Nobody balances load here: tests need not wait at each stop.
             ("RUSHGATE_DRAIN_SECS", "0".to_owned()),

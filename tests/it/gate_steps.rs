@@ -65,7 +65,8 @@ impl Shop {
             requests.add(*deadline, key.as_deref(), &wire::pack(body).unwrap()).unwrap();
         }
         let ((count, values), claim) = (requests.shape(), &claim);
-        let head = (claim.epoch, claim.seen, &claim.seen_tip, claim.day, claim.log_limit, count, values);
+        let Claim { epoch, seen, seen_tip, day, log_limit } = claim;
+        let head = (epoch, seen, seen_tip, day, log_limit, count, values, LIMITS.keys);
         script.call(&self.raw, keys, wire::pack(&head).unwrap(), requests.into_bytes()).await
     }
 

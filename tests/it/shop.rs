@@ -19,7 +19,8 @@ use uuid::Uuid;
 
 use crate::truth;
 
-pub const LIMITS: BatchLimits = BatchLimits { queue: 10_000, batch: 128, log: 100_000 };
+pub const LIMITS: BatchLimits =
+    BatchLimits { queue: 10_000, batch: 128, log: 100_000, keys: 10_000, read: Duration::from_secs(3) };
 
 pub struct Shop {
     redis: RedisServer,

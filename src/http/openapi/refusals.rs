@@ -13,10 +13,10 @@ pub const REFUSALS: &[(&str, &[Code])] = {
     &[
         ("list_products", &[GateUnavailable]),
         ("get_product", &[ProductNotFound, GateUnavailable]),
-        ("put_product", &[]),
+        ("put_product", &[TruthUnavailable]),
         ("adjust_stock", &[ProductNotFound, StockBelowZero]),
         ("get_popular", &[GateUnavailable, TruthUnavailable]),
-        ("refresh_popular", &[GateUnavailable, TruthUnavailable]),
+        ("refresh_popular", &[TruthUnavailable]),
         ("get_wallet", &[UserNotFound, GateUnavailable]),
         ("charge_wallet", &[UserNotFound, BalanceLimitExceeded]),
         ("list_entries", &[UserNotFound, GateUnavailable, TruthUnavailable]),
@@ -94,11 +94,10 @@ fn of_its_kind(operation: &Value, decides: bool) -> Vec<Code> {
     if operation.get("requestBody").is_some() || has_key {
         codes.extend([Code::RequestTimeout, Code::BodyTooLarge, Code::UnsupportedMediaType]);
     }
-    let refreshes = operation["operationId"] == "refresh_popular";
-    if has_key && !refreshes {
+    if has_key {
         codes.push(Code::IdempotencyKeyReused);
     }
-    if decides && !refreshes {
+    if decides {
         codes.extend([Code::GateUnavailable, Code::BacklogFull, Code::OutcomeUnknown]);
     }
     codes

@@ -344,7 +344,9 @@ async fn a_method_that_a_route_does_not_know_is_refused_with_those_it_knows() {
     for (path, item) in described.0["paths"].as_object().unwrap() {
         let path = path.replace("{id}", "01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47").replace("{user}", &shop.user);
         for method in ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "BREW"] {
-            if item.get(method.to_lowercase()).is_none() {
+            // A product of that id is refused, not the method.
+            let refused_id = method == "PUT" && path == "/v1/products/popular";
+            if item.get(method.to_lowercase()).is_none() && !refused_id {
                 let answer = api.call(method, &path).admin().json(&json!({})).send().await;
                 assert_eq!((answer.status, answer.code()), (405, "method-not-allowed"), "{method} {path}");
                 let allow = answer.headers["allow"].to_str().unwrap();

@@ -123,11 +123,46 @@ async fn keys_of_any_printable_form_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_refresh_with_a_key_is_done_each_time() {
+async fn a_refresh_with_a_key_is_done_once() {
     let api = Api::shared().await;
     let key = fresh("key");
+    let refresh = || api.call("POST", "/v1/products/popular/refresh").admin();
+    let first = refresh().key(&key).send().await;
+    assert!(first.status == 200 && !first.replayed(), "{first:?}");
+    let later = refresh().ok(200).await;
+    assert!(time(&later, "refreshed_at") >= time(&first.body, "refreshed_at"));
+    let again = refresh().key(&key).send().await;
+    assert!(again.replayed(), "{again:?}");
+    assert_eq!(again.body["refreshed_at"], first.body["refreshed_at"]);
+    let product = api.product(100, 5).await;
+    let adjust = api.post(&format!("/v1/products/{product}/stock-adjustments"), &json!({"delta": 1}));
+    adjust.admin().key(&key).refused(422, "idempotency-key-reused").await;
+    let used = fresh("key");
+    let adjust = api.post(&format!("/v1/products/{product}/stock-adjustments"), &json!({"delta": 1}));
+    adjust.admin().key(&used).ok(201).await;
+    refresh().key(&used).refused(422, "idempotency-key-reused").await;
+}
+
+#[tokio::test]
+async fn a_key_used_on_a_cancelled_order_belongs_to_that_request() {
+    let backend = Backend::new().await;
+    let instance = backend.serve_all(&[]).await;
+    let api = instance.client();
+    let (user, mug) = (api.user(10_000).await, api.product(1_000, 10).await);
+    let order = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
+    let other = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
+    let cancelled = api.cancel(&order, &user).ok(200).await;
+    let key = fresh("key");
+    let first = api.cancel(&order, &user).key(&key).send().await;
+    assert!(first.status == 200 && !first.replayed() && first.body == cancelled, "{first:?}");
     for _ in 0..2 {
-        let answer = api.call("POST", "/v1/products/popular/refresh").admin().key(&key).send().await;
-        assert!(answer.status == 200 && !answer.replayed(), "{answer:?}");
+        api.charge(&user, 5).user(&user).key(&key).refused(422, "idempotency-key-reused").await;
+        api.cancel(&other, &user).key(&key).refused(422, "idempotency-key-reused").await;
+        let again = api.cancel(&order, &user).key(&key).send().await;
+        assert!(again.replayed() && again.body == cancelled, "{again:?}");
+        assert_eq!((api.stock(&mug).await, api.balance(&user).await), (9, 9_000));
+        backend.assert_audit_clean().await;
+        backend.rebuild().await;
+        instance.wait_until_ready().await;
     }
 }

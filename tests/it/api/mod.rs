@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use fred::prelude::*;
 use reqwest::header::HeaderMap;
 use rushgate::config::{Durability, Servers};
 use rushgate::domain::UserId;
@@ -18,6 +19,7 @@ use rushgate::http::mint_token;
 use rushgate::reconciler::{Reconciler, Step};
 use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 use serde_json::{Value, json};
+use sqlx::Connection;
 use tokio::sync::OnceCell;
 
 use crate::truth;
@@ -28,6 +30,7 @@ mod bad_input;
 mod cancel;
 mod description;
 mod idempotency;
+mod limits;
 mod openapi;
 mod orders;
 mod outages;
@@ -97,6 +100,20 @@ impl Backend {
         assert!(reconciler.try_lead().await.unwrap());
         assert_eq!(reconciler.step().await.unwrap(), Step::Rebuilt(1));
         reconciler
+    }
+
+    /// What PostgreSQL answers to a question for a number.
+    pub async fn number(&self, sql: &'static str) -> i64 {
+        let mut session = sqlx::PgConnection::connect(&self.database_url).await.unwrap();
+        sqlx::query_scalar(sql).fetch_one(&mut session).await.unwrap()
+    }
+
+    /// Sets the gate's clock ahead of the server's.
+    pub async fn set_clock_ahead(&self, by: Duration) {
+        let now = jiff::Timestamp::now().as_millisecond() + by.as_millis() as i64;
+        let raw = rushgate::gate::redis::connect(&self.redis.url()).await.unwrap();
+        let _: i64 = raw.hset(rushgate::gate::keys::Keys::meta(0), ("clock", now)).await.unwrap();
+        raw.quit().await.unwrap();
     }
 
     /// Runs `rushgate rebuild`, which takes over from the instance that leads.

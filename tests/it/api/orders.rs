@@ -188,3 +188,20 @@ async fn an_order_for_nothing_needs_no_wallet() {
     assert_eq!(column(&coupons, "coupon_id"), [&coupon]);
     backend.assert_audit_clean().await;
 }
+
+/// Lists are in the order of ids. A UUIDv7 begins with its milliseconds.
+#[tokio::test]
+async fn an_orders_id_is_of_the_gates_clock() {
+    let backend = Backend::new().await;
+    let instance = backend.serve_all(&[]).await;
+    let api = instance.client();
+    let (user, mug) = (api.user(1_000).await, api.product(100, 10).await);
+    backend.set_clock_ahead(Duration::from_secs(3_600)).await;
+    api.charge(&user, 1).user(&user).ok(201).await; // the instance learns of it
+    let order = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
+    let id: uuid::Uuid = text(&order, "order_id").parse().unwrap();
+    let (secs, nanos) = id.get_timestamp().unwrap().to_unix();
+    let made = secs as i64 * 1_000 + i64::from(nanos) / 1_000_000;
+    let apart = (time(&order, "ordered_at").as_millisecond() - made).abs();
+    assert!(apart < 60_000, "{apart} ms");
+}

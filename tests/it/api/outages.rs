@@ -447,3 +447,19 @@ async fn with_ack_truth_a_coupon_that_only_the_gate_knows_is_not_told_of() {
     let refused = api.issue("welcome", "ann").refused(409, "already-issued").await;
     assert_eq!(refused["coupon_id"], issued["coupon_id"]);
 }
+
+/// A read does not wait longer than a request may take, however long Redis does.
+#[tokio::test]
+async fn a_read_obeys_the_requests_time_limit() {
+    let backend = Backend::new().await;
+    let instance = backend.serve_all(&[("RUSHGATE_REQUEST_TIMEOUT_MS", "200")]).await;
+    let api = instance.client();
+    let id = api.product(100, 1).await;
+    let raw = rushgate::gate::redis::connect(&backend.redis.url()).await.unwrap();
+    let pause = fred::types::CustomCommand::new_static("CLIENT", None, false);
+    let _: () = raw.custom(pause, vec!["PAUSE", "30000", "ALL"]).await.unwrap();
+    let asked = Instant::now();
+    api.get(&format!("/v1/products/{id}")).refused(503, "gate-unavailable").await;
+    // A command of Redis may take 2.5 s.
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+}

@@ -61,3 +61,17 @@ async fn a_list_made_right_after_an_order_has_it() {
         assert_eq!((&list["data"][0]["id"], &list["data"][0]["sold"]), (&json!(hit), &json!(round * 1_000)));
     }
 }
+
+/// The gate's clock dates orders; that of the instance may be behind.
+#[tokio::test]
+async fn a_refresh_is_cut_by_the_gates_clock() {
+    let backend = Backend::new().await;
+    let instance = backend.serve_all(&[]).await;
+    let api = instance.client();
+    backend.set_clock_ahead(Duration::from_secs(3_600)).await;
+    let (user, hit) = (api.user(1_000).await, api.product(100, 10).await);
+    let order = api.order(&user, &[(&hit, 3)], json!({})).ok(201).await;
+    let list = api.call("POST", "/v1/products/popular/refresh").admin().ok(200).await;
+    assert_eq!((&list["data"][0]["id"], &list["data"][0]["sold"]), (&json!(hit), &json!(3)));
+    assert!(time(&list, "to") > time(&order, "ordered_at"));
+}

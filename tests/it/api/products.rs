@@ -20,7 +20,7 @@ async fn a_product_is_created_then_changed() {
     assert_eq!(api.get(&path).ok(200).await, changed);
     assert_eq!(api.put(&path, &body).admin().ok(200).await, changed, "repeatable");
 
-    let with_stock = with(body, json!({"stock": 3}));
+    let with_stock = with(body, json!({"stock": 4}));
     assert_eq!(api.put(&path, &with_stock).admin().refused_field().await, "stock");
     let without = json!({"name": "Mug", "price": 100, "status": "on_sale"});
     let path = format!("/v1/products/{}", fresh("mug"));
@@ -102,5 +102,44 @@ async fn what_is_not_there_is_not_found() {
 async fn the_word_of_a_route_cannot_be_the_id_of_a_product() {
     let api = Api::shared().await;
     let body = json!({"name": "n", "price": 100, "status": "on_sale"});
-    api.put("/v1/products/popular", &body).admin().refused(405, "method-not-allowed").await;
+    assert_eq!(api.put("/v1/products/popular", &body).admin().refused_field().await, "id");
+    api.put("/v1/products/popular", &body).service().refused(403, "forbidden").await;
+    let list = api.call("POST", "/v1/products/popular/refresh").admin().ok(200).await;
+    assert!(list["data"].is_array(), "{list}");
+}
+
+#[tokio::test]
+async fn a_put_with_its_stock_can_be_repeated() {
+    let api = Api::shared().await;
+    let id = fresh("product");
+    let path = format!("/v1/products/{id}");
+    let body = |stock: u64| json!({"name": "n", "price": 1_000, "status": "on_sale", "stock": stock});
+    let created = api.put(&path, &body(5)).admin().ok(201).await;
+    assert_eq!(api.put(&path, &body(5)).admin().ok(200).await, created);
+    for other in [0, 4, 6] {
+        assert_eq!(api.put(&path, &body(other)).admin().refused_field().await, "stock");
+    }
+    api.post(&format!("{path}/stock-adjustments"), &json!({"delta": 2})).admin().ok(201).await;
+    assert_eq!(api.put(&path, &body(7)).admin().refused_field().await, "stock", "it was created with 5");
+    let again = api.put(&path, &body(5)).admin().ok(200).await;
+    assert_eq!(again["stock"], 7, "the stock stays as it is");
+    let without = fresh("product");
+    let path = format!("/v1/products/{without}");
+    let body = json!({"name": "n", "price": 1_000, "status": "on_sale"});
+    api.put(&path, &body).admin().ok(201).await;
+    assert_eq!(api.put(&path, &with(body, json!({"stock": 0}))).admin().ok(200).await["stock"], 0);
+}
+
+#[tokio::test]
+async fn a_stock_that_cancellations_lifted_over_the_maximum_can_be_lowered() {
+    let api = Api::shared().await;
+    let (user, id) = (api.user(10_000).await, api.product(1_000, 1_000_000_000).await);
+    let order = api.order(&user, &[(&id, 5)], json!({})).ok(201).await;
+    let path = format!("/v1/products/{id}/stock-adjustments");
+    let adjust = |delta: i64| api.post(&path, &json!({"delta": delta})).admin();
+    adjust(5).ok(201).await;
+    api.cancel(&order, &user).ok(200).await;
+    assert_eq!(api.stock(&id).await, 1_000_000_005);
+    assert_eq!(adjust(1).refused_field().await, "delta");
+    assert_eq!(adjust(-2).ok(201).await["stock"], 1_000_000_003);
 }

@@ -66,3 +66,34 @@ async fn end_users_charge_their_wallets_only_where_the_setting_allows_it() {
     api.charge(&user, 5).service().ok(201).await;
     assert_eq!(api.charge(&user, 5).admin().ok(201).await["balance"], 15);
 }
+
+#[tokio::test]
+async fn a_charge_of_nothing_writes_nothing_but_its_keys_record() {
+    let backend = Backend::new().await;
+    let instance = backend.serve_all(&[]).await;
+    let api = instance.client();
+    let (user, key) = (fresh("user"), fresh("key"));
+    let end_of_log = async || {
+        let status = api.get("/v1/admin/status").admin().ok(200).await;
+        status["cells"][0]["seq"].as_u64().unwrap()
+    };
+    let before = end_of_log().await;
+    let charge = api.charge(&user, 0).service().ok(201).await;
+    assert_eq!((&charge["amount"], &charge["balance"]), (&json!(0), &json!(0)));
+    assert_eq!(end_of_log().await, before, "without a key there is nothing to log");
+    let keyed = || api.charge(&user, 0).service().key(&key);
+    let first = keyed().ok(201).await;
+    assert_eq!(end_of_log().await, before + 1);
+    for _ in 0..2 {
+        let again = keyed().send().await;
+        assert!(again.replayed() && again.body == first, "{again:?}");
+        api.charge(&user, 1).service().key(&key).refused(422, "idempotency-key-reused").await;
+        let ledger = api.get(&format!("/v1/users/{user}/wallet/entries")).user(&user).ok(200).await;
+        assert_eq!(ledger["data"], json!([]));
+        assert_eq!(backend.number("SELECT count(*) FROM wallets").await, 0);
+        assert_eq!(backend.number("SELECT count(*) FROM idempotency_records").await, 1);
+        backend.assert_audit_clean().await;
+        backend.rebuild().await;
+        instance.wait_until_ready().await;
+    }
+}

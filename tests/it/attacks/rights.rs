@@ -134,6 +134,7 @@ async fn main_way(cluster: &Cluster) -> Vec<Instance> {
     let api = instances.last().unwrap();
     api.done(&Request::put_product("mug", 1_000, 10)).await;
     api.done(&Request::restock("mug", 5)).await;
+    api.done(&Request::put_product("mug", 1_000, 10)).await; // its first stock is looked up
     api.done(&Request::put_template("welcome", 5)).await;
     api.done(&Request::charge("ann", 100_000).key("k")).await;
     assert!(api.send(&Request::charge("ann", 100_000).key("k")).await.replayed);

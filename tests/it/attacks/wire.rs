@@ -18,7 +18,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Servers, an instance with these settings, and a client of it.
 pub async fn victim(settings: &[(&str, &str)]) -> (Instance, Backend) {
     let backend = Backend::new().await;
-    let instance = backend.serve_all(settings).await;
+    let settings = [&[("RUSHGATE_USER_WRITE_RATE", "off")], settings].concat();
+    let instance = backend.serve_all(&settings).await;
     (instance, backend)
 }
 

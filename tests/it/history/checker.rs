@@ -563,7 +563,7 @@ fn decide_again(shop: &mut Shop, placed: &Placed, clock_ms: i64, report: &mut Re
             report
                 .add(Kind::NotAllowed, format!("entry {epoch}-{seq}: {fact:?}; the model refuses: {why:?}"));
         }
-        Verdict::Replayed(_) | Verdict::KeyReused => {
+        Verdict::Replayed(_) | Verdict::KeyReused | Verdict::KeysSpent(_) => {
             report.add(Kind::TwoEffects, format!("entry {epoch}-{seq}: {fact:?}"));
         }
     }

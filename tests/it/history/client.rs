@@ -293,7 +293,7 @@ impl Shared {
         let n_product = rng.usize(..self.mix.products);
         match rng.u8(..100) {
             0..16 => Ask::Issue { template: template(rng.usize(..self.mix.templates)), user },
-            16..28 => Ask::Charge { user, amount: 100 * rng.u64(..600) },
+            16..28 => Ask::Charge { user, amount: 100 * rng.u64(1..600) },
             28..56 => self.order(user, rng),
             56..64 => self.known_order(rng).map_or(Ask::Wallet(user), |order| Ask::Cancel { order }),
             64..70 => Ask::Adjust {

@@ -138,6 +138,8 @@ pub enum Verdict {
     /// The answer to the same key and request.
     Replayed(Fact),
     KeyReused,
+    /// The user has made as many records today as one may; milliseconds until tomorrow.
+    KeysSpent(i64),
     Refused(Refusal),
 }
 
@@ -156,9 +158,21 @@ pub struct Shop {
     pub orders: BTreeMap<Id, Order>,
     pub orders_of: BTreeMap<String, BTreeSet<Id>>,
     pub records: BTreeMap<String, Record>,
+    /// Records that a user may make in a day (UTC); `None`: any number.
+    pub keys_per_day: Option<u64>,
 }
 
 impl Shop {
+    /// Whether the user has made as many records on this day as one may.
+    pub fn has_spent_keys(&self, key: &Idempotency, now: i64) -> bool {
+        let user = key.scope.split(' ').next().unwrap_or_default();
+        let prefix = format!("{user} ");
+        let of_user =
+            self.records.range(prefix.clone()..).take_while(|(scope, _)| scope.starts_with(&prefix));
+        let today = of_user.filter(|(_, r)| r.decided_at.div_euclid(DAY_MS) == now.div_euclid(DAY_MS));
+        self.keys_per_day.is_some_and(|most| today.count() as u64 >= most)
+    }
+
     /// Decides one request at `now` (milliseconds), a repeated key first.
     pub fn decide(&mut self, request: &Request, key: Option<&Idempotency>, now: i64) -> Verdict {
         if let Some(key) = key
@@ -169,6 +183,9 @@ impl Shop {
                 true => Verdict::Replayed(record.fact.clone()),
                 false => Verdict::KeyReused,
             };
+        }
+        if key.is_some_and(|key| self.has_spent_keys(key, now)) {
+            return Verdict::KeysSpent(DAY_MS - now.rem_euclid(DAY_MS));
         }
         match self.fresh(request, key, now) {
             Ok(fact) => {
@@ -320,8 +337,10 @@ impl Shop {
             return Err(ChargeRefusal::BalanceLimit(balance));
         }
         let balance_after = balance + amount;
-        self.wallets.insert(user_id.to_owned(), balance_after);
-        self.book(user_id, "charge", amount.cast_signed(), balance_after, charge_id, now);
+        if amount > 0 {
+            self.wallets.insert(user_id.to_owned(), balance_after);
+            self.book(user_id, "charge", amount.cast_signed(), balance_after, charge_id, now);
+        }
         Ok(WalletCharged {
             charge_id,
             user_id: user_id.to_owned(),
@@ -524,7 +543,7 @@ impl Shop {
     ) -> Result<StockAdjusted, StockRefusal> {
         let product = self.products.get_mut(product_id).ok_or(StockRefusal::UnknownProduct)?;
         let stock = product.stock.checked_add_signed(delta).ok_or(StockRefusal::BelowZero(product.stock))?;
-        if stock > highest {
+        if delta > 0 && stock > highest {
             return Err(StockRefusal::TooHigh(product.stock));
         }
         product.stock = stock;

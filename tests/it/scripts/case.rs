@@ -24,6 +24,8 @@ use crate::history::model::{Fact, Refusal, Request, Shop, Verdict, facts_of};
 const AHEAD_DAY: i64 = 24_305;
 const NO_DEADLINE_MS: i64 = 4_000_000_000_000;
 const CELL: u32 = 0;
+/// Fewer than a user has names for keys.
+const KEYS_PER_DAY: u64 = 4;
 
 /// The Redis of a test. One for all cases: each begins with an emptied one.
 pub struct Bench {
@@ -128,7 +130,8 @@ impl<'a> Run<'a> {
         if !claimed || !opened {
             return Err("the epoch does not open".into());
         }
-        let (shop, asking, records) = (Shop::default(), Asking::default(), BTreeMap::new());
+        let shop = Shop { keys_per_day: Some(KEYS_PER_DAY), ..Shop::default() };
+        let (asking, records) = (Asking::default(), BTreeMap::new());
         Ok(Self {
             bench,
             scripts,
@@ -320,7 +323,7 @@ impl<'a> Run<'a> {
             requests.add(*at, key.as_deref(), &packed(&sent.body)?).map_err(|e| e.to_string())?;
         }
         let (count, values) = requests.shape();
-        let head = packed(&(epoch, seen, tip, today, limit, count, values))?;
+        let head = packed(&(epoch, seen, tip, today, limit, count, values, KEYS_PER_DAY))?;
         let keys = script.keys(&Keys::new(CELL, epoch), today);
         let reply = script.call(&self.bench.client, keys, head, requests.into_bytes()).await;
         reply.map_err(|e| format!("{:?} {e:?}; it was to decide {sent:?}", batch.kind))
@@ -400,7 +403,10 @@ impl<'a> Run<'a> {
                 ));
             }
             passed_at = passed_at.max(boundary(&told.answer));
-            if let Some((fact, raw)) = self.note(sent, told, place.now)? {
+            // A charge of 0 without a key is answered, and nothing else.
+            let nothing =
+                matches!(&sent.request, Request::ChargeWallet { amount: 0, .. }) && sent.key.is_none();
+            if let Some((fact, raw)) = self.note(sent, told, place.now)?.filter(|_| !nothing) {
                 if let Fact::OrderPlaced(placed) = &fact {
                     self.tally.most_lines = self.tally.most_lines.max(placed.lines.len());
                 }
@@ -424,8 +430,9 @@ impl<'a> Run<'a> {
         }
         let stored = sent.key.as_ref().and_then(|key| self.shop.records.get(&key.scope));
         let repeats = stored.is_some_and(|record| place.now < record.decided_at + IDEMPOTENCY_KEPT_MS);
+        let spent = sent.key.as_ref().is_some_and(|key| self.shop.has_spent_keys(key, place.now));
         if let (Request::CancelOrder { order_id }, Body::Cancel(_, _, lines, _, _, read_in), false) =
-            (&sent.request, &sent.body, repeats)
+            (&sent.request, &sent.body, repeats || spent)
         {
             let refused = |why| Answer::Decided(Verdict::Refused(Refusal::Cancel(why)));
             if *read_in != self.keys.epoch {

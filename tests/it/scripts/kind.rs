@@ -99,6 +99,7 @@ impl Answer {
             Self::Decided(Verdict::Accepted(_)) => "accepted".to_owned(),
             Self::Decided(Verdict::Replayed(_)) => "replayed".to_owned(),
             Self::Decided(Verdict::KeyReused) => "key reused".to_owned(),
+            Self::Decided(Verdict::KeysSpent(_)) => "keys spent".to_owned(),
             Self::Decided(Verdict::Refused(why)) => {
                 let shown = format!("{why:?}");
                 let name = shown.split_once('(').map_or("", |(_, inner)| inner);
@@ -134,6 +135,7 @@ impl Kind {
             }
             2 => return Ok(Told { answer: Answer::Late, fact: None }),
             3 => Verdict::KeyReused,
+            6 => Verdict::KeysSpent(unpacked::<(u8, i64)>(packed)?.1),
             4 => Verdict::Refused(self.refusal(packed)?),
             other => return Err(format!("a verdict with the code {other}")),
         };

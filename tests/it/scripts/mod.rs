@@ -241,7 +241,9 @@ fn every_answer() -> Vec<String> {
             Kind::PutTemplate => &["LimitBelowIssued"],
         }
     };
-    let with_key = |kind: Kind| if kind.takes_keys() { ["replayed", "key reused"].as_slice() } else { &[] };
+    let with_key = |kind: Kind| {
+        if kind.takes_keys() { ["replayed", "key reused", "keys spent"].as_slice() } else { &[] }
+    };
     let any = ["accepted", "late"];
     KINDS
         .into_iter()

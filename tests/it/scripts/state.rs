@@ -37,6 +37,8 @@ pub struct State {
     pub cancelled: BTreeSet<Id>,
     /// Day and scope → record.
     pub records: BTreeMap<(i64, String), Record>,
+    /// Day and user → how many of these the user has made.
+    pub made: BTreeMap<(i64, String), u64>,
 }
 
 impl State {
@@ -66,6 +68,10 @@ impl State {
         let cancelled = shop.orders.iter().filter(|(_, order)| order.cancelled.is_some());
         state.cancelled = cancelled.map(|(id, _)| *id).collect();
         state.keys = state.expected_keys(keys);
+        for (day, scope) in state.records.keys() {
+            let user = scope.split(' ').next().unwrap_or_default().to_owned();
+            *state.made.entry((*day, user)).or_default() += 1;
+        }
         state
     }
 
@@ -120,11 +126,14 @@ impl State {
         for key in state.keys.clone() {
             let Some((_, day)) = key.split_once(":idem:") else { continue };
             let day: i64 = day.parse().map_err(|_| format!("a key without a day: {key}"))?;
-            let found = hash(client, key, text, |bytes| {
-                record(bytes).map(|r: IdempotencyRecord| (r.request_hash.0, r.decided_at, r.reply.0))
-            });
-            let found = found.await?.into_iter().map(|(scope, record)| ((day, scope), record));
-            state.records.extend(found);
+            for (name, value) in hash(client, key, text, |bytes| Ok(bytes.to_vec())).await? {
+                if name.contains(' ') {
+                    let r: IdempotencyRecord = record(&value)?;
+                    state.records.insert((day, name), (r.request_hash.0, r.decided_at, r.reply.0));
+                } else {
+                    state.made.insert((day, name), number(&value)?);
+                }
+            }
         }
         Ok(state)
     }
@@ -142,6 +151,7 @@ impl State {
         same("held", &self.held, &should.held)?;
         same("cancelled", &self.cancelled, &should.cancelled)?;
         same("idempotency records", &self.records, &should.records)?;
+        same("how many records users have made", &self.made, &should.made)?;
         Self::compare_meta(&self.meta, &should.meta)?;
         same("keys", &self.keys, &should.keys)
     }
