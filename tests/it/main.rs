@@ -8,6 +8,7 @@ mod cluster;
 mod containers;
 mod dashboards;
 mod demo;
+mod deployment;
 mod docs;
 mod door;
 mod drain;
