@@ -3,10 +3,16 @@
 
 FROM rust:1.94-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends build-essential && rm -rf /var/lib/apt/lists/*
+# A profile of Cargo.toml. `bench-dev` and `dev` are for trials: they build sooner and run slower.
+ARG PROFILE=release
 WORKDIR /src
 COPY . .
+# The cache of target/ outlives this build. Cargo compares times: a checkout whose files are older than the last build in
+# the cache would yield that build's binary, so every file gets the time of this build.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --release --locked --features jemalloc --bin rushgate && cp target/release/rushgate /usr/local/bin/rushgate
+    find . -path ./target -prune -o -type f -exec touch {} + \
+    && cargo build --profile "$PROFILE" --locked --features jemalloc --bin rushgate \
+    && cp "target/$(echo "$PROFILE" | sed 's/^dev$/debug/')/rushgate" /usr/local/bin/rushgate
 
 # The load generator, for the profile `load` of docker-compose.yml.
 FROM build AS load-build
@@ -26,7 +32,7 @@ USER 10001:10001
 EXPOSE 8080 9090
 # Asks /readyz: healthy means that it decides.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["rushgate", "ready"]
-# It stops within 10 s of SIGTERM.
+# It serves for RUSHGATE_DRAIN_SECS more (5, if not set), then stops within 10 s.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["rushgate"]
 CMD ["serve"]

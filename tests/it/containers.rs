@@ -1,5 +1,5 @@
 //! docker-compose.yml, Dockerfile and .env.example: complete, without default passwords, and as Rushgate needs its servers.
-//! Where the client is there, `docker compose config` has the last word.
+//! Where the client is there, `docker compose config` has the last word. `./dev containers` runs them (tests/containers/).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -111,11 +111,59 @@ fn redis_keeps_what_it_acknowledges() {
             "--appendonly yes",
             "--appendfsync always",
             "--no-appendfsync-on-rewrite no",
+            "--maxmemory ${REDIS_MAXMEMORY:-1gb}",
             "--maxmemory-policy noeviction",
             "--aof-load-truncated no",
+            "--save ''",
             "--requirepass",
         ] {
             assert!(command.contains(setting), "{name}: {setting}: {command}");
+        }
+    }
+}
+
+#[test]
+fn nobody_is_root_and_only_volumes_are_written() {
+    // These images are made for a user of their own; the test that runs them looks at the processes.
+    let has_own_user = |image: &str| {
+        image.starts_with("rushgate") || image.starts_with("prom/") || image.starts_with("grafana/")
+    };
+    let mut writes = BTreeSet::new();
+    for (name, service) in services() {
+        assert_eq!(service["cap_drop"], serde_json::json!(["ALL"]), "{name}");
+        assert_eq!(service["security_opt"], serde_json::json!(["no-new-privileges:true"]), "{name}");
+        if service["read_only"] != true {
+            writes.insert(name.clone());
+        }
+        let image = service["image"].as_str().unwrap();
+        assert!(has_own_user(image) || service["user"] == "999:999", "{name} runs as root");
+    }
+    assert_eq!(writes, BTreeSet::from(["grafana".to_owned()]));
+}
+
+#[test]
+fn ports_are_published_on_loopback_only() {
+    assert_eq!(example()["BIND"], "127.0.0.1");
+    let mut publishing = BTreeSet::new();
+    for (name, service) in services() {
+        for port in service["ports"].as_array().into_iter().flatten() {
+            assert!(port.as_str().unwrap().starts_with("${BIND:-127.0.0.1}:"), "{name}: {port}");
+            publishing.insert(name.clone());
+        }
+    }
+    assert_eq!(publishing, BTreeSet::from(["grafana".to_owned(), "rushgate".to_owned()]));
+}
+
+/// A stopping instance may serve for RUSHGATE_DRAIN_SECS (5) and finish what is under way (10 s) before it is killed.
+#[test]
+fn nobody_is_killed_while_stopping() {
+    for (name, service) in services().iter().filter(|(_, service)| service["restart"] == "unless-stopped") {
+        // Grafana has nothing to finish.
+        if name != "grafana" {
+            let grace =
+                service["stop_grace_period"].as_str().unwrap_or_else(|| panic!("{name} has no grace period"));
+            let seconds: u32 = grace.trim_end_matches('s').parse().unwrap();
+            assert!(seconds >= 20, "{name}: {grace}");
         }
     }
 }

@@ -1,0 +1,154 @@
+"""The engine, and the images: podman with a store of its own, stand-ins for the official images, Rushgate's image.
+
+The store outlives the test, in ~/.cache (or XDG_CACHE_HOME): base images and the cache of Cargo's target folder are made
+once. It is apart from whatever else podman has on this machine, so a stand-in may carry an official image's name.
+"""
+
+import hashlib
+import os
+import pathlib
+import re
+import subprocess
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+STORE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache").resolve() / "rushgate-containers"
+# Small enough for a sandbox that does not allow to raise them.
+ULIMITS = ["nofile=4096:4096", "nproc=4096:4096"]
+# Stand-in (a target of Containerfile) by the first part of the image's name. Grafana is in no Debian package.
+STAND_INS = {"rust": "rust", "debian": "debian", "redis": "redis", "postgres": "postgres",
+             "rabbitmq": "rabbitmq", "prom/prometheus": "prometheus"}
+
+
+class Failed(Exception):
+    """A step that did not do what it should; the message says all."""
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def environment():
+    """The engine's settings as files in the store; nothing of the machine's own configuration is changed."""
+    for folder in ("tmp", "networks"):
+        (STORE / folder).mkdir(parents=True, exist_ok=True)
+    (STORE / "storage.conf").write_text(
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{STORE}/storage"\nrunroot = "{STORE}/run"\n')
+    limits = ", ".join(f'"{limit}"' for limit in ULIMITS)
+    (STORE / "containers.conf").write_text(
+        f'[containers]\ndefault_ulimits = [{limits}]\n'
+        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+        f'[network]\nnetwork_backend = "netavark"\nnetwork_config_dir = "{STORE}/networks"\n')
+    return os.environ | {
+        "CONTAINERS_STORAGE_CONF": str(STORE / "storage.conf"),
+        "CONTAINERS_CONF": str(STORE / "containers.conf"),
+        # The caches of `RUN --mount=type=cache` lie there.
+        "TMPDIR": str(STORE / "tmp"),
+        # Health checks are asked by the test itself: there is no systemd whose timers could.
+        "DISABLE_HC_SYSTEMD": "true",
+    }
+
+
+def run(*command, timeout=60, check=True, **more):
+    """Output of a command, which must succeed in time."""
+    try:
+        done = subprocess.run([str(part) for part in command], env=environment(), timeout=timeout, text=True,
+                              stdin=subprocess.DEVNULL, capture_output=True, **more)
+    except subprocess.TimeoutExpired as late:
+        raise Failed(f"{command[0]} {command[1]}: no end within {timeout} s") from late
+    if check and done.returncode != 0:
+        shown = " ".join(str(part) for part in command)
+        raise Failed(f"{shown}\nexit code {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return done
+
+
+def podman(*arguments, **more):
+    return run("podman", *arguments, **more)
+
+
+def full_name(image):
+    """As podman names what Docker takes from its own registry."""
+    return f"docker.io/{image}" if "/" in image else f"docker.io/library/{image}"
+
+
+def named_images():
+    """The images that Dockerfile and docker-compose.yml build on, with their tags."""
+    dockerfile = re.findall(r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(), re.M)
+    compose = re.findall(r"^\s+image: (\S+)", (ROOT / "docker-compose.yml").read_text(), re.M)
+    return sorted({image for image in dockerfile + compose if image.split(":")[0] in STAND_INS})
+
+
+def build_base():
+    """The distribution's smallest system, from where the machine's own apt gets its packages."""
+    release = dict(line.split("=", 1) for line in pathlib.Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    suite = release["VERSION_CODENAME"].strip('"')
+    sources = [path for path in [pathlib.Path("/etc/apt/sources.list"), *pathlib.Path("/etc/apt/sources.list.d").glob("*")]
+               if path.is_file() and path.suffix in (".list", ".sources") and path.stat().st_size]
+    made_of = hashlib.sha256(b"".join([suite.encode(), *(path.read_bytes() for path in sorted(sources))]))
+    base = f"localhost/rushgate-base:{made_of.hexdigest()[:12]}"
+    if podman("image", "exists", base, check=False).returncode == 0:
+        return base
+    say(f"making a base image of {suite} (once; some minutes)")
+    archive = STORE / "tmp" / "base.tar"
+    options = [f'--aptopt={line.rstrip(";")}' for line in run("apt-config", "dump").stdout.splitlines()
+               if line.startswith("Acquire::Check-")]
+    run("mmdebstrap", "--quiet", "--mode=root", "--variant=apt", "--include=ca-certificates", *options,
+        suite, archive, *sources, timeout=900)
+    podman("import", "--quiet", archive, base, timeout=300)
+    archive.unlink()
+    return base
+
+
+def build_stand_ins():
+    """The base image that they are made of."""
+    base = build_base()
+    for image in named_images():
+        target = STAND_INS[image.split(":")[0]]
+        podman("build", "--quiet", "--network", "host", "--build-arg", f"BASE={base}", "--target", target,
+               "--tag", full_name(image), "--file", HERE / "Containerfile", HERE, timeout=600)
+        say(f"{image}: stand-in `{target}`")
+    return base
+
+
+def build_rushgate(profile):
+    """The real Dockerfile. Toolchain and crates are the machine's: there is no rustup in the stand-in for `rust`."""
+    run("cargo", "fetch", "--quiet", "--locked", "--manifest-path", ROOT / "Cargo.toml", timeout=300)
+    sysroot = run("rustc", "--print", "sysroot").stdout.strip()
+    cargo_home = pathlib.Path(os.environ.get("CARGO_HOME") or pathlib.Path.home() / ".cargo")
+    with open(STORE / "build.log", "w") as log:
+        build = subprocess.Popen(
+            # In the other format, an image has no health check.
+            ["nice", "-n", "10", "podman", "build", "--format", "docker", "--network", "host",
+             "--volume", f"{sysroot}:/usr/local/toolchain:ro",
+             "--volume", f"{cargo_home}/registry:/machine/cargo/registry:ro",
+             "--build-arg", f"PROFILE={profile}", "--target", "rushgate", "--tag", "rushgate:local", str(ROOT)],
+            env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            build.wait()
+        except BaseException:
+            # Its container ends with it only when it is asked to end.
+            build.terminate()
+            build.wait(timeout=30)
+            raise
+    if build.returncode != 0:
+        raise Failed("podman build .\n" + "".join((STORE / "build.log").read_text().splitlines(True)[-40:]))
+
+
+def clean(project):
+    """Ends and removes what has the project's name: containers, networks, volumes."""
+    names = podman("ps", "--all", "--format", "{{.Names}}", "--filter", f"name=^{project}_", check=False).stdout.split()
+    if names:
+        podman("rm", "--force", "--time", "0", "--volumes", *names, check=False, timeout=120)
+    for kind in ("network", "volume"):
+        names = podman(kind, "ls", "--format", "{{.Name}}", check=False).stdout.split()
+        ours = [name for name in names if name.startswith(f"{project}_")]
+        if ours:
+            podman(kind, "rm", "--force", *ours, check=False, timeout=60)
+
+
+def left_over(project):
+    """What of the project is still there."""
+    left = podman("ps", "--all", "--format", "{{.Names}}").stdout.split()
+    for kind in ("network", "volume"):
+        left += podman(kind, "ls", "--format", "{{.Name}}").stdout.split()
+    return [name for name in left if name.startswith(f"{project}_")]

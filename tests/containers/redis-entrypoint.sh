@@ -1,0 +1,8 @@
+#!/bin/sh
+# As the official image: started as root, it gives the folder to `redis` and goes on as that user.
+set -eu
+if [ "$1" = redis-server ] && [ "$(id -u)" = 0 ]; then
+    chown -R redis:redis /data
+    exec setpriv --reuid=redis --regid=redis --clear-groups "$0" "$@"
+fi
+exec "$@"
