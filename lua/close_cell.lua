@@ -1,9 +1,15 @@
-#!lua flags=allow-oom
--- Closes a cell: from now on every script refuses, until the epoch that a rebuild opens.
--- KEYS 1 meta · ARGV 1 epoch, 2 reason, 3 `over`: the reason stands over the one that a closed cell has already
+-- Closes a cell: from now on every script refuses, until the epoch that a rebuild opens. (After `#!lua flags=allow-oom` and
+-- lua/sight.lua.)
+-- KEYS 1 meta · 2 log, where an entry is named
+-- ARGV 1 epoch, 2 reason, 3 `over`: the reason stands over the one that a closed cell has already
+--      4 and 5, may be absent: number and tip of an entry. Closes only if this Redis does not hold it: what found that out
+--      may have asked another server than this one.
 -- Returns 1 when it closed the cell, 2 when it only gave another reason, else 0.
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'state')
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'state', 'seq', 'tip')
 if meta[1] ~= ARGV[1] then return 0 end
+if ARGV[4] and still_holds(KEYS[2], tonumber(meta[1]), tonumber(meta[3]) or 0, meta[4], tonumber(ARGV[4]), ARGV[5]) then
+  return 0
+end
 local open = meta[2] == 'open'
 if not open and ARGV[3] ~= 'over' then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'closed', 'reason', ARGV[2])

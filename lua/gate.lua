@@ -2,16 +2,18 @@
 --
 -- KEYS  1 meta · 2 log · 3 idempotency records of today · 4 … of the day before · 5… the script's own
 -- ARGV  1 MessagePack [epoch, highest seq seen, its tip, today in days since 1970, log limit, requests, values of each,
---         idempotency records that a user may make in a day]
+--         idempotency records that a user may make in a day, run id of the server that PostgreSQL names as the gate (nil:
+--         any), latest time that the server's clock may show (nil: any)]
 --       2 MessagePack list of the requests' values, one request after the other (a table for each would cost more than
 --         many a decision): deadline_ms, [idempotency scope, request hash] or nil, and the body's, see each script
 --       3 (may be absent) traces of the requests: put into the entry as they are, outside of the chain
 -- Returns MessagePack, one of
 --   {refused = [why, place]}       nothing was changed; why:
 --       absent  there is no gate here         epoch    the caller's epoch is not the cell's
+--       elsewhere  PostgreSQL names another server as the cell's gate
 --       closed  the cell is closed            behind   the caller has seen another log: Redis went back in time
 --       backlog PostgreSQL is too far behind  day      the caller's clock is on another day: repeat with `now`
---       log-gone the log is missing
+--       log-gone the log is missing         clock  the server's clock is far ahead of the caller's
 --   {decided = [verdicts, place]}  one packed verdict per request, in order:
 --       [0, fact]  accepted and logged          [1, fact]     the stored answer to the same key and request
 --       [2]        its deadline has passed      [3]           the same key was used with another request
@@ -66,7 +68,10 @@ end
 local function gate_refusal()
   if not meta[1] then return 'absent' end
   if epoch ~= EPOCH then return 'epoch' end
+  if head[9] and head[9] ~= server_id() then return 'elsewhere' end
   if meta[6] ~= 'open' then return 'closed' end
+  -- What is dated by a clock that was set far forward stays so: windows end, coupons expire.
+  if head[10] and time > head[10] then return 'clock' end
   if not still_holds(LOG, epoch, seq, tip, SEEN_SEQ, SEEN_TIP) then return 'behind' end
   if seq - applied >= LOG_LIMIT then return 'backlog' end
   if math.floor(now / DAY_MS) ~= TODAY then return 'day' end

@@ -4,7 +4,7 @@
 --
 -- KEYS  1 meta · 2 log · 3 wallets · 4 products · 5 stocks · 6 product ids · 7 templates · 8 issued ·
 --       9 template ids · 10 held · 11 template numbers
--- ARGV  1 MessagePack [epoch, highest seq seen, its tip]
+-- ARGV  1 MessagePack [epoch, highest seq seen, its tip, run id of the server that is the gate (nil: any)]
 --       2 MessagePack list of reads [name, …], each answered with what stands behind the arrow:
 --         place                      → nil; for those who only want to know where the log stands
 --         balance, user              → balance (text) or nil
@@ -44,7 +44,8 @@ local server_time = redis.call('TIME')
 local time = server_time[1] * 1000 + math.floor(server_time[2] / 1000)
 local place = { epoch, seq, tip, applied, math.max(tonumber(meta[5]) or 0, time), time }
 
-local why = (not meta[1] and 'absent') or (epoch ~= head[1] and 'epoch') or (meta[6] ~= 'open' and 'closed')
+local why = (not meta[1] and 'absent') or (epoch ~= head[1] and 'epoch')
+  or (head[4] and head[4] ~= server_id() and 'elsewhere') or (meta[6] ~= 'open' and 'closed')
   or (not still_holds(LOG, epoch, seq, tip, head[2], head[3]) and 'behind')
 if why then return cmsgpack.pack({ refused = { why, place } }) end
 

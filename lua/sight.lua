@@ -1,5 +1,11 @@
--- Does this Redis still hold what the caller was told? Shared by the deciding scripts, the reads, and
--- the leader that tells how far PostgreSQL is.
+-- Is this the Redis that the caller means, and does it still hold what the caller was told? Shared by the deciding scripts,
+-- the reads, and what closes a cell or tells how far PostgreSQL is.
+
+-- This server's run id: its own, also where its data are a copy of another's. Empty: it does not say.
+local function server_id()
+  local said = redis.pcall('INFO', 'server')
+  return type(said) == 'string' and string.match(said, 'run_id:(%w+)') or ''
+end
 
 -- False when the log does not have the entry that the caller saw last, or has another one in its place: Redis went back
 -- in time (and may have been written to since). An entry that was trimmed had been applied long before.

@@ -187,6 +187,40 @@ pub mod bounds {
     pub const LOSSES_CHECK: Duration = Duration::from_secs(1);
     /// Lost decisions that are logged one by one; more are only counted.
     pub const LOSSES_TOLD: usize = 1_000;
+
+    /// How far Redis' clock may be ahead of an instance's before that instance lets nothing be dated by it.
+    pub const CLOCK_JUMP_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
+    /// Clocks that differ by less count as the same when the gate's is set back …
+    pub const CLOCK_SAME: Duration = Duration::from_secs(5);
+    /// … and how long that waits for PostgreSQL to have what was dated before.
+    pub const CLOCK_RESET_WAIT: Duration = Duration::from_secs(30);
+
+    /// How often an instance looks at PostgreSQL's cursors, at least …
+    pub const FENCE_LOOK_EVERY: Duration = Duration::from_millis(500);
+    /// … while another Redis or epoch than its own stands there …
+    pub const FENCE_LOOK_REFUSED: Duration = Duration::from_millis(50);
+    /// … and how long such a look may take before PostgreSQL counts as away; it is waited for all the same, …
+    pub const FENCE_LOOK_LIMIT: Duration = Duration::from_millis(400);
+    /// … for this long.
+    pub const FENCE_ANSWER_LIMIT: Duration = Duration::from_secs(5);
+    /// How long, from its beginning, a look lets an instance decide.
+    pub const FENCE_LEASE: Duration = Duration::from_secs(1);
+    /// With less than this left of it, the next look is waited for.
+    pub const FENCE_LEASE_LEAST: Duration = Duration::from_millis(250);
+    /// How long a rebuild on another Redis waits between moving the cursor and opening: every lease that began before is
+    /// over, with a margin for clocks that run at different speeds.
+    pub const FENCE_WAIT: Duration = Duration::from_millis(1_500);
+    /// A reply of Redis that is older does not tell what its clock shows now.
+    pub const FENCE_CLOCK_AGE: Duration = Duration::from_secs(5);
+    /// When a connection that leads to another Redis than the gate is made anew, and how much later each further time …
+    pub const FENCE_FOLLOW_FIRST: Duration = Duration::from_secs(3);
+    /// … up to this.
+    pub const FENCE_FOLLOW_MAX: Duration = Duration::from_secs(15);
+    // A look that fails still comes before the lease of the one before it ends, and a rebuild outwaits every lease.
+    const _: () = assert!(
+        FENCE_LOOK_EVERY.as_millis() + FENCE_LOOK_LIMIT.as_millis() < FENCE_LEASE.as_millis()
+            && FENCE_WAIT.as_millis() >= FENCE_LEASE.as_millis() * 3 / 2
+    );
 }
 
 /// Where the servers are. Shared by all commands that talk to them.
@@ -222,6 +256,9 @@ pub struct Servers {
     /// strict: refuse to serve on a Redis that would lose acknowledged writes; relaxed: only warn
     #[arg(long, env = "RUSHGATE_DURABILITY", value_enum, default_value_t = Durability::Strict)]
     pub durability: Durability,
+    /// What an instance does that has not seen PostgreSQL for a second: available: go on deciding; strict: refuse
+    #[arg(long, env = "RUSHGATE_FENCE", value_enum, default_value_t = FenceMode::Available)]
+    pub fence: FenceMode,
 }
 
 /// Addresses hold passwords.
@@ -400,6 +437,12 @@ pub enum ChargeScope {
 pub enum Durability {
     Strict,
     Relaxed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FenceMode {
+    Available,
+    Strict,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -307,7 +307,7 @@ mod shop {
     use std::time::Instant;
 
     use super::{CancellationToken, Duration, Settings, oneshot};
-    use crate::config::{self, Ack, ChargeScope, Durability, LogFormat, Role};
+    use crate::config::{self, Ack, ChargeScope, Durability, FenceMode, LogFormat, Role};
     use crate::domain::UserId;
     use crate::gate::{BatchLimits, Gate};
     use crate::{http, seed, serve};
@@ -325,6 +325,7 @@ mod shop {
             amqp_url: settings.amqp_url.clone(),
             cells: 1,
             durability: Durability::Strict,
+            fence: FenceMode::Available,
         }
     }
 

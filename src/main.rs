@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use rushgate::config::{ExpectedClaims, LogFormat, Serve, Servers, secret_files};
 use rushgate::demo::{self, DemoOptions};
 use rushgate::domain::UserId;
-use rushgate::gate::{BatchLimits, Gate};
+use rushgate::gate::{BatchLimits, Gate, clock};
 use rushgate::log::reader::LogReader;
 use rushgate::reconciler::{Reconciler, Step};
 use rushgate::telemetry::logs;
@@ -43,6 +43,9 @@ enum Command {
     /// Look at log entries, or take one that PostgreSQL refuses out of the way
     #[command(subcommand)]
     Log(Log),
+    /// Compare the gate's clock with the server's, or set it back after a jump
+    #[command(subcommand)]
+    Clock(ClockCommand),
     /// Ask a running instance whether it can decide: exit 0 when it can, else 1 and why
     Ready {
         /// The instance's operations address
@@ -89,6 +92,14 @@ struct Rebuild {
     /// The cell to rebuild
     #[arg(long, default_value_t = 0)]
     cell: u32,
+}
+
+#[derive(Subcommand)]
+enum ClockCommand {
+    /// Print each cell's clocks: the gate's, PostgreSQL's copy, the server's, this machine's
+    Show(Servers),
+    /// Set the gate's clock back to the server's
+    Reset(Servers),
 }
 
 #[derive(Subcommand)]
@@ -195,6 +206,7 @@ async fn run(command: Command, format: LogFormat) -> Result<ExitCode, Failure> {
             return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Log(command) => run_log(command).await?,
+        Command::Clock(command) => run_clock(command).await?,
         Command::Demo(Demo { data, listen, ops_listen }) => {
             logs::start(format, "rushgate=warn,error,fred=off,lapin=off");
             Box::pin(demo::run(DemoOptions { data, listen, ops_listen })).await?;
@@ -259,6 +271,20 @@ async fn run_rebuild(options: &Rebuild, format: LogFormat) -> Result<(), Failure
         Step::Superseded => say("Another rebuild was faster; the cell opens with that one."),
         Step::Halted(reason) => return Err(reason.into()),
         other => return Err(format!("the rebuild stopped at {other:?}; run it again").into()),
+    }
+    Ok(())
+}
+
+async fn run_clock(command: ClockCommand) -> Result<(), Failure> {
+    let (ClockCommand::Show(servers) | ClockCommand::Reset(servers)) = &command;
+    let client = rushgate::gate::redis::connect(&servers.redis_url).await?;
+    let mut conn = PgConnection::connect(&servers.database_url).await?;
+    for cell in 0..servers.cells {
+        let clocks = match command {
+            ClockCommand::Show(_) => clock::show(&client, &mut conn, cell).await?,
+            ClockCommand::Reset(_) => clock::reset(&client, &mut conn, cell).await?,
+        };
+        say(&clocks.to_string());
     }
     Ok(())
 }

@@ -10,12 +10,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::backlog::{Backlog, Weight};
 use super::batch::{BadBody, Batch};
-use super::cell::{Cell, View};
+use super::cell::{CLOCK_AHEAD, Cell, Pass};
+use super::fence::Side;
 use super::keys::{DAY_MS, Keys};
 use super::meters::LaneMeters;
 use super::refusal::{GateError, Position};
 use super::script::{CallError, Refused, Reply, Script};
-use crate::config::bounds::{GATE_REPEATS, READS_FEW, READS_GATHER};
+use crate::config::bounds::{CLOCK_JUMP_LIMIT, GATE_REPEATS, READS_FEW, READS_GATHER};
 use crate::log::wire;
 
 /// A request on its way to a script.
@@ -187,6 +188,11 @@ fn reads(jobs: &[Job], same: &Same) -> Vec<u8> {
     out
 }
 
+/// The latest that Redis' clock may show, by this machine's.
+fn latest_clock() -> i64 {
+    jiff::Timestamp::now().as_millisecond() + CLOCK_JUMP_LIMIT.as_millis() as i64
+}
+
 /// What to do after a refusal of a whole batch; nothing was changed.
 enum Next {
     Repeat,
@@ -269,18 +275,19 @@ impl Worker {
     }
 
     async fn call(&self, jobs: &[Job], same: &Same) -> Result<Reply, GateError> {
-        let view = self.cell.view().await?;
-        let today = view.now().div_euclid(DAY_MS);
         let vetted = self.vetted().await?;
-        let client = if self.script.decides { &self.cell.writer.client } else { &self.cell.reader };
+        let pass = self.cell.pass().await?;
+        let view = &pass.view;
+        let today = view.now().div_euclid(DAY_MS);
+        let client = self.cell.client(self.side());
         let keys = self.script.keys(&Keys::new(self.cell.number, view.epoch), today);
         let unsendable = |why: String| GateError::Unavailable(format!("cannot pack a batch: {why}"));
         let (shape, batch) = if self.script.decides {
-            self.requests(jobs, &view).map_err(|e| unsendable(e.to_string()))?
+            self.requests(jobs, &pass).map_err(|e| unsendable(e.to_string()))?
         } else {
             ((0, 0), reads(jobs, same))
         };
-        let head = self.head(&view, today, shape).map_err(|e| unsendable(e.to_string()))?;
+        let head = self.head(&pass, today, shape).map_err(|e| unsendable(e.to_string()))?;
         let sent = Instant::now();
         let reply = self.script.call_traced(client, keys, head, batch, traces(jobs)).await;
         if self.script.decides {
@@ -300,6 +307,22 @@ impl Worker {
                 if decided && vetted.is_some_and(|connection| connection != self.cell.writer.connection()) {
                     // It was decided on a connection that nobody has checked: it may not last.
                     return Err(GateError::OutcomeUnknown);
+                }
+                if let Reply::Decided(decided) = &reply
+                    && decided.place.time > pass.until_ms
+                    && Instant::now() < pass.until
+                {
+                    // The gate's clock was set forward since the look, which ends the lease there before its time.
+                    self.cell.fence.instance.look().await;
+                }
+                if decided && self.script.decides && !self.still_counts(&pass).await {
+                    return Err(GateError::OutcomeUnknown);
+                }
+                if let Reply::Refused(Refused { why, place }) = &reply
+                    && why == "behind"
+                {
+                    let seen = (view.seen_seq, view.seen_tip.as_str());
+                    self.cell.close_behind(self.side(), place.epoch, seen).await;
                 }
                 Ok(reply)
             }
@@ -323,6 +346,26 @@ impl Worker {
         }
     }
 
+    fn side(&self) -> Side {
+        if self.script.decides { Side::Writer } else { Side::Reader }
+    }
+
+    /// Whether a decision may be told. An answer that came after the lease (Redis stood still within the script) is checked
+    /// against PostgreSQL first: another Redis may have opened meanwhile.
+    async fn still_counts(&self, pass: &Pass) -> bool {
+        if Instant::now() < pass.until {
+            return true;
+        }
+        let fence = &self.cell.fence;
+        for _ in 0..GATE_REPEATS {
+            if fence.still_counts(Instant::now(), pass.view.epoch, pass.gate.as_deref()) {
+                return true;
+            }
+            fence.instance.look().await;
+        }
+        fence.still_counts(Instant::now(), pass.view.epoch, pass.gate.as_deref())
+    }
+
     /// The connection that a decision will be made on, found to lead to a Redis that keeps it; reads need none.
     async fn vetted(&self) -> Result<Option<u64>, GateError> {
         if !self.script.decides {
@@ -335,23 +378,38 @@ impl Worker {
     }
 
     /// What the script must know of the caller and of the batch.
-    fn head(&self, view: &View, today: i64, shape: (u32, u8)) -> Result<Vec<u8>, rmp_serde::encode::Error> {
-        let View { epoch, seen_seq, seen_tip, .. } = view;
+    fn head(&self, pass: &Pass, today: i64, shape: (u32, u8)) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+        let Pass { view, gate, .. } = pass;
+        let (epoch, seen_seq, seen_tip) = (view.epoch, view.seen_seq, &view.seen_tip);
         if self.script.decides {
-            let BatchLimits { log, keys, .. } = self.limits;
-            wire::pack(&(epoch, seen_seq, seen_tip, today, log, shape.0, shape.1, keys))
+            let (BatchLimits { log, keys, .. }, clock) = (self.limits, latest_clock());
+            wire::pack(&(epoch, seen_seq, seen_tip, today, log, shape.0, shape.1, keys, gate, clock))
         } else {
-            wire::pack(&(epoch, seen_seq, seen_tip))
+            wire::pack(&(epoch, seen_seq, seen_tip, gate))
         }
     }
 
-    fn requests(&self, jobs: &[Job], view: &View) -> Result<((u32, u8), Vec<u8>), BadBody> {
+    /// No request is decided after the lease, whatever its own deadline.
+    fn requests(&self, jobs: &[Job], pass: &Pass) -> Result<((u32, u8), Vec<u8>), BadBody> {
         let bytes = jobs.iter().map(|j| j.body.len() + j.idempotency.as_ref().map_or(1, Vec::len) + 9).sum();
         let mut batch = Batch::with_capacity(bytes);
         for job in jobs {
-            batch.add(view.server_time(job.deadline), job.idempotency.as_deref(), &job.body)?;
+            let deadline_ms = pass.view.server_time(job.deadline).min(pass.until_ms);
+            batch.add(deadline_ms, job.idempotency.as_deref(), &job.body)?;
         }
         Ok((batch.shape(), batch.into_bytes()))
+    }
+
+    /// PostgreSQL may name this server by now.
+    async fn after_elsewhere(&self, epoch: u64) -> Next {
+        let fence = &self.cell.fence;
+        let before = fence.gate_of(epoch);
+        fence.leads(self.side(), true);
+        fence.instance.look().await;
+        if fence.gate_of(epoch) != before {
+            return Next::Repeat;
+        }
+        Next::GiveUp(GateError::Unavailable("PostgreSQL names another Redis as the cell's gate".into()))
     }
 
     async fn after_refusal(&self, refused: &Refused) -> Next {
@@ -371,10 +429,9 @@ impl Worker {
             }
             "backlog" => Next::GiveUp(GateError::BacklogFull),
             "absent" => unavailable("Redis holds no gate; the reconciler builds it"),
-            "behind" => {
-                self.cell.close(refused.place.epoch, "Redis went back in time").await;
-                unavailable("Redis went back in time; the reconciler rebuilds the gate")
-            }
+            "behind" => unavailable("Redis went back in time; the reconciler rebuilds the gate"),
+            "clock" => unavailable(CLOCK_AHEAD),
+            "elsewhere" => self.after_elsewhere(refused.place.epoch).await,
             "log-gone" => {
                 self.cell.close(refused.place.epoch, "the log is gone").await;
                 unavailable("the log is gone; the reconciler rebuilds the gate")

@@ -1,22 +1,30 @@
 //! What one instance knows of a cell: its epoch, the highest `seq` seen, the watermark and the gate's clock.
 
+use ::metrics::Gauge;
 use fred::interfaces::HashesInterface;
 use fred::prelude::*;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
+use super::fence::{CellFence, Side, Verdict, over};
 use super::keys::Keys;
 use super::redis::{Vetted, once};
 use super::refusal::{GateError, NotApplied, Position};
 use super::script::{CLOSE_CELL, CallError, PROBE_WRITES, Place, READ, Refused, Reply};
 use super::write_state::WriteState;
+use crate::config::bounds::{CLOCK_JUMP_LIMIT, FENCE_CLOCK_AGE, FENCE_LEASE_LEAST, GATE_REPEATS};
 use crate::domain::TimestampMs;
 use crate::log::wire;
 use crate::telemetry::metrics;
 
 /// Pause between two looks at the watermark while somebody waits for it.
 const WATERMARK_POLL: Duration = Duration::from_millis(3);
+
+/// Why nothing is decided by a clock that was set far forward.
+pub const CLOCK_AHEAD: &str = "Redis' clock is far ahead of this machine's: set the wrong one right, then see `rushgate clock \
+                               show`";
 
 /// MessagePack of an empty list.
 const EMPTY_LIST: u8 = 0x90;
@@ -26,6 +34,8 @@ const EMPTY_LIST: u8 = 0x90;
 struct Clock {
     now_ms: TimestampMs,
     time_ms: TimestampMs,
+    /// By how much the server's clock was ahead of this machine's.
+    ahead_ms: i64,
     received: Instant,
 }
 
@@ -33,6 +43,8 @@ struct Clock {
 struct Known {
     /// 0: not known yet.
     epoch: u64,
+    /// When this epoch was heard of first.
+    learned: Option<Instant>,
     seen_seq: u64,
     /// The tip of the entry `seen_seq`.
     seen_tip: String,
@@ -40,10 +52,22 @@ struct Known {
     clock: Option<Clock>,
 }
 
+/// What allows a call: as long as its lease lasts, and on the server that PostgreSQL names.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    pub view: View,
+    /// Run id of the gate's server; `None`: any.
+    pub gate: Option<String>,
+    pub until: Instant,
+    /// The same on the server's clock, rather early.
+    pub until_ms: TimestampMs,
+}
+
 /// What a script call needs to know of the cell.
 #[derive(Clone, Debug)]
 pub struct View {
     pub epoch: u64,
+    pub learned: Instant,
     pub seen_seq: u64,
     pub seen_tip: String,
     clock: Clock,
@@ -58,6 +82,10 @@ impl View {
             Some(after) => self.clock.time_ms + ms(after),
             None => self.clock.time_ms - ms(self.clock.received - at),
         }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.clock.received.elapsed() < FENCE_CLOCK_AGE
     }
 
     /// What the gate would date a fact by, now.
@@ -116,6 +144,19 @@ pub async fn close(client: &Client, cell: u32, epoch: u64, reason: &str) -> Resu
     close_as(client, cell, epoch, reason, "").await
 }
 
+/// Closes a cell whose Redis does not hold the entry that a caller has seen. It is looked for once more, there: who found it
+/// missing may have asked another server than this one.
+async fn close_behind(client: &Client, cell: u32, epoch: u64, seen: (u64, &str)) -> Result<(), Error> {
+    let keys = vec![Keys::meta(cell), Keys::new(cell, epoch).log()];
+    let reason = "Redis went back in time";
+    let args = vec![epoch.to_string(), reason.into(), String::new(), seen.0.to_string(), seen.1.to_owned()];
+    if CLOSE_CELL.call(client, keys, args).await? {
+        metrics::CELL_CLOSES.counter_of_cell(cell).increment(1);
+        tracing::error!(cell, epoch, reason, seen = seen.0, "closed the cell");
+    }
+    Ok(())
+}
+
 /// Closes a cell that only an operator can open. Whoever asks why must be told that, also where it was closed before
 /// for another reason, or a rebuild has died there.
 pub async fn stop(client: &Client, cell: u32, epoch: u64, instruction: &str) -> Result<(), Error> {
@@ -142,10 +183,15 @@ pub struct Cell {
     known: Mutex<Known>,
     watermark: watch::Sender<(u64, u64)>,
     watched: Notify,
+    pub fence: CellFence,
+    /// PostgreSQL names another epoch or gate than when the connections were last looked at.
+    pub probe_due: AtomicBool,
+    /// By how much the gate's clock is ahead of this machine's.
+    clock_ahead: Gauge,
 }
 
 impl Cell {
-    pub fn new(number: u32, writer: Vetted, reader: Client) -> Self {
+    pub fn new(number: u32, writer: Vetted, reader: Client, fence: CellFence) -> Self {
         let _ = metrics::CELL_CLOSES.counter_of_cell(number); // stands at 0 until there is something to count
         Self {
             number,
@@ -155,6 +201,110 @@ impl Cell {
             known: Mutex::default(),
             watermark: watch::Sender::new((0, 0)),
             watched: Notify::new(),
+            fence,
+            probe_due: AtomicBool::new(false),
+            clock_ahead: metrics::CLOCK_AHEAD.gauge_of_cell(number),
+        }
+    }
+
+    /// What the next call is allowed; asks PostgreSQL or Redis first where what is known is not enough.
+    pub async fn pass(&self) -> Result<Pass, GateError> {
+        for round in 0..=GATE_REPEATS {
+            let (view, now) = (self.view().await?, Instant::now());
+            match self.fence.judge(now, view.epoch, view.learned) {
+                // A batch needs some time to be decided in.
+                Verdict::Decide { until, seen: true, .. }
+                    if round == 0 && until < now + FENCE_LEASE_LEAST =>
+                {
+                    self.fence.instance.look().await;
+                }
+                Verdict::Decide { until, until_ms: Some(until_ms), gate, .. } => {
+                    return Ok(Pass { view, gate, until, until_ms });
+                }
+                // Without PostgreSQL there is no lease that a frozen process might outlive.
+                Verdict::Decide { until, gate, seen: false, .. } => {
+                    let until_ms = view.server_time(until);
+                    return Ok(Pass { view, gate, until, until_ms });
+                }
+                // The look began when the gate's clock was not known.
+                Verdict::Decide { .. } => {
+                    self.refresh().await?;
+                    self.fence.instance.look().await;
+                }
+                Verdict::Look => {
+                    if !view.is_fresh() {
+                        self.refresh().await?;
+                    }
+                    self.fence.instance.look().await;
+                }
+                Verdict::Over(later) => {
+                    // After a rebuild the new epoch may be open here already.
+                    self.refresh().await?;
+                    let epoch = self.view().await?.epoch;
+                    if epoch < later {
+                        return Err(GateError::Unavailable(over(later, epoch)));
+                    }
+                }
+                Verdict::Refuse(why) => return Err(GateError::Unavailable(why)),
+            }
+        }
+        Err(GateError::Unavailable("PostgreSQL's cursors could not be looked at in time".into()))
+    }
+
+    /// `at` on the gate's clock, if that was heard of lately.
+    pub fn server_time_at(&self, at: Instant) -> Option<TimestampMs> {
+        let view = self.known_view().filter(View::is_fresh)?;
+        Some(view.server_time(at))
+    }
+
+    /// Whether the fence keeps the cell from deciding.
+    pub fn is_refused(&self) -> bool {
+        self.refusal().is_some()
+    }
+
+    /// Whether the server's clock is too far ahead to decide by.
+    pub async fn clock_jumped(&self) -> bool {
+        let jumped = || {
+            let ahead = self.known_view().map_or(0, |view| view.clock.ahead_ms);
+            ahead > CLOCK_JUMP_LIMIT.as_millis() as i64
+        };
+        // It may have been set right since; nobody asks an instance that is not ready.
+        jumped() && (self.refresh().await.is_err() || jumped())
+    }
+
+    /// Why.
+    pub fn refusal(&self) -> Option<String> {
+        self.fence.trouble(self.known_view()?.epoch)
+    }
+
+    /// Finds out where both connections lead; closes the gate there if its epoch is over.
+    pub async fn probe(&self) {
+        let known = || self.known_view().map_or(0, |view| view.epoch);
+        let before = known();
+        let ask = || futures::future::join(self.refresh_on(Side::Reader), self.refresh_on(Side::Writer));
+        let _ = ask().await; // Redis may be away; what it answered is noted
+        if known() != before {
+            let _ = ask().await; // which server decides in the epoch that was heard of just now
+        }
+        let Some(View { epoch, learned, .. }) = self.known_view() else { return };
+        if let Verdict::Over(later) = self.fence.judge(Instant::now(), epoch, learned) {
+            self.close(epoch, &over(later, epoch)).await;
+        }
+    }
+
+    /// Makes both connections anew: their addresses may lead elsewhere by now.
+    pub async fn reconnect(&self) {
+        for client in [&self.writer.client, &self.reader] {
+            if let Err(error) = client.force_reconnection().await {
+                tracing::debug!(cell = self.number, %error, "cannot connect anew");
+            }
+        }
+    }
+
+    pub fn client(&self, side: Side) -> &Client {
+        match side {
+            Side::Writer => &self.writer.client,
+            Side::Reader => &self.reader,
         }
     }
 
@@ -171,18 +321,23 @@ impl Cell {
 
     fn known_view(&self) -> Option<View> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Known { epoch, seen_seq, seen_tip, clock, .. } = known;
-        (epoch > 0).then_some(View { epoch, seen_seq, seen_tip, clock: clock? })
+        let Known { epoch, learned, seen_seq, seen_tip, clock, .. } = known;
+        (epoch > 0).then_some(View { epoch, learned: learned?, seen_seq, seen_tip, clock: clock? })
     }
 
     /// Asks Redis where the cell stands, and whether it still holds what this instance has seen.
     pub async fn refresh(&self) -> Result<Place, GateError> {
+        self.refresh_on(Side::Reader).await
+    }
+
+    async fn refresh_on(&self, side: Side) -> Result<Place, GateError> {
         let unavailable = |why: String| GateError::Unavailable(format!("Redis: {why}"));
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let head = wire::pack(&(known.epoch, known.seen_seq, &known.seen_tip));
+        let gate = self.fence.gate_of(known.epoch);
+        let head = wire::pack(&(known.epoch, known.seen_seq, &known.seen_tip, &gate));
         let head = head.map_err(|e| unavailable(e.to_string()))?;
         let keys = READ.keys(&Keys::new(self.number, known.epoch), 0);
-        let reply = match READ.call(&self.reader, keys, head, vec![EMPTY_LIST]).await {
+        let reply = match READ.call(self.client(side), keys, head, vec![EMPTY_LIST]).await {
             Ok(reply) => reply,
             Err(CallError::NotRun(why) | CallError::Unknown(why) | CallError::ScriptFailed(why)) => {
                 return Err(unavailable(why));
@@ -190,18 +345,28 @@ impl Cell {
         };
         self.learn_from(&reply);
         match reply {
-            Reply::Decided(decided) => Ok(decided.place),
+            Reply::Decided(decided) => {
+                self.fence.leads(side, false);
+                Ok(decided.place)
+            }
             Reply::Refused(Refused { why, place }) => match why.as_str() {
                 "absent" => {
                     Err(GateError::Unavailable("Redis holds no gate; the reconciler builds it".into()))
                 }
+                "elsewhere" => {
+                    self.fence.leads(side, true);
+                    Err(GateError::Unavailable("PostgreSQL names another Redis as the cell's gate".into()))
+                }
                 "behind" => {
-                    self.close(place.epoch, "Redis went back in time").await;
+                    self.close_behind(side, place.epoch, (known.seen_seq, &known.seen_tip)).await;
                     Err(GateError::Unavailable(
                         "Redis went back in time; the reconciler rebuilds the gate".into(),
                     ))
                 }
-                _ => Ok(place),
+                _ => {
+                    self.fence.leads(side, false);
+                    Ok(place)
+                }
             },
         }
     }
@@ -211,7 +376,7 @@ impl Cell {
         match reply {
             Reply::Decided(decided) => self.learn(&decided.place, true),
             // nothing of a Redis that went back in time is to be believed
-            Reply::Refused(refused) if refused.why == "behind" => {}
+            Reply::Refused(refused) if ["behind", "elsewhere"].contains(&refused.why.as_str()) => {}
             // a closed cell's or another epoch's log was not compared with what was seen
             Reply::Refused(refused) => self.learn(&refused.place, false),
         }
@@ -223,13 +388,16 @@ impl Cell {
             return;
         }
         if place.epoch > known.epoch {
-            *known = Known { epoch: place.epoch, ..Known::default() };
+            *known = Known { epoch: place.epoch, learned: Some(Instant::now()), ..Known::default() };
         }
         if sure && place.seq > known.seen_seq {
             known.seen_seq = place.seq;
             known.seen_tip.clone_from(&place.tip);
         }
-        known.clock = Some(Clock { now_ms: place.now, time_ms: place.time, received: Instant::now() });
+        let here_ms = jiff::Timestamp::now().as_millisecond();
+        self.clock_ahead.set((place.now - here_ms) as f64 / 1_000.0);
+        let (received, ahead_ms) = (Instant::now(), place.time - here_ms);
+        known.clock = Some(Clock { now_ms: place.now, time_ms: place.time, ahead_ms, received });
         if !sure {
             return;
         }
@@ -243,6 +411,13 @@ impl Cell {
     pub async fn probe_writes(&self) {
         let asked = PROBE_WRITES.call(&self.writer.client, vec![Keys::meta(self.number)], vec![]).await;
         self.writes.learn(self.number, asked.as_ref().map(|_| ()).map_err(|e| e.details()));
+    }
+
+    /// Closes the cell where this connection leads, if the entry that was seen is not there.
+    pub async fn close_behind(&self, side: Side, epoch: u64, seen: (u64, &str)) {
+        if let Err(e) = close_behind(self.client(side), self.number, epoch, seen).await {
+            tracing::error!(cell = self.number, epoch, error = %e, "could not close the cell");
+        }
     }
 
     /// Closes the cell, so that the reconciler verifies it or builds it anew.

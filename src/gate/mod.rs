@@ -8,6 +8,8 @@ mod backlog;
 pub mod batch;
 mod batcher;
 pub mod cell;
+pub mod clock;
+mod fence;
 #[cfg(test)]
 mod fuzz;
 pub mod held;
@@ -41,6 +43,7 @@ use batch::FlatLines;
 pub use batcher::BatchLimits;
 use batcher::Batcher;
 use cell::Cell;
+use fence::{CellFence, Fence, Watcher};
 use meters::LaneMeters;
 pub use read::PackedProducts;
 pub use redis::RedisSetupError;
@@ -70,6 +73,8 @@ pub struct Gate {
     sold_out_templates: SoldOutMemory,
     sold_out_products: SoldOutMemory,
     log_limit: u64,
+    /// Ends with the gate.
+    _fence: Option<AbortOnDropHandle<()>>,
     /// After the cells, which run there. `None`: no cells.
     _thread: Option<OwnThread>,
 }
@@ -238,9 +243,10 @@ impl Gate {
     /// See [`Gate::connect`].
     pub async fn with_limits(servers: &Servers, limits: BatchLimits) -> Result<Arc<Self>, RedisSetupError> {
         let thread = OwnThread::start("rushgate-gate", 0)?;
-        let cells = thread.run(start_cells(servers.clone(), limits)).await??;
+        let (cells, fence) = thread.run(start_cells(servers.clone(), limits)).await??;
         Ok(Arc::new(Self {
             cells,
+            _fence: Some(fence),
             sold_out_templates: SoldOutMemory::default(),
             sold_out_products: SoldOutMemory::default(),
             log_limit: limits.log,
@@ -549,13 +555,19 @@ impl Gate {
                 _ if meta.claim > meta.epoch && meta.reason.as_deref() == Some(REBUILDING) => "rebuilding",
                 state => state,
             };
+            // Open, but not for this instance.
+            let mut fenced = cell.fence.trouble(meta.epoch).filter(|_| state == "open");
+            if fenced.is_none() && state == "open" && cell.clock_jumped().await {
+                fenced = Some(cell::CLOCK_AHEAD.to_owned());
+            }
+            let state = if fenced.is_some() { "closed" } else { state };
             all.push(CellStatus {
                 cell: cell.number,
                 epoch: meta.epoch,
                 seq: meta.seq,
                 applied: meta.applied,
                 state: state.to_owned(),
-                reason: meta.reason,
+                reason: fenced.or(meta.reason),
                 backlog_full: meta.seq.saturating_sub(meta.applied) >= self.log_limit,
                 writes_refused: cell.writes.refusal(),
                 writes_refused_why: cell.writes.reason(),
@@ -581,6 +593,7 @@ impl Gate {
             sold_out_templates: SoldOutMemory::default(),
             sold_out_products: SoldOutMemory::default(),
             log_limit: 1,
+            _fence: None,
             _thread: None,
         }
     }
@@ -596,16 +609,23 @@ impl Gate {
     }
 }
 
-/// Connects and starts each cell's queues, on the runtime that calls it.
-async fn start_cells(servers: Servers, limits: BatchLimits) -> Result<Vec<Lanes>, RedisSetupError> {
+/// Connects and starts each cell's queues and the fence, on the runtime that calls it.
+async fn start_cells(
+    servers: Servers,
+    limits: BatchLimits,
+) -> Result<(Vec<Lanes>, AbortOnDropHandle<()>), RedisSetupError> {
+    let fence = Fence::new(servers.fence);
     let mut cells = Vec::new();
     for number in 0..servers.cells {
         let writer = redis::connect(&servers.redis_url).await?;
         let reader = redis::connect(&servers.redis_url).await?;
         let writer = redis::Vetted::new(writer, servers.durability).await?;
-        cells.push(Lanes::start(Arc::new(Cell::new(number, writer, reader)), limits));
+        let fence = CellFence::new(Arc::clone(&fence));
+        cells.push(Lanes::start(Arc::new(Cell::new(number, writer, reader, fence)), limits));
     }
-    Ok(cells)
+    let watched = cells.iter().map(|lanes: &Lanes| Arc::clone(&lanes.cell)).collect();
+    let watcher = tokio::spawn(Watcher::new(fence, watched, servers.database_url).run());
+    Ok((cells, AbortOnDropHandle::new(watcher)))
 }
 
 fn packed_lines(lines: &[Line]) -> Vec<(&str, u64)> {

@@ -97,13 +97,33 @@ const ADVISED: [(&str, &str); 1] = [("aof-load-truncated", "no")];
 const NO_SNAPSHOTS: [(&str, &str); 1] = [("save", "")];
 const SNAPSHOTS_MAY_FAIL: [(&str, &str); 1] = [("stop-writes-on-bgsave-error", "no")];
 
+/// Counts a client's connections, in the order in which they are made.
+pub struct Connections(Mutex<(Receiver<Server>, u64)>);
+
+impl Connections {
+    /// Told of each new connection before anything is sent on it; the present one is the first.
+    pub fn new(client: &Client) -> Self {
+        Self(Mutex::new((client.reconnect_rx(), 1)))
+    }
+
+    /// The number of the present one.
+    pub fn number(&self) -> u64 {
+        let mut connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match connections.0.try_recv() {
+                Ok(_) | Err(TryRecvError::Lagged(_)) => connections.1 += 1,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return connections.1,
+            }
+        }
+    }
+}
+
 /// The connection of decisions. After each reconnect there may be another Redis at its end (Sentinel has promoted a
 /// replica, a restart has read another configuration), so nothing is decided there before its configuration was checked.
 pub struct Vetted {
     pub client: Client,
     demanded: Durability,
-    /// Told of each new connection before anything is sent on it; and how many were counted.
-    connections: Mutex<(Receiver<Server>, u64)>,
+    connections: Connections,
     /// The connection that was found good …
     vetted: AtomicU64,
     /// … and the one that was last complained of.
@@ -115,7 +135,7 @@ pub struct Vetted {
 impl Vetted {
     /// Refuses (strict) or warns about (relaxed) a Redis that would lose acknowledged writes.
     pub async fn new(client: Client, demanded: Durability) -> Result<Self, RedisSetupError> {
-        let connections = Mutex::new((client.reconnect_rx(), 1));
+        let connections = Connections::new(&client);
         let (vetted, complained) = (AtomicU64::new(0), AtomicU64::new(1)); // of the first one, whoever starts us will
         let vetted = Self { client, demanded, connections, vetted, complained, checking: Default::default() };
         vetted.vet().await?;
@@ -124,13 +144,7 @@ impl Vetted {
 
     /// The number of the present connection.
     pub fn connection(&self) -> u64 {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match connections.0.try_recv() {
-                Ok(_) | Err(TryRecvError::Lagged(_)) => connections.1 += 1,
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return connections.1,
-            }
-        }
+        self.connections.number()
     }
 
     /// Checks the present connection unless that was done; returns its number.

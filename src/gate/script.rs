@@ -288,9 +288,40 @@ macro_rules! control {
     };
 }
 
-pub static CLOSE_CELL: ControlScript = control!(include_str!("../../lua/close_cell.lua"));
-pub static CLAIM_EPOCH: ControlScript = control!(include_str!("../../lua/claim_epoch.lua"));
-pub static OPEN_EPOCH: ControlScript = control!(include_str!("../../lua/open_epoch.lua"));
+pub static CLOSE_CELL: ControlScript = control!(
+    "#!lua flags=allow-oom\n",
+    include_str!("../../lua/sight.lua"),
+    include_str!("../../lua/close_cell.lua")
+);
+pub static CLAIM_EPOCH: ControlScript = control!(
+    "#!lua flags=allow-oom\n",
+    include_str!("../../lua/sight.lua"),
+    include_str!("../../lua/claim_epoch.lua")
+);
+pub static OPEN_EPOCH: ControlScript =
+    control!("#!lua\n", include_str!("../../lua/sight.lua"), include_str!("../../lua/open_epoch.lua"));
+pub static RESET_CLOCK: ControlScript = control!(include_str!("../../lua/reset_clock.lua"));
+/// The server's time, in milliseconds.
+static SERVER_TIME: ControlScript = control!(
+    "#!lua flags=no-writes\n",
+    "local time = redis.call('TIME') return time[1] * 1000 + math.floor(time[2] / 1000)"
+);
+
+/// The clock of the Redis that holds a cell, in milliseconds since the Unix epoch.
+pub async fn server_time(client: &Client, cell: u32) -> Result<i64, Error> {
+    SERVER_TIME.ask(client, vec![Keys::meta(cell)], vec![]).await
+}
+
+/// The run id of the server that holds a key.
+static SERVER_ID: ControlScript =
+    control!("#!lua flags=no-writes\n", include_str!("../../lua/sight.lua"), "return server_id()");
+
+/// The run id of the Redis that holds a cell: its own, also where its data are a copy of another's. `None`: it does not
+/// say (a hosted one may forbid `INFO`).
+pub async fn server_id(client: &Client, cell: u32) -> Result<Option<String>, Error> {
+    let said: String = SERVER_ID.ask(client, vec![Keys::meta(cell)], vec![]).await?;
+    Ok(Some(said).filter(|id| !id.is_empty()))
+}
 pub static ADVANCE_WATERMARK: ControlScript = control!(
     "#!lua flags=allow-oom\n",
     include_str!("../../lua/sight.lua"),

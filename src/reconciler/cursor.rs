@@ -15,7 +15,12 @@ pub struct Cursor {
     pub clock_ms: i64,
     /// Set when PostgreSQL refused the next entry.
     pub halted_reason: Option<String>,
+    /// Run id of the Redis server that decides in this epoch; empty: none does, for now; `None`: not known.
+    pub gate: Option<String>,
 }
+
+/// Epoch, seq, tip, clock, reason of a halt, gate.
+type Row = (i64, i64, String, i64, Option<String>, Option<String>);
 
 /// A place that the cursor moves to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +49,20 @@ impl Cursor {
     /// Where it is once `entry` is applied.
     pub fn at(cell: u32, entry: &RawEntry) -> Self {
         let RawEntry { epoch, seq, tip, .. } = entry;
-        Self { cell, epoch: *epoch, seq: *seq, tip: tip.clone(), clock_ms: 0, halted_reason: None }
+        Self {
+            cell,
+            epoch: *epoch,
+            seq: *seq,
+            tip: tip.clone(),
+            clock_ms: 0,
+            halted_reason: None,
+            gate: None,
+        }
+    }
+
+    /// The same in the epoch of `before`, whose gate is its own.
+    pub fn after(before: &Self, entry: &RawEntry) -> Self {
+        Self { gate: before.gate.clone(), ..Self::at(before.cell, entry) }
     }
 
     /// Reads the cell's cursor; a new cell starts before its first epoch.
@@ -63,24 +81,36 @@ impl Cursor {
     }
 
     async fn find(conn: &mut PgConnection, cell: u32) -> Result<Option<Self>, sqlx::Error> {
-        let row: Option<(i64, i64, String, i64, Option<String>)> = sqlx::query_as(
-            "SELECT epoch, seq, tip, clock_ms, halted_reason FROM cell_cursors WHERE cell = $1",
+        let row: Option<Row> = sqlx::query_as(
+            "SELECT epoch, seq, tip, clock_ms, halted_reason, CASE WHEN gate_epoch = epoch THEN gate END
+             FROM cell_cursors WHERE cell = $1",
         )
         .bind(cell_number(cell))
         .fetch_optional(conn)
         .await?;
-        Ok(row.map(|(epoch, seq, tip, clock_ms, halted_reason)| Self {
+        Ok(row.map(|(epoch, seq, tip, clock_ms, halted_reason, gate)| Self {
             cell,
             epoch: unsigned(epoch),
             seq: unsigned(seq),
             tip,
             clock_ms,
             halted_reason,
+            gate,
         }))
     }
 
     /// Moves the cursor if it still stands where it was read; `false` when somebody else has moved it.
     pub async fn advance(&self, conn: &mut PgConnection, target: &Target) -> Result<bool, sqlx::Error> {
+        self.advance_to(conn, target, None).await
+    }
+
+    /// The same; where that begins an epoch, `gate` is the server that will decide in it.
+    pub async fn advance_to(
+        &self,
+        conn: &mut PgConnection,
+        target: &Target,
+        gate: Option<&str>,
+    ) -> Result<bool, sqlx::Error> {
         let done = sqlx::query(include_str!("sql/advance_cursor.sql"))
             .bind(cell_number(self.cell))
             .bind(signed(self.epoch))
@@ -91,9 +121,34 @@ impl Cursor {
             .bind(&target.tip)
             .bind(target.clock_ms)
             .bind(signed(target.events))
+            .bind(&self.gate)
+            .bind(gate)
             .execute(conn)
             .await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Names another server as the gate of this epoch; `None`: the cursor is not where it was read any more.
+    pub async fn name_gate(
+        &self,
+        conn: &mut PgConnection,
+        gate: Option<&str>,
+    ) -> Result<Option<Self>, sqlx::Error> {
+        let done = sqlx::query(
+            "UPDATE cell_cursors
+             SET gate = $5, gate_epoch = CASE WHEN $5::text IS NOT NULL THEN epoch END, updated_at = now()
+             WHERE cell = $1 AND epoch = $2 AND seq = $3
+                 AND CASE WHEN gate_epoch = epoch THEN gate END IS NOT DISTINCT FROM $4",
+        )
+        .bind(cell_number(self.cell))
+        .bind(signed(self.epoch))
+        .bind(signed(self.seq))
+        .bind(&self.gate)
+        .bind(gate)
+        .execute(conn)
+        .await?;
+        let named = Self { gate: gate.map(str::to_owned), ..self.clone() };
+        Ok((done.rows_affected() == 1).then_some(named))
     }
 
     /// Lets the entry that halted the cell be tried again.

@@ -15,6 +15,7 @@ mod meters;
 pub mod plan;
 mod rebuild;
 mod rows;
+mod takeover;
 mod tidy;
 pub mod verify;
 
@@ -100,7 +101,7 @@ impl Known {
     /// After a step on `entries`, which follow the cursor.
     fn after(step: &Step, cursor: &Cursor, seen: Meta, entries: &[RawEntry]) -> Option<Self> {
         let cursor = match step {
-            Step::Applied(applied) => Cursor::at(cursor.cell, entries.get(..*applied)?.last()?),
+            Step::Applied(applied) => Cursor::after(cursor, entries.get(..*applied)?.last()?),
             _ => cursor.clone(),
         };
         Some(Self { cursor, seen })
@@ -120,6 +121,7 @@ const TRUTH_STEP_LIMIT: Duration = Duration::from_secs(30);
 pub struct Reconciler {
     database_url: String,
     log: LogReader,
+    server: takeover::Server,
     conn: Option<PgConnection>,
     /// What follows the batch that was applied last.
     ahead: Option<Ahead>,
@@ -133,9 +135,11 @@ pub struct Reconciler {
 
 impl Reconciler {
     pub async fn connect(servers: &Servers, cell: u32) -> Result<Self, RedisSetupError> {
+        let log = LogReader::connect(&servers.redis_url, cell).await?;
         Ok(Self {
             database_url: servers.database_url.clone(),
-            log: LogReader::connect(&servers.redis_url, cell).await?,
+            server: takeover::Server::new(&log.client),
+            log,
             conn: None,
             ahead: None,
             bound: ApplyBound::default(),
@@ -299,8 +303,18 @@ impl Reconciler {
             Some(Known { cursor, seen }) => (cursor, seen),
             None => (self.cursor().await?, self.log.meta().await?),
         };
+        let server = self.server_id().await?;
+        if self.renew_unless_gate(&cursor, server.as_deref()).await? {
+            return Box::pin(self.work(None)).await; // once: what was made anew is not made anew again
+        }
         let comparison = compare(&cursor, &meta);
         if comparison == Comparison::Same {
+            if cursor.gate != server {
+                if !self.take_over(&cursor, server.as_deref()).await? {
+                    return Ok((Step::Superseded, None));
+                }
+                return Box::pin(self.work(None)).await;
+            }
             if let Some(reason) = &cursor.halted_reason {
                 return Ok((self.halted(reason.clone()), None));
             }
@@ -436,6 +450,10 @@ impl Reconciler {
             clock_ms: plan.clock_ms,
             events: plan.event_count(),
         };
+        // What was read may be another server's log.
+        if !self.server.is_same() {
+            return Err(ApplyError::Superseded);
+        }
         self.connection().await.map_err(ApplyError::Failed)?;
         let bound = self.bound;
         let Self { conn: Some(conn), log, .. } = self else { return Err(ApplyError::Failed(timed_out())) };

@@ -5,12 +5,14 @@
 //! the old one can be applied any more; then the keys are loaded; `meta` flips last. Dying anywhere in between leaves
 //! the cell closed, and the next step starts a rebuild of its own.
 
+use std::iter;
 use std::time::Instant;
 
 use super::cursor::{Cursor, Target};
 use super::load::{Loaded, load};
 use super::verify::unbroken;
-use super::{Reconciler, Step, StepError, ahead};
+use super::{Reconciler, Step, StepError, ahead, limited};
+use crate::config::bounds::FENCE_WAIT;
 use crate::gate::cell::Meta;
 use crate::gate::keys::Keys;
 use crate::gate::script::{CLAIM_EPOCH, OPEN_EPOCH};
@@ -54,7 +56,9 @@ impl Reconciler {
         }
         let started = Instant::now();
         let client = self.log.client.clone();
-        if !CLAIM_EPOCH.call(&client, vec![Keys::meta(cell)], vec![epoch.to_string()]).await? {
+        let server = self.server_id().await?;
+        let claim = iter::once(epoch.to_string()).chain(server.clone()).collect();
+        if !CLAIM_EPOCH.call(&client, vec![Keys::meta(cell)], claim).await? {
             return Ok(Step::Superseded);
         }
         // Another rebuilder may have opened an epoch since `meta` was read; from here on none with an earlier claim can.
@@ -63,13 +67,16 @@ impl Reconciler {
             return Ok(stop);
         }
 
-        let Some(target) = self.claim_cursor(epoch, meta.clock_ms.max(closed.clock_ms)).await? else {
+        let clock_ms = meta.clock_ms.max(closed.clock_ms);
+        let Some((target, waits)) = self.claim_cursor(epoch, clock_ms, server.as_deref()).await? else {
             return Ok(Step::Superseded);
         };
+        let moved = Instant::now();
         self.log.unlink_epoch(epoch).await?;
         let keys = Keys::new(cell, epoch);
         let loaded = load(self.connection().await?, &client, &keys, target.clock_ms).await?;
-        if !self.open(&keys, &target, &loaded).await? {
+        let named = !waits || self.name_after_wait(&target, moved, server.as_deref()).await?;
+        if !named || !self.open(&keys, &target, &loaded, server).await? {
             // Who was faster may have removed the keys of earlier epochs before the last of these was loaded.
             self.log.unlink_epoch(epoch).await?;
             return Ok(Step::Superseded);
@@ -82,9 +89,16 @@ impl Reconciler {
         Ok(Step::Rebuilt(epoch))
     }
 
-    /// Moves the cursor to the beginning of `epoch`. `None`: a rebuilder with a later claim (or with this one, which
-    /// Redis has forgotten) was there before. One with an earlier claim is overtaken: it cannot open any more.
-    async fn claim_cursor(&mut self, epoch: u64, clock_ms: i64) -> Result<Option<Target>, StepError> {
+    /// Moves the cursor to the beginning of `epoch`. `None`: a rebuilder with a later claim (or with this one, which Redis
+    /// has forgotten) was there before. One with an earlier claim is overtaken: it cannot open any more. Also says whether
+    /// `server` is to be named as the gate after a wait: where the claim has not closed the gate of the epoch before, some
+    /// instance may still be deciding there, and until then nobody is named.
+    async fn claim_cursor(
+        &mut self,
+        epoch: u64,
+        clock_ms: i64,
+        server: Option<&str>,
+    ) -> Result<Option<(Target, bool)>, StepError> {
         for _ in 0..CLAIM_ATTEMPTS {
             let drained = self.cursor().await?;
             if drained.epoch >= epoch {
@@ -92,14 +106,42 @@ impl Reconciler {
             }
             let clock_ms = drained.clock_ms.max(clock_ms);
             let target = Target { epoch, seq: 0, tip: genesis_tip(self.cell, epoch), clock_ms, events: 0 };
-            if drained.advance(self.connection().await?, &target).await? {
-                return Ok(Some(target));
+            let is_closed = drained.epoch == 0 || server.is_some() && drained.gate.as_deref() == server;
+            let gate = if is_closed { server } else { Some("") };
+            if drained.advance_to(self.connection().await?, &target, gate).await? {
+                if !is_closed {
+                    let (cell, before) = (self.cell, drained.gate);
+                    tracing::warn!(cell, epoch, wait = ?FENCE_WAIT, before, "another Redis was the gate: opens after a wait");
+                }
+                return Ok(Some((target, !is_closed)));
             }
         }
         Ok(None)
     }
 
-    async fn open(&self, keys: &Keys, target: &Target, loaded: &Loaded) -> Result<bool, StepError> {
+    /// Names `server` as the gate of the epoch that the cursor was moved to then, once every lease on another is over.
+    /// `false`: the cursor has moved on.
+    async fn name_after_wait(
+        &mut self,
+        target: &Target,
+        moved: Instant,
+        server: Option<&str>,
+    ) -> Result<bool, StepError> {
+        tokio::time::sleep_until((moved + FENCE_WAIT).into()).await;
+        let now = self.cursor().await?;
+        if (now.epoch, now.gate.as_deref()) != (target.epoch, Some("")) {
+            return Ok(false);
+        }
+        Ok(limited(now.name_gate(self.connection().await?, server)).await?.is_some())
+    }
+
+    async fn open(
+        &self,
+        keys: &Keys,
+        target: &Target,
+        loaded: &Loaded,
+        server: Option<String>,
+    ) -> Result<bool, StepError> {
         let mut names = vec![Keys::meta(self.cell), keys.log()];
         let mut args = vec![
             target.epoch.to_string(),
@@ -111,6 +153,7 @@ impl Reconciler {
             names.push(hash.clone());
             args.push(fields.to_string());
         }
+        args.extend(server);
         Ok(OPEN_EPOCH.call(&self.log.client, names, args).await?)
     }
 

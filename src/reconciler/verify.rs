@@ -83,7 +83,8 @@ mod tests {
     use crate::log::entry::chain_tip;
 
     fn cursor(epoch: u64, seq: u64) -> Cursor {
-        Cursor { cell: 0, epoch, seq, tip: format!("tip-{seq}"), clock_ms: 0, halted_reason: None }
+        let tip = format!("tip-{seq}");
+        Cursor { cell: 0, epoch, seq, tip, clock_ms: 0, halted_reason: None, gate: None }
     }
 
     fn meta(epoch: u64, seq: u64, applied: u64) -> Meta {

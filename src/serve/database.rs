@@ -90,7 +90,9 @@ pub async fn prepare(
             };
             trouble.failed(&why);
             tell.send_replace(Some(why.to_string().into()));
-            stop.run_until_cancelled(tokio::time::sleep(DATABASE_RETRY)).await?;
+            if stop.run_until_cancelled(tokio::time::sleep(DATABASE_RETRY)).await.is_none() {
+                return None;
+            }
             outcome = Box::pin(try_once(&servers, &roles)).await;
         }
         trouble.works();

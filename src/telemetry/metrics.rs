@@ -83,6 +83,10 @@ metrics! {
         "The cell's epoch; one more with each rebuild"
     CELL_CLOSES Counter, "rushgate_cell_closes_total" ["cell"]
         "Times that this instance closed the cell"
+    CELL_FENCED Gauge, "rushgate_cell_fenced" ["cell"]
+        "1 while this instance may not decide because PostgreSQL names another epoch or Redis than it reaches"
+    CLOCK_AHEAD Gauge, "rushgate_clock_ahead_seconds" ["cell"]
+        "The gate's clock less this instance's, when the gate last answered"
     LOG_SEQUENCE Gauge, "rushgate_log_sequence" ["cell"]
         "Number of the log's last entry"
     LOG_APPLIED Gauge, "rushgate_log_applied_sequence" ["cell"]

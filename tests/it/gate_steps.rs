@@ -21,6 +21,7 @@ use rushgate::reconciler::Step;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::faults::Clock;
 use crate::shop::*;
 
 const NO_DEADLINE: i64 = 4_000_000_000_000;
@@ -382,18 +383,25 @@ async fn time_never_runs_before_the_last_time_used() {
     assert_eq!(shop.meta().await.clock_ms, ahead);
 }
 
+/// Its server's clock is set forward and back by libfaketime.
 #[tokio::test]
 async fn a_window_that_was_seen_closed_stays_closed_when_the_clock_goes_back() {
-    let shop = Shop::open().await;
-    let until = jiff::Timestamp::now().as_millisecond() + 700;
+    let clock = Clock::new();
+    let shop = Shop::under(clock.command()).await;
+    let now = || jiff::Timestamp::now().as_millisecond();
+    let until = now() + 30 * 60_000;
     shop.put_template(PutTemplate { issue_until: until, ..open_template("t", 5) }).await;
-    assert!(shop.meta().await.clock_ms < until);
-    while jiff::Timestamp::now().as_millisecond() < until {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    shop.issue("t", "ann").await.unwrap();
+    clock.set_off(60 * 60_000);
     assert_eq!(shop.issue("t", "bob").await, Err(IssueRefusal::ClosedSince(until)));
     // No entry was written for the refusal, and yet the time is remembered.
-    assert!(shop.meta().await.clock_ms >= until);
+    let remembered = shop.meta().await.clock_ms;
+    assert!(remembered >= until);
+    clock.set_off(0);
+    let server = rushgate::gate::script::server_time(&shop.raw, 0).await.unwrap();
+    assert!(server < until, "the clock was set back: {server}");
+    assert_eq!(shop.issue("t", "bob").await, Err(IssueRefusal::ClosedSince(until)));
+    assert_eq!(shop.charge("ann", 1).await.charged_at, remembered, "time stands still meanwhile");
 }
 
 #[tokio::test]

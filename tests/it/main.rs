@@ -14,6 +14,7 @@ mod door;
 mod drain;
 mod drill;
 mod faults;
+mod fencing;
 mod gate_steps;
 mod heavy;
 mod history;

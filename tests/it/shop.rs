@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fred::prelude::*;
 use rushgate::audit;
-use rushgate::config::{Durability, Servers};
+use rushgate::config::{Durability, FenceMode, Servers};
 use rushgate::domain::order::merge_lines;
 use rushgate::domain::*;
 use rushgate::gate::cell::Meta;
@@ -75,8 +75,19 @@ impl Shop {
     }
 
     pub async fn with_limits(limits: BatchLimits) -> Self {
+        Self::on(RedisOptions::new(DataFolder::Scratch), limits).await
+    }
+
+    /// The same on a Redis that runs under this command; see [`RedisOptions::under`].
+    pub async fn under(command: Vec<std::ffi::OsString>) -> Self {
+        let mut options = RedisOptions::new(DataFolder::Scratch);
+        options.under = command;
+        Self::on(options, LIMITS).await
+    }
+
+    async fn on(redis: RedisOptions, limits: BatchLimits) -> Self {
         let _ = tracing_subscriber::fmt().with_env_filter("rushgate=info").with_test_writer().try_init();
-        let redis = RedisServer::start(RedisOptions::new(DataFolder::Scratch)).await.unwrap();
+        let redis = RedisServer::start(redis).await.unwrap();
         let pool = truth::database().await;
         let database: String =
             sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
@@ -86,6 +97,7 @@ impl Shop {
             amqp_url: String::new(),
             cells: 1,
             durability: Durability::Strict,
+            fence: FenceMode::Available,
         };
         let gate = Gate::with_limits(&servers, limits).await.unwrap();
         let mut reconciler = Reconciler::connect(&servers, 0).await.unwrap();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use fred::prelude::*;
 use reqwest::header::HeaderMap;
-use rushgate::config::{Durability, Servers};
+use rushgate::config::{Durability, FenceMode, Servers};
 use rushgate::domain::UserId;
 use rushgate::http::mint_token;
 use rushgate::reconciler::{Reconciler, Step};
@@ -91,6 +91,7 @@ impl Backend {
             amqp_url: String::new(),
             cells: 1,
             durability: Durability::Strict,
+            fence: FenceMode::Available,
         }
     }
 

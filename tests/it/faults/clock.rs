@@ -54,6 +54,42 @@ pub async fn clock_set(seed: u64) -> Outcome {
     trial.finish().await.0
 }
 
+/// Redis' clock, a month ahead: nothing is dated by it, whatever the load; set right, all goes on.
+pub async fn clock_far_ahead(seed: u64) -> Outcome {
+    let clock = Clock::new();
+    let private = Private { redis_under: clock.command(), ..Private::default() };
+    let mut trial = Trial::begin(seed, Setup { private, ..Setup::default() }).await;
+    for _ in 0..2 {
+        trial.a_while().await;
+        let ahead_ms = trial.rng.i64(1..60) * 24 * 60 * MINUTE_MS;
+        clock.set(&mut trial, ahead_ms).await;
+        for instance in trial.fleet.all() {
+            eventually("/readyz says why", || async {
+                let (status, body) = instance.readiness().await;
+                (status == 503 && body["reasons"].to_string().contains("Redis' clock is far ahead"))
+                    .then_some(())
+            })
+            .await;
+            let metrics = instance.ops("/metrics").await.1;
+            let ahead = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix("rushgate_clock_ahead_seconds{cell=\"0\"} "));
+            let ahead: f64 = ahead.unwrap().parse().unwrap();
+            assert!(ahead > 80_000.0, "{ahead}");
+        }
+        let charge = Ask::Charge { user: HOLDER.into(), amount: 1_000 };
+        let outcome = trial.load.send(&trial.fleet.get(0), charge, Some("clock-ahead".into())).await;
+        assert_eq!(code(&outcome), "gate-unavailable", "{outcome:?}");
+        clock.set(&mut trial, 0).await;
+        trial.serves_within(SERVES_AGAIN).await;
+        let off_ms = trial.cluster.meta().await.clock_ms - Timestamp::now().as_millisecond();
+        assert!(off_ms < 60 * MINUTE_MS, "the gate's clock is {off_ms} ms ahead");
+    }
+    let (outcome, _) = trial.finish().await;
+    assert_eq!(outcome.epochs, 1, "nothing was rebuilt");
+    outcome
+}
+
 /// Where the clock is set to, in milliseconds from the truth: an hour ahead in any case, and then back.
 fn steps(trial: &mut Trial) -> Vec<i64> {
     let rng = &mut trial.rng;
@@ -69,14 +105,14 @@ fn steps(trial: &mut Trial) -> Vec<i64> {
 }
 
 /// What Redis takes for the time.
-struct Clock {
+pub struct Clock {
     folder: TempFolder,
 }
 
 impl Clock {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let clock = Self { folder: tempfile() };
-        clock.write(0);
+        clock.set_off(0);
         clock
     }
 
@@ -84,7 +120,7 @@ impl Clock {
         self.folder.path.join("clock")
     }
 
-    fn write(&self, off_ms: i64) {
+    pub fn set_off(&self, off_ms: i64) {
         let new = self.folder.path.join("new");
         std::fs::write(&new, format!("{:+}\n", off_ms / 1_000)).unwrap();
         std::fs::rename(new, self.file()).unwrap(); // never half of it
@@ -93,7 +129,7 @@ impl Clock {
     /// What starts Redis under this clock. The file is read whenever Redis asks for the time; what measures lengths of
     /// time is left alone, as when a real clock is set. Beside libfaketime, the C library's own allocator is needed:
     /// jemalloc asks for the time before libfaketime can tell it.
-    fn command(&self) -> Vec<OsString> {
+    pub fn command(&self) -> Vec<OsString> {
         let mut file = OsString::from("FAKETIME_TIMESTAMP_FILE=");
         file.push(self.file());
         let preload = format!("LD_PRELOAD={LIBRARY} libc.so.6");
@@ -102,7 +138,7 @@ impl Clock {
     }
 
     async fn set(&self, trial: &mut Trial, off_ms: i64) {
-        self.write(off_ms);
+        self.set_off(off_ms);
         let off = |now_ms: i64| now_ms - Timestamp::now().as_millisecond();
         let found = off(time_of_redis(trial).await);
         assert!((found - off_ms).abs() < 20_000, "Redis' clock is {found} ms off, and should be {off_ms}");

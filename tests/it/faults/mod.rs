@@ -7,6 +7,7 @@ mod ack_truth;
 mod broker;
 mod chaos;
 mod clock;
+mod cut_off;
 mod forgetful;
 mod instances;
 mod poison;
@@ -17,9 +18,11 @@ mod reconciler;
 mod redis;
 mod sentinel;
 mod trial;
+mod two_redis;
 
 use futures::future::LocalBoxFuture;
 
+pub use clock::Clock;
 pub use trial::{Outcome, PATIENCE, Setup, Trial, at_length, seed};
 
 /// One way in which things go wrong.
@@ -58,6 +61,7 @@ faults! {
     rebuilds::rebuild_under_traffic: "one epoch wins; nothing is written into an old one";
     rebuilds::rebuild_overtaken: "the overtaken rebuild opens nothing, nothing is written into its epoch";
     clock::clock_set: "the window does not reopen; nothing expires; requests are decided, late ones are not";
+    clock::clock_far_ahead: "nothing is dated by it; `/readyz` says why; set right, all goes on";
     rebuilds::rebuilds_at_once: "one epoch wins; nothing is written into an old one";
     redis::redis_killed: "nothing acknowledged is lost; same epoch; serving again within 5 s";
     redis::redis_stalled: "503 meanwhile, then it resumes by itself";
@@ -90,4 +94,8 @@ faults! {
     sentinel::lagging_replica_promoted: "the rolled-back epoch is refused; rebuilt; never oversold; what is gone is listed";
     sentinel::lagging_replica_promoted_ack_truth: "the same; nothing acknowledged is lost";
     sentinel::unsafe_replica_promoted: "nothing is decided there until its configuration is mended; `/readyz` says why";
+    two_redis::two_redis: "instances on the first refuse at once and say why; nothing is decided there any more";
+    two_redis::both_masters: "the promoted one opens after a wait; nothing is decided on the old master any more";
+    cut_off::cut_off_available: "decisions go on; `/readyz` warns";
+    cut_off::cut_off_strict: "refused within a second; `/readyz` says why; resumes by itself";
 }

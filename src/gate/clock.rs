@@ -1,0 +1,111 @@
+//! `rushgate clock show|reset`: the gate's clock against the server's and this machine's, and back after a jump.
+//!
+//! The gate's clock never runs backwards by itself: windows that were seen closed stay closed. After Redis' clock was set
+//! forward and facts were dated by it, it stands still until real time has passed it. Only an operator may set it back.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use fred::prelude::*;
+use sqlx::PgConnection;
+
+use super::cell::Meta;
+use super::keys::Keys;
+use super::script::{RESET_CLOCK, server_time};
+use crate::config::bounds::{CLOCK_RESET_WAIT, CLOCK_SAME};
+use crate::domain::{TimestampMs, rfc3339};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClockError {
+    #[error("Redis: {}", .0.details())]
+    Redis(#[from] Error),
+    #[error("PostgreSQL: {0}")]
+    Truth(#[from] sqlx::Error),
+    #[error("cell {0} has no gate; the reconciler builds it")]
+    NoGate(u32),
+    #[error(
+        "Redis' clock and this machine's differ by {} s: set the wrong one right first, or the gate's clock follows it again",
+        .0 / 1_000
+    )]
+    ClocksDiffer(i64),
+    #[error(
+        "the gate's clock is set back, but PostgreSQL has not applied what was dated before within {CLOCK_RESET_WAIT:?}: run \
+         this again once it has caught up, or a rebuild brings the old time back"
+    )]
+    NotApplied,
+}
+
+/// One cell's clocks, in milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks {
+    pub cell: u32,
+    epoch: u64,
+    /// The last time that the gate has used.
+    pub gate: TimestampMs,
+    /// The same as PostgreSQL knows it; a rebuild begins with it.
+    pub truth: TimestampMs,
+    pub server: TimestampMs,
+    pub here: TimestampMs,
+}
+
+impl fmt::Display for Clocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cell, gate, truth, server, here, .. } = *self;
+        let row = |name: &str, at: TimestampMs| {
+            format!("  {name:<22} {}  {:+.3} s", rfc3339(at), (at - here) as f64 / 1_000.0)
+        };
+        writeln!(f, "cell {cell}, against this machine's clock:")?;
+        writeln!(f, "{}", row("the gate has used", gate))?;
+        writeln!(f, "{}", row("PostgreSQL has seen", truth))?;
+        writeln!(f, "{}", row("Redis' server", server))?;
+        write!(f, "{}", row("this machine", here))
+    }
+}
+
+/// Looks.
+pub async fn show(client: &Client, conn: &mut PgConnection, cell: u32) -> Result<Clocks, ClockError> {
+    let meta = Meta::read(client, cell).await?;
+    if meta.absent() {
+        return Err(ClockError::NoGate(cell));
+    }
+    let server = server_time(client, cell).await?;
+    let here = jiff::Timestamp::now().as_millisecond();
+    let query = "SELECT clock_ms FROM cell_cursors WHERE cell = $1";
+    let truth: Option<i64> = sqlx::query_scalar(query).bind(number(cell)).fetch_optional(conn).await?;
+    let (epoch, gate) = (meta.epoch, meta.clock_ms);
+    Ok(Clocks { cell, epoch, gate, truth: truth.unwrap_or(0), server, here })
+}
+
+/// Sets the gate's clock back to the server's, in Redis and, once what was dated before is applied, in PostgreSQL.
+pub async fn reset(client: &Client, conn: &mut PgConnection, cell: u32) -> Result<Clocks, ClockError> {
+    let before = show(client, conn, cell).await?;
+    let off_ms = before.server - before.here;
+    if off_ms.unsigned_abs() > CLOCK_SAME.as_millis() as u64 {
+        return Err(ClockError::ClocksDiffer(off_ms));
+    }
+    RESET_CLOCK.call(client, vec![Keys::meta(cell)], vec![before.epoch.to_string()]).await?;
+    // Applying an entry that was dated before moves PostgreSQL's copy again.
+    let last = Meta::read(client, cell).await?.seq;
+    let deadline = Instant::now() + CLOCK_RESET_WAIT;
+    loop {
+        let meta = Meta::read(client, cell).await?;
+        if meta.epoch != before.epoch || meta.applied >= last {
+            break;
+        }
+        if Instant::now() >= deadline {
+            return Err(ClockError::NotApplied);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let now = server_time(client, cell).await?;
+    sqlx::query("UPDATE cell_cursors SET clock_ms = least(clock_ms, $2), updated_at = now() WHERE cell = $1")
+        .bind(number(cell))
+        .bind(now)
+        .execute(&mut *conn)
+        .await?;
+    show(client, conn, cell).await
+}
+
+fn number(cell: u32) -> i32 {
+    i32::try_from(cell).unwrap_or(i32::MAX)
+}

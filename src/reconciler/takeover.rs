@@ -1,0 +1,122 @@
+//! Another Redis server than the one that PostgreSQL names as the cell's gate: restarted, promoted, or at another address.
+//!
+//! Instances decide on the named server only (`src/gate/fence.rs`). Where the gate went on unharmed (a restart with its
+//! disk, a replica that has everything), it is named in the place of the other, in the same epoch, in two steps: first
+//! nobody, then, once every lease on the other is over, this one.
+
+use std::sync::Mutex;
+
+use fred::interfaces::ClientLike;
+use fred::prelude::*;
+
+use super::cursor::Cursor;
+use super::{Reconciler, StepError, limited};
+use crate::config::bounds::{CONNECT_TIMEOUT, FENCE_WAIT};
+use crate::gate::redis::Connections;
+use crate::gate::script::server_id;
+use crate::log::reader::LogError;
+
+/// The server that a leader's connection leads to, asked once per connection.
+pub struct Server {
+    connections: Connections,
+    known: Mutex<Option<(u64, Option<String>)>>,
+    /// The connection that was made anew to find out whether its address leads to the gate.
+    renewed: Mutex<Option<u64>>,
+}
+
+impl Server {
+    pub fn new(client: &Client) -> Self {
+        Self { connections: Connections::new(client), known: Mutex::default(), renewed: Mutex::default() }
+    }
+
+    /// Its run id; `None`: it does not say.
+    pub async fn id(&self, client: &Client, cell: u32) -> Result<Option<String>, LogError> {
+        let connection = self.connections.number();
+        if let Some((of, id)) = lock(&self.known).clone()
+            && of == connection
+        {
+            return Ok(id);
+        }
+        let id = server_id(client, cell).await?;
+        if id.is_none() {
+            tracing::warn!(
+                cell,
+                "Redis does not tell its run id (INFO): a promoted replica is not told apart"
+            );
+        }
+        *lock(&self.known) = Some((connection, id.clone()));
+        Ok(id)
+    }
+
+    /// Whether the connection is still the one that [`Self::id`] speaks of.
+    pub fn is_same(&self) -> bool {
+        lock(&self.known).as_ref().is_some_and(|(of, _)| *of == self.connections.number())
+    }
+
+    /// Connects anew, once per connection: the address may lead to the gate by now. `false`: that was done.
+    async fn renew(&self, client: &Client) -> Result<bool, LogError> {
+        if *lock(&self.renewed) == Some(self.connections.number()) {
+            return Ok(false);
+        }
+        client.force_reconnection().await?;
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, client.wait_for_connect()).await;
+        connected.map_err(|_| LogError("not connected".into()))??;
+        *lock(&self.renewed) = Some(self.connections.number());
+        Ok(true)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Reconciler {
+    /// The run id of this leader's Redis.
+    pub(super) async fn server_id(&self) -> Result<Option<String>, LogError> {
+        self.server.id(&self.log.client, self.cell).await
+    }
+
+    /// Where another server than this leader's is the gate: makes the connection anew, once, since its address may lead there
+    /// by now. Whether that was done.
+    pub(super) async fn renew_unless_gate(
+        &self,
+        cursor: &Cursor,
+        server: Option<&str>,
+    ) -> Result<bool, LogError> {
+        let gate = cursor.gate.as_deref();
+        let is_another = gate.is_some_and(|gate| !gate.is_empty() && Some(gate) != server);
+        Ok(is_another && self.server.renew(&self.log.client).await?)
+    }
+
+    /// Names this leader's server as the gate, whose log goes on after the cursor. `false`: the cursor or the connection is
+    /// another one by now, so look again.
+    pub(super) async fn take_over(
+        &mut self,
+        cursor: &Cursor,
+        server: Option<&str>,
+    ) -> Result<bool, StepError> {
+        let cell = self.cell;
+        if cursor.gate.is_none() {
+            // Nobody was named: an earlier version opened this epoch. There is nobody to wait for.
+            return Ok(limited(cursor.name_gate(self.connection().await?, server)).await?.is_some());
+        }
+        tracing::warn!(
+            cell,
+            epoch = cursor.epoch,
+            wait = ?FENCE_WAIT,
+            "this Redis takes over the cell from another server (it was restarted or promoted), after a wait"
+        );
+        let Some(nobody) = limited(cursor.name_gate(self.connection().await?, Some(""))).await? else {
+            return Ok(false);
+        };
+        tokio::time::sleep(FENCE_WAIT).await;
+        if !self.server.is_same() {
+            return Ok(false); // the next step takes over, for whatever server is there now
+        }
+        let named = limited(nobody.name_gate(self.connection().await?, server)).await?;
+        if named.is_some() {
+            tracing::info!(cell, epoch = cursor.epoch, "this Redis is the cell's gate");
+        }
+        Ok(named.is_some())
+    }
+}
