@@ -104,13 +104,11 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
+    use super::super::batcher::Answer;
     use super::*;
-    use bytes::Bytes;
     use tokio::sync::oneshot;
 
-    use super::super::refusal::Position;
-
-    type Told = oneshot::Receiver<Result<(Bytes, Position), GateError>>;
+    type Told = oneshot::Receiver<Answer>;
 
     /// A backlog of a batch of 4 and a queue of 4, with jobs of these lines and held bytes; their bodies are their places.
     fn backlog(weights: &[(usize, usize)]) -> (Backlog, Vec<Told>) {

@@ -19,6 +19,9 @@ use super::script::{CallError, Refused, Reply, Script};
 use crate::config::bounds::{CLOCK_JUMP_LIMIT, GATE_REPEATS, READS_FEW, READS_GATHER};
 use crate::log::wire;
 
+/// The packed verdict (or answer) on one request, and where the log stood after it.
+pub type Answer = Result<(Bytes, Position), GateError>;
+
 /// A request on its way to a script.
 pub struct Job {
     pub deadline: Instant,
@@ -31,7 +34,7 @@ pub struct Job {
     pub trace: Option<Vec<u8>>,
     /// What it adds to a call.
     pub weight: Weight,
-    answer: oneshot::Sender<Result<(Bytes, Position), GateError>>,
+    answer: oneshot::Sender<Answer>,
 }
 
 impl Job {
@@ -41,7 +44,7 @@ impl Job {
     }
 
     /// The client may have gone meanwhile.
-    pub fn answer(self, answer: Result<(Bytes, Position), GateError>) {
+    pub fn answer(self, answer: Answer) {
         let _ = self.answer.send(answer);
     }
 }
@@ -444,10 +447,7 @@ impl Worker {
 #[cfg(test)]
 impl Job {
     /// A job, and where its answer comes.
-    pub fn for_tests(
-        body: &[u8],
-        weight: Weight,
-    ) -> (Self, oneshot::Receiver<Result<(Bytes, Position), GateError>>) {
+    pub fn for_tests(body: &[u8], weight: Weight) -> (Self, oneshot::Receiver<Answer>) {
         let (answer, told) = oneshot::channel();
         let now = Instant::now();
         let body = body.to_vec();
