@@ -313,7 +313,8 @@ impl Cell {
         match self.known_view() {
             Some(view) => Ok(view),
             None => {
-                self.refresh().await?;
+                // Boxed: only the first call comes here, and the future of every order would carry it.
+                Box::pin(self.refresh()).await?;
                 self.known_view().ok_or_else(|| GateError::Unavailable("the gate is not built yet".into()))
             }
         }
