@@ -133,6 +133,8 @@ pub mod bounds {
     pub const RELAY_CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
     /// Connecting to PostgreSQL, or one statement there, by the relay.
     pub const RELAY_TRUTH_TIMEOUT: Duration = Duration::from_secs(5);
+    /// The first claim of a leader, which may meet millions of deleted rows.
+    pub const RELAY_FIRST_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
     /// Pause after the first failure of the relay; doubles with each further one …
     pub const RELAY_RETRY_FIRST: Duration = Duration::from_millis(100);
     /// … up to this.

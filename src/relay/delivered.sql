@@ -1,7 +1,9 @@
 -- Takes the confirmed rows ($1) out of the outbox and counts those that were really there. One statement, so one
--- transaction: a row that another relay took away in between is neither lost nor counted twice.
+-- transaction: a row that another relay took away in between is neither lost nor counted twice. Claims need not look
+-- below $2 any more.
 WITH gone AS (
     DELETE FROM outbox WHERE outbox_id = ANY ($1) RETURNING 1
 )
 UPDATE relay_progress
-SET events_published = events_published + (SELECT count(*) FROM gone)
+SET events_published = events_published + (SELECT count(*) FROM gone),
+    outbox_floor = greatest(outbox_floor, $2)

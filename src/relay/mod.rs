@@ -302,11 +302,11 @@ mod tests {
         let (connected, meters) = (Arc::new(AtomicBool::new(true)), Arc::new(RelayMeters::new()));
         let mut mood = Mood { connected: Arc::clone(&connected), meters, state: None, failures: 0 };
         let is_connected = || connected.load(Ordering::Relaxed);
-        mood.after(&Err(RelayError::Outbox(OutboxError::TimedOut)));
+        mood.after(&Err(RelayError::Outbox(OutboxError::TimedOut(bounds::RELAY_TRUTH_TIMEOUT))));
         assert!(is_connected());
         mood.after(&Err(RelayError::Broker(BrokerError::Blocked)));
         assert!(!is_connected());
-        mood.after(&Err(RelayError::Outbox(OutboxError::TimedOut)));
+        mood.after(&Err(RelayError::Outbox(OutboxError::TimedOut(bounds::RELAY_TRUTH_TIMEOUT))));
         assert!(!is_connected(), "it was away, and nobody has seen it since");
         mood.after(&Ok(Step::StandBy));
         assert!(is_connected());

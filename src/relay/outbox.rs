@@ -4,11 +4,12 @@
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Row};
 use std::future::Future;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use crate::config::bounds::{
-    RELAY_BYTES, RELAY_LOOK_BELOW, RELAY_ROWS, RELAY_STOP_GRACE, RELAY_TRUTH_TIMEOUT,
+    RELAY_BYTES, RELAY_FIRST_CLAIM_TIMEOUT, RELAY_LOOK_BELOW, RELAY_ROWS, RELAY_STOP_GRACE,
+    RELAY_TRUTH_TIMEOUT,
 };
 use crate::truth::{BY_KEY, lead_with};
 
@@ -39,18 +40,24 @@ impl OutboxRow {
 pub enum OutboxError {
     #[error("PostgreSQL: {0}")]
     Sql(#[from] sqlx::Error),
-    #[error("PostgreSQL did not answer within {RELAY_TRUTH_TIMEOUT:?}")]
-    TimedOut,
+    #[error("PostgreSQL did not answer within {0:?}")]
+    TimedOut(Duration),
 }
 
 /// The outbox in the hands of the only relay that publishes.
 pub struct Outbox {
     connection: PgConnection,
+    /// Below it, nothing is left and nothing will come. It is stored with each delivery: deleted rows that an old snapshot
+    /// still sees stay in the index, and a claim would walk over millions of them.
+    floor: i64,
     /// Below it, all that was seen is delivered …
     from: i64,
-    /// … and this is when it was last looked whether there is more: transactions of several cells need not commit in the
-    /// order of their rows' ids.
+    /// … and this is when it was last looked whether there is more, from the floor on: transactions of several cells need
+    /// not commit in the order of their rows' ids.
     looked_below: Instant,
+    /// A former `from`, and the first transaction that had not begun then.
+    next_floor: Option<(i64, i64)>,
+    claimed: bool,
 }
 
 impl Outbox {
@@ -65,7 +72,11 @@ impl Outbox {
         )
         .await?;
         if locked {
-            let mut outbox = Self { connection, from: 0, looked_below: Instant::now() };
+            let sql = "SELECT coalesce(max(outbox_floor), 0) FROM relay_progress";
+            let floor = limited(sqlx::query_scalar(sql).fetch_one(&mut connection)).await?;
+            let looked_below = Instant::now();
+            let (from, next_floor, claimed) = (floor, None, false);
+            let mut outbox = Self { connection, floor, from, looked_below, next_floor, claimed };
             // Deletes no row, and proves that it could: a PostgreSQL that is read-only, or has not given the right, must be
             // found before events are published and not after.
             outbox.delivered(&[], false).await?;
@@ -77,10 +88,17 @@ impl Outbox {
 
     /// The next rows in order; also proves that the lock's session lives.
     pub async fn claim(&mut self) -> Result<Vec<OutboxRow>, OutboxError> {
-        if self.looked_below.elapsed() >= RELAY_LOOK_BELOW {
-            (self.from, self.looked_below) = (0, Instant::now());
+        let from = self.from;
+        let below = self.looked_below.elapsed() >= RELAY_LOOK_BELOW;
+        let mut settled = None;
+        if below {
+            settled = self.settled().await?;
+            (self.from, self.looked_below) = (self.floor, Instant::now());
         }
-        let rows = limited(
+        // The first claim may have to walk over what was deleted before the floor was ever stored.
+        let limit = if self.claimed { RELAY_TRUTH_TIMEOUT } else { RELAY_FIRST_CLAIM_TIMEOUT };
+        let rows = limited_to(
+            limit,
             sqlx::query(include_str!("claim.sql"))
                 .bind(RELAY_ROWS)
                 .bind(RELAY_BYTES)
@@ -88,6 +106,14 @@ impl Outbox {
                 .fetch_all(&mut self.connection),
         )
         .await?;
+        self.claimed = true;
+        let first: Option<i64> = rows.first().map(|row| row.try_get("outbox_id")).transpose()?;
+        if let Some(settled) = settled.filter(|settled| first.is_none_or(|first| first >= *settled)) {
+            (self.floor, self.next_floor) = (settled, None);
+        }
+        if below && first.is_none_or(|first| first >= from) {
+            self.from = from; // nothing has come below
+        }
         rows.iter()
             .map(|row| {
                 Ok(OutboxRow {
@@ -102,6 +128,16 @@ impl Outbox {
             .map_err(OutboxError::from)
     }
 
+    /// A former `from` below which everything is visible from now on: whatever transaction was under way then is over. (A
+    /// transaction that writes events has an id before it takes its rows' ids: it moves the cursor first.)
+    async fn settled(&mut self) -> Result<Option<i64>, OutboxError> {
+        let sql = "SELECT pg_snapshot_xmin(now)::text::bigint, pg_snapshot_xmax(now)::text::bigint
+                   FROM pg_current_snapshot() AS now";
+        let (oldest, next): (i64, i64) = limited(sqlx::query_as(sql).fetch_one(&mut self.connection)).await?;
+        let (from, begun_before) = *self.next_floor.get_or_insert((self.from, next));
+        Ok((oldest >= begun_before).then_some(from))
+    }
+
     /// Speaks on the lock's session, which PostgreSQL would end after a silence, and proves that it lives.
     pub async fn keep(&mut self) -> Result<(), OutboxError> {
         limited(sqlx::query("SELECT 1").execute(&mut self.connection)).await?;
@@ -110,9 +146,12 @@ impl Outbox {
 
     /// Deletes exactly these rows and counts them as published. `all`: nothing of the last claim is left.
     pub async fn delivered(&mut self, outbox_ids: &[i64], all: bool) -> Result<(), OutboxError> {
-        limited(sqlx::query(include_str!("delivered.sql")).bind(outbox_ids).execute(&mut self.connection))
-            .await?;
-        self.from = if all { outbox_ids.iter().max().map_or(0, |last| last + 1) } else { 0 };
+        let delivered = sqlx::query(include_str!("delivered.sql")).bind(outbox_ids).bind(self.floor);
+        limited(delivered.execute(&mut self.connection)).await?;
+        self.from = match outbox_ids.iter().max().filter(|_| all) {
+            Some(last) => self.from.max(last + 1),
+            None => self.floor,
+        };
         Ok(())
     }
 
@@ -125,8 +164,15 @@ impl Outbox {
 /// No transaction is ever begun here (each statement is one), so a statement cut off by the limit leaves nothing half
 /// done; its connection must be dropped, though, and callers do.
 async fn limited<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, OutboxError> {
-    match timeout(RELAY_TRUTH_TIMEOUT, work).await {
+    limited_to(RELAY_TRUTH_TIMEOUT, work).await
+}
+
+async fn limited_to<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, OutboxError> {
+    match timeout(limit, work).await {
         Ok(result) => Ok(result?),
-        Err(_) => Err(OutboxError::TimedOut),
+        Err(_) => Err(OutboxError::TimedOut(limit)),
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use lapin::options::*;
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use rushgate::config::bounds;
 use rushgate::domain::event;
 use rushgate::relay::topology::{DEAD_ORDERS_QUEUE, EVENTS_EXCHANGE, ORDERS_QUEUE};
 use rushgate::relay::{BrokerError, Refusal, Relay, RelayError, Step};
@@ -13,7 +14,7 @@ use rushgate_local_servers::{DataFolder, RabbitMqOptions, RabbitMqServer};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::truth::{database, execute, number, virtual_host};
+use crate::truth::{database, entries_read, execute, number, virtual_host};
 
 const OUTBOX: &str = "SELECT count(*) FROM outbox";
 const PUBLISHED: &str = "SELECT events_published FROM relay_progress";
@@ -138,6 +139,44 @@ async fn what_is_confirmed_and_cannot_be_deleted_is_not_published_again() {
     execute(&pool, "DROP TRIGGER keep ON outbox; UPDATE outbox SET event_id = 'another'").await;
     step_until_idle(&mut relay).await;
     assert_eq!(ids(&take_all(&url, ORDERS_QUEUE).await), [id(6), "another".to_owned()]);
+}
+
+/// Deletions stay in the index as long as an audit or a backup that began before them may still see the rows.
+#[tokio::test]
+async fn deleted_rows_that_an_old_snapshot_sees_are_not_walked_over_again_and_again() {
+    const ROWS: i64 = 3_000;
+    let (pool, url) = (database().await, virtual_host().await);
+    put(&pool, 1..=ROWS, event::ORDER_COMPLETED).await;
+    let mut snapshot = pool.begin().await.unwrap();
+    let sql = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+    sqlx::query(sql).execute(&mut *snapshot).await.unwrap();
+    sqlx::query("SELECT count(*) FROM outbox").execute(&mut *snapshot).await.unwrap();
+    let mut relay = Relay::new(&url, pool.clone());
+    step_until_idle(&mut relay).await;
+    steps_for(&mut relay, 3 * bounds::RELAY_LOOK_BELOW).await;
+    put(&pool, ROWS + 1..=ROWS + 1, event::ORDER_COMPLETED).await; // with its delivery the place is stored
+    step_until_idle(&mut relay).await;
+    relay.stop().await;
+
+    for looks in ["of a relay that starts", "of another one"] {
+        let before = entries_read(&pool, "outbox_pkey", "rushgate-relay").await;
+        let mut relay = Relay::new(&url, pool.clone());
+        steps_for(&mut relay, 4 * bounds::RELAY_LOOK_BELOW).await;
+        relay.stop().await;
+        let read = entries_read(&pool, "outbox_pkey", "rushgate-relay").await - before;
+        assert!(read < ROWS / 2, "{read} index entries were read for the looks {looks}");
+    }
+    put(&pool, ROWS + 2..=ROWS + 3, event::ORDER_COMPLETED).await;
+    assert_eq!(step_until_idle(&mut Relay::new(&url, pool.clone())).await, 2);
+    snapshot.rollback().await.unwrap();
+}
+
+async fn steps_for(relay: &mut Relay, time: Duration) {
+    let began = Instant::now();
+    while began.elapsed() < time {
+        relay.step().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

@@ -73,6 +73,19 @@ pub async fn number(pool: &PgPool, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
 }
 
+/// How many entries of an index were ever read, by sessions of that name as well: they tell when they end, as they must.
+pub async fn entries_read(pool: &PgPool, index: &str, name: &str) -> i64 {
+    let sessions =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1";
+    let began = std::time::Instant::now();
+    while sqlx::query_scalar::<_, i64>(sessions).bind(name).fetch_one(pool).await.unwrap() > 0 {
+        assert!(began.elapsed().as_secs() < 40, "sessions of {name} do not end");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let sql = "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes WHERE indexrelname = $1";
+    sqlx::query_scalar(sql).bind(index).fetch_one(pool).await.unwrap()
+}
+
 /// The address of a database that [`database`] has made.
 pub async fn database_url(name: &str) -> String {
     POSTGRES.get().unwrap().database_url(name)
