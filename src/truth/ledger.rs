@@ -29,12 +29,12 @@ impl Truth {
         let query = sqlx::query_as::<_, (i64, String, i64, i64, Uuid, TimestampMs)>(
             "SELECT entry_id, kind, amount, balance_after, ref_id, (extract(epoch FROM at) * 1000)::bigint
              FROM wallet_entries
-             WHERE user_id = $1 AND ($2::bigint IS NULL OR entry_id < $2)
+             WHERE user_id = $1 AND entry_id < $2
              ORDER BY entry_id DESC
              LIMIT $3",
         )
         .bind(user_id.as_str())
-        .bind(after)
+        .bind(after.unwrap_or(i64::MAX))
         .bind(limit_of(limit));
         let rows = self.read(query.fetch_all(&self.pool)).await?;
         rows.into_iter()

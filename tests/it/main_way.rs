@@ -85,6 +85,49 @@ async fn a_truth_that_went_back_since_it_was_waited_for_is_found_out() {
     }
 }
 
+/// Orders and entries of one user, as many as a shop's own account has.
+const MANY: &str = "
+    INSERT INTO orders (order_id, user_id, status, subtotal, discount, total, balance_after, ordered_at)
+    SELECT format('00000000-0000-7000-9000-%s', lpad(n::text, 12, '0'))::uuid, 'ann', 'paid', 100, 0, 100, 0, now()
+    FROM generate_series(1, 5000) AS n
+    UNION ALL SELECT format('00000000-0000-7000-8000-%s', lpad(n::text, 12, '0'))::uuid, 'user-' || n, 'paid', 100, 0, 100,
+        0, now()
+    FROM generate_series(1, 20000) AS n;
+    INSERT INTO order_items SELECT order_id, 1, 'mug', 'Mug', 100, 1, 100 FROM orders WHERE user_id = 'ann';
+    INSERT INTO wallet_entries (user_id, kind, amount, balance_after, ref_id, at)
+    SELECT 'ann', 'payment', -100, 0, order_id, now() FROM orders WHERE user_id = 'ann' ORDER BY order_id;
+    ANALYZE orders, wallet_entries";
+
+#[tokio::test]
+async fn a_page_far_back_is_read_from_its_place_on() {
+    let url = empty_database().await;
+    migrate_all(&url).await;
+    // One session: its statements' plans are kept from the sixth execution on.
+    let pool = rushgate::truth::pool_for_reads(&url, 1, Duration::from_secs(30)).unwrap();
+    sqlx::raw_sql(MANY).execute(&pool).await.unwrap();
+    let truth = Truth::new(pool.clone(), Duration::from_secs(30));
+    let ann = rushgate::domain::UserId::parse("ann").unwrap();
+    let read = async |index: &str| -> i64 {
+        sqlx::raw_sql("SELECT pg_stat_force_next_flush()").execute(&pool).await.unwrap();
+        let sql = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = $1";
+        sqlx::query_scalar(sql).bind(index).fetch_one(&pool).await.unwrap()
+    };
+    let before = (read("orders_by_user").await, read("wallet_entries_pkey").await);
+    let last: Uuid = "00000000-0000-7000-9000-000000000021".parse().unwrap();
+    for _ in 0..10 {
+        let orders = truth.orders_of(&ann, Some(last), 10).await.unwrap();
+        assert_eq!(orders[0].order_id.to_string(), "00000000-0000-7000-9000-000000000020");
+        let entries = truth.wallet_entries(&ann, Some(21), 10).await.unwrap();
+        assert_eq!((entries.len(), entries[0].entry_id), (10, 20));
+    }
+    let after = (read("orders_by_user").await, read("wallet_entries_pkey").await);
+    let (orders, entries) = (after.0 - before.0, after.1 - before.1);
+    assert!((100..1_000).contains(&orders), "{orders} orders were read for 10 pages of 10");
+    assert!((100..1_000).contains(&entries), "{entries} entries were read for 10 pages of 10");
+    assert_eq!(truth.orders_of(&ann, None, 1).await.unwrap().len(), 1, "the first page");
+    assert_eq!(truth.wallet_entries(&ann, None, 1).await.unwrap()[0].entry_id, 5_000, "the first page");
+}
+
 #[tokio::test]
 async fn plans_that_were_made_for_an_empty_shop_do_for_a_full_one() {
     let url = empty_database().await;
