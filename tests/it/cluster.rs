@@ -54,6 +54,9 @@ pub struct Cluster {
 #[derive(Clone, Debug, Default)]
 pub struct Settings(HashMap<&'static str, String>);
 
+/// Among the settings, though none of `rushgate`'s: see [`Settings::binary`].
+const BINARY: &str = "RUSHGATE_TEST_BINARY";
+
 impl Settings {
     pub fn with(&self, name: &'static str, value: impl Into<String>) -> Self {
         let mut changed = self.clone();
@@ -71,11 +74,17 @@ impl Settings {
         &self.0[name]
     }
 
+    /// Another build of `rushgate` instead of this one.
+    pub fn binary(&self, path: &str) -> Self {
+        self.with(BINARY, path)
+    }
+
     /// `rushgate` with these settings and nothing else from our environment; the kernel kills it when the thread that
     /// started it ends, however that comes.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_rushgate")]).args(args);
+        let binary = self.0.get(BINARY).map_or(env!("CARGO_BIN_EXE_rushgate"), String::as_str);
+        command.args(["--pdeathsig", "KILL", "--", binary]).args(args);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).envs(&self.0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command

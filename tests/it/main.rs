@@ -37,3 +37,4 @@ mod start;
 mod starting;
 mod traces;
 mod truth;
+mod upgrade;
