@@ -7,6 +7,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends build-essential
 ARG PROFILE=release
 WORKDIR /src
 COPY . .
+# What `rushgate --version` names: docker build --build-arg RUSHGATE_COMMIT=$(git rev-parse --short=12 HEAD)
+ARG RUSHGATE_COMMIT
 # The cache of target/ outlives this build. Cargo compares times: a checkout whose files are older than the last build in
 # the cache would yield that build's binary, so every file gets the time of this build.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \

@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// First-come coupons and stock-limited orders, decided by Redis, followed by PostgreSQL.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version = env!("RUSHGATE_VERSION"), about)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -36,7 +36,8 @@ enum Command {
     Seed(Servers),
     /// Print a token signed by RUSHGATE_JWT_SECRET
     Token(Token),
-    /// Prove that gate, truth and outbox agree; exit 1 and each difference when they do not
+    /// Prove that gate, truth and outbox agree: exit 0 when they do, 1 and each difference when not, 2 when they could not
+    /// be compared
     Audit(Audit),
     /// Close, drain and build the gate anew from PostgreSQL
     Rebuild(Rebuild),
@@ -80,6 +81,9 @@ struct Audit {
     /// How long to wait for PostgreSQL to have what the gate has decided
     #[arg(long, default_value = "30s", value_parser = parse_duration)]
     wait: Duration,
+    /// How long all of it may take
+    #[arg(long, default_value = "1h", value_parser = parse_duration)]
+    timeout: Duration,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -183,7 +187,11 @@ fn command_line(format: LogFormat) -> Result<CommandLine, Failure> {
 
 fn failed(format: LogFormat, error: &Failure) -> ExitCode {
     logs::fatal(format, &error.to_string());
-    ExitCode::FAILURE
+    // 1 is for differences there.
+    match std::env::args().nth(1).as_deref() {
+        Some("audit") => ExitCode::from(audit::NOT_COMPARED),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 async fn run(command: Command, format: LogFormat) -> Result<ExitCode, Failure> {
@@ -256,8 +264,15 @@ fn mint(token: &Token) -> Result<String, Failure> {
 }
 
 async fn run_audit(options: &Audit) -> Result<ExitCode, Failure> {
-    let pool = truth::pool(&options.servers.database_url, 4, Duration::from_secs(600))?;
-    let report = audit::audit(&options.servers, &pool, audit::Options { wait: options.wait }).await?;
+    migrate::reach(&options.servers.database_url).await?;
+    let pool = truth::pool_for_audit(&options.servers.database_url, options.timeout)?;
+    let audit = audit::audit(&options.servers, &pool, audit::Options { wait: options.wait });
+    let report = match tokio::time::timeout(options.timeout, audit).await {
+        Ok(report) => report?,
+        Err(_) => {
+            return Err(format!("the audit took longer than its --timeout, {:?}", options.timeout).into());
+        }
+    };
     say(&if options.json { serde_json::to_string_pretty(&report)? } else { report.to_string() });
     Ok(ExitCode::from(report.exit_code()))
 }

@@ -257,12 +257,14 @@ impl Sides<'_> {
         let mut from = None;
         loop {
             let page = self.scan.cancelled(self.keys, from).await?;
-            let rows: Vec<(String, String)> =
-                sqlx::query_as("SELECT order_id::text, status FROM orders WHERE order_id::text = ANY ($1)")
-                    .bind(&page.elements)
-                    .fetch_all(&mut *self.snapshot)
-                    .await?;
-            let status: HashMap<String, String> = rows.into_iter().collect();
+            // What is no id is no order's.
+            let ids: Vec<Uuid> = page.elements.iter().filter_map(|id| Uuid::try_parse(id).ok()).collect();
+            let rows: Vec<(Uuid, String)> = sqlx::query_as(include_str!("sql/find_orders.sql"))
+                .bind(ids)
+                .fetch_all(&mut *self.snapshot)
+                .await?;
+            let status: HashMap<String, String> =
+                rows.into_iter().map(|(id, status)| (id.to_string(), status)).collect();
             check.looked_at += page.elements.len() as i64;
             for id in page.elements {
                 match status.get(&id).map(String::as_str) {

@@ -4,8 +4,8 @@
 //! no snapshots: gate and truth are comparable only where the snapshot's cursor stands at the gate's `seq`, in the same
 //! epoch, and the gate decides nothing until the last page is read. So the audit waits until PostgreSQL has caught up,
 //! compares, and looks whether the gate moved meanwhile; then what it saw may be no difference at all, and it starts
-//! again, [`bounds::AUDIT_ATTEMPTS`] times. A shop that is never quiet for as long as that takes is told so (check
-//! `cell`) and counts as not clean: "could not compare" must not look like "compared". Pausing the gate would answer, too,
+//! again, [`bounds::AUDIT_ATTEMPTS`] times. For a shop that is never quiet for as long as that takes, the outcome is
+//! [`Outcome::NotCompared`] (check `cell` says why), which is not clean either. Pausing the gate would answer, too,
 //! but an audit must not be able to stop the shop.
 
 mod gate;
@@ -16,7 +16,7 @@ use sqlx::{PgConnection, PgPool, Row};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-pub use report::{Check, Difference, Report};
+pub use report::{Check, Difference, NOT_COMPARED, Outcome, Report};
 
 use crate::config::{Servers, bounds};
 use crate::gate::cell::Meta;
@@ -69,9 +69,12 @@ async fn compare(scan: &Scan, pool: &PgPool, deadline: Instant) -> Result<Report
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .execute(&mut *transaction)
             .await?;
+        // Rows are looked up by keys, page by page; a plan that is kept from the sixth page on must do so, too.
+        sqlx::query("SET LOCAL enable_seqscan = off").execute(&mut *transaction).await?;
         let picture = picture(scan, &mut transaction).await?;
         let again = picture.moved && attempt < bounds::AUDIT_ATTEMPTS && reached.is_ok();
         if !again {
+            sqlx::query("SET LOCAL enable_seqscan = on").execute(&mut *transaction).await?;
             let truth = truth::check_truth(&mut transaction).await?;
             transaction.rollback().await?;
             return Ok(report(picture, truth));
@@ -104,6 +107,8 @@ async fn wait_until_level(
 struct Picture {
     cursor: Option<Cursor>,
     cell: Check,
+    /// The cell's place differs; else it was not compared, if `cell` does not hold.
+    differs: bool,
     /// Empty unless the two were level all the time.
     gate: Vec<Check>,
     /// The gate decided something meanwhile.
@@ -116,14 +121,16 @@ async fn picture(scan: &Scan, snapshot: &mut PgConnection) -> Result<Picture, Au
     let cursor = read_cursor(snapshot).await?;
     let meta = scan.meta(CELL).await?;
     let id = format!("cell {CELL}");
-    if let Some((expected, found)) = apart(&cursor, &meta) {
+    let gate = Vec::new();
+    if let Some(Apart { expected, found, differ: differs }) = apart(&cursor, &meta) {
         cell.differs(id, expected, found);
         // A gate that runs ahead under traffic is level again a moment later.
         let moved = matches!((&cursor, &meta), (Some(c), Some(m)) if behind(c, m) && c.halted.is_none());
-        return Ok(Picture { cursor, cell, gate: Vec::new(), moved });
+        return Ok(Picture { cursor, cell, differs, gate, moved });
     }
     let Some(meta) = meta else {
-        return Ok(Picture { cursor, cell, gate: Vec::new(), moved: false }); // no cell here nor there: a new shop
+        // No cell here nor there: a new shop.
+        return Ok(Picture { cursor, cell, differs: false, gate, moved: false });
     };
     let mut sides = Sides { scan, keys: Keys::new(CELL, meta.epoch), snapshot };
     let mut gate = sides.compare(&meta).await?;
@@ -138,16 +145,22 @@ async fn picture(scan: &Scan, snapshot: &mut PgConnection) -> Result<Picture, Au
         cell.differs(id, expected, format!("{found}; audit again at a quieter moment"));
         gate.clear();
     }
-    Ok(Picture { cursor, cell, gate, moved })
+    Ok(Picture { cursor, cell, differs: false, gate, moved })
 }
 
 fn report(picture: Picture, truth: Vec<Check>) -> Report {
     let gate_compared = !picture.gate.is_empty();
-    let mut checks = vec![picture.cell];
-    checks.extend(picture.gate);
-    checks.extend(truth);
+    let compared = picture.cell.holds();
+    let differs = picture.differs || !picture.gate.iter().chain(&truth).all(Check::holds);
+    let outcome = match (differs, compared) {
+        (true, _) => Outcome::Differences,
+        (false, false) => Outcome::NotCompared,
+        (false, true) => Outcome::Clean,
+    };
+    let checks = [vec![picture.cell], picture.gate, truth].concat();
     let (epoch, seq) = picture.cursor.map_or((0, 0), |cursor| (cursor.epoch, cursor.seq));
-    Report { clean: checks.iter().all(Check::holds), cell: CELL, epoch, seq, gate_compared, checks }
+    let clean = outcome == Outcome::Clean;
+    Report { outcome, clean, cell: CELL, epoch, seq, gate_compared, checks }
 }
 
 async fn read_cursor(connection: &mut PgConnection) -> Result<Option<Cursor>, sqlx::Error> {
@@ -170,36 +183,44 @@ fn behind(cursor: &Cursor, meta: &Meta) -> bool {
     cursor.epoch as u64 == meta.epoch && (cursor.seq as u64) < meta.seq && meta.state == "open"
 }
 
-/// Expected and found, where gate and cursor do not stand at the same place or the cell does not decide.
-fn apart(cursor: &Option<Cursor>, meta: &Option<Meta>) -> Option<(String, String)> {
+/// Why gate and cursor cannot be compared.
+struct Apart {
+    expected: String,
+    found: String,
+    /// They differ; else the cell only does not stand still, or does not decide, for now.
+    differ: bool,
+}
+
+/// `None`: gate and cursor stand at the same place, and the cell decides.
+fn apart(cursor: &Option<Cursor>, meta: &Option<Meta>) -> Option<Apart> {
+    let differ = |expected: String, found: String| Some(Apart { expected, found, differ: true });
+    let not_now =
+        |expected: &str, found: String| Some(Apart { expected: expected.into(), found, differ: false });
     let (cursor, meta) = match (cursor, meta) {
         (Some(cursor), Some(meta)) => (cursor, meta),
         (None, None) => return None,
         (Some(cursor), None) => {
-            return Some((
-                format!("a gate at {}-{}", cursor.epoch, cursor.seq),
-                "no gate: Redis is empty".into(),
-            ));
+            let expected = format!("a gate at {}-{}", cursor.epoch, cursor.seq);
+            return differ(expected, "no gate: Redis is empty".into());
         }
         (None, Some(meta)) => {
-            return Some((
-                "no gate: PostgreSQL knows of none".into(),
-                format!("a gate at {}-{}", meta.epoch, meta.seq),
-            ));
+            let found = format!("a gate at {}-{}", meta.epoch, meta.seq);
+            return differ("no gate: PostgreSQL knows of none".into(), found);
         }
     };
     if let Some(reason) = &cursor.halted {
-        return Some(("a cell that PostgreSQL follows".into(), format!("halted: {reason}")));
+        return not_now("a cell that PostgreSQL follows", format!("halted: {reason}"));
     }
     if meta.state != "open" {
         let reason = meta.reason.as_deref().unwrap_or("no reason given");
-        return Some(("an open cell".into(), format!("{}: {reason}", meta.state)));
+        return not_now("an open cell", format!("{}: {reason}", meta.state));
     }
-    let level = (cursor.epoch as u64, cursor.seq as u64, &cursor.tip) == (meta.epoch, meta.seq, &meta.tip);
-    (!level).then(|| {
-        (
-            format!("a gate at {}-{} with tip {}", cursor.epoch, cursor.seq, cursor.tip),
-            format!("one at {}-{} with tip {}", meta.epoch, meta.seq, meta.tip),
-        )
+    if (cursor.epoch as u64, cursor.seq as u64, &cursor.tip) == (meta.epoch, meta.seq, &meta.tip) {
+        return None;
+    }
+    Some(Apart {
+        expected: format!("a gate at {}-{} with tip {}", cursor.epoch, cursor.seq, cursor.tip),
+        found: format!("one at {}-{} with tip {}", meta.epoch, meta.seq, meta.tip),
+        differ: !behind(cursor, meta),
     })
 }

@@ -6,9 +6,13 @@ use std::fmt;
 /// Differences that one check names; the rest are counted.
 pub const NAMED_PER_CHECK: usize = 20;
 
-/// The whole outcome.
+/// The exit code of an audit that could not compare.
+pub const NOT_COMPARED: u8 = 2;
+
+/// All that was found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    pub outcome: Outcome,
     /// Nothing differs, and everything was compared.
     pub clean: bool,
     pub cell: u32,
@@ -18,6 +22,17 @@ pub struct Report {
     /// Whether gate and truth were compared at one moment; else the check `cell` says why not.
     pub gate_compared: bool,
     pub checks: Vec<Check>,
+}
+
+/// What an audit came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Clean,
+    /// Something is not as it must be.
+    Differences,
+    /// Gate and truth did not stand still at one place; nothing else was found. [`Report::checks`]' `cell` says why.
+    NotCompared,
 }
 
 /// One rule, and where it does not hold.
@@ -49,9 +64,13 @@ impl Report {
         self.checks.iter().find(|check| check.name == name)
     }
 
-    /// The exit code of `rushgate audit`.
+    /// The exit code of `rushgate audit`, which is [`NOT_COMPARED`] as well when a server could not be asked.
     pub fn exit_code(&self) -> u8 {
-        u8::from(!self.clean)
+        match self.outcome {
+            Outcome::Clean => 0,
+            Outcome::Differences => 1,
+            Outcome::NotCompared => NOT_COMPARED,
+        }
     }
 }
 
@@ -90,7 +109,11 @@ impl fmt::Display for Report {
                 writeln!(f, "    … and {} more", check.more)?;
             }
         }
-        let outcome = if self.clean { "clean" } else { "NOT clean" };
+        let outcome = match self.outcome {
+            Outcome::Clean => "clean",
+            Outcome::Differences => "NOT clean",
+            Outcome::NotCompared => "NOT compared",
+        };
         write!(f, "audit of cell {} at {}-{}: {outcome}", self.cell, self.epoch, self.seq)
     }
 }

@@ -80,6 +80,12 @@ pub async fn migrate_with(database_url: &str, migrations: &[Migration]) -> Resul
     Ok(())
 }
 
+/// Whether PostgreSQL can be used at all, and if not, why; a pool only says that it has waited.
+pub async fn reach(database_url: &str) -> Result<(), MigrateError> {
+    let _ = connect(database_url).await?.close().await; // it has served
+    Ok(())
+}
+
 async fn connect(database_url: &str) -> Result<PgConnection, MigrateError> {
     let unreachable = |e: sqlx::Error| MigrateError::Unreachable(e.to_string());
     let options = PgConnectOptions::from_str(database_url).map_err(unreachable)?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::config::InvalidSetting;
+use crate::config::bounds::CONNECT_TIMEOUT;
 
 mod ledger;
 mod losses;
@@ -57,6 +58,16 @@ pub fn pool_for_reads(
 ) -> Result<PgPool, InvalidSetting> {
     let options = options_of(database_url, timeout)?.options(BY_KEY);
     Ok(pool_with(options, connections, timeout))
+}
+
+/// For an audit: it reads whole tables, so a statement may take as long as all of it; a server that is away must not.
+pub fn pool_for_audit(database_url: &str, timeout: Duration) -> Result<PgPool, InvalidSetting> {
+    let options = options_of(database_url, timeout)?.options([
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+    ]);
+    Ok(pool_with(options, 2, CONNECT_TIMEOUT))
 }
 
 fn options_of(database_url: &str, timeout: Duration) -> Result<PgConnectOptions, InvalidSetting> {

@@ -14,6 +14,7 @@ use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use crate::cluster::{Cluster, Request, Settings};
 use crate::truth::{database, execute};
 
 const KEYS: Keys = Keys { cell: 0, epoch: 3 };
@@ -429,4 +430,66 @@ async fn many_differences_are_counted_and_some_named_and_pages_are_bounded() {
     let report = shop.audit().await;
     let check = report.check("gate-wallets").unwrap();
     assert_eq!(check.differences.len() as i64 + check.more, 2_000);
+}
+
+#[tokio::test]
+async fn cancelled_orders_are_looked_up_by_their_index() {
+    let shop = Shop::open().await;
+    let mut session = shop.pool.begin().await.unwrap();
+    // From its sixth page on, an audit keeps a plan for whatever ids.
+    let find = include_str!("../../src/audit/sql/find_orders.sql");
+    let prepare = format!(
+        "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; PREPARE find (uuid[]) AS {find}"
+    );
+    sqlx::raw_sql(&prepare).execute(&mut *session).await.unwrap();
+    let plan: Vec<String> =
+        sqlx::query_scalar("EXPLAIN EXECUTE find ('{}')").fetch_all(&mut *session).await.unwrap();
+    assert!(plan.iter().any(|line| line.contains("Index Cond: (order_id = ANY")), "{plan:#?}");
+    session.rollback().await.unwrap();
+
+    let _: i64 = shop.client.sadd(KEYS.cancelled(), "no id of an order").await.unwrap();
+    shop.expect("gate-cancelled", "no id of an order", "no order", "cancelled").await;
+}
+
+/// 0: clean, 1: differences, 2: could not compare, and then in time and with a reason.
+#[tokio::test]
+async fn the_exit_code_says_what_became_of_an_audit() {
+    let cluster = Cluster::servers().await;
+    let instance = cluster.start().await;
+    instance.done(&Request::charge("ann", 1_000)).await;
+    let settings = &cluster.settings;
+    let outcome = async |settings: &Settings, args: &[&str]| {
+        let audit = settings.run(&[&["audit", "--wait", "2s"], args].concat()).await;
+        assert!(audit.took < Duration::from_secs(30), "{audit:#?}");
+        (audit.code, audit.stdout + &audit.stderr)
+    };
+    cluster.caught_up().await;
+    assert_eq!(outcome(settings, &[]).await.0, 0);
+
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // takes connections and never answers
+    let silent = format!("127.0.0.1:{}", silent.local_addr().unwrap().port());
+    for (name, value) in [
+        ("RUSHGATE_DATABASE_URL", "postgres://postgres@127.0.0.1:1/rushgate".to_owned()),
+        ("RUSHGATE_DATABASE_URL", format!("postgres://postgres@{silent}/rushgate")),
+        ("RUSHGATE_REDIS_URL", "redis://127.0.0.1:1".to_owned()),
+        ("RUSHGATE_REDIS_URL", format!("redis://{silent}")),
+        ("RUSHGATE_DATABASE_URL", "nonsense".to_owned()),
+    ] {
+        let (code, said) = outcome(&settings.with(name, value.as_str()), &[]).await;
+        assert_eq!(code, 2, "{name}={value}: {said}");
+        assert!(said.contains("\"message\"") && said.trim_end().lines().count() == 1, "{said}");
+    }
+    let mut locked = cluster.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE wallets").execute(&mut *locked).await.unwrap();
+    let (code, said) = outcome(settings, &["--timeout", "2s"]).await;
+    assert!(code == 2 && said.contains("--timeout"), "{code}: {said}");
+    locked.rollback().await.unwrap();
+
+    execute(&cluster.pool, "UPDATE cell_cursors SET halted_reason = 'a test'").await;
+    let (code, said) = outcome(settings, &["--json"]).await;
+    assert!(code == 2 && said.contains("\"not_compared\""), "{code}: {said}");
+    execute(&cluster.pool, "UPDATE cell_cursors SET halted_reason = NULL; UPDATE wallets SET balance = 1")
+        .await;
+    let (code, said) = outcome(settings, &[]).await;
+    assert!(code == 1 && said.contains("ann: expected"), "{code}: {said}");
 }

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -365,4 +366,35 @@ async fn a_token_needs_no_server() {
     assert_eq!(token.stdout.trim().split('.').count(), 3, "{}", token.stdout);
     let refused = Settings::default().run(&["token", "--sub", "ann", "--scope", "shop"]).await;
     assert!(refused.code != 0 && refused.stderr.contains("--jwt-secret"), "{refused:#?}");
+}
+
+#[tokio::test]
+async fn the_version_has_its_commit() {
+    let cluster = Settings::default();
+    let said = cluster.run(&["--version"]).await.assert_success().stdout;
+    let version = format!("rushgate {} (", env!("CARGO_PKG_VERSION"));
+    assert!(said.starts_with(&version) && said.trim_end().ends_with(')'), "{said}");
+
+    // What the build script says where a release is built.
+    let folder = std::env::temp_dir().join(format!("rushgate-build-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let done = |mut command: Command| {
+        let output = command.env("CARGO_MANIFEST_DIR", root).env("PROFILE", "release").output().unwrap();
+        assert!(output.status.success(), "{command:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut compile = Command::new("rustc");
+    compile.args(["--edition=2024", "-o"]).arg(folder.join("build")).arg(format!("{root}/build.rs"));
+    done(compile);
+    if Path::new(root).join(".git").exists() {
+        let mut head = Command::new("git");
+        head.args(["-C", root, "rev-parse", "--short=12", "HEAD"]);
+        let built = done(Command::new(folder.join("build")));
+        assert!(built.contains(&format!("({}", done(head).trim())), "{built}");
+    }
+    let mut named = Command::new(folder.join("build"));
+    named.env("RUSHGATE_COMMIT", "0123456789ab");
+    assert!(done(named).contains("(0123456789ab)"));
+    std::fs::remove_dir_all(folder).unwrap();
 }
