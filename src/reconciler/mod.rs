@@ -183,6 +183,7 @@ impl Reconciler {
                 tracing::warn!(cell = self.cell, "ended the session of a leader that stood still");
             }
             trouble.works();
+            self.server.age();
             pause(STANDBY_PAUSE, shutdown).await;
             if shutdown.is_cancelled() {
                 return Ok(());

@@ -5,13 +5,14 @@
 //! nobody, then, once every lease on the other is over, this one.
 
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use fred::interfaces::ClientLike;
 use fred::prelude::*;
 
 use super::cursor::Cursor;
 use super::{Reconciler, StepError, limited};
-use crate::config::bounds::{CONNECT_TIMEOUT, FENCE_WAIT};
+use crate::config::bounds::{CONNECT_TIMEOUT, FENCE_FOLLOW_FIRST, FENCE_WAIT};
 use crate::gate::redis::Connections;
 use crate::gate::script::server_id;
 use crate::log::reader::LogError;
@@ -20,13 +21,14 @@ use crate::log::reader::LogError;
 pub struct Server {
     connections: Connections,
     known: Mutex<Option<(u64, Option<String>)>>,
-    /// The connection that was made anew to find out whether its address leads to the gate.
-    renewed: Mutex<Option<u64>>,
+    /// The latest connection that is known of, and since when: one that was just made leads where its address leads.
+    latest: Mutex<(u64, Instant)>,
 }
 
 impl Server {
     pub fn new(client: &Client) -> Self {
-        Self { connections: Connections::new(client), known: Mutex::default(), renewed: Mutex::default() }
+        let latest = Mutex::new((1, Instant::now()));
+        Self { connections: Connections::new(client), known: Mutex::default(), latest }
     }
 
     /// Its run id; `None`: it does not say.
@@ -53,15 +55,24 @@ impl Server {
         lock(&self.known).as_ref().is_some_and(|(of, _)| *of == self.connections.number())
     }
 
-    /// Connects anew, once per connection: the address may lead to the gate by now. `false`: that was done.
+    /// How long the present connection has been known of. A stand-by asks now and then, so that it knows when it leads.
+    pub(super) fn age(&self) -> Duration {
+        let (number, mut latest) = (self.connections.number(), lock(&self.latest));
+        if latest.0 != number {
+            *latest = (number, Instant::now());
+        }
+        latest.1.elapsed()
+    }
+
+    /// Connects anew unless that was just done: the address may lead to the gate by now. Whether it was done.
     async fn renew(&self, client: &Client) -> Result<bool, LogError> {
-        if *lock(&self.renewed) == Some(self.connections.number()) {
+        if self.age() < FENCE_FOLLOW_FIRST {
             return Ok(false);
         }
         client.force_reconnection().await?;
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, client.wait_for_connect()).await;
         connected.map_err(|_| LogError("not connected".into()))??;
-        *lock(&self.renewed) = Some(self.connections.number());
+        *lock(&self.latest) = (self.connections.number(), Instant::now());
         Ok(true)
     }
 }
