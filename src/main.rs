@@ -54,7 +54,7 @@ enum Command {
         ops_listen: std::net::SocketAddr,
     },
     /// A whole shop on private servers, for trying it out
-    Demo(Demo),
+    Demo(Box<Demo>),
 }
 
 #[derive(Args)]
@@ -141,12 +141,29 @@ struct Demo {
     /// Where the servers keep their data
     #[arg(long, value_name = "DIR", default_value = "./data")]
     data: PathBuf,
-    /// Address of the API
-    #[arg(long, env = "RUSHGATE_LISTEN", default_value = "0.0.0.0:8080")]
-    listen: std::net::SocketAddr,
-    /// Address of /healthz, /readyz and /metrics
-    #[arg(long, env = "RUSHGATE_OPS_LISTEN", default_value = "0.0.0.0:9090")]
-    ops_listen: std::net::SocketAddr,
+    #[command(flatten)]
+    settings: Serve,
+}
+
+/// What the demo decides itself: settings that may stand in the environment, and are not for it.
+const NOT_FOR_THE_DEMO: [&str; 9] = [
+    "redis_url",
+    "database_url",
+    "amqp_url",
+    "cells",
+    "jwt_secret",
+    "jwt_jwks_file",
+    "tls_cert_file",
+    "tls_key_file",
+    "roles",
+];
+
+/// A visitor has the token of an end user, and wants to see a wallet charged; and nobody balances load there, so stopping
+/// need not wait for that.
+fn for_visitors(demo: clap::Command) -> clap::Command {
+    let demo = demo.mut_arg("charge_scope", |arg| arg.default_value("shop"));
+    let demo = demo.mut_arg("drain_secs", |arg| arg.default_value("0"));
+    NOT_FOR_THE_DEMO.iter().fold(demo, |demo, id| demo.mut_arg(id, |arg| arg.hide(true)))
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -172,7 +189,8 @@ fn main() -> ExitCode {
 /// Flags, environment variables and files of secrets. What is wrong with them is for people to read, with hints on further
 /// lines, unless the log is for programs.
 fn command_line(format: LogFormat) -> Result<CommandLine, Failure> {
-    let command = secret_files::read(CommandLine::command())?;
+    let command = CommandLine::command().mut_subcommand("demo", for_visitors);
+    let command = secret_files::read(command)?;
     let read = command.try_get_matches().and_then(|matches| CommandLine::from_arg_matches(&matches));
     match read {
         Err(e) if e.use_stderr() && format == LogFormat::Json => {
@@ -215,9 +233,10 @@ async fn run(command: Command, format: LogFormat) -> Result<ExitCode, Failure> {
         }
         Command::Log(command) => run_log(command).await?,
         Command::Clock(command) => run_clock(command).await?,
-        Command::Demo(Demo { data, listen, ops_listen }) => {
+        Command::Demo(demo) => {
+            let Demo { data, settings } = *demo;
             logs::start(format, "rushgate=warn,error,fred=off,lapin=off");
-            Box::pin(demo::run(DemoOptions { data, listen, ops_listen })).await?;
+            Box::pin(demo::run(DemoOptions { data, settings })).await?;
         }
     }
     Ok(ExitCode::SUCCESS)

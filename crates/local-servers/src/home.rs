@@ -20,6 +20,8 @@ use super::{DataFolder, Error, random_hex};
 const SWEEPER: &str = include_str!("sweeper.sh");
 /// Long enough for the guard of a process that was just killed to stop its server.
 const LOCK_LIMIT: Duration = STOP_GRACE.saturating_add(Duration::from_secs(5));
+/// The link in a folder to where its server works, if that could not reach the folder.
+pub(super) const ELSEWHERE: &str = "elsewhere";
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
 pub struct Home {
@@ -120,4 +122,19 @@ pub fn remembered(path: &Path, make: impl FnOnce() -> Result<String, Error>) -> 
 pub async fn wait_until_free(folder: &Path) -> Result<(), Error> {
     let file = folder.join("lock");
     if file.exists() { lock(&file, LOCK_LIMIT).await.map(drop) } else { Ok(()) }
+}
+
+/// Removes a kept folder with the data of a server, once nobody uses it; also what lies [elsewhere](ELSEWHERE).
+pub async fn discard(folder: &Path) -> Result<(), Error> {
+    wait_until_free(folder).await?;
+    let elsewhere = std::fs::read_link(folder.join(ELSEWHERE)).ok();
+    for gone in [elsewhere.as_deref(), Some(folder)].into_iter().flatten() {
+        match std::fs::remove_dir_all(gone) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("remove {}", gone.display()), source));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }

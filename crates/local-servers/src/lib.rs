@@ -28,7 +28,7 @@ pub use self::postgres::{PostgresOptions, PostgresServer};
 pub use self::rabbitmq::{RabbitMqOptions, RabbitMqServer};
 pub use self::redis::{RedisOptions, RedisServer};
 
-pub use self::home::{lock, remembered, wait_until_free, write_private};
+pub use self::home::{discard, lock, remembered, wait_until_free, write_private};
 
 use self::guard::{Guard, Spec};
 use self::home::Home;

@@ -15,7 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::guard::{Guard, Owner, Spec};
-use super::home::Home;
+use super::home::{ELSEWHERE, Home};
 use super::program::{Program, newest_first};
 use super::{DataFolder, Error, Recipe, Server, random_hex};
 
@@ -255,7 +255,7 @@ fn postgres_user() -> Result<Owner, Error> {
 /// A folder that belongs to the user `postgres` and that it can reach: the home, or, where that lies under a closed
 /// folder such as /root, one in that user's own home, with a link to it in ours.
 fn reachable_base(home: &Home, owner: Owner) -> Result<PathBuf, Error> {
-    let link = home.path().join("elsewhere");
+    let link = home.path().join(ELSEWHERE);
     if let Ok(elsewhere) = std::fs::read_link(&link)
         && elsewhere.is_dir()
     {

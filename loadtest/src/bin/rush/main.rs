@@ -38,6 +38,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Sends a crowd of users to a shop, and says whether the shop got it right
 #[derive(Parser)]
+// Said twice, the last one holds.
+#[command(args_override_self = true)]
 struct Options {
     #[arg(value_enum, default_value_t = Scenario::Mixed)]
     scenario: Scenario,
