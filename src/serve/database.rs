@@ -90,9 +90,7 @@ pub async fn prepare(
             };
             trouble.failed(&why);
             tell.send_replace(Some(why.to_string().into()));
-            if stop.run_until_cancelled(tokio::time::sleep(DATABASE_RETRY)).await.is_none() {
-                return None;
-            }
+            stop.run_until_cancelled(tokio::time::sleep(DATABASE_RETRY)).await?;
             outcome = Box::pin(try_once(&servers, &roles)).await;
         }
         trouble.works();
