@@ -50,17 +50,17 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM rushgate_api, rushgate_reconciler
 GRANT SELECT ON schema_migrations, _sqlx_migrations TO rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
 
 GRANT SELECT ON orders, order_items, wallet_entries, popular_refreshes, popular_products, idempotency_records,
-    coupons, stock_adjustments, cell_cursors, outbox, relay_progress TO rushgate_api;
+    coupons, stock_adjustments, cell_cursors, outbox, relay_progress, quarantined_facts TO rushgate_api;
 -- POST /v1/products/popular/refresh
 GRANT INSERT ON popular_refreshes, popular_products TO rushgate_api;
 GRANT DELETE ON popular_refreshes TO rushgate_api;
 
 GRANT SELECT, INSERT ON products, stock_adjustments, coupon_templates, coupons, wallets, wallet_entries, orders,
-    order_items, idempotency_records, cell_cursors, outbox, log_quarantine TO rushgate_reconciler;
+    order_items, idempotency_records, cell_cursors, cell_epochs, outbox, log_quarantine, quarantined_facts TO rushgate_reconciler;
 -- Every instance looks at these for /metrics.
 GRANT SELECT ON popular_refreshes, relay_progress TO rushgate_reconciler;
-GRANT UPDATE ON products, coupon_templates, coupons, wallets, orders, idempotency_records, cell_cursors
-    TO rushgate_reconciler;
+GRANT UPDATE ON products, coupon_templates, coupons, wallets, orders, idempotency_records, cell_cursors, log_quarantine,
+    quarantined_facts TO rushgate_reconciler;
 GRANT DELETE ON idempotency_records TO rushgate_reconciler;
 
 GRANT SELECT ON orders, order_items, outbox, relay_progress, cell_cursors, popular_refreshes, popular_products

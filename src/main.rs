@@ -11,6 +11,7 @@ use rushgate::demo::{self, DemoOptions};
 use rushgate::domain::UserId;
 use rushgate::gate::{BatchLimits, Gate, clock};
 use rushgate::log::reader::LogReader;
+use rushgate::reconciler::quarantine::Choice;
 use rushgate::reconciler::{Reconciler, Step};
 use rushgate::telemetry::logs;
 use rushgate::truth::migrate;
@@ -96,6 +97,9 @@ struct Rebuild {
     /// The cell to rebuild
     #[arg(long, default_value_t = 0)]
     cell: u32,
+    /// File that gets what the log holds and cannot be applied, if there is anything [default: ./rushgate-lost-<cell>-<time>.jsonl]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -121,7 +125,7 @@ enum Log {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
         limit: u64,
     },
-    /// Quarantine the entry that halted a cell and go on after it
+    /// Leave out one fact of the entry that halted a cell: the last resort, when it can never go in
     Skip {
         #[command(flatten)]
         servers: Servers,
@@ -130,9 +134,15 @@ enum Log {
         /// The entry at which the cell is halted
         #[arg(long)]
         seq: u64,
+        /// The fact of that entry, as `log show` numbers them; all: the whole entry, where it cannot be read
+        #[arg(long, value_name = "K", value_parser = parse_choice)]
+        fact: Choice,
         /// Why, for those who look at the quarantine later
         #[arg(long, default_value = "skipped by an operator")]
         reason: String,
+        /// File that gets, per user, what was answered and is not true [default: ./rushgate-skip-<cell>-<epoch>-<seq>.jsonl]
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
     },
 }
 
@@ -231,7 +241,7 @@ async fn run(command: Command, format: LogFormat) -> Result<ExitCode, Failure> {
             say(&said);
             return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Log(command) => run_log(command).await?,
+        Command::Log(command) => run_log(command, format).await?,
         Command::Clock(command) => run_clock(command).await?,
         Command::Demo(demo) => {
             let Demo { data, settings } = *demo;
@@ -299,9 +309,22 @@ async fn run_audit(options: &Audit) -> Result<ExitCode, Failure> {
 async fn run_rebuild(options: &Rebuild, format: LogFormat) -> Result<(), Failure> {
     logs::start(format, "rushgate=info,fred=error");
     migrate::migrate(&options.servers).await?;
-    let mut reconciler = Reconciler::connect(&options.servers, options.cell).await?;
-    match reconciler.rebuild_now().await? {
-        Step::Rebuilt(epoch) => say(&format!("Cell {} is open, in epoch {epoch}.", options.cell)),
+    let cell = options.cell;
+    let now = jiff::Timestamp::now().as_second();
+    let report = options.report.clone().unwrap_or_else(|| format!("rushgate-lost-{cell}-{now}.jsonl").into());
+    let mut reconciler = Reconciler::connect(&options.servers, cell).await?.reporting_to(report.clone());
+    let step = reconciler.rebuild_now().await;
+    if let Some(told) = reconciler.told_lost() {
+        say(&format!(
+            "{} entries of the log could not be applied: {} decisions were answered and are not in PostgreSQL. {} has all of it:",
+            told.entries,
+            told.facts,
+            report.display()
+        ));
+        say(told.text.trim_end());
+    }
+    match step? {
+        Step::Rebuilt(epoch) => say(&format!("Cell {cell} is open, in epoch {epoch}.")),
         Step::Superseded => say("Another rebuild was faster; the cell opens with that one."),
         Step::Halted(reason) => return Err(reason.into()),
         other => return Err(format!("the rebuild stopped at {other:?}; run it again").into()),
@@ -323,25 +346,38 @@ async fn run_clock(command: ClockCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn run_log(command: Log) -> Result<(), Failure> {
-    let connect = async |servers: &Servers, cell| -> Result<(PgConnection, LogReader), Failure> {
-        let conn = PgConnection::connect(&servers.database_url).await?;
-        Ok((conn, LogReader::connect(&servers.redis_url, cell).await?))
-    };
+async fn run_log(command: Log, format: LogFormat) -> Result<(), Failure> {
     match command {
         Log::Show { servers, cell, seq, limit } => {
-            let (mut conn, reader) = connect(&servers, cell).await?;
+            let mut conn = PgConnection::connect(&servers.database_url).await?;
+            let reader = LogReader::connect(&servers.redis_url, cell).await?;
             say(log::admin::show(&mut conn, &reader, seq, limit).await?.trim_end());
         }
-        Log::Skip { servers, cell, seq, reason } => {
-            let (mut conn, reader) = connect(&servers, cell).await?;
-            log::admin::skip(&mut conn, &reader, seq, &reason).await?;
+        Log::Skip { servers, cell, seq, fact, reason, report } => {
+            logs::start(format, "rushgate=warn,fred=error");
+            migrate::migrate(&servers).await?;
+            let mut reconciler = Reconciler::connect(&servers, cell).await?;
+            let epoch = reconciler.skip(seq, fact, &reason).await?;
+            let report = report.unwrap_or_else(|| format!("rushgate-skip-{cell}-{epoch}-{seq}.jsonl").into());
+            let told = reconciler.report_skipped(epoch, Some(report.clone())).await?;
+            say(told.text.trim_end());
             say(&format!(
-                "Entry {seq} is in the quarantine; the cell goes on after it. The audit will name what it left undone."
+                "Cell {cell} is open again. {} answers of epoch {epoch} are not true; {} has all of them.",
+                told.facts,
+                report.display()
             ));
         }
     }
     Ok(())
+}
+
+/// A fact's number, or `all`.
+fn parse_choice(text: &str) -> Result<Choice, String> {
+    match text.parse() {
+        _ if text == "all" => Ok(Choice::All),
+        Ok(fact) if fact > 0 => Ok(Choice::One(fact)),
+        _ => Err(format!("`{text}` is no fact: they count from 1, as `rushgate log show` prints them")),
+    }
 }
 
 /// `30s`, `15m`, `1h`, `7d`; a bare number is seconds.

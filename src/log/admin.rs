@@ -1,31 +1,23 @@
-//! `rushgate log show|skip`: an operator looks at entries, and takes one that PostgreSQL refuses out of the way.
+//! `rushgate log show`: an operator looks at entries.
 
 use std::fmt;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
 use super::reader::{LogError, LogReader};
 use super::{EntryError, RawEntry};
-use crate::reconciler::cursor::{Cursor, Target};
+use crate::reconciler::cursor::Cursor;
 
-/// Why an entry was not shown or skipped.
+/// Why entries were not shown.
 #[derive(Debug, thiserror::Error)]
 pub enum LogAdminError {
     #[error("PostgreSQL: {0}")]
     Truth(#[from] sqlx::Error),
     #[error(transparent)]
     Log(#[from] LogError),
-    #[error("cell {cell} is not halted, so there is nothing to skip")]
-    NotHalted { cell: u32 },
-    #[error("cell {cell} is halted at entry {halted_at}; only that one can be skipped, not {asked}")]
-    NotTheHalted { cell: u32, halted_at: u64, asked: u64 },
-    #[error("entry {0} is not in the log, or does not continue the chain: run `rushgate rebuild`")]
-    NoSuchEntry(u64),
-    #[error("the cursor moved meanwhile; look again with `rushgate log show`")]
-    Moved,
 }
 
-/// Entries after the cursor (or from `from`), as text.
+/// Entries of the epoch that Redis has, those after the cursor (or from `from`), as text.
 pub async fn show(
     conn: &mut PgConnection,
     log: &LogReader,
@@ -33,11 +25,25 @@ pub async fn show(
     limit: u64,
 ) -> Result<String, LogAdminError> {
     let cursor = Cursor::read(conn, log.cell).await?;
-    let after = from.map_or(cursor.seq, |seq| seq.saturating_sub(1));
-    let entries = log.after(cursor.epoch, after, limit).await?;
-    let mut text = format!("cell {}, epoch {}, applied up to {}\n", log.cell, cursor.epoch, cursor.seq);
+    let meta = log.meta().await?;
+    let held = log.epochs().await?;
+    // Without a gate the newest log is what there is to look at.
+    let epoch = if meta.absent() { held.last().copied() } else { Some(meta.epoch) };
+    let epoch = epoch.unwrap_or(cursor.epoch);
+    let applied = match epoch.cmp(&cursor.epoch) {
+        std::cmp::Ordering::Equal => cursor.seq,
+        std::cmp::Ordering::Greater => 0,
+        std::cmp::Ordering::Less => Cursor::end_of(conn, log.cell, epoch).await?.unwrap_or(0),
+    };
+    let after = from.map_or(applied, |seq| seq.saturating_sub(1));
+    let entries = log.after(epoch, after, limit).await?;
+    let mut text = format!("cell {}, epoch {epoch}, applied up to {applied}\n", log.cell);
+    text += &apart(log, epoch, &cursor).await?;
     if let Some(reason) = &cursor.halted_reason {
         text += &format!("HALTED: {reason}\n");
+    }
+    if cursor.skipping {
+        text += "a fact is being skipped: what follows is applied by differences, then the gate is rebuilt\n";
     }
     if entries.is_empty() {
         text += &format!("no entries after {after}\n");
@@ -48,52 +54,28 @@ pub async fn show(
     Ok(text)
 }
 
-/// Moves the entry that halted the cell to `log_quarantine` and the cursor past it.
-pub async fn skip(
-    conn: &mut PgConnection,
-    log: &LogReader,
-    seq: u64,
-    reason: &str,
-) -> Result<(), LogAdminError> {
-    let cursor = Cursor::read(conn, log.cell).await?;
-    if cursor.halted_reason.is_none() {
-        return Err(LogAdminError::NotHalted { cell: log.cell });
+/// What it means that Redis and PostgreSQL are in different epochs.
+async fn apart(log: &LogReader, epoch: u64, cursor: &Cursor) -> Result<String, LogError> {
+    if epoch == cursor.epoch {
+        return Ok(String::new());
     }
-    if seq != cursor.seq + 1 {
-        return Err(LogAdminError::NotTheHalted { cell: log.cell, halted_at: cursor.seq + 1, asked: seq });
+    let stands = format!("PostgreSQL stands at entry {} of epoch {}", cursor.seq, cursor.epoch);
+    if epoch < cursor.epoch {
+        return Ok(format!("{stands}: this log is of an epoch that is over\n"));
     }
-    let entry = log.after(cursor.epoch, cursor.seq, 1).await?.pop();
-    let Some(entry) = entry.filter(|e| e.seq == seq && e.follows(&cursor.tip)) else {
-        return Err(LogAdminError::NoSuchEntry(seq));
-    };
-    let target = Target {
-        epoch: cursor.epoch,
-        seq,
-        tip: entry.tip.clone(),
-        clock_ms: entry.decode().map_or(0, |e| e.decided_at),
-        events: 0,
-    };
-    let mut tx = conn.begin().await?;
-    if !cursor.advance(&mut tx, &target).await? {
-        return Err(LogAdminError::Moved);
-    }
-    let big = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    sqlx::query(
-        "INSERT INTO log_quarantine (cell, epoch, seq, payload, tip, reason) VALUES ($1, $2, $3, $4, $5, $6)",
-    )
-    .bind(i32::try_from(log.cell).unwrap_or(i32::MAX))
-    .bind(big(entry.epoch))
-    .bind(big(seq))
-    .bind(&entry.payload)
-    .bind(&entry.tip)
-    .bind(reason)
-    .execute(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    Ok(())
+    Ok(match log.opening(epoch).await?.and_then(|opening| opening.origin) {
+        Some((e, s, tip)) if (e, s, &tip) == (cursor.epoch, cursor.seq, &cursor.tip) => {
+            format!("{stands}, where this epoch began: `rushgate rebuild` applies this log\n")
+        }
+        Some((e, s, _)) => format!(
+            "{stands}, and this epoch began after entry {s} of epoch {e}: `rushgate rebuild` cannot apply this log, \
+             and saves it\n"
+        ),
+        None => format!("{stands}: `rushgate rebuild` cannot apply this log, and saves it\n"),
+    })
 }
 
-/// An entry for people to read.
+/// An entry for people to read: a fact a line, with the number by which it can be named. Without idempotency keys.
 struct Shown<'a>(&'a RawEntry);
 
 impl fmt::Display for Shown<'_> {
@@ -102,8 +84,11 @@ impl fmt::Display for Shown<'_> {
         write!(f, "{epoch}-{seq}  tip {tip}  {} bytes  ", payload.len())?;
         match self.0.decode() {
             Ok(entry) => {
-                let at = crate::domain::rfc3339(entry.decided_at);
-                write!(f, "decided {at}\n    {:#?}", entry.facts)
+                write!(f, "decided {}", crate::domain::rfc3339(entry.decided_at))?;
+                entry.facts.told().iter().enumerate().try_for_each(|(at, fact)| {
+                    let user = fact.user_id.as_deref().unwrap_or("-");
+                    write!(f, "\n    fact {}  {}  {user}  {}", at + 1, fact.kind, fact.told)
+                })
             }
             Err(EntryError::Decode(e)) => write!(f, "\n    cannot be decoded: {e}"),
             Err(e) => write!(f, "\n    {e}"),

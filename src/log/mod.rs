@@ -9,7 +9,7 @@ pub mod admin;
 pub mod entry;
 pub mod fact;
 pub mod reader;
-
+pub mod told;
 pub mod wire;
 
 pub use entry::{Entry, EntryError, RawEntry};

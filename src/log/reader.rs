@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use fred::interfaces::{KeysInterface, StreamsInterface};
 use fred::prelude::*;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +21,31 @@ use crate::gate::cell::Meta;
 use crate::gate::keys::Keys;
 use crate::gate::redis::connect;
 use crate::gate::script::READ_LOG;
+
+/// What opens an epoch's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    pub tip: String,
+    /// Epoch, number and tip at which PostgreSQL stood; an earlier version did not write it.
+    pub origin: Option<(u64, u64, String)>,
+}
+
+impl Opening {
+    /// The form in which the origin is stored.
+    pub fn origin_text(epoch: u64, seq: u64, tip: &str) -> String {
+        format!("{epoch}-{seq} {tip}")
+    }
+
+    fn parse(fields: &HashMap<String, Bytes>) -> Option<Self> {
+        let text = |name: &str| String::from_utf8(fields.get(name)?.to_vec()).ok();
+        let origin = text("o").and_then(|text| {
+            let (place, tip) = text.split_once(' ')?;
+            let (epoch, seq) = place.split_once('-')?;
+            Some((epoch.parse().ok()?, seq.parse().ok()?, tip.to_owned()))
+        });
+        Some(Self { tip: text("t")?, origin })
+    }
+}
 
 /// Redis did not answer, or answered something that is no log.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +130,32 @@ impl LogReader {
                 other => return Read::of(other?),
             }
         }
+    }
+
+    /// The epochs of which Redis holds a log, in their order.
+    pub async fn epochs(&self) -> Result<Vec<u64>, LogError> {
+        let (mut epochs, mut cursor) = (BTreeSet::new(), String::from("0"));
+        loop {
+            let pattern = format!("rg:{{{}}}:*:log", self.cell);
+            let (next, keys): (String, Vec<String>) =
+                self.client.scan_page(cursor, pattern, Some(1_000), None).await?;
+            epochs.extend(keys.iter().filter_map(|key| key.split(':').nth(2)?.parse::<u64>().ok()));
+            if next == "0" {
+                return Ok(epochs.into_iter().collect());
+            }
+            cursor = next;
+        }
+    }
+
+    /// The element that opens an epoch's log, as long as it was not trimmed.
+    pub async fn opening(&self, epoch: u64) -> Result<Option<Opening>, LogError> {
+        let (key, id) = (Keys::new(self.cell, epoch).log(), format!("{epoch}-0"));
+        let elements: Vec<(String, HashMap<String, Bytes>)> =
+            match self.client.xrange_values(key, id.as_str(), id.as_str(), Some(1)).await {
+                Err(e) if e.details().starts_with("WRONGTYPE") => Vec::new(),
+                other => other?,
+            };
+        Ok(elements.into_iter().next().and_then(|(_, fields)| Opening::parse(&fields)))
     }
 
     /// Returns when there is an entry after `seq`, or after a short time.

@@ -6,10 +6,13 @@ use sqlx::postgres::PgQueryResult;
 use sqlx::{Connection, PgConnection};
 
 use super::cursor::{Cursor, Target};
-use super::plan::{Plan, PlanError};
+use super::differences::rebase;
+use super::plan::{Plan, PlanError, Prepared, Won};
+use super::quarantine::{self, Skipped};
 use super::rows::{Field, Rows};
 use crate::domain::TimestampMs;
 use crate::domain::event::{OutboxEvent, order_cancelled};
+use crate::log::{Entry, RawEntry};
 use crate::truth;
 
 /// A batch that was not applied.
@@ -50,18 +53,108 @@ pub async fn apply(
     plan: &Plan<'_>,
 ) -> Result<(), ApplyError> {
     let mut tx = conn.begin().await?;
-    if !cursor.advance(&mut tx, target).await? {
-        tx.rollback().await?;
-        return Err(ApplyError::Superseded);
-    }
-    catalogue(&mut tx, plan).await?;
-    coupons(&mut tx, plan).await?;
-    wallets(&mut tx, plan).await?;
-    orders(&mut tx, plan).await?;
-    idempotency_records(&mut tx, plan).await?;
-    outbox(&mut tx, plan).await?;
+    write(&mut tx, cursor, target, plan).await?;
     tx.commit().await?;
     Ok(())
+}
+
+async fn write(
+    tx: &mut PgConnection,
+    cursor: &Cursor,
+    target: &Target,
+    plan: &Plan<'_>,
+) -> Result<(), ApplyError> {
+    if !cursor.advance(tx, target).await? {
+        return Err(ApplyError::Superseded);
+    }
+    catalogue(tx, plan).await?;
+    coupons(tx, plan).await?;
+    wallets(tx, plan).await?;
+    orders(tx, plan).await?;
+    idempotency_records(tx, plan).await?;
+    outbox(tx, plan).await
+}
+
+/// Whether PostgreSQL refuses the first `facts` facts of `raw`, which follows the cursor. Nothing of it stays.
+pub async fn refuses(
+    conn: &mut PgConnection,
+    cursor: &Cursor,
+    raw: &RawEntry,
+    facts: usize,
+) -> Result<bool, ApplyError> {
+    let mut tx = conn.begin().await?;
+    let outcome = match cursor.skipping {
+        true => write_differences(&mut tx, cursor, std::slice::from_ref(raw), facts).await.map(|_| ()),
+        false => {
+            let mut entry = raw.decode().map_err(PlanError::from)?;
+            entry.facts.truncate(facts);
+            let prepared = [Prepared::from_entry(entry)?];
+            let plan = Plan::of(&prepared)?;
+            write(&mut tx, cursor, &Target::at(raw, &plan), &plan).await
+        }
+    };
+    tx.rollback().await?;
+    match outcome {
+        Ok(()) => Ok(false),
+        Err(ApplyError::Refused(_)) => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+/// Applies `entries`, which follow the cursor, by differences: without what was skipped, and without what can no longer hold. What
+/// is left out stands in the quarantine afterwards. Returns what moved. Not cancel-safe.
+pub async fn apply_differences(
+    conn: &mut PgConnection,
+    cursor: &Cursor,
+    entries: &[RawEntry],
+) -> Result<Won, ApplyError> {
+    let mut tx = conn.begin().await?;
+    let won = write_differences(&mut tx, cursor, entries, usize::MAX).await?;
+    tx.commit().await?;
+    Ok(won)
+}
+
+async fn write_differences(
+    tx: &mut PgConnection,
+    cursor: &Cursor,
+    entries: &[RawEntry],
+    facts: usize,
+) -> Result<Won, ApplyError> {
+    let Some(last) = entries.last() else { return Ok(Won::default()) };
+    // Nobody may change what is looked at now; the cursor's row stands for all of it.
+    if !cursor.lock(tx).await? {
+        return Err(ApplyError::Superseded);
+    }
+    let skipped = Skipped::read(tx, cursor, last.seq).await?;
+    let (places, decoded) = decode(entries, &skipped, facts)?;
+    let mut picture = quarantine::picture(tx, &decoded).await?;
+    let mut prepared = Vec::with_capacity(decoded.len());
+    for (place, entry) in places.into_iter().zip(decoded) {
+        let Some(raw) = entries.get(place) else { continue };
+        let (entry, untrue) =
+            rebase(&mut picture, entry, &skipped.of(raw)).map_err(|e| ApplyError::Refused(e.to_string()))?;
+        quarantine::keep(tx, cursor.cell, raw, &untrue).await?;
+        prepared.push(Prepared::from_entry(entry)?);
+    }
+    let plan = Plan::of(&prepared)?;
+    write(tx, cursor, &Target::at(last, &plan), &plan).await?;
+    Ok(plan.won.clone())
+}
+
+/// The entries that are not skipped as a whole, with their places, each with `facts` facts at most.
+fn decode(
+    entries: &[RawEntry],
+    skipped: &Skipped,
+    facts: usize,
+) -> Result<(Vec<usize>, Vec<Entry>), ApplyError> {
+    let (mut places, mut decoded) = (Vec::new(), Vec::new());
+    for (place, raw) in entries.iter().enumerate().filter(|(_, raw)| !skipped.whole(raw)) {
+        let mut entry = raw.decode().map_err(PlanError::from)?;
+        entry.facts.truncate(facts);
+        places.push(place);
+        decoded.push(entry);
+    }
+    Ok((places, decoded))
 }
 
 /// An UPDATE must find each row that the gate says exists.

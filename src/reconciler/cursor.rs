@@ -1,7 +1,8 @@
 //! The cursor: how far PostgreSQL has applied a cell's log. It only moves by compare-and-set.
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
+use super::plan::Plan;
 use crate::log::RawEntry;
 use crate::log::entry::genesis_tip;
 
@@ -17,10 +18,12 @@ pub struct Cursor {
     pub halted_reason: Option<String>,
     /// Run id of the Redis server that decides in this epoch; empty: none does, for now; `None`: not known.
     pub gate: Option<String>,
+    /// What follows is applied by differences, without what an operator has skipped.
+    pub skipping: bool,
 }
 
-/// Epoch, seq, tip, clock, reason of a halt, gate.
-type Row = (i64, i64, String, i64, Option<String>, Option<String>);
+/// Epoch, seq, tip, clock, reason of a halt, gate, whether a fact is being skipped.
+type Row = (i64, i64, String, i64, Option<String>, Option<String>, bool);
 
 /// A place that the cursor moves to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +36,16 @@ pub struct Target {
     pub events: u64,
 }
 
-fn signed(value: u64) -> i64 {
+impl Target {
+    /// The place after `entry`, which is the last one of `plan`.
+    pub fn at(entry: &RawEntry, plan: &Plan<'_>) -> Self {
+        let RawEntry { epoch, seq, tip, .. } = entry;
+        let (clock_ms, events) = (plan.clock_ms, plan.event_count());
+        Self { epoch: *epoch, seq: *seq, tip: tip.clone(), clock_ms, events }
+    }
+}
+
+pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -41,7 +53,7 @@ fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-fn cell_number(cell: u32) -> i32 {
+pub(super) fn cell_number(cell: u32) -> i32 {
     i32::try_from(cell).unwrap_or(i32::MAX)
 }
 
@@ -57,6 +69,7 @@ impl Cursor {
             clock_ms: 0,
             halted_reason: None,
             gate: None,
+            skipping: false,
         }
     }
 
@@ -82,13 +95,13 @@ impl Cursor {
 
     async fn find(conn: &mut PgConnection, cell: u32) -> Result<Option<Self>, sqlx::Error> {
         let row: Option<Row> = sqlx::query_as(
-            "SELECT epoch, seq, tip, clock_ms, halted_reason, CASE WHEN gate_epoch = epoch THEN gate END
+            "SELECT epoch, seq, tip, clock_ms, halted_reason, CASE WHEN gate_epoch = epoch THEN gate END, skipping
              FROM cell_cursors WHERE cell = $1",
         )
         .bind(cell_number(cell))
         .fetch_optional(conn)
         .await?;
-        Ok(row.map(|(epoch, seq, tip, clock_ms, halted_reason, gate)| Self {
+        Ok(row.map(|(epoch, seq, tip, clock_ms, halted_reason, gate, skipping)| Self {
             cell,
             epoch: unsigned(epoch),
             seq: unsigned(seq),
@@ -96,6 +109,7 @@ impl Cursor {
             clock_ms,
             halted_reason,
             gate,
+            skipping,
         }))
     }
 
@@ -123,6 +137,7 @@ impl Cursor {
             .bind(signed(target.events))
             .bind(&self.gate)
             .bind(gate)
+            .bind(self.skipping)
             .execute(conn)
             .await?;
         Ok(done.rows_affected() == 1)
@@ -149,6 +164,56 @@ impl Cursor {
         .await?;
         let named = Self { gate: gate.map(str::to_owned), ..self.clone() };
         Ok((done.rows_affected() == 1).then_some(named))
+    }
+
+    /// Locks the cursor's row for the transaction; `false` when somebody has moved it.
+    pub async fn lock(&self, tx: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let locked: Option<i32> = sqlx::query_scalar(
+            "SELECT cell FROM cell_cursors
+             WHERE cell = $1 AND epoch = $2 AND seq = $3 AND tip = $4 AND skipping = $5 FOR UPDATE",
+        )
+        .bind(cell_number(self.cell))
+        .bind(signed(self.epoch))
+        .bind(signed(self.seq))
+        .bind(&self.tip)
+        .bind(self.skipping)
+        .fetch_optional(tx)
+        .await?;
+        Ok(locked.is_some())
+    }
+
+    /// Moves the cursor to the beginning of an epoch, whose gate is named, and notes where the one before ended. `false` as above.
+    pub async fn begin_epoch(
+        &self,
+        conn: &mut PgConnection,
+        target: &Target,
+        gate: Option<&str>,
+    ) -> Result<bool, sqlx::Error> {
+        let mut tx = conn.begin().await?;
+        if !self.advance_to(&mut tx, target, gate).await? {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        sqlx::query(
+            "INSERT INTO cell_epochs (cell, epoch, previous_epoch, previous_seq, previous_tip)
+             VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(cell_number(self.cell))
+        .bind(signed(target.epoch))
+        .bind(signed(self.epoch))
+        .bind(signed(self.seq))
+        .bind(&self.tip)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Where PostgreSQL left an epoch that is over; `None` where that is not known.
+    pub async fn end_of(conn: &mut PgConnection, cell: u32, epoch: u64) -> Result<Option<u64>, sqlx::Error> {
+        let sql = "SELECT previous_seq FROM cell_epochs WHERE cell = $1 AND previous_epoch = $2";
+        let query = sqlx::query_scalar::<_, i64>(sql).bind(cell_number(cell)).bind(signed(epoch));
+        Ok(query.fetch_optional(conn).await?.map(unsigned))
     }
 
     /// Lets the entry that halted the cell be tried again.

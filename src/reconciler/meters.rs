@@ -3,7 +3,7 @@
 use ::metrics::{Counter, Gauge, Histogram};
 use std::time::Duration;
 
-use super::plan::Plan;
+use super::plan::Won;
 use crate::telemetry::metrics;
 
 /// Handles, made once.
@@ -37,12 +37,12 @@ impl ReconcilerMeters {
     }
 
     /// These many entries are in PostgreSQL now.
-    pub fn applied(&self, entries: usize, plan: &Plan<'_>, took: Duration) {
+    pub fn applied(&self, entries: usize, won: &Won, took: Duration) {
         self.entries.increment(entries as u64);
         self.batch.record(entries as f64);
         self.duration.record(took);
         for (kind, counter) in &self.won {
-            counter.increment(plan.won.get(kind).copied().unwrap_or_default());
+            counter.increment(won.get(kind).copied().unwrap_or_default());
         }
     }
 }

@@ -10,18 +10,23 @@
 mod ahead;
 mod apply;
 pub mod cursor;
+pub mod differences;
+mod drain;
 mod load;
 mod meters;
 pub mod plan;
+pub mod quarantine;
 mod rebuild;
+pub mod report;
 mod rows;
+mod skip;
 mod takeover;
 mod tidy;
 pub mod verify;
 
-use std::time::{Duration, Instant};
-
 use std::future::Future;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use opentelemetry::trace::SpanKind;
 use sqlx::{ConnectOptions, Connection, PgConnection};
@@ -36,13 +41,16 @@ use crate::gate::keys::Keys;
 use crate::gate::script::ADVANCE_WATERMARK;
 use crate::log::RawEntry;
 use crate::log::reader::{LogError, LogReader, Page};
+use crate::telemetry::metrics;
 use crate::telemetry::repeated::Repeated;
 use crate::truth;
 use ahead::{Ahead, ApplyBound};
-use apply::{ApplyError, apply};
+pub use apply::{ApplyError, apply_differences};
+use apply::{apply, refuses};
 use cursor::{Cursor, Target};
 use meters::ReconcilerMeters;
 use plan::{Plan, Prepared};
+pub use skip::SkipError;
 pub use tidy::Housekeeping;
 use verify::{Comparison, compare, unbroken};
 
@@ -70,6 +78,8 @@ pub enum StepError {
     Log(#[from] LogError),
     #[error("the gate could not be loaded: {0}")]
     Load(#[from] load::LoadError),
+    #[error(transparent)]
+    Report(#[from] report::ReportError),
 }
 
 impl StepError {
@@ -80,7 +90,7 @@ impl StepError {
             Self::Truth(e) => {
                 e.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == QUERY_CANCELED)
             }
-            Self::Log(_) | Self::Load(_) => false,
+            Self::Log(_) | Self::Load(_) | Self::Report(_) => false,
         }
     }
 }
@@ -114,6 +124,8 @@ const LEADER_LOCK: i64 = 0x7267_6365_6c6c_0000;
 const QUERY_CANCELED: &str = "57014";
 /// How often a stand-by asks for the lock.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
+/// How often the leader tries again what PostgreSQL has refused.
+const HALT_RETRY: Duration = Duration::from_secs(10);
 /// The longest that PostgreSQL may take for one transaction or statement.
 const TRUTH_STEP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -130,6 +142,15 @@ pub struct Reconciler {
     pace: Duration,
     /// Said once per change, not once per step.
     last_halt: Option<String>,
+    /// When the entry that halted the cell was tried last.
+    halt_tried: Instant,
+    /// The epoch in which what is lost was counted.
+    counted_in: Option<u64>,
+    /// The cursor's epoch as it was read last.
+    seen_epoch: u64,
+    /// Where an operator wants to read what a rebuild cannot apply.
+    report: Option<PathBuf>,
+    told_lost: Option<report::Told>,
     meters: ReconcilerMeters,
 }
 
@@ -146,6 +167,11 @@ impl Reconciler {
             cell,
             pace: APPLY_PACE,
             last_halt: None,
+            halt_tried: Instant::now(),
+            counted_in: None,
+            seen_epoch: 0,
+            report: None,
+            told_lost: None,
             meters: ReconcilerMeters::new(cell),
         })
     }
@@ -156,6 +182,12 @@ impl Reconciler {
             Ack::Gate => APPLY_PACE,
             Ack::Truth => APPLY_PACE_WAITED_FOR,
         };
+        self
+    }
+
+    /// Writes what a rebuild finds and cannot apply to a file as well, before anything is removed.
+    pub fn reporting_to(mut self, report: PathBuf) -> Self {
+        self.report = Some(report);
         self
     }
 
@@ -199,6 +231,7 @@ impl Reconciler {
         let mut known = None;
         while !shutdown.is_cancelled() {
             known = self.lead_on(known, shutdown).await?;
+            self.count_lost().await?;
             trouble.works();
         }
         Ok(())
@@ -309,17 +342,21 @@ impl Reconciler {
             return Box::pin(self.work(None)).await; // once: what was made anew is not made anew again
         }
         let comparison = compare(&cursor, &meta);
-        if comparison == Comparison::Same {
+        self.seen_epoch = cursor.epoch;
+        if comparison == Comparison::Same && !cursor.skipping {
             if cursor.gate != server {
                 if !self.take_over(&cursor, server.as_deref()).await? {
                     return Ok((Step::Superseded, None));
                 }
                 return Box::pin(self.work(None)).await;
             }
-            if let Some(reason) = &cursor.halted_reason {
-                return Ok((self.halted(reason.clone()), None));
+            match &cursor.halted_reason {
+                Some(reason) if !self.tries_halted_again() => {
+                    return Ok((self.halted(reason.clone()), None));
+                }
+                Some(_) => {}
+                None => self.last_halt = None,
             }
-            self.last_halt = None;
             return self.apply_next(&cursor, meta).await;
         }
         // The cursor was read first. Another leader may have moved it, and the gate's watermark, before `meta` was.
@@ -332,7 +369,7 @@ impl Reconciler {
                 stop(&self.log.client, self.cell, meta.epoch, &reason).await?;
                 self.halted(reason)
             }
-            Comparison::Same => Step::Idle,
+            Comparison::Same => self.rebuild(&cursor, &meta, "a fact is being skipped").await?,
         };
         Ok((step, None))
     }
@@ -350,6 +387,38 @@ impl Reconciler {
             self.last_halt = Some(reason.clone());
         }
         Step::Halted(reason)
+    }
+
+    /// Whether it is time for that: somebody may have mended what PostgreSQL refused.
+    fn tries_halted_again(&mut self) -> bool {
+        let due = self.halt_tried.elapsed() >= HALT_RETRY && self.last_halt.is_some();
+        if due {
+            self.halt_tried = Instant::now();
+        }
+        due
+    }
+
+    /// Counts what will never be in PostgreSQL, once in the cluster: a rebuild or an operator has written it down before the epoch
+    /// began.
+    async fn count_lost(&mut self) -> Result<(), StepError> {
+        if self.counted_in == Some(self.seen_epoch) {
+            return Ok(());
+        }
+        let cell = self.cell;
+        let counted = limited(quarantine::count(self.connection().await?, cell)).await?;
+        for (kind, decisions) in counted {
+            tracing::error!(
+                cell,
+                kind,
+                decisions,
+                "answered, and PostgreSQL will never have it: see quarantined_facts"
+            );
+            metrics::DECISIONS_LOST
+                .counter(&[("kind", lost_kind(&kind))])
+                .increment(decisions.unsigned_abs());
+        }
+        self.counted_in = Some(self.seen_epoch);
+        Ok(())
     }
 
     /// Applies the next entries after `cursor`, as far as the chain holds; also says how far that is, where it knows, for
@@ -412,17 +481,60 @@ impl Reconciler {
                 let (first_half, _) = entries.split_at(entries.len() / 2);
                 Box::pin(self.apply_entries(cursor, first_half, None, false)).await
             }
-            Err(ApplyError::Refused(why)) => {
-                let seq = cursor.seq + 1;
-                let reason = format!(
-                    "PostgreSQL refuses entry {seq} of epoch {}: {why}; look at it with `rushgate log show --seq {seq}`, \
-                     then take it out of the way with `rushgate log skip --seq {seq}`",
-                    cursor.epoch
-                );
-                cursor.halt(self.connection().await?, &reason).await?;
-                Ok(self.halted(reason))
+            Err(ApplyError::Refused(why)) => self.halt(cursor, entries, &why).await,
+        }
+    }
+
+    /// Halts at the one entry that PostgreSQL refuses, and names the fact.
+    async fn halt(&mut self, cursor: &Cursor, entries: &[RawEntry], why: &str) -> Result<Step, StepError> {
+        let seq = cursor.seq + 1;
+        let (what, choice) = match self.refused_fact(cursor, entries).await? {
+            Some((fact, of)) => (format!("fact {fact} of {of} in entry {seq}"), fact.to_string()),
+            None => (format!("entry {seq}"), "all".to_owned()),
+        };
+        let reason = format!(
+            "PostgreSQL refuses {what} of epoch {}: {why}; mend the cause (the schema, the database, an older version that \
+             runs): the leader tries it again every {} s; `rushgate log show --seq {seq}` prints it; only if it can never \
+             go in, as the last resort, `rushgate log skip --seq {seq} --fact {choice}`",
+            cursor.epoch,
+            HALT_RETRY.as_secs()
+        );
+        cursor.halt(self.connection().await?, &reason).await?;
+        self.halt_tried = Instant::now();
+        Ok(self.halted(reason))
+    }
+
+    /// The first fact that PostgreSQL refuses, from 1, and how many there are. `None`: the entry cannot be read.
+    async fn refused_fact(
+        &mut self,
+        cursor: &Cursor,
+        entries: &[RawEntry],
+    ) -> Result<Option<(usize, usize)>, StepError> {
+        let Some((raw, facts)) =
+            entries.first().and_then(|raw| raw.decode().ok().map(|entry| (raw, entry.facts.len())))
+        else {
+            return Ok(None);
+        };
+        // All of them together are refused, so the first that is lies in `accepted + 1 ..= refused`.
+        let (mut accepted, mut refused) = (0, facts);
+        while refused - accepted > 1 {
+            let middle = accepted + (refused - accepted) / 2;
+            let trial = refuses(self.connection().await?, cursor, raw, middle);
+            match tokio::time::timeout(TRUTH_STEP_LIMIT, trial).await {
+                Ok(Ok(true)) => refused = middle,
+                Ok(Ok(false)) => accepted = middle,
+                Ok(Err(e)) => {
+                    tracing::warn!(cell = self.cell, error = %e, "which fact is refused cannot be found out now");
+                    self.conn = None;
+                    return Err(timed_out().into());
+                }
+                Err(_) => {
+                    self.conn = None;
+                    return Err(timed_out().into());
+                }
             }
         }
+        Ok(Some((refused, facts)))
     }
 
     async fn apply_once(
@@ -432,6 +544,9 @@ impl Reconciler {
         prepared: Option<&[Prepared]>,
         more: bool,
     ) -> Result<(), ApplyError> {
+        if cursor.skipping {
+            return self.apply_differences(cursor, entries).await;
+        }
         let mut prepared_now = Vec::new();
         let prepared = match prepared {
             Some(prepared) => prepared,
@@ -444,13 +559,7 @@ impl Reconciler {
         };
         let plan = Plan::of(prepared)?;
         let Some(last) = entries.last() else { return Ok(()) };
-        let target = Target {
-            epoch: cursor.epoch,
-            seq: last.seq,
-            tip: last.tip.clone(),
-            clock_ms: plan.clock_ms,
-            events: plan.event_count(),
-        };
+        let target = Target::at(last, &plan);
         // What was read may be another server's log.
         if !self.server.is_same() {
             return Err(ApplyError::Superseded);
@@ -471,7 +580,7 @@ impl Reconciler {
             Ok(outcome) => {
                 outcome?;
                 self.ahead = ahead;
-                self.meters.applied(entries.len(), &plan, took);
+                self.meters.applied(entries.len(), &plan.won, took);
                 plan.traced
                     .iter()
                     .for_each(|(name, trace, at)| trace.child_since(SpanKind::Internal, name, *at));
@@ -482,6 +591,24 @@ impl Reconciler {
                 Err(ApplyError::Failed(timed_out()))
             }
         }
+    }
+
+    async fn apply_differences(&mut self, cursor: &Cursor, entries: &[RawEntry]) -> Result<(), ApplyError> {
+        // What was read may be another server's log.
+        if !self.server.is_same() {
+            return Err(ApplyError::Superseded);
+        }
+        let started = Instant::now();
+        let conn = self.connection().await.map_err(ApplyError::Failed)?;
+        let applied = apply_differences(conn, cursor, entries);
+        match tokio::time::timeout(TRUTH_STEP_LIMIT, applied).await {
+            Ok(won) => self.meters.applied(entries.len(), &won?, started.elapsed()),
+            Err(_) => {
+                self.conn = None;
+                return Err(ApplyError::Failed(timed_out()));
+            }
+        }
+        Ok(())
     }
 
     /// Tells the gate what PostgreSQL has, and trims the log behind it.
@@ -513,6 +640,11 @@ impl Reconciler {
     pub fn housekeeping(&self) -> Housekeeping {
         Housekeeping::new(&self.database_url, self.log.clone())
     }
+}
+
+/// The metric's name for what a fact made.
+fn lost_kind(kind: &str) -> &'static str {
+    ["coupon", "charge", "order", "cancellation"].into_iter().find(|known| *known == kind).unwrap_or("staff")
 }
 
 fn timed_out() -> sqlx::Error {

@@ -20,6 +20,9 @@ use super::rows::{Field, Rows};
 /// The marks of an entry's requests, by what was decided.
 type Traces = HashMap<Uuid, TraceMark>;
 
+/// Won that were moved, by the kinds of ledger entries.
+pub type Won = BTreeMap<&'static str, u64>;
+
 /// A value that PostgreSQL's `bigint` cannot hold, or an event that cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -39,7 +42,10 @@ pub struct Prepared {
 
 impl Prepared {
     pub fn of(raw: &RawEntry) -> Result<Self, PlanError> {
-        let entry = raw.decode()?;
+        Self::from_entry(raw.decode()?)
+    }
+
+    pub fn from_entry(entry: Entry) -> Result<Self, PlanError> {
         let mut completed = Vec::new();
         if let Facts::OrdersPlaced(orders) = &entry.facts {
             for order in orders {
@@ -90,7 +96,7 @@ pub struct Plan<'a> {
     pub wallets: BTreeMap<&'a str, (i64, TimestampMs)>,
     pub wallet_entries: Rows<6>,
     /// What the entries above moved, by their kinds.
-    pub won: BTreeMap<&'static str, u64>,
+    pub won: Won,
     pub orders: Rows<9>,
     pub order_items: Rows<7>,
     pub cancellations: Cancellations,

@@ -10,13 +10,13 @@ use std::time::Instant;
 
 use super::cursor::{Cursor, Target};
 use super::load::{Loaded, load};
-use super::verify::unbroken;
-use super::{Reconciler, Step, StepError, ahead, limited};
+use super::{Reconciler, Step, StepError, limited};
 use crate::config::bounds::FENCE_WAIT;
 use crate::gate::cell::Meta;
 use crate::gate::keys::Keys;
 use crate::gate::script::{CLAIM_EPOCH, OPEN_EPOCH};
 use crate::log::entry::genesis_tip;
+use crate::log::reader::Opening;
 
 /// How often the cursor is claimed when somebody else moves it.
 const CLAIM_ATTEMPTS: u32 = 5;
@@ -45,6 +45,7 @@ impl Reconciler {
         if let Some(halt) = &cursor.halted_reason
             && !meta.absent()
             && meta.epoch == cursor.epoch
+            && !self.tries_halted_again()
         {
             return Ok(self.halted(halt.clone()));
         }
@@ -66,9 +67,11 @@ impl Reconciler {
         if let Some(stop) = self.drain(&closed).await? {
             return Ok(stop);
         }
+        self.report_lost().await?;
 
         let clock_ms = meta.clock_ms.max(closed.clock_ms);
-        let Some((target, waits)) = self.claim_cursor(epoch, clock_ms, server.as_deref()).await? else {
+        let claimed = self.claim_cursor(epoch, clock_ms, server.as_deref()).await?;
+        let Some((origin, target, waits)) = claimed else {
             return Ok(Step::Superseded);
         };
         let moved = Instant::now();
@@ -76,7 +79,7 @@ impl Reconciler {
         let keys = Keys::new(cell, epoch);
         let loaded = load(self.connection().await?, &client, &keys, target.clock_ms).await?;
         let named = !waits || self.name_after_wait(&target, moved, server.as_deref()).await?;
-        if !named || !self.open(&keys, &target, &loaded, server).await? {
+        if !named || !self.open(&keys, &origin, &target, &loaded, server).await? {
             // Who was faster may have removed the keys of earlier epochs before the last of these was loaded.
             self.log.unlink_epoch(epoch).await?;
             return Ok(Step::Superseded);
@@ -89,16 +92,16 @@ impl Reconciler {
         Ok(Step::Rebuilt(epoch))
     }
 
-    /// Moves the cursor to the beginning of `epoch`. `None`: a rebuilder with a later claim (or with this one, which Redis
-    /// has forgotten) was there before. One with an earlier claim is overtaken: it cannot open any more. Also says whether
-    /// `server` is to be named as the gate after a wait: where the claim has not closed the gate of the epoch before, some
-    /// instance may still be deciding there, and until then nobody is named.
+    /// Moves the cursor to the beginning of `epoch`; also returns where it stood. `None`: a rebuilder with a later claim (or
+    /// with this one, which Redis has forgotten) was there before. One with an earlier claim is overtaken: it cannot open any
+    /// more. Also says whether `server` is to be named as the gate after a wait: where the claim has not closed the gate of
+    /// the epoch before, some instance may still be deciding there, and until then nobody is named.
     async fn claim_cursor(
         &mut self,
         epoch: u64,
         clock_ms: i64,
         server: Option<&str>,
-    ) -> Result<Option<(Target, bool)>, StepError> {
+    ) -> Result<Option<(Cursor, Target, bool)>, StepError> {
         for _ in 0..CLAIM_ATTEMPTS {
             let drained = self.cursor().await?;
             if drained.epoch >= epoch {
@@ -108,12 +111,12 @@ impl Reconciler {
             let target = Target { epoch, seq: 0, tip: genesis_tip(self.cell, epoch), clock_ms, events: 0 };
             let is_closed = drained.epoch == 0 || server.is_some() && drained.gate.as_deref() == server;
             let gate = if is_closed { server } else { Some("") };
-            if drained.advance_to(self.connection().await?, &target, gate).await? {
+            if drained.begin_epoch(self.connection().await?, &target, gate).await? {
                 if !is_closed {
-                    let (cell, before) = (self.cell, drained.gate);
+                    let (cell, before) = (self.cell, drained.gate.as_deref());
                     tracing::warn!(cell, epoch, wait = ?FENCE_WAIT, before, "another Redis was the gate: opens after a wait");
                 }
-                return Ok(Some((target, !is_closed)));
+                return Ok(Some((drained, target, !is_closed)));
             }
         }
         Ok(None)
@@ -138,6 +141,7 @@ impl Reconciler {
     async fn open(
         &self,
         keys: &Keys,
+        origin: &Cursor,
         target: &Target,
         loaded: &Loaded,
         server: Option<String>,
@@ -148,6 +152,7 @@ impl Reconciler {
             target.tip.clone(),
             target.clock_ms.to_string(),
             loaded.highest_template_number.to_string(),
+            Opening::origin_text(origin.epoch, origin.seq, &origin.tip),
         ];
         for (hash, fields) in &loaded.hashes {
             names.push(hash.clone());
@@ -155,36 +160,5 @@ impl Reconciler {
         }
         args.extend(server);
         Ok(OPEN_EPOCH.call(&self.log.client, names, args).await?)
-    }
-
-    /// Applies what the closed log still holds after the cursor, as far as its chain is valid; says what is lost. Where
-    /// `meta` is gone, too: it says nothing of the log, which may be whole, and what it holds may have been answered.
-    /// `Some`: the rebuild must not go on.
-    async fn drain(&mut self, closed: &Meta) -> Result<Option<Step>, StepError> {
-        let cell = self.cell;
-        loop {
-            let cursor = Cursor::read(self.connection().await?, cell).await?;
-            if !closed.absent() && closed.epoch != cursor.epoch {
-                return Ok(None);
-            }
-            let found = ahead::read(&self.log, cursor.epoch, cursor.seq, self.bound).await?;
-            let valid = unbroken(&cursor, found.entries);
-            if valid.is_empty() {
-                if closed.seq > cursor.seq {
-                    tracing::error!(
-                        cell,
-                        epoch = cursor.epoch,
-                        first_lost = cursor.seq + 1,
-                        last_lost = closed.seq,
-                        "entries of the log are lost: Redis no longer has them, or not as they were"
-                    );
-                }
-                return Ok(None);
-            }
-            match self.apply_entries(&cursor, &valid, None, false).await? {
-                Step::Applied(_) => {}
-                stop => return Ok(Some(stop)),
-            }
-        }
     }
 }

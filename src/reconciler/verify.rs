@@ -84,7 +84,7 @@ mod tests {
 
     fn cursor(epoch: u64, seq: u64) -> Cursor {
         let tip = format!("tip-{seq}");
-        Cursor { cell: 0, epoch, seq, tip, clock_ms: 0, halted_reason: None, gate: None }
+        Cursor { cell: 0, epoch, seq, tip, clock_ms: 0, halted_reason: None, gate: None, skipping: false }
     }
 
     fn meta(epoch: u64, seq: u64, applied: u64) -> Meta {

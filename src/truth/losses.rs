@@ -33,6 +33,11 @@ impl Truth {
         Ok(self.read(query.fetch_all(&self.pool)).await?.into_iter().collect())
     }
 
+    /// Those of these ids that stand in the quarantine: skipped, gone without a skipped fact, or found by a rebuild.
+    pub async fn quarantined(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, TruthError> {
+        self.known("SELECT id FROM quarantined_facts WHERE id = ANY($1)", ids).await
+    }
+
     async fn known(&self, sql: &'static str, ids: &[Uuid]) -> Result<HashSet<Uuid>, TruthError> {
         if ids.is_empty() {
             return Ok(HashSet::new());

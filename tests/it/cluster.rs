@@ -110,6 +110,17 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Runs `rushgate` with `args`, and kills it after that time if it has not ended.
+    pub async fn run_and_kill(&self, args: &[&str], after: Duration) {
+        let mut command = self.command(args);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let child = Reaped(command.spawn().unwrap());
+        tokio::time::sleep(after).await;
+        drop(child);
+    }
+}
+
 /// A command that has ended.
 #[derive(Debug)]
 pub struct Finished {

@@ -15,6 +15,7 @@ use rushgate::log::entry::chain_tip;
 use rushgate::log::reader::LogReader;
 use rushgate::log::{self, RawEntry};
 use rushgate::reconciler::cursor::Cursor;
+use rushgate::reconciler::quarantine::Choice;
 use rushgate::reconciler::{Reconciler, Step};
 use sqlx::{Connection, PgConnection};
 
@@ -335,18 +336,32 @@ async fn a_poison_entry_halts_the_cell_and_is_skipped_by_hand() {
     let shown = log::admin::show(&mut conn, &reader, None, 5).await.unwrap();
     assert!(shown.contains("HALTED") && shown.contains("cat"), "{shown}");
     let poison = shop.meta().await.seq - 2;
-    assert!(
-        log::admin::skip(&mut conn, &reader, poison + 1, "no").await.is_err(),
-        "only the one it is halted at"
-    );
-    log::admin::skip(&mut conn, &reader, poison, "planted by a test").await.unwrap();
-    assert!(
-        log::admin::skip(&mut conn, &reader, poison + 1, "no").await.is_err(),
-        "it is not halted any more"
-    );
+    let mut operator = shop.second_reconciler().await;
+    assert!(operator.skip(poison + 1, Choice::One(1), "no").await.is_err(), "only the one it is halted at");
+    operator.skip(poison, Choice::One(1), "planted by a test").await.unwrap();
+    assert!(operator.skip(poison + 1, Choice::One(1), "no").await.is_err(), "it is not halted any more");
+    assert_eq!(shop.meta().await.epoch, 2, "what follows is applied, and the gate built anew");
     shop.apply_all().await;
     assert_eq!(number(&shop.pool, "SELECT balance FROM wallets WHERE user_id = 'cat'").await, 301);
-    assert_eq!(number(&shop.pool, "SELECT count(*) FROM log_quarantine").await, 1);
+    assert_eq!(number(&shop.pool, "SELECT count(*) FROM quarantined_facts").await, 1);
+}
+
+/// Nobody has to restart a leader once the cause is mended.
+#[tokio::test]
+async fn a_halted_leader_tries_again_by_itself() {
+    let mut shop = Shop::open().await;
+    execute(&shop.pool, "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 777)").await;
+    shop.charge("ann", 777).await;
+    assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Halted(_)));
+    assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Halted(_)));
+    execute(&shop.pool, "ALTER TABLE wallet_entries DROP CONSTRAINT planted").await;
+    let started = std::time::Instant::now();
+    while !matches!(shop.reconciler.step().await.unwrap(), Step::Applied(1)) {
+        assert!(started.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(number(&shop.pool, "SELECT count(*) FROM cell_cursors WHERE halted_reason IS NULL").await, 1);
+    shop.assert_audit_clean().await;
 }
 
 #[tokio::test]
@@ -359,6 +374,14 @@ async fn an_entry_that_cannot_be_read_halts_too() {
     assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(1));
     let halted = shop.reconciler.step().await.unwrap();
     assert!(matches!(&halted, Step::Halted(why) if why.contains("cannot be decoded")), "{halted:?}");
+    assert!(matches!(&halted, Step::Halted(why) if why.contains("--seq 2 --fact all")), "{halted:?}");
+    shop.charge("ann", 3).await;
+    let by_number = shop.reconciler.skip(2, Choice::One(1), "no").await;
+    assert!(by_number.unwrap_err().to_string().contains("--fact all"));
+    assert_eq!(shop.reconciler.skip(2, Choice::All, "planted by a test").await.unwrap(), 1);
+    assert_eq!(shop.balance("ann").await, Some(8), "what follows goes in");
+    assert_eq!(number(&shop.pool, "SELECT count(*) FROM log_quarantine").await, 1);
+    shop.assert_audit_clean().await;
 }
 
 #[tokio::test]

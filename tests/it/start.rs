@@ -261,8 +261,8 @@ async fn the_commands_do_what_they_say() {
     assert_eq!((&report["clean"], &report["gate_compared"]), (&json!(true), &json!(true)), "{report}");
     let seq = cluster.meta().await.seq.to_string();
     let shown = settings.run(&["log", "show", "--seq", &seq]).await.assert_success();
-    assert!(shown.stdout.contains("OrderPlaced") && shown.stdout.contains("user-7"), "{}", shown.stdout);
-    let skipped = settings.run(&["log", "skip", "--seq", &seq]).await;
+    assert!(shown.stdout.contains("fact 1  order") && shown.stdout.contains("user-7"), "{}", shown.stdout);
+    let skipped = settings.run(&["log", "skip", "--seq", &seq, "--fact", "1"]).await;
     assert!(skipped.code == 1 && skipped.stderr.contains("not halted"), "{skipped:#?}");
 
     // A rebuild beside the serving instance, which goes on afterwards.

@@ -76,8 +76,9 @@ faults! {
     postgres::postgres_killed_in_commit: "what was not committed is applied, what was is not applied again";
     postgres::postgres_away: "the gate serves until the log limit, then 503; then PostgreSQL catches up by itself";
     postgres::postgres_restored: "nothing opens by itself; a clear instruction; the log brings back what it still holds";
+    postgres::postgres_restored_to_an_earlier_epoch: "nothing opens by itself; what the log holds is saved, listed and counted";
     postgres::postgres_restored_beyond_the_log: "nothing opens by itself; a clear instruction; what is gone is gone";
-    poison::poison_skipped: "halted, loud; the gate serves until the limit; `log skip` resumes";
+    poison::poison_skipped: "halted, loud; one fact is skipped, killed midway, run again; what rested on it is listed; consistent";
     poison::poison_mended: "halted, loud; the gate serves until the limit; the next leader tries again; nothing is lost";
     broker::broker_killed: "API unaffected; kept and reported; repeats have the same id";
     broker::broker_full: "API unaffected; kept and reported; delivered once there is room";

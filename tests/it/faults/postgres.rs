@@ -3,6 +3,7 @@
 //! These servers run without fsync. What PostgreSQL has acknowledged it has given to the kernel by then (the reconciler
 //! insists on that), and the kernel outlives a kill -9; fsync is for crashes of the machine, which no test here makes.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 
 use super::{Outcome, Setup, Trial, at_length};
 use crate::cluster::{Cluster, Instance, Private, Request, eventually};
+use crate::history::aof;
 use crate::truth::execute;
 
 /// Kills under load; more when none has hit a transaction.
@@ -260,15 +262,71 @@ pub async fn postgres_restored_beyond_the_log(seed: u64) -> Outcome {
     outcome
 }
 
+/// PostgreSQL is restored to a time before the last rebuild: the log of the present epoch cannot be applied. It is saved before it
+/// is removed: whoever was answered from it is in the file.
+pub async fn postgres_restored_to_an_earlier_epoch(seed: u64) -> Outcome {
+    // What is gone must not have been delivered: nobody could tell what its messages are of.
+    let mut trial = begin(seed, &[("RUSHGATE_ROLES", "api,reconciler".to_owned())]).await;
+    let file = trial.cluster.redis.folder().join("lost.jsonl");
+    let since_us =
+        go_back_with(&mut trial, async |_| (), true, &["rebuild", "--report", file.to_str().unwrap()]).await;
+    trial.forgive_since(since_us);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let saved: HashSet<String> =
+        lines.iter().filter_map(|line| Some(line["tip"].as_str()?.to_owned())).collect();
+    let listed: HashSet<String> =
+        lines.iter().filter_map(|line| Some(line["id"].as_str()?.to_owned())).collect();
+    let held: Vec<_> =
+        aof::entries(trial.cluster.redis.folder()).into_iter().filter(|entry| entry.epoch == 2).collect();
+    assert!(!held.is_empty() && held.iter().all(|entry| saved.contains(&entry.tip)), "all of it is saved");
+    let told: Vec<String> = held
+        .iter()
+        .flat_map(|entry| entry.decode().unwrap().facts.told())
+        .filter_map(|fact| Some(fact.id?.to_string()))
+        .collect();
+    assert!(!told.is_empty() && told.iter().all(|id| listed.contains(id)), "and each answer listed");
+    // Some instance counts them.
+    eventually("what is gone is counted", || async {
+        let mut counted = 0.0;
+        for instance in trial.fleet.all() {
+            let metrics = instance.ops("/metrics").await.1;
+            let lost = metrics.lines().filter(|line| line.starts_with("rushgate_decisions_lost_total{"));
+            counted += lost.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>();
+        }
+        (counted >= told.len() as f64).then_some(())
+    })
+    .await;
+    let _relay = trial.cluster.start_roles("relay").await;
+    trial.serves_within(Duration::from_secs(30)).await;
+    let (outcome, _) = trial.finish().await;
+    assert!(outcome.gone > 0, "what came after the backup is gone: {outcome:?}");
+    outcome
+}
+
 /// Takes a backup, goes on, and goes back to it: nothing opens by itself, until an operator says so. Returns since when
 /// what was decided may be gone.
 async fn go_back(trial: &mut Trial, meanwhile: impl AsyncFn(&Trial)) -> u64 {
+    go_back_with(trial, meanwhile, false, &["rebuild"]).await
+}
+
+/// The same, where between backup and now there may have been a rebuild.
+async fn go_back_with(
+    trial: &mut Trial,
+    meanwhile: impl AsyncFn(&Trial),
+    next_epoch: bool,
+    command: &[&str],
+) -> u64 {
     trial.a_while().await;
     let since_us = trial.settled().await;
     server(&trial.cluster).stop().await;
     let backup = Backup::of(&trial.cluster);
     server(&trial.cluster).restart().await.unwrap();
     trial.a_while().await;
+    if next_epoch {
+        trial.cluster.settings.run(&["rebuild"]).await.assert_success();
+        trial.a_while().await;
+    }
     trial.settled().await;
     trial.a_while().await;
     server(&trial.cluster).stop().await;
@@ -300,7 +358,7 @@ async fn go_back(trial: &mut Trial, meanwhile: impl AsyncFn(&Trial)) -> u64 {
     assert!(status["cells"][0]["reason"].as_str().unwrap().contains("rushgate rebuild"), "{status}");
     assert_eq!(status["cells"][0]["state"], "closed");
 
-    trial.cluster.settings.run(&["rebuild"]).await.assert_success();
+    trial.cluster.settings.run(command).await.assert_success();
     since_us
 }
 

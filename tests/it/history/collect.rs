@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::aof;
 use super::model::LedgerLine;
-use super::record::{Epoch, History, Operation, Truth, TruthOrder};
+use super::record::{Epoch, History, LeftOut, Operation, Truth, TruthOrder};
 use crate::cluster::Cluster;
 
 /// PostgreSQL writes down every place that the cursor was at.
@@ -43,7 +43,7 @@ pub async fn collect(cluster: &Cluster, operations: Vec<Operation>, elsewhere: V
     History {
         operations,
         epochs: epochs(&cluster.pool, cluster.redis.folder(), elsewhere).await,
-        quarantined: pairs(&cluster.pool, "SELECT epoch, seq FROM log_quarantine").await,
+        left_out: left_out(&cluster.pool).await,
         truth: truth(&cluster.pool).await,
         events: cluster.events().await,
         audit: (audit.code != 0).then(|| format!("{}{}", audit.stdout, audit.stderr)),
@@ -72,9 +72,17 @@ async fn epochs(pool: &PgPool, redis_folder: &Path, elsewhere: Vec<RawEntry>) ->
     epochs.into_values().collect()
 }
 
-async fn pairs(pool: &PgPool, sql: &'static str) -> Vec<(u64, u64)> {
-    let rows: Vec<(i64, i64)> = sqlx::query_as(sql).fetch_all(pool).await.unwrap();
-    rows.into_iter().map(|(a, b)| (unsigned(a), unsigned(b))).collect()
+async fn left_out(pool: &PgPool) -> Vec<LeftOut> {
+    let sql = "SELECT epoch, seq, fact, outcome FROM quarantined_facts WHERE outcome IN ('skipped', 'gone')";
+    let rows: Vec<(i64, i64, i32, String)> = sqlx::query_as(sql).fetch_all(pool).await.unwrap();
+    rows.into_iter()
+        .map(|(epoch, seq, fact, outcome)| LeftOut {
+            epoch: unsigned(epoch),
+            seq: unsigned(seq),
+            fact: usize::try_from(fact).unwrap(),
+            skipped: outcome == "skipped",
+        })
+        .collect()
 }
 
 fn unsigned(n: i64) -> u64 {

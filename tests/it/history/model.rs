@@ -10,7 +10,7 @@ use rushgate::gate::{
     CancelRefusal, ChargeRefusal, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal, TemplateRefusal,
 };
 use rushgate::log::fact::*;
-use rushgate::log::wire::{Blob, Id};
+use rushgate::log::wire::{Blob, Id, pack};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 const HIGHEST_BALANCE: u64 = 1_000_000;
@@ -655,4 +655,53 @@ pub fn facts_of(facts: Facts) -> Vec<Fact> {
         Facts::StocksAdjusted(all) => all.into_iter().map(Fact::StockAdjusted).collect(),
         Facts::TemplatesPut(all) => all.into_iter().map(Fact::TemplatePut).collect(),
     }
+}
+
+/// The kind of an entry that holds this fact.
+pub fn kind(fact: &Fact) -> &'static str {
+    match fact {
+        Fact::CouponIssued(_) => "issue_coupon",
+        Fact::WalletCharged(_) => "charge_wallet",
+        Fact::OrderPlaced(_) => "place_order",
+        Fact::OrderCancelled(_) => "cancel_order",
+        Fact::ProductPut(_) => "put_product",
+        Fact::StockAdjusted(_) => "adjust_stock",
+        Fact::TemplatePut(_) => "put_template",
+    }
+}
+
+/// The fact as it stands in an entry.
+pub fn packed(fact: &Fact) -> Vec<u8> {
+    match fact {
+        Fact::CouponIssued(f) => pack(f),
+        Fact::WalletCharged(f) => pack(f),
+        Fact::OrderPlaced(f) => pack(f),
+        Fact::OrderCancelled(f) => pack(f),
+        Fact::ProductPut(f) => pack(f),
+        Fact::StockAdjusted(f) => pack(f),
+        Fact::TemplatePut(f) => pack(f),
+    }
+    .unwrap()
+}
+
+/// The same without what depends on other facts: balances, stocks and counts afterwards. Whoever applies by differences must
+/// leave the rest of it alone.
+pub fn without_images(fact: &Fact) -> Fact {
+    let mut fact = fact.clone();
+    match &mut fact {
+        Fact::CouponIssued(f) => (f.serial, f.remaining) = (0, 0),
+        Fact::WalletCharged(f) => f.balance_after = 0,
+        Fact::OrderPlaced(f) => {
+            f.balance_after = 0;
+            f.lines.iter_mut().for_each(|line| line.stock_after = 0);
+        }
+        Fact::OrderCancelled(f) => {
+            f.balance_after = 0;
+            f.lines.iter_mut().for_each(|line| line.stock_after = 0);
+        }
+        Fact::ProductPut(f) => (f.stock_after, f.created) = (0, false),
+        Fact::StockAdjusted(f) => f.stock_after = 0,
+        Fact::TemplatePut(f) => (f.issued, f.created) = (0, false),
+    }
+    fact
 }

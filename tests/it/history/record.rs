@@ -201,13 +201,23 @@ pub struct TruthOrder {
     pub lines: Vec<(String, u64)>,
 }
 
+/// A fact of the log that PostgreSQL has left out; `fact` counts from 1 in its entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeftOut {
+    pub epoch: u64,
+    pub seq: u64,
+    pub fact: usize,
+    /// By an operator; else because of that.
+    pub skipped: bool,
+}
+
 /// All that the checker needs.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub operations: Vec<Operation>,
     pub epochs: Vec<Epoch>,
-    /// (epoch, seq) of entries that an operator took out of the way.
-    pub quarantined: Vec<(u64, u64)>,
+    /// Facts that an operator took out of the way, and those that could not hold without them.
+    pub left_out: Vec<LeftOut>,
     pub truth: Truth,
     /// What the data platform received, by event id.
     pub events: HashMap<String, Value>,

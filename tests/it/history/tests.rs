@@ -10,7 +10,7 @@ use serde_json::json;
 use super::checker::{Expect, Kind, check};
 use super::client::{Fleet, Load, Mix};
 use super::collect;
-use super::model::{Fact, facts_of};
+use super::model::{Fact, facts_of, kind, packed};
 use super::record::{Ask, History, Operation};
 use crate::cluster::{Cluster, Private};
 
@@ -78,31 +78,6 @@ fn rewrite(history: &mut History, mut change: impl FnMut(&mut Vec<Fact>)) {
         written.push(RawEntry { epoch: epoch.epoch, seq, payload, tip: tip.clone(), traces: vec![] });
     }
     (epoch.last_seq, epoch.last_tip, epoch.entries) = (written.len() as u64, tip, written);
-}
-
-fn kind(fact: &Fact) -> &'static str {
-    match fact {
-        Fact::CouponIssued(_) => "issue_coupon",
-        Fact::WalletCharged(_) => "charge_wallet",
-        Fact::OrderPlaced(_) => "place_order",
-        Fact::OrderCancelled(_) => "cancel_order",
-        Fact::ProductPut(_) => "put_product",
-        Fact::StockAdjusted(_) => "adjust_stock",
-        Fact::TemplatePut(_) => "put_template",
-    }
-}
-
-fn packed(fact: &Fact) -> Vec<u8> {
-    match fact {
-        Fact::CouponIssued(f) => pack(f),
-        Fact::WalletCharged(f) => pack(f),
-        Fact::OrderPlaced(f) => pack(f),
-        Fact::OrderCancelled(f) => pack(f),
-        Fact::ProductPut(f) => pack(f),
-        Fact::StockAdjusted(f) => pack(f),
-        Fact::TemplatePut(f) => pack(f),
-    }
-    .unwrap()
 }
 
 /// Changes the last fact in the log that `change` takes, and no other.

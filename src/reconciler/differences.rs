@@ -1,0 +1,349 @@
+//! Applying by differences: what entries mean for a PostgreSQL that lacks a fact which they contain. Pure, no I/O.
+//!
+//! Entries hold after-images, and those of later entries contain the skipped fact. So each fact is computed anew against
+//! what PostgreSQL holds ([`Picture`]): its differences are added to the present stock, balance and count, and its
+//! after-images are replaced by the sums. What was answered stays as it was answered as long as the shop's rules hold:
+//! prices, discounts, windows and product states are not judged again. A fact that can no longer hold (a balance or stock
+//! below zero, a coupon or order that is not there) is left out, with the reason. Facts that depend on it find it missing
+//! in the same way, in this transaction or a later one.
+//!
+//! Serials stay dense, because the audit and the gate count by them: a coupon that follows a skipped one moves up.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::domain::limits::MAX_BALANCE;
+use crate::log::Entry;
+use crate::log::fact::{
+    CouponIssued, Facts, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut, WalletCharged,
+};
+use crate::log::told::{Told, ToldFact};
+use crate::log::wire;
+
+/// Coupons issued of a template, and its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Issuing {
+    pub issued: u64,
+    pub max_issued: u64,
+}
+
+/// Whose a coupon is, and which order uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBy {
+    pub user_id: String,
+    pub order_id: Option<Uuid>,
+}
+
+/// The part of PostgreSQL that some entries touch; what is not in it does not exist there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Picture {
+    pub wallets: HashMap<String, u64>,
+    pub stocks: HashMap<String, u64>,
+    pub templates: HashMap<String, Issuing>,
+    pub coupons: HashMap<Uuid, HeldBy>,
+    /// (user, template) → coupon
+    pub holders: HashMap<(String, String), Uuid>,
+    /// order → whether it is paid (else cancelled)
+    pub orders: HashMap<Uuid, bool>,
+}
+
+/// The keys of a [`Picture`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    pub users: BTreeSet<String>,
+    pub products: BTreeSet<String>,
+    pub templates: BTreeSet<String>,
+    pub coupons: BTreeSet<Uuid>,
+    pub holders: BTreeSet<(String, String)>,
+    pub orders: BTreeSet<Uuid>,
+}
+
+impl Touched {
+    pub fn add(&mut self, facts: &Facts) {
+        match facts {
+            Facts::CouponsIssued(all) => all.iter().for_each(|f| {
+                self.templates.insert(f.template_id.clone());
+                self.holders.insert((f.user_id.clone(), f.template_id.clone()));
+            }),
+            Facts::WalletsCharged(all) => self.users.extend(all.iter().map(|f| f.user_id.clone())),
+            Facts::OrdersPlaced(all) => all.iter().for_each(|f| {
+                self.users.insert(f.user_id.clone());
+                self.products.extend(f.lines.iter().map(|line| line.product_id.clone()));
+                self.coupons.extend(f.coupon_id.map(|id| id.0));
+            }),
+            Facts::OrdersCancelled(all) => all.iter().for_each(|f| {
+                self.users.insert(f.user_id.clone());
+                self.products.extend(f.lines.iter().map(|line| line.product_id.clone()));
+                self.coupons.extend(f.coupon_id.map(|id| id.0));
+                self.orders.insert(f.order_id.0);
+            }),
+            Facts::ProductsPut(all) => self.products.extend(all.iter().map(|f| f.product_id.clone())),
+            Facts::StocksAdjusted(all) => self.products.extend(all.iter().map(|f| f.product_id.clone())),
+            Facts::TemplatesPut(all) => self.templates.extend(all.iter().map(|f| f.template_id.clone())),
+        }
+    }
+}
+
+/// What became of a fact that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An operator has skipped it.
+    Skipped,
+    /// It could no longer hold.
+    Gone,
+    /// It holds, and the answer told other numbers.
+    Changed,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Skipped => "skipped",
+            Self::Gone => "gone",
+            Self::Changed => "changed",
+        }
+    }
+}
+
+/// A fact whose answer is not true, or not all of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Untrue {
+    /// Its place in the entry, from 1.
+    pub fact: usize,
+    pub outcome: Outcome,
+    pub answered: ToldFact,
+    /// Of a changed one: what is true.
+    pub holds: Option<Value>,
+    pub reason: String,
+    /// As it stood in the entry.
+    pub raw: Vec<u8>,
+}
+
+/// The facts of one entry that are to be left out, by their places from 1, with the reasons.
+pub type Skips = BTreeMap<usize, String>;
+
+/// Computes `entry` anew on top of `picture`, which is then as after the entry. Returns what is left of the entry, and what
+/// was answered and is not true.
+pub fn rebase(
+    picture: &mut Picture,
+    entry: Entry,
+    skips: &Skips,
+) -> Result<(Entry, Vec<Untrue>), rmp_serde::encode::Error> {
+    let Entry { seq, decided_at, facts, raw_facts, traces } = entry;
+    let mut sieve = Sieve { skips, raw: raw_facts, kept: Vec::new(), untrue: Vec::new() };
+    let facts = match facts {
+        Facts::CouponsIssued(all) => {
+            Facts::CouponsIssued(sieve.each(all, |fact| picture.coupon_issued(fact))?)
+        }
+        Facts::WalletsCharged(all) => {
+            Facts::WalletsCharged(sieve.each(all, |fact| picture.wallet_charged(fact))?)
+        }
+        Facts::OrdersPlaced(all) => Facts::OrdersPlaced(sieve.each(all, |fact| picture.order_placed(fact))?),
+        Facts::OrdersCancelled(all) => {
+            Facts::OrdersCancelled(sieve.each(all, |fact| picture.order_cancelled(fact))?)
+        }
+        Facts::ProductsPut(all) => Facts::ProductsPut(sieve.each(all, |fact| picture.product_put(fact))?),
+        Facts::StocksAdjusted(all) => {
+            Facts::StocksAdjusted(sieve.each(all, |fact| picture.stock_adjusted(fact))?)
+        }
+        Facts::TemplatesPut(all) => Facts::TemplatesPut(sieve.each(all, |fact| picture.template_put(fact))?),
+    };
+    let Sieve { kept, untrue, .. } = sieve;
+    Ok((Entry { seq, decided_at, facts, raw_facts: kept, traces }, untrue))
+}
+
+struct Sieve<'a> {
+    skips: &'a Skips,
+    raw: Vec<Vec<u8>>,
+    kept: Vec<Vec<u8>>,
+    untrue: Vec<Untrue>,
+}
+
+impl Sieve<'_> {
+    /// Those facts that hold, as `apply` has corrected them.
+    fn each<T: Told>(
+        &mut self,
+        facts: Vec<T>,
+        mut apply: impl FnMut(&mut T) -> Result<(), String>,
+    ) -> Result<Vec<T>, rmp_serde::encode::Error> {
+        let mut holding = Vec::with_capacity(facts.len());
+        for (at, mut fact) in facts.into_iter().enumerate() {
+            let raw = self.raw.get_mut(at).map(std::mem::take).unwrap_or_default();
+            let answered = fact.clone();
+            let untrue = |outcome, holds, reason, raw| Untrue {
+                fact: at + 1,
+                outcome,
+                answered: ToldFact::new(&answered),
+                holds,
+                reason,
+                raw,
+            };
+            if let Some(reason) = self.skips.get(&(at + 1)) {
+                self.untrue.push(untrue(Outcome::Skipped, None, reason.clone(), raw));
+                continue;
+            }
+            if let Err(reason) = apply(&mut fact) {
+                self.untrue.push(untrue(Outcome::Gone, None, reason, raw));
+                continue;
+            }
+            if fact == answered {
+                self.kept.push(raw);
+            } else {
+                self.kept.push(wire::pack(&fact)?);
+                let holds = fact.told();
+                if holds != answered.told() {
+                    let reason = "it follows one that was left out".to_owned();
+                    self.untrue.push(untrue(Outcome::Changed, Some(holds), reason, raw));
+                }
+            }
+            holding.push(fact);
+        }
+        Ok(holding)
+    }
+}
+
+impl Picture {
+    fn balance(&self, user: &str) -> u64 {
+        self.wallets.get(user).copied().unwrap_or(0)
+    }
+
+    /// `balance + amount`, within the limit.
+    fn credited(&self, user: &str, amount: u64) -> Result<u64, String> {
+        let balance = self.balance(user);
+        match balance.checked_add(amount) {
+            Some(after) if after <= MAX_BALANCE => Ok(after),
+            _ => Err(format!(
+                "the wallet holds {balance}: with {amount} more it would be over its limit of {MAX_BALANCE}"
+            )),
+        }
+    }
+
+    fn coupon_issued(&mut self, f: &mut CouponIssued) -> Result<(), String> {
+        let place = (f.user_id.clone(), f.template_id.clone());
+        if let Some(other) = self.holders.get(&place) {
+            return Err(format!("the user holds another coupon of this template: {other}"));
+        }
+        let Some(template) = self.templates.get_mut(&f.template_id) else {
+            return Err(format!("the coupon template {} does not exist", f.template_id));
+        };
+        if template.issued >= template.max_issued {
+            return Err(format!("the template's limit is {}, and all are issued", template.max_issued));
+        }
+        template.issued += 1;
+        (f.serial, f.remaining) = (template.issued, template.max_issued - template.issued);
+        self.holders.insert(place, f.coupon_id.0);
+        self.coupons.insert(f.coupon_id.0, HeldBy { user_id: f.user_id.clone(), order_id: None });
+        Ok(())
+    }
+
+    fn wallet_charged(&mut self, f: &mut WalletCharged) -> Result<(), String> {
+        f.balance_after = self.credited(&f.user_id, f.amount)?;
+        self.wallets.insert(f.user_id.clone(), f.balance_after);
+        Ok(())
+    }
+
+    fn order_placed(&mut self, f: &mut OrderPlaced) -> Result<(), String> {
+        let balance = self.balance(&f.user_id);
+        let Some(balance_after) = balance.checked_sub(f.total) else {
+            return Err(format!("the wallet holds {balance}, the order costs {}", f.total));
+        };
+        for line in &mut f.lines {
+            let Some(stock) = self.stocks.get(&line.product_id) else {
+                return Err(format!("the product {} does not exist", line.product_id));
+            };
+            line.stock_after = stock.checked_sub(line.quantity).ok_or_else(|| {
+                format!(
+                    "there are {stock} of the product {}, the order takes {}",
+                    line.product_id, line.quantity
+                )
+            })?;
+        }
+        if let Some(id) = f.coupon_id {
+            let coupon = self.coupons.get_mut(&id.0).filter(|coupon| coupon.user_id == f.user_id);
+            let Some(coupon) = coupon else { return Err(format!("the coupon {id} was not issued")) };
+            if let Some(other) = coupon.order_id {
+                return Err(format!("the coupon {id} is used by order {other}"));
+            }
+            coupon.order_id = Some(f.order_id.0);
+        }
+        for line in &f.lines {
+            self.stocks.insert(line.product_id.clone(), line.stock_after);
+        }
+        f.balance_after = balance_after;
+        self.wallets.insert(f.user_id.clone(), balance_after);
+        self.orders.insert(f.order_id.0, true);
+        Ok(())
+    }
+
+    fn order_cancelled(&mut self, f: &mut OrderCancelled) -> Result<(), String> {
+        match self.orders.get(&f.order_id.0) {
+            None => return Err(format!("the order {} was not placed", f.order_id)),
+            Some(false) => return Err(format!("the order {} was cancelled before", f.order_id)),
+            Some(true) => {}
+        }
+        let balance_after = self.credited(&f.user_id, f.refund)?;
+        for line in &mut f.lines {
+            let Some(stock) = self.stocks.get(&line.product_id) else {
+                return Err(format!("the product {} does not exist", line.product_id));
+            };
+            line.stock_after = stock.saturating_add(line.quantity);
+        }
+        if let (Some(id), true) = (f.coupon_id, f.coupon_returned) {
+            match self.coupons.get_mut(&id.0).filter(|coupon| coupon.order_id == Some(f.order_id.0)) {
+                Some(coupon) => coupon.order_id = None,
+                None => return Err(format!("the coupon {id} is not used by the order")),
+            }
+        }
+        for line in &f.lines {
+            self.stocks.insert(line.product_id.clone(), line.stock_after);
+        }
+        f.balance_after = balance_after;
+        self.wallets.insert(f.user_id.clone(), balance_after);
+        self.orders.insert(f.order_id.0, false);
+        Ok(())
+    }
+
+    /// A PUT states the whole product, its stock aside: one whose creation was left out creates it, without stock.
+    fn product_put(&mut self, f: &mut ProductPut) -> Result<(), String> {
+        match self.stocks.get(&f.product_id) {
+            Some(_) if f.created => return Err(format!("the product {} exists already", f.product_id)),
+            Some(stock) => f.stock_after = *stock,
+            None if f.created => {}
+            None => (f.created, f.stock_after) = (true, 0),
+        }
+        self.stocks.insert(f.product_id.clone(), f.stock_after);
+        Ok(())
+    }
+
+    fn stock_adjusted(&mut self, f: &mut StockAdjusted) -> Result<(), String> {
+        let Some(stock) = self.stocks.get_mut(&f.product_id) else {
+            return Err(format!("the product {} does not exist", f.product_id));
+        };
+        let Some(after) = stock.checked_add_signed(f.delta) else {
+            return Err(format!("there are {stock} of the product, {} are to be taken out", -f.delta));
+        };
+        (f.stock_after, *stock) = (after, after);
+        Ok(())
+    }
+
+    fn template_put(&mut self, f: &mut TemplatePut) -> Result<(), String> {
+        let max_issued = f.terms.max_issued;
+        match self.templates.get_mut(&f.template_id) {
+            Some(_) if f.created => return Err(format!("the template {} exists already", f.template_id)),
+            Some(template) if template.issued > max_issued => {
+                return Err(format!(
+                    "{} coupons are issued, the limit would be {max_issued}",
+                    template.issued
+                ));
+            }
+            Some(template) => (f.issued, template.max_issued) = (template.issued, max_issued),
+            None => {
+                (f.created, f.issued) = (true, 0);
+                self.templates.insert(f.template_id.clone(), Issuing { issued: 0, max_issued });
+            }
+        }
+        Ok(())
+    }
+}
