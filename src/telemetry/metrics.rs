@@ -121,7 +121,7 @@ metrics! {
     REBUILD_DURATION LONG, "rushgate_rebuild_duration_seconds" []
         "Time from a rebuild's claim to the open gate"
     DECISIONS_LOST Counter, "rushgate_decisions_lost_total" ["kind"]
-        "Decisions that Redis lost before PostgreSQL had them, as this instance remembers them"
+        "Decisions that were answered and that PostgreSQL will never have: lost by Redis as this instance remembers, or left out by a rebuild or by log skip"
 
     OUTBOX_ROWS Gauge, "rushgate_outbox_rows" []
         "Events waiting in the outbox"
