@@ -66,7 +66,7 @@ async fn assert_as_if_never_charged(shop: &Shop) {
     assert_eq!(rows(&shop.pool).await, expected);
     assert_eq!(shop.balance("cat").await, Some(550));
     assert_eq!((shop.stock("mug").await, shop.balance("ann").await), (49, Some(9_000)));
-    let held = shop.gate.held_coupons(&user("cat")).await.unwrap().value;
+    let held = shop.gate.held_coupons(&user("cat"), None, 10, None).await.unwrap().unwrap().value;
     assert!(held.len() == 1 && held[0].order_id.is_none(), "the coupon is hers, and unused: {held:?}");
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM orders").await, 1);
     shop.assert_audit_clean().await;
