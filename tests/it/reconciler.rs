@@ -267,7 +267,7 @@ async fn an_epoch_opens_only_when_all_that_was_loaded_is_there() {
     let _: i64 = shop.raw.hset(keys.wallets(), ("ann", 1)).await.unwrap();
     let open = async |wallets: &str| {
         let names = vec![Keys::meta(0), keys.log(), keys.wallets()];
-        let args = ["2", "tip", "0", "2", wallets].map(String::from).to_vec();
+        let args = ["2", "tip", "0", "2", "1-0 tip", wallets].map(String::from).to_vec();
         OPEN_EPOCH.call(&shop.raw, names, args).await.unwrap()
     };
     assert!(!open("2").await);
