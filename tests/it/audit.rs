@@ -446,9 +446,6 @@ async fn cancelled_orders_are_looked_up_by_their_index() {
         sqlx::query_scalar("EXPLAIN EXECUTE find ('{}')").fetch_all(&mut *session).await.unwrap();
     assert!(plan.iter().any(|line| line.contains("Index Cond: (order_id = ANY")), "{plan:#?}");
     session.rollback().await.unwrap();
-
-    let _: i64 = shop.client.sadd(KEYS.cancelled(), "no id of an order").await.unwrap();
-    shop.expect("gate-cancelled", "no id of an order", "no order", "cancelled").await;
 }
 
 /// 0: clean, 1: differences, 2: could not compare, and then in time and with a reason.

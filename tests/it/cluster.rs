@@ -354,14 +354,17 @@ impl Instance {
         };
         let line = eventually_mut("the instance listens", addresses).await;
         let fields = serde_json::from_str::<Value>(&line).unwrap()["fields"].take();
-        let address =
-            |name: &str| fields[name].as_str().map(|text| format!("http://{text}")).unwrap_or_default();
+        let address = |name: &str| {
+            // An earlier version writes `Some(...)` and `None`.
+            let text = fields[name].as_str().filter(|text| *text != "None")?;
+            Some(format!("http://{}", text.trim_start_matches("Some(").trim_end_matches(')')))
+        };
         let http = (0..CONNECTIONS)
             .map(|_| {
                 reqwest::Client::builder().http2_prior_knowledge().timeout(LIMIT).no_proxy().build().unwrap()
             })
             .collect();
-        let (api, ops) = (address("api"), address("ops"));
+        let (api, ops) = (address("api").unwrap_or_default(), address("ops").unwrap_or_default());
         Self { child, api, ops, log, http, next: AtomicUsize::new(0) }
     }
 
