@@ -5,19 +5,19 @@ use std::process::Command;
 
 fn main() {
     // `sqlx::migrate!` reads the folder when it is expanded: a new file in it must expand it again.
-    println!("cargo:rerun-if-changed=migrations");
-    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=migrations");
+    println!("cargo::rerun-if-changed=build.rs");
     if let Err(why) = check_migrations() {
-        println!("cargo:error={why}");
+        println!("cargo::error={why}");
     }
-    println!("cargo:rerun-if-env-changed=RUSHGATE_COMMIT");
+    println!("cargo::rerun-if-env-changed=RUSHGATE_COMMIT");
     let build = match (var("RUSHGATE_COMMIT"), var("PROFILE").as_deref()) {
         (Ok(commit), _) if !commit.is_empty() => commit,
         (_, Ok("release")) => commit().unwrap_or_else(|| "unknown commit".to_owned()),
         // Every commit would compile everything again.
         _ => "development build".to_owned(),
     };
-    println!("cargo:rustc-env=RUSHGATE_VERSION={} ({build})", var("CARGO_PKG_VERSION").unwrap_or_default());
+    println!("cargo::rustc-env=RUSHGATE_VERSION={} ({build})", var("CARGO_PKG_VERSION").unwrap_or_default());
 }
 
 /// Files have the numbers 0001, 0002 and so on, each once: two branches may have taken the same one.
