@@ -285,9 +285,24 @@ async fn random_day(shop: &Shop, requests: usize) {
 async fn backup(shop: &mut Shop) -> String {
     shop.reconciler = Reconciler::connect(&shop.servers, 0).await.unwrap();
     let original = shop.servers.database_url.clone();
-    let copy = truth::copy_of(&shop.pool).await;
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&shop.pool).await.unwrap();
+    shop.pool.close().await;
+    let mut session = PgConnection::connect(&truth::database_url("postgres").await).await.unwrap();
+    let copy = format!("{name}_copy");
+    let create = format!("CREATE DATABASE {copy} TEMPLATE {name}");
+    // Instances look into the database all the time, and PostgreSQL copies none that is in use.
+    let mut attempts = 0;
+    loop {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
+        sqlx::query(end).bind(&name).execute(&mut session).await.unwrap();
+        match sqlx::raw_sql(&create).execute(&mut session).await {
+            Ok(_) => break,
+            Err(e) => assert!(attempts < 50, "{e}"),
+        }
+        attempts += 1;
+    }
     use_database(shop, &original).await;
-    copy
+    truth::database_url(&copy).await
 }
 
 async fn use_database(shop: &mut Shop, url: &str) {
