@@ -39,7 +39,10 @@ async fn run(earlier: &str, seed: u64) -> Outcome {
         This => settings.clone(),
     };
     let fleet = Fleet::start(&[&versions(Earlier), &versions(Earlier)]).await;
-    let mut trial = Trial::on(seed, cluster, settings.clone(), fleet, Mix::default()).await;
+    // A key of a cancellation that comes too late belongs to it since a later version, which logs that as a charge of 0. The
+    // earlier one answers otherwise, and makes a line of the ledger of it: both are known, and not what is tried here.
+    let mix = Mix { keyed_cancels: false, ..Mix::default() };
+    let mut trial = Trial::on(seed, cluster, settings.clone(), fleet, mix).await;
     trial.a_while().await;
     settings.run(&["migrate"]).await.assert_success();
     trial.serves_within(SERVES_AGAIN).await;

@@ -65,11 +65,13 @@ pub struct Mix {
     pub templates: usize,
     /// Of 100 requests that change something, how many have no key.
     pub keyless: u8,
+    /// Whether cancellations have keys.
+    pub keyed_cancels: bool,
 }
 
 impl Default for Mix {
     fn default() -> Self {
-        Self { clients: 12, users: 24, products: 4, templates: 4, keyless: 10 }
+        Self { clients: 12, users: 24, products: 4, templates: 4, keyless: 10, keyed_cancels: true }
     }
 }
 
@@ -240,6 +242,9 @@ impl Shared {
     }
 
     fn keyed(&self, ask: &Ask) -> bool {
+        if matches!(ask, Ask::Cancel { .. }) && !self.mix.keyed_cancels {
+            return false;
+        }
         !(ask.is_read() || matches!(ask, Ask::PutProduct { .. } | Ask::PutTemplate { .. }))
     }
 
