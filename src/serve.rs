@@ -109,7 +109,7 @@ pub async fn run(
     let pool =
         truth::pool(&settings.servers.database_url, BACKGROUND_CONNECTIONS, BACKGROUND_STATEMENT_LIMIT)?;
     let amqp = settings.servers.amqp_url.parse();
-    let amqp = amqp.map_err(|e| InvalidSetting(relay::BrokerError::Address(e).to_string()))?;
+    let amqp = amqp.map_err(|_| InvalidSetting(relay::BrokerError::Address.to_string()))?;
     let gate = Gate::connect(&settings).await?;
     let background = CancellationToken::new();
     let stopping = stopping.into();

@@ -22,8 +22,9 @@ use crate::config::bounds::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    #[error("RUSHGATE_AMQP_URL is no AMQP address ({0}); use one like amqp://user:password@host:5672/%2f")]
-    Address(String),
+    /// Without the parser's reason, which may quote the password.
+    #[error("RUSHGATE_AMQP_URL is no AMQP address; use one like amqp://user:password@host:5672/%2f")]
+    Address,
     #[error("RabbitMQ: {0}")]
     Amqp(#[from] lapin::Error),
     #[error("RabbitMQ did not finish {what} within {limit:?}")]
@@ -52,7 +53,7 @@ pub struct Broker {
 
 impl Broker {
     pub async fn connect(amqp_url: &str) -> Result<Self, BrokerError> {
-        let mut uri: AMQPUri = amqp_url.parse().map_err(BrokerError::Address)?;
+        let mut uri: AMQPUri = amqp_url.parse().map_err(|_| BrokerError::Address)?;
         uri.query.heartbeat.get_or_insert(RELAY_HEARTBEAT_SECS);
         let socket = SocketEnd::default();
         let connection =

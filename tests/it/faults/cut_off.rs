@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::instances::code;
 use super::{Outcome, Setup, Trial};
-use crate::cluster::eventually;
+use crate::cluster::{Settings, eventually};
 use crate::history::client::Fleet;
 use crate::history::record::Ask;
 
@@ -75,12 +75,9 @@ async fn begin(seed: u64, fence: &str) -> (Trial, Way, crate::cluster::Instance)
     let (cluster, settings) =
         Trial::servers(private, vec![("RUSHGATE_TRUTH_TIMEOUT_MS", "500".to_owned())]).await;
     let follower = cluster.start_roles("reconciler,relay,scheduler").await;
-    let url = settings.get("RUSHGATE_DATABASE_URL");
-    let (before, port) = url.rsplit_once('/').unwrap().0.rsplit_once(':').unwrap();
-    let way = Way::start(port.parse().unwrap()).await;
-    let through = format!("{before}:{}/{}", way.port, url.rsplit_once('/').unwrap().1);
     let direct = settings.with("RUSHGATE_ROLES", "api");
-    let cut = direct.with("RUSHGATE_DATABASE_URL", through).with("RUSHGATE_FENCE", fence);
+    let (way, cut) = Way::to_postgres(&direct).await;
+    let cut = cut.with("RUSHGATE_FENCE", fence);
     let fleet = Fleet::start(&[&direct, &cut]).await;
     let mut trial = Trial::on(seed, cluster, direct, fleet, mix).await;
     trial.a_while().await;
@@ -96,13 +93,23 @@ enum State {
 }
 
 /// The way to a server, which can be cut.
-struct Way {
+pub struct Way {
     port: u16,
     state: Arc<watch::Sender<State>>,
     _serving: Mutex<AbortOnDropHandle<()>>,
 }
 
 impl Way {
+    /// One to PostgreSQL, and the settings of an instance that takes it.
+    pub async fn to_postgres(settings: &Settings) -> (Self, Settings) {
+        let url = settings.get("RUSHGATE_DATABASE_URL");
+        let (server, database) = url.rsplit_once('/').unwrap();
+        let (before, port) = server.rsplit_once(':').unwrap();
+        let way = Self::start(port.parse().unwrap()).await;
+        let through = format!("{before}:{}/{database}", way.port);
+        (way, settings.with("RUSHGATE_DATABASE_URL", through))
+    }
+
     async fn start(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -116,7 +123,7 @@ impl Way {
         Self { port, state, _serving: Mutex::new(AbortOnDropHandle::new(serving)) }
     }
 
-    fn open(&self) {
+    pub fn open(&self) {
         self.state.send_replace(State::Open);
     }
 
@@ -124,7 +131,7 @@ impl Way {
         self.state.send_replace(State::Silent);
     }
 
-    fn close(&self) {
+    pub fn close(&self) {
         self.state.send_replace(State::Closed);
     }
 }

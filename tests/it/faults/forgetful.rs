@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use rushgate::gate::keys::{DAY_MS, Keys};
 use rushgate::log::RawEntry;
 
+use super::cut_off::Way;
 use super::{Outcome, Setup, Trial};
 use crate::cluster::{Instance, eventually};
 use crate::history::aof;
@@ -45,7 +46,7 @@ pub async fn log_cut_before_the_cursor(seed: u64) -> Outcome {
     trial.a_while().await;
     let (epoch, applied) = cursor(&trial).await;
     let kept = applied - trial.rng.u64(1..20).min(applied);
-    let removed = cut_and_refill(&mut trial, epoch, kept).await;
+    let (removed, way) = cut_and_refill(&mut trial, epoch, kept).await;
     assert!(removed.iter().any(|entry| entry.seq <= applied), "the cursor is beyond the cut");
     let fork: Vec<String> = aof::entries(trial.cluster.redis.folder())
         .into_iter()
@@ -56,6 +57,7 @@ pub async fn log_cut_before_the_cursor(seed: u64) -> Outcome {
 
     follower.signal(Signal::SIGCONT);
     assert_eq!(trial.rebuilt_after(epoch).await, epoch + 1);
+    way.open();
     assert!(follower.said("rebuilds the gate from PostgreSQL"), "the reconciler found it by itself");
     for witness in &trial.retired {
         witness.signal(Signal::SIGCONT);
@@ -78,7 +80,7 @@ pub async fn log_cut_after_the_cursor(seed: u64) -> Outcome {
     let last = trial.cluster.meta().await.seq;
     assert!(last > applied, "PostgreSQL is behind");
     let kept = trial.rng.u64(applied..last);
-    let removed = cut_and_refill(&mut trial, epoch, kept).await;
+    let (removed, way) = cut_and_refill(&mut trial, epoch, kept).await;
     assert!(removed.iter().all(|entry| entry.seq > applied), "the cut is beyond the cursor");
 
     if trial.rng.bool() {
@@ -92,14 +94,16 @@ pub async fn log_cut_after_the_cursor(seed: u64) -> Outcome {
     }
     follower.signal(Signal::SIGCONT);
     assert_eq!(trial.rebuilt_after(epoch).await, epoch + 1);
+    way.open();
     eventually("it is said why", || async { follower.said("went back in time").then_some(()) }).await;
     trial.forgive_since(since_us);
     rebuilt(trial, 1).await
 }
 
 /// Kills Redis, cuts its log off after entry `kept`, and lets instances that know nothing of it fill it again; those who
-/// do are stopped (and retired). Returns what was cut off.
-async fn cut_and_refill(trial: &mut Trial, epoch: u64, kept: u64) -> Vec<RawEntry> {
+/// do are stopped (and retired). While the leader stands still, nobody takes a Redis over that was started again; so those
+/// who fill it do not reach PostgreSQL, whose cursor would fence them off. Returns what was cut off, and their way there.
+async fn cut_and_refill(trial: &mut Trial, epoch: u64, kept: u64) -> (Vec<RawEntry>, Way) {
     let new = [Instance::ready(&trial.settings).await, Instance::ready(&trial.settings).await];
     trial.cluster.redis.kill().await;
     for (number, instance) in new.into_iter().enumerate() {
@@ -115,13 +119,15 @@ async fn cut_and_refill(trial: &mut Trial, epoch: u64, kept: u64) -> Vec<RawEntr
     assert!(!removed.is_empty(), "something was cut off");
     trial.elsewhere.extend(removed.clone());
     trial.cluster.redis.restart().await.unwrap();
+    let (way, cut_off) = Way::to_postgres(&trial.settings).await;
+    way.close();
     for number in 0..trial.retired.len() {
-        trial.start_again(number).await;
+        trial.fleet.replace(number, Instance::ready(&cut_off).await);
     }
     assert_eq!((trial.cluster.meta().await.epoch, trial.open_epoch().await), (epoch, epoch));
     let more = trial.rng.usize(3..60);
     trial.load.until_more(more, Duration::from_secs(30)).await;
-    removed
+    (removed, way)
 }
 
 /// The end of a trial whose gate was rebuilt so many times, and may have lost something.
