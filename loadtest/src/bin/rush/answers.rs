@@ -52,11 +52,6 @@ impl Answers {
         Self { began, took_ms: BTreeMap::new(), seconds: vec![] }
     }
 
-    /// When the run began; the report's times count from here.
-    pub fn began(&self) -> Instant {
-        self.began
-    }
-
     /// Counts a request that was answered at `at`.
     pub fn add(&mut self, name: &str, outcome: Outcome, took: Duration, at: Instant) {
         let second = at.saturating_duration_since(self.began).as_secs() as usize;

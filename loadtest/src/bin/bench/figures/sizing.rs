@@ -43,7 +43,7 @@ pub async fn measure(stage: &mut Stage) -> Outcome<Vec<Measured>> {
     let mut found = per_order(&before, &after)?;
     found.extend(outage(stage, &mut redis).await?);
     found.push(loading(stage, after.aof).await?);
-    found.iter().for_each(|measured| say(measured));
+    found.iter().for_each(say);
     Ok(found)
 }
 
