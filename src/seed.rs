@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 
+use crate::config::bounds::RETRY_PAUSE;
 use crate::domain::ids::InvalidId;
 use crate::domain::{Discount, ProductId, ProductStatus, TemplateId, UserId};
 use crate::gate::{ChargeWallet, Gate, GateError, PutProduct, PutTemplate};
@@ -13,6 +14,8 @@ const USERS: usize = 1_000;
 const BALANCE: u64 = 100_000;
 const TEMPLATES_OPEN_FOR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the gate may take to open: it is being built, or another Redis (the same one, restarted) is taking it over.
+const OPENS_WITHIN: Duration = Duration::from_secs(30);
 /// Users charged at the same time.
 const CONCURRENT: usize = 64;
 
@@ -48,8 +51,17 @@ fn templates() -> [(&'static str, &'static str, Discount, u64, u64); 3] {
 
 /// Fills the shop; says what is in it now.
 pub async fn run(gate: &Arc<Gate>) -> Result<String, SeedError> {
+    let give_up = Instant::now() + OPENS_WITHIN;
     for (id, name, price, stock) in PRODUCTS {
-        put_product(gate, id, name, price, stock).await?;
+        // Nothing was decided where the gate is not open: the same again is safe.
+        while let Err(e) = put_product(gate, id, name, price, stock).await {
+            match e {
+                SeedError::Gate(GateError::Unavailable(_)) if Instant::now() < give_up => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                e => return Err(e),
+            }
+        }
     }
     for (id, name, discount, min_subtotal, max_issued) in templates() {
         put_template(gate, id, name, discount, min_subtotal, max_issued).await?;
