@@ -6,6 +6,7 @@
 //! are gone.
 
 use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ const LOCK_LIMIT: Duration = STOP_GRACE.saturating_add(Duration::from_secs(5));
 /// The link in a folder to where its server works, if that could not reach the folder.
 pub(super) const ELSEWHERE: &str = "elsewhere";
 const LOCK_POLL: Duration = Duration::from_millis(50);
+const REMOVE_LIMIT: Duration = Duration::from_secs(10);
+const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 
 pub struct Home {
     path: PathBuf,
@@ -129,12 +132,58 @@ pub async fn discard(folder: &Path) -> Result<(), Error> {
     wait_until_free(folder).await?;
     let elsewhere = std::fs::read_link(folder.join(ELSEWHERE)).ok();
     for gone in [elsewhere.as_deref(), Some(folder)].into_iter().flatten() {
-        match std::fs::remove_dir_all(gone) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(format!("remove {}", gone.display()), source));
-            }
-            _ => {}
-        }
+        remove_folder(gone).await?;
     }
     Ok(())
+}
+
+/// Removes a folder with all that is in it; one that is not there is removed. A killed initdb leaves a PostgreSQL that
+/// writes for a moment after the guard has ended, and a file that appears meanwhile keeps its folder from being removed:
+/// tries again until `REMOVE_LIMIT`.
+pub async fn remove_folder(folder: &Path) -> Result<(), Error> {
+    let deadline = Instant::now() + REMOVE_LIMIT;
+    loop {
+        match std::fs::remove_dir_all(folder) {
+            Ok(()) => return Ok(()),
+            Err(source) => match source.kind() {
+                ErrorKind::NotFound if !folder.exists() => return Ok(()),
+                ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty if Instant::now() < deadline => {
+                    sleep(REMOVE_PAUSE).await;
+                }
+                _ => return Err(Error::io(format!("remove {}", folder.display()), source)),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_removed_while_somebody_still_writes_into_it() {
+        let folder = std::env::temp_dir().join(format!("rushgate-{}", random_hex(8).unwrap()));
+        let inner = folder.join("data");
+        std::fs::create_dir_all(&inner).unwrap();
+        // Many files: while they are removed, one more appears.
+        for n in 0..2_000 {
+            std::fs::write(inner.join(format!("old-{n}")), "").unwrap();
+        }
+        let (writes, begun) = std::sync::mpsc::channel();
+        let writer = std::thread::spawn(move || {
+            let end = std::time::Instant::now() + Duration::from_millis(300);
+            for n in 0.. {
+                if std::time::Instant::now() > end || std::fs::write(inner.join(format!("{n}")), "").is_err()
+                {
+                    return;
+                }
+                let _ = writes.send(());
+            }
+        });
+        begun.recv().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(remove_folder(&folder)).unwrap();
+        writer.join().unwrap();
+        assert!(!folder.exists());
+    }
 }

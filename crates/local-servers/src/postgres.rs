@@ -15,7 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::guard::{Guard, Owner, Spec};
-use super::home::{ELSEWHERE, Home};
+use super::home::{ELSEWHERE, Home, remove_folder};
 use super::program::{Program, newest_first};
 use super::{DataFolder, Error, Recipe, Server, random_hex};
 
@@ -142,10 +142,7 @@ impl PostgresRecipe {
             return Ok(());
         }
         let unfinished = self.base.join("data.unfinished");
-        if unfinished.exists() {
-            std::fs::remove_dir_all(&unfinished)
-                .map_err(|source| Error::io("remove half a cluster".into(), source))?;
-        }
+        remove_folder(&unfinished).await?;
         let mut args: Vec<OsString> = vec!["-D".into(), unfinished.clone().into()];
         args.extend(
             ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"].map(OsString::from),
