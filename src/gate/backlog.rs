@@ -1,5 +1,9 @@
-//! What waits for a script's next call, and how much of it goes into one: so that a call stays short, and those who ask for
-//! little do not wait for those who ask for much.
+//! The requests that wait for a script's next call, and the choice of the next batch. Limits on
+//! lines and bytes keep each call short, and cheap requests overtake expensive ones.
+//!
+//! [`Backlog`] has two rows. New requests enter `fresh`. A request that the script postpones
+//! because of its cost moves to `heavy`; one that the call did not reach returns to the front of
+//! `fresh`. Every call takes from both rows.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -9,21 +13,23 @@ use super::batcher::{BatchLimits, Job};
 use super::refusal::GateError;
 use crate::config::bounds::{BATCH_HELD_BYTES, BATCH_LINES};
 
-/// What a request adds to a call.
+/// The cost of a request within a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Weight {
-    /// Of an order; 1 for everything else.
+    /// The lines of an order; 1 for every other request.
     pub lines: usize,
-    /// Bytes of the user's coupons, as the script has told it; 0: not known.
+    /// The bytes of the user's coupons, as the script returned them (1 for a postponed read); 0 if
+    /// unknown.
     pub held_bytes: usize,
 }
 
-/// Requests that were taken from the queue, in two rows.
+/// Requests taken from the queue, in two rows.
 pub struct Backlog {
     limits: BatchLimits,
-    /// Not sent yet, or not looked at by the script.
+    /// Requests not sent yet, or sent but not examined by the script.
     fresh: VecDeque<Job>,
-    /// Those that the script has put off. They take up to half of a batch, so that others pass them.
+    /// Requests that the script has postponed. They take at most half of a batch, so that others
+    /// can overtake them.
     heavy: VecDeque<Job>,
 }
 
@@ -36,7 +42,8 @@ impl Backlog {
         self.fresh.len() + self.heavy.len()
     }
 
-    /// Takes what is in the queue, up to a batch; waits for it where there is nothing to do. `false`: the queue has ended.
+    /// Moves queued requests into `fresh`, up to a batch. Waits for the queue only if the backlog
+    /// is empty. Returns `false` when the queue is closed.
     pub async fn fill(&mut self, queue: &mut mpsc::Receiver<Job>) -> bool {
         if self.len() == 0 {
             let mut jobs = Vec::with_capacity(self.limits.batch);
@@ -52,7 +59,8 @@ impl Backlog {
         true
     }
 
-    /// Refuses those that have waited too long. (Deciding scripts do so themselves.)
+    /// Refuses requests whose deadline has passed. Needed for reads only: deciding scripts check
+    /// deadlines themselves.
     pub fn drop_late(&mut self, now: Instant) {
         for row in [&mut self.fresh, &mut self.heavy] {
             while let Some(job) = row.pop_front_if(|job| job.deadline < now) {
@@ -61,7 +69,7 @@ impl Backlog {
         }
     }
 
-    /// The next call's requests; empty where nobody waits for any of them.
+    /// The requests of the next call. Drops abandoned requests, so the batch may be empty.
     pub fn next_batch(&mut self) -> Vec<Job> {
         let (mut batch, mut lines, mut held_bytes) = (Vec::new(), 0, 0);
         self.heavy.retain(|job| !job.is_abandoned());
@@ -88,7 +96,8 @@ impl Backlog {
         batch
     }
 
-    /// Takes back those of a batch that the script has put off, in their order. As many wait as the queue takes.
+    /// Takes back the postponed requests of a batch, in their order. `heavy` holds at most as many
+    /// requests as the queue; the rest are refused.
     pub fn ask_again(&mut self, jobs: Vec<Job>) {
         let (heavy, fresh): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.weight.held_bytes > 0);
         fresh.into_iter().rev().for_each(|job| self.fresh.push_front(job));
@@ -110,7 +119,8 @@ mod tests {
 
     type Told = oneshot::Receiver<Answer>;
 
-    /// A backlog of a batch of 4 and a queue of 4, with jobs of these lines and held bytes; their bodies are their places.
+    /// A backlog with batch size 4 and queue size 4, and jobs with these lines and held bytes. The
+    /// body of each job is its index.
     fn backlog(weights: &[(usize, usize)]) -> (Backlog, Vec<Told>) {
         let mut backlog = Backlog::new(BatchLimits { queue: 4, batch: 4, log: 1, ..BatchLimits::default() });
         let (mut jobs, mut told) = (vec![], vec![]);

@@ -1,4 +1,8 @@
-//! A batch on its way to a deciding script: the values of all requests in one list, see `lua/gate.lua`.
+//! The encoding of a batch for a deciding script: one flat MessagePack list with the values of all
+//! requests, one request after the other. The header of `lua/gate.lua` describes the format.
+//!
+//! A [`Batch`] collects requests with [`Batch::add`] and becomes the script's second argument with
+//! [`Batch::into_bytes`]. Its [`Batch::shape`] goes into the first argument.
 
 use rmp::encode as msgpack;
 use serde::ser::SerializeSeq;
@@ -6,19 +10,20 @@ use serde::{Serialize, Serializer};
 
 use crate::domain::Line;
 
-/// MessagePack marks of a list: of up to 15 values; of any number, which follows in four bytes.
+/// MessagePack markers: `fixarray`, with up to 15 values, and `array 32`, with its length in the
+/// next four bytes.
 const SHORT_LIST: u8 = 0x90;
 const LONG_LIST: u8 = 0xdd;
-/// Of each request, before its body: deadline and idempotency key.
+/// The values of each request before its body: deadline and idempotency key.
 const VALUES_BEFORE_BODY: u8 = 2;
 
-/// A body that is no list of at most 15 values, or of another number of them than those before it. The batch must not be
-/// sent: verdicts would reach others than those who asked.
+/// The body is not a list of at most 15 values, or has another length than the bodies before it.
+/// Such a batch must not be sent: its verdicts would be matched to the wrong requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a request's body has not the form of its script")]
+#[error("the body of a request does not have the format that its script expects")]
 pub struct BadBody;
 
-/// Requests of one script, whose bodies all have the same number of values.
+/// Requests for one script. All bodies have the same number of values.
 #[derive(Clone, Debug)]
 pub struct Batch {
     requests: u32,
@@ -27,7 +32,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// With room for so many bytes of keys and bodies.
+    /// Reserves `bytes` for the keys and bodies.
     pub fn with_capacity(bytes: usize) -> Self {
         let mut list = Vec::with_capacity(bytes + 5);
         list.extend_from_slice(&[LONG_LIST, 0, 0, 0, 0]);
@@ -52,7 +57,7 @@ impl Batch {
         Ok(())
     }
 
-    /// How many requests, and how many values of each: a part of the head.
+    /// The number of requests and the values per request, for the script's head argument.
     pub fn shape(&self) -> (u32, u8) {
         (self.requests, self.values_each)
     }
@@ -66,7 +71,7 @@ impl Batch {
 
 const NIL: &[u8] = &[0xc0];
 
-/// The lines of an order as scripts take them: product, quantity, product, quantity, …
+/// The lines of an order in the scripts' format: product, quantity, product, quantity, …
 pub struct FlatLines<'a>(pub &'a [Line]);
 
 impl Serialize for FlatLines<'_> {
@@ -111,6 +116,7 @@ mod tests {
 
     #[test]
     fn an_empty_batch_has_no_step_of_nothing() {
-        assert_eq!(Batch::with_capacity(0).shape(), (0, VALUES_BEFORE_BODY)); // a loop in steps of 0 would not end
+        // The script loops in steps of this size; a step of 0 would never end.
+        assert_eq!(Batch::with_capacity(0).shape(), (0, VALUES_BEFORE_BODY));
     }
 }

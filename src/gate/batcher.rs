@@ -1,4 +1,10 @@
-//! Batches: one call of a script at a time decides all requests that arrived while the call before was under way.
+//! Batching: each script has a queue, and one call at a time. A call takes all requests that
+//! arrived while the previous call was in flight, so that one round trip and one fsync serve many
+//! requests.
+//!
+//! A request becomes a [`Job`] in the queue of its [`Batcher`]. The queue's `Worker` moves jobs to
+//! its [`Backlog`], sends a batch to the script, and completes each job with its [`Answer`]. Jobs
+//! that the script postpones return to the backlog.
 
 use bytes::Bytes;
 use rmp::encode as msgpack;
@@ -19,10 +25,10 @@ use super::script::{CallError, Refused, Reply, Script};
 use crate::config::bounds::{CLOCK_JUMP_LIMIT, GATE_REPEATS, READS_FEW, READS_GATHER};
 use crate::log::wire;
 
-/// The packed verdict (or answer) on one request, and where the log stood after it.
+/// The packed verdict (or read answer) of one request, and the end of the log after it.
 pub type Answer = Result<(Bytes, Position), GateError>;
 
-/// A request on its way to a script.
+/// A request for a script.
 pub struct Job {
     pub deadline: Instant,
     queued: Instant,
@@ -32,18 +38,18 @@ pub struct Job {
     pub body: Vec<u8>,
     /// MessagePack, see [`crate::telemetry::trace::TraceMark::packed`].
     pub trace: Option<Vec<u8>>,
-    /// What it adds to a call.
+    /// Its cost within a call.
     pub weight: Weight,
     answer: oneshot::Sender<Answer>,
 }
 
 impl Job {
-    /// Nobody waits for it any more. Nothing of it was done: it never happened.
+    /// The caller has dropped the request. It was not executed, so it can be discarded.
     pub fn is_abandoned(&self) -> bool {
         self.answer.is_closed()
     }
 
-    /// The client may have gone meanwhile.
+    /// Completes the job. The caller may have dropped the request meanwhile.
     pub fn answer(self, answer: Answer) {
         let _ = self.answer.send(answer);
     }
@@ -52,20 +58,20 @@ impl Job {
 /// The bounds of a batcher.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
-    /// Requests that may wait.
+    /// The most requests in the queue.
     pub queue: usize,
-    /// Requests per call.
+    /// The most requests per call.
     pub batch: usize,
-    /// Entries that PostgreSQL may be behind.
+    /// The most log entries by which PostgreSQL may be behind.
     pub log: u64,
-    /// Idempotency records that a user may make in a day.
+    /// The most idempotency records that one user may create in a day.
     pub keys: u64,
-    /// The longest that a read may take, its wait in the queue included.
+    /// The time limit of a read, including its wait in the queue.
     pub read: Duration,
 }
 
 impl Default for BatchLimits {
-    /// For those who use a gate beside a service.
+    /// For tools and tests that use a gate without the service's settings.
     fn default() -> Self {
         Self { queue: 1_000, batch: 128, log: 100_000, keys: 10_000, read: Duration::from_secs(3) }
     }
@@ -74,7 +80,7 @@ impl Default for BatchLimits {
 /// The queue of one script in one cell.
 pub struct Batcher {
     queue: mpsc::Sender<Job>,
-    /// Requests that were taken from the queue and wait for a later call.
+    /// The number of requests taken from the queue that wait in the backlog.
     held_back: Arc<AtomicUsize>,
     pub script: &'static Script,
     pub meters: Arc<LaneMeters>,
@@ -95,12 +101,13 @@ impl Batcher {
         Self { queue, held_back, script, meters }
     }
 
-    /// Requests that wait.
+    /// The number of requests that wait in the queue or the backlog.
     pub fn waiting(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity() + self.held_back.load(Ordering::Relaxed)
     }
 
-    /// The packed verdict (or answer) of one request (of an order with so many `lines`), and where the log stood after it.
+    /// Queues one request and waits for its packed verdict (or read answer) and the end of the log
+    /// after it. `lines` are those of an order; 1 for every other request.
     pub async fn ask(
         &self,
         deadline: Instant,
@@ -128,7 +135,7 @@ struct Worker {
     held_back: Arc<AtomicUsize>,
 }
 
-/// The traces of those requests that have one, as one list; `None`: none has.
+/// The traces of the requests, as one MessagePack list; `None` if no request has one.
 fn traces(jobs: &[Job]) -> Option<Vec<u8>> {
     let traced = jobs.iter().filter_map(|job| job.trace.as_ref());
     let count = u32::try_from(traced.clone().count()).ok().filter(|count| *count > 0)?;
@@ -138,11 +145,12 @@ fn traces(jobs: &[Job]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Which reads of a batch ask the same: they are asked once, and all get the answer.
+/// Groups identical reads of a batch. Each distinct read is sent once, and all jobs in its group
+/// get the answer.
 struct Same {
-    /// Per job, the place of its answer; empty: each has its own.
+    /// Per job, the index of its answer; empty if all reads are distinct.
     place: Vec<usize>,
-    /// Per job, whether it is the first to ask this.
+    /// Per job, whether it is the first with this read.
     first: Vec<bool>,
     repeats: usize,
 }
@@ -178,11 +186,12 @@ impl Same {
     }
 }
 
-/// The distinct reads, as one list.
+/// The distinct reads, as one MessagePack list.
 fn reads(jobs: &[Job], same: &Same) -> Vec<u8> {
     let mut out = Vec::with_capacity(jobs.iter().map(|job| job.body.len()).sum::<usize>() + 5);
     let asked = jobs.len() - same.repeats;
-    let _ = msgpack::write_array_len(&mut out, u32::try_from(asked).unwrap_or(u32::MAX)); // a Vec takes everything
+    // Writing to a Vec cannot fail.
+    let _ = msgpack::write_array_len(&mut out, u32::try_from(asked).unwrap_or(u32::MAX));
     for (i, job) in jobs.iter().enumerate() {
         if same.is_first(i) {
             out.extend_from_slice(&job.body);
@@ -191,20 +200,24 @@ fn reads(jobs: &[Job], same: &Same) -> Vec<u8> {
     out
 }
 
-/// The latest that Redis' clock may show, by this machine's.
+/// The latest time that Redis' clock may show: this machine's clock plus the allowed difference.
 fn latest_clock() -> i64 {
     jiff::Timestamp::now().as_millisecond() + CLOCK_JUMP_LIMIT.as_millis() as i64
 }
 
-/// What to do after a refusal of a whole batch; nothing was changed.
+/// The next step after the gate has refused a whole batch, without any change.
 enum Next {
     Repeat,
     GiveUp(GateError),
 }
 
-/// Whether the next reads shall wait for more to come, after a call for `asked`, while `waiting` are there and a call takes
-/// `most`. A call that decides lasts for an fsync, and many gather meanwhile. One that reads is so fast that each would be
-/// for a few, and Redis and this instance would spend most of their time on calls.
+/// Whether the next call of a read script should be delayed, so that more reads join it. `asked`:
+/// the reads of the previous call; `waiting`: those in the queue; `most`: those that fit into one
+/// call.
+///
+/// A deciding call takes as long as an fsync, and many requests arrive meanwhile. A reading call is
+/// so fast that, without the delay, each call would carry only a few reads, and Redis and this
+/// instance would spend most of their time on the overhead of calls.
 fn reads_gather(asked: usize, waiting: usize, most: usize) -> bool {
     asked >= READS_FEW && waiting < most
 }
@@ -229,7 +242,7 @@ impl Worker {
         }
     }
 
-    /// Answers the jobs but those that are to be asked again, which it returns in their order.
+    /// Sends one batch and completes its jobs. Returns the postponed jobs, in their order.
     async fn decide(&self, jobs: Vec<Job>) -> Vec<Job> {
         let same = if self.script.decides { Same::none() } else { Same::among(&jobs) };
         let mut outcome = Err(GateError::Unavailable("the gate kept refusing".into()));
@@ -308,14 +321,16 @@ impl Worker {
                 self.cell.learn_from(&reply);
                 let decided = matches!(reply, Reply::Decided(_));
                 if decided && vetted.is_some_and(|connection| connection != self.cell.writer.connection()) {
-                    // It was decided on a connection that nobody has checked: it may not last.
+                    // The connection changed after the durability check: the decision was made on
+                    // a Redis that may lose it.
                     return Err(GateError::OutcomeUnknown);
                 }
                 if let Reply::Decided(decided) = &reply
                     && decided.place.time > pass.until_ms
                     && Instant::now() < pass.until
                 {
-                    // The gate's clock was set forward since the look, which ends the lease there before its time.
+                    // Redis' clock has jumped forward since the lease began, so the lease has
+                    // already ended on that clock. A new look gives a new lease.
                     self.cell.fence.instance.look().await;
                 }
                 if decided && self.script.decides && !self.still_counts(&pass).await {
@@ -340,7 +355,8 @@ impl Worker {
                     self.cell.close(view.epoch, &format!("{} failed: {why}", self.script.name)).await;
                     return Err(GateError::OutcomeUnknown);
                 }
-                // A read changes nothing, but nobody else may ever touch the key that it could not read.
+                // A read changes nothing. But a key of the wrong type must close the cell here: no
+                // deciding script may ever touch that key and notice it.
                 if why.contains("WRONGTYPE") {
                     self.cell.close(view.epoch, &format!("{} failed: {why}", self.script.name)).await;
                 }
@@ -353,8 +369,9 @@ impl Worker {
         if self.script.decides { Side::Writer } else { Side::Reader }
     }
 
-    /// Whether a decision may be told. An answer that came after the lease (Redis stood still within the script) is checked
-    /// against PostgreSQL first: another Redis may have opened meanwhile.
+    /// Whether a decision may be returned to the client. If the answer came after the end of the
+    /// lease (Redis paused within the script), another Redis may have opened meanwhile: PostgreSQL
+    /// is read again first.
     async fn still_counts(&self, pass: &Pass) -> bool {
         if Instant::now() < pass.until {
             return true;
@@ -369,7 +386,8 @@ impl Worker {
         fence.still_counts(Instant::now(), pass.view.epoch, pass.gate.as_deref())
     }
 
-    /// The connection that a decision will be made on, found to lead to a Redis that keeps it; reads need none.
+    /// The number of the writer's connection, once its Redis has passed the durability check.
+    /// `None` for reads, which need no check.
     async fn vetted(&self) -> Result<Option<u64>, GateError> {
         if !self.script.decides {
             return Ok(None);
@@ -380,7 +398,7 @@ impl Worker {
         }
     }
 
-    /// What the script must know of the caller and of the batch.
+    /// The script's first argument: what it must know about the caller and the batch.
     fn head(&self, pass: &Pass, today: i64, shape: (u32, u8)) -> Result<Vec<u8>, rmp_serde::encode::Error> {
         let Pass { view, gate, .. } = pass;
         let (epoch, seen_seq, seen_tip) = (view.epoch, view.seen_seq, &view.seen_tip);
@@ -392,7 +410,8 @@ impl Worker {
         }
     }
 
-    /// No request is decided after the lease, whatever its own deadline.
+    /// The script's second argument. The end of the lease caps each request's deadline, so that the
+    /// script decides nothing after it.
     fn requests(&self, jobs: &[Job], pass: &Pass) -> Result<((u32, u8), Vec<u8>), BadBody> {
         let bytes = jobs.iter().map(|j| j.body.len() + j.idempotency.as_ref().map_or(1, Vec::len) + 9).sum();
         let mut batch = Batch::with_capacity(bytes);
@@ -403,7 +422,8 @@ impl Worker {
         Ok((batch.shape(), batch.into_bytes()))
     }
 
-    /// PostgreSQL may name this server by now.
+    /// The batch reached a server that PostgreSQL did not name as the gate when the instance last
+    /// looked. Looks again, and repeats the batch if PostgreSQL now names another server.
     async fn after_elsewhere(&self, epoch: u64) -> Next {
         let fence = &self.cell.fence;
         let before = fence.gate_of(epoch);
@@ -418,7 +438,7 @@ impl Worker {
     async fn after_refusal(&self, refused: &Refused) -> Next {
         let unavailable = |why: &str| Next::GiveUp(GateError::Unavailable(why.into()));
         match refused.why.as_str() {
-            // `learn_from` has taken over the new epoch or the clock
+            // `learn_from` has already taken the new clock or epoch from the refusal.
             "day" => Next::Repeat,
             "epoch" => {
                 let known = self.cell.view().await.map_or(0, |view| view.epoch);
@@ -446,7 +466,7 @@ impl Worker {
 
 #[cfg(test)]
 impl Job {
-    /// A job, and where its answer comes.
+    /// A job and the receiver of its answer.
     pub fn for_tests(body: &[u8], weight: Weight) -> (Self, oneshot::Receiver<Answer>) {
         let (answer, told) = oneshot::channel();
         let now = Instant::now();

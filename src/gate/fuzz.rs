@@ -1,4 +1,4 @@
-//! The parser of verdicts on what no script says: it refuses, it does not panic.
+//! Fuzzes the verdict parser with bytes that no script returns. It must return an error, not panic.
 
 use proptest::prelude::*;
 

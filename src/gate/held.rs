@@ -1,14 +1,14 @@
-//! A user's value in `held`: all coupons of the user, one after the other, each as the same number of bytes.
+//! The format of a user's value in `held`: all coupons of the user, concatenated, 46 bytes each.
 //!
-//! | bytes | hold |
+//! | bytes | content |
 //! |---|---|
 //! | 0 … 3 | the template's number |
 //! | 4 … 19 | the coupon's id |
 //! | 20 … 23 | its serial |
 //! | 24 … 29 | `issued_at`, in milliseconds |
-//! | 30 … 45 | the id of the order that uses it; zeros: none does |
+//! | 30 … 45 | the id of the order that uses it; all zeros if unused |
 //!
-//! Numbers are big-endian. `lua/gate.lua` reads and writes the same places.
+//! Numbers are big-endian. `lua/gate.lua` reads and writes the same offsets.
 
 use uuid::Uuid;
 
@@ -55,7 +55,8 @@ impl HeldCoupon {
     }
 }
 
-/// A user's coupons, and the bytes after them that are no whole coupon: there are none, unless somebody else wrote here.
+/// A user's coupons, and the trailing bytes that are not a whole coupon. There are such bytes only
+/// if another writer has changed the value.
 pub fn coupons(value: &[u8]) -> (Vec<HeldCoupon>, &[u8]) {
     let (whole, rest) = value.as_chunks::<COUPON_BYTES>();
     (whole.iter().map(HeldCoupon::from_bytes).collect(), rest)

@@ -1,4 +1,4 @@
-//! Reads from the gate: what `lua/read.lua` answers, as the domain's types.
+//! Converts the answers of `lua/read.lua` to domain types.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -56,7 +56,8 @@ impl TemplateRecord {
     }
 }
 
-/// Bytes that do not have the form that [`super::keys`] documents: somebody else wrote into the gate.
+/// The bytes do not have the format that [`super::keys`] documents: another writer has changed the
+/// gate.
 fn unreadable(what: &str) -> GateError {
     GateError::Unavailable(format!("the gate holds an unreadable {what}; see the audit"))
 }
@@ -70,7 +71,7 @@ pub(super) fn balance(answer: &[u8]) -> Result<Option<u64>, GateError> {
     balance.map(|text| text.parse().map_err(|_| unreadable("balance"))).transpose()
 }
 
-/// A list of products as the gate tells it.
+/// A list of products, still packed as the gate returned it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PackedProducts(pub(super) Bytes);
 
@@ -80,7 +81,8 @@ impl PackedProducts {
         Self(told)
     }
 
-    /// The same in memory of its own, for keeping: what was told is a part of the answer to a whole batch.
+    /// A copy in its own allocation, for caching: the original is a slice of the whole batch's
+    /// answer and would keep all of it alive.
     pub fn alone(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))
     }
@@ -117,16 +119,17 @@ pub(super) fn templates(answer: &[u8]) -> Result<Vec<CouponTemplate>, GateError>
     rows.into_iter().map(|(id, packed, issued)| Ok(numbered_template(id, &packed.0, issued)?.1)).collect()
 }
 
-/// A part of a user's coupons, as `lua/read.lua` tells it: newest first, of one millisecond those with the highest id first.
+/// A page of a user's coupons, in the order of `lua/read.lua`: newest first; within one millisecond
+/// the highest id first.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HeldPage {
     pub now: TimestampMs,
     pub coupons: Vec<HeldCoupon>,
-    /// The last coupon that was looked at, where there are more.
+    /// The last coupon that the script examined; `None` if there are no more.
     pub go_on_after: Option<Uuid>,
 }
 
-/// `None`: the user does not hold the coupon after which to read.
+/// `None`: the user does not hold the coupon that the page should start after.
 pub(super) fn held(answer: &[u8]) -> Result<Option<HeldPage>, GateError> {
     type Told = (TimestampMs, Blob, Vec<(String, Blob, u64)>, Option<Id>);
     let Some((now, elements, rows, go_on)) = unpack::<Option<Told>>(answer, "list of coupons")? else {

@@ -1,9 +1,11 @@
-//! Sold-out memory: what a script has called sold out is refused from memory for a short time, one request in that
-//! time probing. Only requests without an idempotency key are refused so: others may have been answered before.
+//! A cache of sold-out verdicts. While a verdict is cached, the instance refuses requests for that
+//! id from memory, and lets one request through as a probe. Requests with an idempotency key bypass
+//! the cache: such a request may be a replay of a successful one.
 //!
-//! A verdict is believed for [`SOLD_OUT_MEMORY`] from when it was asked for, and never longer: the probe is sent at half of
-//! that time, so that a new verdict is there before the old one is too old. Where the gate does not answer, nothing is
-//! believed.
+//! [`SoldOutMemory`] maps an id to a `Belief`, which is valid for [`SOLD_OUT_MEMORY`] from the time
+//! of the request that received the verdict. In the second half of that time the next request
+//! becomes the probe, so that a new verdict arrives before the old one expires. If the gate does
+//! not answer, the belief expires and all requests go to the gate.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,24 +18,25 @@ use crate::config::bounds::{SOLD_OUT_ENTRIES, SOLD_OUT_MEMORY};
 
 type Beliefs = HashMap<String, Arc<Belief>>;
 
-/// Ids that are sold out. Refusing is what a rush does most, so it takes no lock: a belief is renewed in its place, and the
-/// list is exchanged as a whole when an id comes or goes, which is rare.
+/// The ids that are sold out. Most requests of a rush are refused here, so a lookup takes no lock.
+/// A belief is renewed in place; the whole map is replaced when an id is added or removed, which is
+/// rare.
 pub struct SoldOutMemory {
     beliefs: ArcSwap<Beliefs>,
-    /// One exchange at a time.
+    /// Serialises replacements of the map.
     exchanging: Mutex<()>,
     clock: Clock,
 }
 
 impl Default for SoldOutMemory {
     fn default() -> Self {
-        // What is asked may have been asked before.
+        // Earlier than now: a request may have been sent before the memory was created.
         let began = Instant::now().checked_sub(SOLD_OUT_MEMORY * 2).unwrap_or_else(Instant::now);
         Self { beliefs: ArcSwap::default(), exchanging: Mutex::default(), clock: Clock(began) }
     }
 }
 
-/// Moments as numbers, in nanoseconds since this one.
+/// Represents instants as nanoseconds since this one, so that they fit into an atomic.
 struct Clock(Instant);
 
 impl Clock {
@@ -43,9 +46,9 @@ impl Clock {
 }
 
 struct Belief {
-    /// When the request was made that was told so, by the memory's clock.
+    /// When the request that received the verdict was sent, on the memory's clock.
     asked: AtomicU64,
-    /// Somebody asks again.
+    /// A probe is in flight.
     probing: AtomicBool,
 }
 
@@ -64,13 +67,14 @@ impl Belief {
 
     fn renew(&self, asked: u64) {
         self.asked.store(asked, Ordering::Release);
-        self.probing.store(false, Ordering::Release); // in this order: who sees half of it believes or probes, nothing worse
+        // In this order: a reader that sees only the first store refuses or probes; both are safe.
+        self.probing.store(false, Ordering::Release);
     }
 }
 
 impl SoldOutMemory {
-    /// The first of `ids` that is refused without asking, if any. Where none is and a belief is to be probed, this caller
-    /// is to ask; the others are refused meanwhile.
+    /// The first of `ids` that is refused from memory. `None`: the caller asks the gate. If a
+    /// belief was due for a probe, this caller is the probe, and others are refused meanwhile.
     pub fn refuses<'a>(&self, ids: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
         let beliefs = self.beliefs.load();
         if beliefs.is_empty() {
@@ -83,13 +87,14 @@ impl SoldOutMemory {
         for id in ids {
             let Some(belief) = beliefs.get(id) else { continue };
             if !belief.is_over(now) && belief.probing.swap(true, Ordering::AcqRel) {
-                return Some(id); // somebody was faster, and asks
+                return Some(id); // another request has become the probe
             }
         }
         None
     }
 
-    /// A script has said so to who asked at this time. (Its verdict may have been long on its way.)
+    /// Caches a sold-out verdict for a request that was sent at `asked`. A verdict that took longer
+    /// than its validity is ignored.
     pub fn remember(&self, id: &str, asked: Instant) {
         if asked.elapsed() >= SOLD_OUT_MEMORY {
             return;
@@ -107,7 +112,7 @@ impl SoldOutMemory {
         });
     }
 
-    /// It may be available again.
+    /// Removes the verdict: the id may be available again.
     pub fn forget(&self, id: &str) {
         if self.beliefs.load().contains_key(id) {
             self.exchange(|beliefs| {
@@ -128,7 +133,7 @@ impl SoldOutMemory {
 mod tests {
     use super::*;
 
-    /// A verdict that was asked for so long ago, in halves of the memory.
+    /// A request time in the past, in halves of [`SOLD_OUT_MEMORY`].
     fn ago(halves: u32) -> Instant {
         Instant::now() - SOLD_OUT_MEMORY / 2 * halves
     }

@@ -1,10 +1,11 @@
-//! Whether Redis takes writes. One that answers and refuses every write (its disk is full, its memory used up, a snapshot has
-//! failed, it is a replica) decides nothing, and must not look well.
+//! Whether Redis accepts writes. A Redis may answer and still refuse every write: its disk is full,
+//! its memory is used up, a snapshot has failed, or it is a replica. No decision is possible then,
+//! so the instance must not report itself as healthy.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// Why Redis refuses writes, by the code of its answer.
+/// Why Redis refuses writes: the error code of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteRefusal {
     Misconf,
@@ -16,7 +17,7 @@ pub enum WriteRefusal {
 impl WriteRefusal {
     pub const ALL: [Self; 4] = [Self::Misconf, Self::OutOfMemory, Self::ReadOnly, Self::NoReplicas];
 
-    /// As metrics have it.
+    /// The label value in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Misconf => "misconf",
@@ -26,7 +27,7 @@ impl WriteRefusal {
         }
     }
 
-    /// `None`: the error has another cause.
+    /// `None`: the error is not a refusal of writes.
     pub fn of(error: &str) -> Option<Self> {
         match error.split(' ').next()? {
             "MISCONF" => Some(Self::Misconf),
@@ -49,19 +50,20 @@ impl WriteRefusal {
     }
 }
 
-/// What is known of it: from calls that decide, and from the probe of those who ask for the state.
+/// The last known refusal and its beginning. Updated by the calls of deciding scripts, and by the
+/// write probe when the status is read.
 #[derive(Debug, Default)]
 pub struct WriteState(Mutex<Option<(WriteRefusal, Instant)>>);
 
 impl WriteState {
-    /// Takes over what Redis has answered to something that may write. Says once when it begins to refuse, and once when it
-    /// takes writes again.
+    /// Records Redis' answer to a script that may write. Logs once when the refusals begin, and
+    /// once when they end.
     pub fn learn(&self, cell: u32, answer: Result<(), &str>) {
         let refusal = match answer {
             Ok(()) => None,
             Err(error) => match WriteRefusal::of(error) {
                 Some(refusal) => Some(refusal),
-                None => return, // a lost connection tells nothing
+                None => return, // other errors, such as a lost connection, say nothing about writes
             },
         };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,7 +92,7 @@ impl WriteState {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|(refusal, _)| refusal)
     }
 
-    /// For people.
+    /// The refusal as text for operators.
     pub fn reason(&self) -> Option<String> {
         self.refusal().map(|refusal| format!("Redis refuses writes ({})", refusal.meaning()))
     }
