@@ -1,4 +1,8 @@
-//! A cluster for tests: real `rushgate serve` processes on one private Redis, one database and one virtual host.
+//! Test harness: real `rushgate serve` processes on a private Redis, with a database and a RabbitMQ
+//! virtual host of their own.
+//!
+//! A [`Cluster`] owns the servers and lives as long as the test. Each [`Instance`] is one process;
+//! dropping it kills the process.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -30,31 +34,31 @@ use crate::shop::user;
 use crate::truth;
 
 pub const SECRET: &str = "a secret of the tests, of more than 32 bytes";
-/// The longest that anything which must happen may take on a busy machine.
+/// Time limit for anything that a test waits for. Generous, because the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(10);
-/// HTTP/2 connections to one instance: room for 1,024 requests under way.
+/// HTTP/2 connections to one instance; enough for 1,024 requests in flight.
 const CONNECTIONS: usize = 8;
 
 /// The servers that the instances share.
 pub struct Cluster {
     pub redis: RedisServer,
-    /// Instead of the one that all tests share, for tests that stop it.
+    /// A private server for tests that stop or kill it; otherwise the shared one is used.
     pub postgres: Option<PostgresServer>,
     pub rabbitmq: Option<RabbitMqServer>,
-    /// A plain connection to Redis, for looking and for breaking.
+    /// A plain connection to Redis, with which tests inspect and damage its data.
     pub raw: fred::prelude::Client,
     pub pool: PgPool,
     pub settings: Settings,
-    /// Messages taken from the queue up to now, by id.
+    /// Messages consumed from the queue so far, by event id.
     taken: tokio::sync::Mutex<HashMap<String, Value>>,
 }
 
-/// Environment variables of a command.
+/// Environment variables for a `rushgate` process.
 #[derive(Clone, Debug, Default)]
 pub struct Settings(HashMap<&'static str, String>);
 
-/// Among the settings, though none of `rushgate`'s: see [`Settings::binary`].
+/// Stored among the settings, but read by the tests only: see [`Settings::binary`].
 const BINARY: &str = "RUSHGATE_TEST_BINARY";
 
 impl Settings {
@@ -74,13 +78,14 @@ impl Settings {
         &self.0[name]
     }
 
-    /// Another build of `rushgate` instead of this one.
+    /// Runs another build of `rushgate` instead of the one under test.
     pub fn binary(&self, path: &str) -> Self {
         self.with(BINARY, path)
     }
 
-    /// `rushgate` with these settings and nothing else from our environment; the kernel kills it when the thread that
-    /// started it ends, however that comes.
+    /// `rushgate` with these settings and nothing else from the test's environment except `PATH`.
+    /// `setpriv` makes the kernel kill the process when the thread that started it ends, even if
+    /// the test panics or is killed.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         let binary = self.0.get(BINARY).map_or(env!("CARGO_BIN_EXE_rushgate"), String::as_str);
@@ -90,7 +95,7 @@ impl Settings {
         command
     }
 
-    /// Runs `rushgate` with `args` to its end, which must come in time.
+    /// Runs `rushgate` with `args` to completion, within [`LIMIT`].
     pub async fn run(&self, args: &[&str]) -> Finished {
         let started = Instant::now();
         let mut child = Reaped(self.command(args).spawn().unwrap());
@@ -111,7 +116,7 @@ impl Settings {
 }
 
 impl Settings {
-    /// Runs `rushgate` with `args`, and kills it after that time if it has not ended.
+    /// Runs `rushgate` with `args` and kills it after `after` if it is still running.
     pub async fn run_and_kill(&self, args: &[&str], after: Duration) {
         let mut command = self.command(args);
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -121,7 +126,7 @@ impl Settings {
     }
 }
 
-/// A command that has ended.
+/// The result of a completed command.
 #[derive(Debug)]
 pub struct Finished {
     pub code: i32,
@@ -137,7 +142,7 @@ impl Finished {
     }
 }
 
-/// A child that never stays behind.
+/// A child process that is killed and reaped on drop.
 struct Reaped(std::process::Child);
 
 impl Reaped {
@@ -155,7 +160,7 @@ impl Reaped {
 
 impl Drop for Reaped {
     fn drop(&mut self) {
-        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.kill(); // may have exited already
         let _ = self.0.wait();
     }
 }
@@ -164,7 +169,7 @@ impl Drop for Reaped {
 pub struct Private {
     pub postgres: bool,
     pub rabbitmq: bool,
-    /// Further lines of redis.conf.
+    /// Additional lines for redis.conf.
     pub redis_config: Vec<String>,
     /// See [`RedisOptions::under`].
     pub redis_under: Vec<OsString>,
@@ -173,7 +178,7 @@ pub struct Private {
 }
 
 impl Cluster {
-    /// Servers and no instance yet.
+    /// Starts the servers, without an instance.
     pub async fn servers() -> Self {
         Self::with(Private::default()).await
     }
@@ -186,7 +191,8 @@ impl Cluster {
         let (postgres, database_url) = match private.postgres {
             false => (None, truth::empty_database().await),
             true => {
-                // It acknowledges commits before they are on disk, unless it is told not to.
+                // Without fsync, the server also runs with `synchronous_commit` off. The reconciler
+                // turns that on in its own session.
                 let options = PostgresOptions { fsync: false, ..PostgresOptions::new(DataFolder::Scratch) };
                 let server = PostgresServer::start(options).await.unwrap();
                 let url = server.create_database("shop").await.unwrap();
@@ -209,13 +215,13 @@ impl Cluster {
             ("RUSHGATE_LISTEN", "127.0.0.1:0".to_owned()),
             ("RUSHGATE_OPS_LISTEN", "127.0.0.1:0".to_owned()),
             ("RUSHGATE_DATABASE_CONNECTIONS", "4".to_owned()),
-            // Many requests at once on a machine that others use, too.
+            // Tests send many requests at once, on a machine that other processes use too.
             ("RUSHGATE_REQUEST_TIMEOUT_MS", "30000".to_owned()),
             ("RUSHGATE_TRUTH_TIMEOUT_MS", "8000".to_owned()),
             ("RUSHGATE_CHARGE_SCOPE", "shop".to_owned()),
             ("RUSHGATE_USER_WRITE_RATE", "off".to_owned()),
             ("RUSHGATE_LOG_FORMAT", "json".to_owned()),
-            // Nobody balances load here: tests need not wait at each stop.
+            // There is no load balancer here, so a shutdown need not wait for one.
             ("RUSHGATE_DRAIN_SECS", "0".to_owned()),
         ]));
         let raw = rushgate::gate::redis::connect(&redis.url()).await.unwrap();
@@ -223,31 +229,31 @@ impl Cluster {
         Self { redis, postgres, rabbitmq, raw, pool, settings, taken: Default::default() }
     }
 
-    /// Servers and two whole instances.
+    /// Starts the servers and two instances with all roles.
     pub async fn two() -> (Self, Pair) {
         let cluster = Self::servers().await;
         let instances = [cluster.start().await, cluster.start().await];
         (cluster, Pair { instances, next: AtomicUsize::new(0) })
     }
 
-    /// A whole instance, ready.
+    /// Starts an instance with all roles and waits until it is ready.
     pub async fn start(&self) -> Instance {
         Instance::ready(&self.settings).await
     }
 
-    /// An instance with these roles only, ready.
+    /// Starts an instance with these roles only and waits until it is ready.
     pub async fn start_roles(&self, roles: &str) -> Instance {
         Instance::ready(&self.settings.with("RUSHGATE_ROLES", roles)).await
     }
 
-    /// Another database instead of the present one.
+    /// Switches to another database.
     pub fn use_database(&mut self, url: &str) {
         self.settings = self.settings.with("RUSHGATE_DATABASE_URL", url);
         self.pool = PgPoolOptions::new().max_connections(2).connect_lazy(url).unwrap();
     }
 
     pub async fn meta(&self) -> Meta {
-        // Our own connection may still be the one to a Redis that was stopped.
+        // The connection may still point to a Redis process that was stopped; fred reconnects.
         eventually("Redis answers", || async { Meta::read(&self.raw, 0).await.ok() }).await
     }
 
@@ -263,7 +269,7 @@ impl Cluster {
         sqlx::query_scalar(sql).fetch_all(&self.pool).await.unwrap()
     }
 
-    /// Waits until PostgreSQL has all that the gate has decided up to now.
+    /// Waits until PostgreSQL has applied every entry that the gate has logged so far.
     pub async fn caught_up(&self) {
         eventually("PostgreSQL catches up", || async {
             let meta = self.meta().await;
@@ -272,7 +278,8 @@ impl Cluster {
         .await;
     }
 
-    /// How every test ends: the real audit is clean, and the queue has exactly the events of the orders in PostgreSQL.
+    /// The check at the end of every test: `rushgate audit` is clean, and the queue holds exactly
+    /// the events of the orders in PostgreSQL.
     pub async fn assert_consistent(&self) {
         self.settings.run(&["audit", "--wait", "30s"]).await.assert_success();
         self.outbox_delivered().await;
@@ -301,7 +308,8 @@ impl Cluster {
         .await;
     }
 
-    /// Takes what is in the queue of the data platform; all messages up to now, by id.
+    /// Consumes what is in the queue of the data platform. Returns all messages consumed so far, by
+    /// event id.
     pub async fn events(&self) -> HashMap<String, Value> {
         let mut taken = self.taken.lock().await;
         let url = self.settings.get("RUSHGATE_AMQP_URL");
@@ -320,10 +328,10 @@ impl Cluster {
     }
 }
 
-/// A running `rushgate serve`; killed when dropped.
+/// A running `rushgate serve`; killed on drop.
 pub struct Instance {
     child: Reaped,
-    /// Empty without the role `api`.
+    /// Empty if the instance does not have the role `api`.
     api: String,
     ops: String,
     log: Arc<Mutex<Vec<String>>>,
@@ -332,14 +340,14 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Starts one and waits until it is ready.
+    /// Starts an instance and waits until it is ready.
     pub async fn ready(settings: &Settings) -> Self {
         let instance = Self::listening(settings).await;
         instance.until_ready().await;
         instance
     }
 
-    /// Starts one and waits until it listens.
+    /// Starts an instance and waits until it listens.
     pub async fn listening(settings: &Settings) -> Self {
         let mut child = Reaped(settings.command(&["serve"]).spawn().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -355,7 +363,7 @@ impl Instance {
         let line = eventually_mut("the instance listens", addresses).await;
         let fields = serde_json::from_str::<Value>(&line).unwrap()["fields"].take();
         let address = |name: &str| {
-            // An earlier version writes `Some(...)` and `None`.
+            // Earlier versions of `rushgate` log `Some(...)` and `None`.
             let text = fields[name].as_str().filter(|text| *text != "None")?;
             Some(format!("http://{}", text.trim_start_matches("Some(").trim_end_matches(')')))
         };
@@ -379,13 +387,13 @@ impl Instance {
         .await;
     }
 
-    /// Status and body of /readyz.
+    /// Status and body of `/readyz`.
     pub async fn readiness(&self) -> (u16, Value) {
         let answer = self.ops("/readyz").await;
         (answer.0, serde_json::from_str(&answer.1).unwrap())
     }
 
-    /// Status and body of something on the operations port.
+    /// Status and body of a path on the operations port.
     pub async fn ops(&self, path: &str) -> (u16, String) {
         let answer = self.http[0].get(format!("{}{path}", self.ops)).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
@@ -395,12 +403,12 @@ impl Instance {
         self.log.lock().unwrap().clone()
     }
 
-    /// Whether it has ever said this.
+    /// Whether the log contains this text.
     pub fn said(&self, text: &str) -> bool {
         self.log.lock().unwrap().iter().any(|line| line.contains(text))
     }
 
-    /// Ids of what it was told is decided, and is gone.
+    /// Ids that the log lists as lost: decisions that were acknowledged and are gone.
     pub fn listed_as_gone(&self) -> Vec<String> {
         let lines = self.log.lock().unwrap();
         let gone = lines.iter().filter(|line| line.contains("gone: it was decided"));
@@ -415,7 +423,7 @@ impl Instance {
         self.api.trim_start_matches("http://")
     }
 
-    /// Host and port of the operations.
+    /// Host and port of the operations listener.
     pub fn operations(&self) -> &str {
         self.ops.trim_start_matches("http://")
     }
@@ -424,14 +432,16 @@ impl Instance {
         kill(Pid::from_raw(self.child.0.id().cast_signed()), signal).unwrap();
     }
 
-    /// SIGSTOP; returns when every thread of it stands still, which on a busy machine is later.
+    /// Sends SIGSTOP and waits until every thread has stopped. On a busy machine that takes a
+    /// while.
     pub async fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
         let threads = format!("/proc/{}/task", self.child.0.id());
         eventually("the process stands still", || async {
             let mut threads = std::fs::read_dir(&threads).unwrap();
             let still = threads.all(|thread| {
-                // "<id> (<name>) <state> …"; a thread may end meanwhile
+                // Format: "<id> (<name>) <state> …". A thread may exit between the listing and the
+                // read.
                 let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
                 stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
             });
@@ -440,36 +450,36 @@ impl Instance {
         .await;
     }
 
-    /// As a crash.
+    /// Simulates a crash with SIGKILL.
     pub async fn kill(mut self) {
         self.signal(Signal::SIGKILL);
         self.child.exit_code(LIMIT).await;
     }
 
-    /// Waits for the end, however it comes.
+    /// Waits until the process has ended, with any exit code.
     pub async fn gone(mut self) {
         self.child.exit_code(LIMIT).await;
     }
 
-    /// Waits for a good end.
+    /// Waits until the process has ended, and expects exit code 0.
     pub async fn gone_within(mut self, limit: Duration) {
         let code = self.child.exit_code(limit).await;
         assert_eq!(code, 0, "{:#?}", self.log());
     }
 
-    /// SIGTERM; it must end well and in time.
+    /// Sends SIGTERM; the process must end with exit code 0 within the shutdown timeout.
     pub async fn stop(self) {
         self.signal(Signal::SIGTERM);
         self.ended().await;
     }
 
-    /// Waits for the end after SIGTERM.
+    /// Waits for a clean shutdown after SIGTERM.
     pub async fn ended(mut self) {
         let code = self.child.exit_code(SHUTDOWN_TIMEOUT + Duration::from_millis(500)).await;
         assert_eq!(code, 0, "{:#?}", self.log());
     }
 
-    /// One request; `Err`: no answer came.
+    /// Sends one request. `Err` means that no answer arrived.
     pub async fn try_send(&self, request: &Request) -> Result<Answer, reqwest::Error> {
         let client = &self.http[self.next.fetch_add(1, Ordering::Relaxed) % self.http.len()];
         let mut building = client
@@ -494,7 +504,7 @@ impl Instance {
         self.try_send(request).await.unwrap_or_else(|e| panic!("{request:?}: {e:?}\n{:#?}", self.log()))
     }
 
-    /// One request that must succeed.
+    /// Sends a request that must succeed.
     pub async fn done(&self, request: &Request) -> Value {
         let answer = self.send(request).await;
         assert!((200..300).contains(&answer.status), "{request:?}: {answer:?}");
@@ -503,7 +513,7 @@ impl Instance {
 }
 
 impl Drop for Instance {
-    /// What it said helps to see why a test failed.
+    /// Prints the end of the log when the test has failed.
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log();
@@ -513,7 +523,7 @@ impl Drop for Instance {
     }
 }
 
-/// Two instances that take turns.
+/// Two instances that receive requests in turn.
 pub struct Pair {
     pub instances: [Instance; 2],
     next: AtomicUsize,
@@ -528,13 +538,13 @@ impl Pair {
         self.any().done(request).await
     }
 
-    /// All at once, in turns to the one and the other.
+    /// Sends all requests concurrently, alternating between the instances.
     pub async fn at_once(&self, requests: impl IntoIterator<Item = Request>) -> Vec<Answer> {
         let send = |request: Request| async move { self.any().send(&request).await };
         join_all(requests.into_iter().map(send)).await
     }
 
-    /// The instance whose reconciler leads, and the other.
+    /// The instance whose reconciler is the leader, and the other one.
     pub fn by_leadership(self) -> (Instance, Instance) {
         let [first, second] = self.instances;
         match (first.said(LEADS), second.said(LEADS)) {
@@ -545,7 +555,7 @@ impl Pair {
     }
 }
 
-/// What the leader of a cell says in its log.
+/// Logged by an instance when it becomes a cell's leader.
 pub const LEADS: &str = "leads the cell's reconciler";
 
 #[derive(Clone, Debug)]
@@ -606,7 +616,7 @@ impl Request {
         Self::post(format!("/v1/products/{id}/stock-adjustments"), json!({ "delta": delta })).admin()
     }
 
-    /// Open now, 1,000 won off.
+    /// A template whose window is open now, with a discount of 1,000 won.
     pub fn put_template(id: &str, max_issued: u64) -> Self {
         let now = jiff::Timestamp::now();
         let hours = |n: i64| (now + jiff::SignedDuration::from_hours(n)).to_string();
@@ -619,7 +629,7 @@ impl Request {
         Self { token: token("staff", "admin"), ..self }
     }
 
-    /// Sent by the user itself, not by the shop's backend.
+    /// Sent with the user's own token instead of the backend's.
     pub fn by(self, user: &str) -> Self {
         Self { token: token(user, "shop"), ..self }
     }
@@ -646,18 +656,18 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The refusal's code; empty on success.
+    /// The problem's code; empty on success.
     pub fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or_default()
     }
 
-    /// A member that is text.
+    /// A text member of the body.
     pub fn text(&self, name: &str) -> String {
         self.body[name].as_str().unwrap().to_owned()
     }
 }
 
-/// The bodies of the answers with 201, and how often each refusal code came.
+/// The bodies of the 201 answers, and the number of answers per refusal code.
 pub fn sorted(answers: &[Answer]) -> (Vec<&Value>, HashMap<&str, usize>) {
     let accepted = answers.iter().filter(|a| a.status == 201).map(|a| &a.body).collect();
     let mut refused = HashMap::new();
@@ -667,7 +677,7 @@ pub fn sorted(answers: &[Answer]) -> (Vec<&Value>, HashMap<&str, usize>) {
     (accepted, refused)
 }
 
-/// Asks until there is an answer, for a bounded time.
+/// Polls until `ask` returns a value; panics after [`LIMIT`].
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
     eventually_mut(what, ask).await
 }

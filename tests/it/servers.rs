@@ -1,4 +1,5 @@
-//! The private servers: that they start, keep their data, and never outlive whoever started them.
+//! Tests of the local servers: they start, keep their data, and never outlive the process that
+//! started them.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -13,9 +14,9 @@ use rushgate_local_servers::{
     RedisServer,
 };
 
-/// How long the guards of a killed process may need to clear up.
+/// Time limit for the guards of a killed process to clean up.
 const CLEAR_UP_LIMIT: Duration = Duration::from_secs(60);
-/// Enough to meet whatever a guard does in its first tenth of a second, and no more than half of a second's worth.
+/// With 200 µs between signals, 500 of them cover what a guard does in its first 100 ms.
 const HANG_UPS: usize = 500;
 
 #[tokio::test]
@@ -59,7 +60,8 @@ async fn redis_would_lose_nothing_that_it_acknowledged() {
     }
 }
 
-/// A crash tears the last transaction; what is acknowledged after it must survive the next crash.
+/// A crash tears the last transaction. What is acknowledged after the restart must survive the next
+/// crash.
 #[tokio::test]
 async fn a_torn_write_damages_nothing_that_comes_after_it() {
     let server = RedisServer::start(RedisOptions::new(DataFolder::Scratch)).await.unwrap();
@@ -75,7 +77,7 @@ async fn a_torn_write_damages_nothing_that_comes_after_it() {
     server.kill().await;
     let file = server.folder().join("appendonlydir/appendonly.aof.1.incr.aof");
     let written = std::fs::read(&file).unwrap();
-    // in the middle of the second command of the last transaction
+    // Cuts the file in the middle of the last transaction's second command.
     let tear = written.windows(4).rposition(|part| part == b"\nSET").unwrap() + 2;
     std::fs::File::options().write(true).open(&file).unwrap().set_len(tear as u64).unwrap();
     server.restart().await.unwrap();
@@ -221,7 +223,7 @@ pub fn niceness(pid: u32) -> i32 {
     niceness_at(Path::new(&format!("/proc/{pid}")))
 }
 
-/// Of a process or thread, as the kernel tells it: in the seventeenth field after the program's name.
+/// The niceness of a process or thread: the 17th field after the program's name in `/proc/…/stat`.
 pub fn niceness_at(task: &Path) -> i32 {
     let stat = std::fs::read_to_string(task.join("stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
@@ -281,8 +283,10 @@ async fn no_server_outlives_a_killed_parent() {
     let family = descendants(parent.id());
     assert!(family.len() >= 12, "a server, a guard, a watcher and a sweeper each at least: {family:?}");
     parent.kill().unwrap();
-    // The kernel does so once, at some time after the guard has seen the end: a group with a stopped process in it and
-    // nobody left outside who could wake it is hung up. The guard and what it runs meanwhile must not mind.
+    // Once the parent is dead, the kernel sends one SIGHUP to the group, because it is orphaned and
+    // has a stopped member. That happens at some time after the guard has seen the parent's end.
+    // The test sends the signal again and again, so that it arrives at every stage of the guard's
+    // work. The guard and its children must survive it.
     for _ in 0..HANG_UPS {
         if killpg(frozen_group, Signal::SIGHUP).is_err() {
             break;
@@ -303,7 +307,7 @@ async fn no_server_outlives_a_killed_parent() {
     }
 }
 
-/// What a message tells of a process: its name and state.
+/// Name and state of a process, for the assertion's message.
 fn described(pid: &u32) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let of = |field: &str| status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("gone").trim();
@@ -317,7 +321,7 @@ async fn a_child_that_starts_servers() {
     let postgres = PostgresServer::start(scratch_postgres());
     let rabbitmq = RabbitMqServer::start(RabbitMqOptions::new(DataFolder::Scratch));
     let (redis, postgres, rabbitmq) = tokio::try_join!(redis, postgres, rabbitmq).unwrap();
-    // Sessions that are frozen when the parent dies are the hardest to clear up.
+    // Sessions that are frozen when the parent dies are the hardest to clean up.
     let _session = sqlx::PgPool::connect(&postgres.url()).await.unwrap();
     postgres.pause();
     println!("frozen {}", postgres.pid().unwrap());
@@ -327,14 +331,14 @@ async fn a_child_that_starts_servers() {
     std::future::pending::<()>().await;
 }
 
-/// This test binary once more, for one of its tests.
+/// Runs one test of this test binary in a child process.
 fn child(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--ignored", "--nocapture"]);
     command
 }
 
-/// Children, their children and so on.
+/// All descendants of a process.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
@@ -347,7 +351,7 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
-/// Whether a process has ended; a zombie has.
+/// Whether a process has ended. A zombie counts as ended.
 pub fn is_gone(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.is_empty() || status.contains("State:\tZ")

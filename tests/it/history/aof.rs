@@ -1,15 +1,17 @@
-//! The log as it was written: every `XADD` in Redis' append-only file, so that no entry escapes, trimmed or not.
+//! Reads the log from Redis' append-only file. It has every `XADD`, including entries that were
+//! trimmed later.
 
 use std::path::{Path, PathBuf};
 
 use rushgate::log::RawEntry;
 
-/// All entries that this Redis wrote down, in order. The file must not have been rewritten (see [`NO_REWRITE`]).
+/// All entries that this Redis has logged, in order. The file must never have been rewritten (see
+/// [`NO_REWRITE`]).
 pub fn entries(redis_folder: &Path) -> Vec<RawEntry> {
     all(redis_folder).filter(|entry| entry.seq > 0).collect()
 }
 
-/// The epochs that were opened, in order: the log of each begins with its entry 0.
+/// The epochs that were opened, in order. The log of an epoch begins with its entry 0.
 pub fn opened(redis_folder: &Path) -> Vec<u64> {
     all(redis_folder).filter(|entry| entry.seq == 0).map(|entry| entry.epoch).collect()
 }
@@ -18,10 +20,10 @@ fn all(redis_folder: &Path) -> impl Iterator<Item = RawEntry> {
     files(redis_folder).into_iter().flat_map(|file| entries_of(&std::fs::read(file).unwrap()))
 }
 
-/// The line of redis.conf that keeps the file whole.
+/// The redis.conf line that prevents rewrites of the file.
 pub const NO_REWRITE: &str = "auto-aof-rewrite-percentage 0";
 
-/// The incremental files, in the order of their numbers.
+/// The incremental files in numerical order.
 pub fn files(redis_folder: &Path) -> Vec<PathBuf> {
     let Ok(folder) = std::fs::read_dir(redis_folder.join("appendonlydir")) else { return vec![] };
     let mut found: Vec<(u64, PathBuf)> = folder
@@ -36,8 +38,9 @@ pub fn files(redis_folder: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Cuts off the end of the last file, from the transaction on that wrote the first entry of `epoch` after `seq`, as a
-/// disk would that lost its last writes. Redis must not be running. Returns the entries that are gone.
+/// Truncates the last file before the transaction that wrote the first entry of `epoch` after
+/// `seq`, as if the disk had lost its last writes. Redis must not be running. Returns the lost
+/// entries.
 pub fn cut_after(redis_folder: &Path, epoch: u64, seq: u64) -> Vec<RawEntry> {
     let file = files(redis_folder).pop().unwrap();
     let blocks = blocks_of(&std::fs::read(&file).unwrap());
@@ -55,7 +58,8 @@ fn entries_of(bytes: &[u8]) -> Vec<RawEntry> {
     blocks_of(bytes).into_iter().flat_map(|block| block.entries).collect()
 }
 
-/// What Redis loads as a whole or not at all: one command, or all from `MULTI` to `EXEC`.
+/// A unit that Redis loads completely or not at all: a single command, or everything from `MULTI`
+/// to `EXEC`.
 struct Block {
     from: usize,
     entries: Vec<RawEntry>,
@@ -78,8 +82,8 @@ fn blocks_of(bytes: &[u8]) -> Vec<Block> {
     done
 }
 
-/// `*<n>\r\n` and n times `$<length>\r\n<bytes>\r\n`; lines that begin with `#` are notes. `None` at the end, or where
-/// the file is cut off.
+/// Parses `*<n>\r\n` followed by n times `$<length>\r\n<bytes>\r\n`. Lines that begin with `#` are
+/// annotations. Returns `None` at the end, or where the file is truncated.
 fn command<'a>(bytes: &'a [u8], at: &mut usize) -> Option<Vec<&'a [u8]>> {
     while bytes.get(*at) == Some(&b'#') {
         line(bytes, at)?;
@@ -105,7 +109,8 @@ fn number(line: &[u8], mark: u8) -> Option<usize> {
     std::str::from_utf8(line.strip_prefix(&[mark])?).ok()?.parse().ok()
 }
 
-/// `XADD <key> [NOMKSTREAM] <epoch>-<seq> p <payload> t <tip>`, or `<epoch>-0` that opens an epoch.
+/// Parses `XADD <key> [NOMKSTREAM] <epoch>-<seq> p <payload> t <tip>`. The id `<epoch>-0` opens an
+/// epoch.
 fn entry(command: &[&[u8]]) -> Option<RawEntry> {
     let key = std::str::from_utf8(command.get(1)?).ok()?;
     if !(key.starts_with("rg:{") && key.ends_with(":log")) {

@@ -1,9 +1,13 @@
-//! The checker: does a history keep the promises?
+//! The history checker: decides whether a recorded history keeps the service's promises.
 //!
-//! The log is a total order, so it is replayed through the model, fact by fact: each must be what the model decides.
-//! Every answer then has its place in that order: a success at its fact, after all that was finished before it was asked
-//! for; a read or a refusal at some state between its call and its answer. What PostgreSQL, the queue and the audit hold
-//! must be the end of the replay.
+//! The log is a total order, so the checker replays it through the model, fact by fact. Each fact
+//! must be the one that the model decides. Each answer is then given its place in that order. A
+//! success stands at its fact, after everything that had completed before the request was sent. A
+//! read or a refusal must match some state between request and answer. PostgreSQL, the queue and
+//! the audit must match the state at the end of the replay.
+//!
+//! [`check`] builds the order of facts ([`Placed`]), finds each answer's place in it ([`Places`],
+//! [`Bounds`]), replays it, and returns a [`Report`] of all violations.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -19,43 +23,45 @@ use super::model::{self, Fact, Shop, Verdict, facts_of, request_of, without_imag
 use super::record::{Ask, Epoch, History, LeftOut, Operation, Truth, TruthOrder};
 use super::view;
 
-/// A remembered sold-out verdict may be this old: 200 ms, and a machine that is busy.
+/// Maximum age of a remembered sold-out verdict: 200 ms, plus a margin for a busy machine.
 pub const SOLD_OUT_MEMORY_US: u64 = 1_200_000;
-/// Violations of one kind that are told in full.
+/// Violations of each kind that are printed in full.
 const TOLD: usize = 5;
 
-/// Which promise is broken.
+/// The promise that a violation breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// PostgreSQL went past an entry that no Redis ever held, or the chain does not lead there.
+    /// PostgreSQL has applied an entry that no Redis ever held, or the hash chain does not lead to
+    /// it.
     LostEntry,
-    /// The log accepted what the shop's rules refuse.
+    /// The log contains a fact that the shop's rules refuse.
     NotAllowed,
-    /// Accepted rightly, with wrong ids, amounts or after-images.
+    /// The request was rightly accepted, but ids, amounts or after-images in the fact are wrong.
     WrongFact,
-    /// One idempotency key, two effects.
+    /// One idempotency key had two effects.
     TwoEffects,
-    /// Left out because of a skipped fact, although it holds without that one.
+    /// A fact was left out because of a skipped one, although it is valid without that one.
     LeftOutAnyway,
-    /// Nobody asked for it, or who asked was told that nothing happened.
+    /// No client asked for this fact, or the client that did was told that nothing happened.
     Unasked,
-    /// A success answer that tells something else than the log.
+    /// A success answer differs from the log.
     WrongAnswer,
-    /// A success answer for something that the log does not have.
+    /// A success answer names something that the log does not contain.
     AcknowledgedAndGone,
-    /// Decided before it was asked for, or after a later request.
+    /// A fact stands before one that was decided before its request was sent, or after one whose
+    /// request was sent after its answer.
     RealTimeOrder,
-    /// A read that no state between its call and its answer gives.
+    /// A read matches no state between request and answer.
     StaleRead,
-    /// A refusal that no state between its call and its answer gives.
+    /// A refusal matches no state between request and answer.
     WrongRefusal,
-    /// PostgreSQL holds something else than the log leads to.
+    /// PostgreSQL differs from the state that the log leads to.
     Truth,
-    /// Stock or money came from nowhere or went nowhere.
+    /// Stock or money appeared or vanished.
     Conservation,
-    /// Messages are missing, too many or wrong.
+    /// Messages are missing, superfluous or wrong.
     Messages,
-    /// The audit found a difference.
+    /// The audit reported a difference.
     Audit,
 }
 
@@ -65,19 +71,20 @@ pub struct Violation {
     pub detail: String,
 }
 
-/// What a fault makes permissible.
+/// What the injected fault permits.
 #[derive(Clone, Debug, Default)]
 pub struct Expect {
-    /// Redis lost acknowledged writes (`ACK=gate`): what was acknowledged may be gone …
+    /// Redis lost acknowledged writes (`ACK=gate`): acknowledged decisions may be gone.
     pub may_lose: bool,
-    /// … and between these times (microseconds) clients may have seen what is gone now.
+    /// In these intervals (microseconds) clients may have read what is gone now.
     pub forgiven_us: Vec<(u64, u64)>,
-    /// From these times (microseconds) on, Redis' clock was so many milliseconds ahead of the clients'.
+    /// From each of these times (microseconds) on, the Redis clock was this many milliseconds ahead
+    /// of the clients' clock.
     pub clock_off_ms: Vec<(u64, i64)>,
 }
 
 impl Expect {
-    /// What time it was for the gate at call and answer; its clock never runs backwards.
+    /// The gate's time at request and answer. The gate's clock never runs backwards.
     fn gate_times(&self, operation: &Operation, clock_ms: i64) -> [i64; 2] {
         let (asked_ms, answered_ms) = operation.wall_ms;
         [(operation.asked_us, asked_ms), (operation.answered_us, answered_ms)].map(|(at_us, wall_ms)| {
@@ -91,14 +98,14 @@ impl Expect {
 pub struct Report {
     pub violations: Vec<Violation>,
     pub facts: usize,
-    /// Facts that a Redis held and PostgreSQL did not follow.
+    /// Facts that a Redis held and PostgreSQL did not apply.
     pub aside: usize,
-    /// … and the ids of what they made, where it has one.
+    /// The ids of what these facts created, where there is one.
     pub aside_ids: HashSet<String>,
     pub epochs: usize,
-    /// Successes, reads and refusals that were held against the log.
+    /// Successes, reads and refusals that were compared with the log.
     pub checked: usize,
-    /// Ids of what was acknowledged and is gone.
+    /// Ids of acknowledged decisions that are gone.
     pub gone: Vec<String>,
 }
 
@@ -134,15 +141,16 @@ struct Placed {
     epoch: u64,
     seq: u64,
     last_of_entry: bool,
-    /// What came before it in its epoch was left out: its after-images are no longer those of the log.
+    /// An earlier fact of the epoch was left out, so the after-images in the log no longer apply.
     rebased: bool,
 }
 
-/// Facts that PostgreSQL did not follow.
+/// Facts that PostgreSQL did not apply.
 #[derive(Debug, Default)]
 struct Aside {
     facts: Vec<Fact>,
-    /// Those that could not hold without a skipped one, after so many placed facts.
+    /// Facts that became invalid without a skipped one, each with the number of placed facts before
+    /// it.
     fallen: Vec<(usize, Fact)>,
 }
 
@@ -169,7 +177,7 @@ pub fn check(history: &History, expect: &Expect) -> Report {
     report
 }
 
-/// What a fact made; a change by staff has no id.
+/// The id of what a fact created. Changes by staff have no id.
 fn id_of(fact: &Fact) -> Option<Id> {
     match fact {
         Fact::CouponIssued(f) => Some(f.coupon_id),
@@ -180,7 +188,8 @@ fn id_of(fact: &Fact) -> Option<Id> {
     }
 }
 
-/// All facts that PostgreSQL was led by, in order, and those on branches of the log that it did not follow.
+/// All facts that PostgreSQL applied, in order, and those that it did not: left out, or on branches
+/// of the log that it did not follow.
 fn line_up(history: &History, report: &mut Report) -> (Vec<Placed>, Aside) {
     let (mut placed, mut aside) = (Vec::new(), Aside::default());
     for epoch in &history.epochs {
@@ -216,7 +225,8 @@ fn line_up(history: &History, report: &mut Report) -> (Vec<Placed>, Aside) {
     (placed, aside)
 }
 
-/// The entries from the epoch's beginning to where PostgreSQL left it, found backwards by their hashes; and all others.
+/// Splits an epoch's entries into those that lead to the last entry that PostgreSQL applied, found
+/// backwards by their hashes, and all others.
 fn lineage<'a>(epoch: &'a Epoch, report: &mut Report) -> (Vec<&'a RawEntry>, Vec<&'a RawEntry>) {
     let mut by_place: HashMap<(u64, &str), &RawEntry> = HashMap::new();
     for entry in &epoch.entries {
@@ -250,20 +260,21 @@ fn lineage<'a>(epoch: &'a Epoch, report: &mut Report) -> (Vec<&'a RawEntry>, Vec
     (line, rest)
 }
 
-/// Where each thing that clients can name stands in the order.
+/// The position in the total order of everything that clients can name.
 #[derive(Default)]
 struct Places {
     coupons: HashMap<Id, usize>,
     charges: HashMap<Id, usize>,
     orders: HashMap<Id, usize>,
     cancellations: HashMap<Id, usize>,
-    /// By the name or reason that one request has alone.
+    /// By the name or reason, which is unique to a request.
     staff: HashMap<String, usize>,
-    /// Where decisions may be lost: what was done for these keys is gone if it was asked for before this time …
+    /// For histories in which decisions may be lost. A key's answer counts as lost if its request
+    /// was sent before this time, when a later request with the key succeeded anew.
     done_anew_us: HashMap<String, u64>,
-    /// … and cancellations of these orders are, if they were made at another time than this.
+    /// An order's cancellation counts as lost if the answer gives another time than this one.
     cancelled_at: HashMap<Id, TimestampMs>,
-    /// Only what was answered with 202 may be lost.
+    /// Only decisions that were answered with 202 may be lost.
     only_accepted: bool,
 }
 
@@ -284,7 +295,8 @@ impl Places {
         places
     }
 
-    /// Tells what was lost from what was then done anew, where both have the same name.
+    /// Collects what distinguishes a lost decision from a later one under the same key or for the
+    /// same order.
     fn lose(&mut self, history: &History, placed: &[Placed]) {
         for operation in history.operations.iter().filter(|op| op.succeeded() && !may_be_older(op)) {
             if let Some(key) = &operation.key {
@@ -311,7 +323,7 @@ impl Places {
         let Some(at) = self.cancelled_at.get(order) else { return false };
         match answer.body["cancelled_at"].as_str() {
             Some(told) => told != rfc3339(*at),
-            None => operation.wall_ms.1 < *at, // 202: it does not say when
+            None => operation.wall_ms.1 < *at, // a 202 does not tell the time
         }
     }
 
@@ -339,17 +351,19 @@ impl Places {
     }
 }
 
-/// A cancellation that was made before is answered like the first one, without a mark.
+/// A repeated cancellation is answered like the first one, and without the header that marks a
+/// replay.
 fn may_be_older(operation: &Operation) -> bool {
     operation.answer().is_some_and(|answer| answer.replayed) || matches!(operation.ask, Ask::Cancel { .. })
 }
 
-/// Which states an operation may have seen: those between what was finished before it was asked for, and what was asked
-/// for after it was answered.
+/// The range of states that an operation may have seen. It begins after everything that had
+/// completed before the operation started, and ends before everything that started after it
+/// completed.
 struct Bounds {
-    /// (answered, number of facts that were certainly decided by then)
+    /// (time of answer, number of facts that were certainly decided by then)
     finished: Vec<(u64, usize)>,
-    /// (asked, number of facts before the first one that was certainly decided after)
+    /// (time of request, number of facts before the first one that was certainly decided later)
     begun: Vec<(u64, usize)>,
 }
 
@@ -376,13 +390,13 @@ impl Bounds {
         Self { finished, begun }
     }
 
-    /// Facts that were decided before this time.
+    /// Number of facts that were certainly decided before this time.
     fn at_least(&self, asked_us: u64) -> usize {
         let before = self.finished.partition_point(|(answered, _)| *answered < asked_us);
         before.checked_sub(1).map_or(0, |last| self.finished[last].1)
     }
 
-    /// Facts that may have been decided by this time.
+    /// Number of facts that may have been decided by this time.
     fn at_most(&self, answered_us: u64, all: usize) -> usize {
         let first = self.begun.partition_point(|(asked, _)| *asked <= answered_us);
         self.begun.get(first).map_or(all, |(_, n)| *n)
@@ -395,7 +409,7 @@ fn key_of(fact: &Fact) -> Option<String> {
     Some(scope.rsplit(' ').next().unwrap_or_default().to_owned())
 }
 
-/// What an operation without a key may lead to, and a fact without one came from.
+/// Matches requests without a key to facts without one: both have the same trace.
 fn trace_of_ask(ask: &Ask) -> Option<String> {
     Some(match ask {
         Ask::Issue { template, user } => format!("issue {template} {user}"),
@@ -424,7 +438,8 @@ fn trace_of_fact(fact: &Fact) -> String {
     }
 }
 
-/// Every fact was asked for by somebody who was told of it, or was left without an answer: as often as it happened.
+/// Checks that every fact was requested by a client that was told of it or got no clear answer.
+/// Without keys, facts of one kind must not outnumber their requests.
 fn check_asked<'a>(history: &History, facts: impl Iterator<Item = &'a Fact>, report: &mut Report) {
     let (mut keys, mut traces): (HashSet<&str>, HashMap<String, usize>) = Default::default();
     for operation in history.operations.iter().filter(|op| op.succeeded() || op.unknown()) {
@@ -468,9 +483,9 @@ fn check_successes(
         let Some(answer) = operation.answer() else { continue };
         let Some(place) = places.find(operation) else {
             if answer.status == 202 && !expect.forgiven_us.is_empty() {
-                // It said that PostgreSQL did not have it yet.
+                // The 202 said that PostgreSQL did not have it yet.
             } else if places.cancelled_all_the_same(operation) {
-                // Somebody has cancelled the order once more.
+                // Another request has cancelled the order since.
             } else if expect.may_lose {
                 report.gone.push(view::id_of(answer));
             } else {
@@ -486,7 +501,8 @@ fn check_successes(
         let original = orders.map(|at| &placed[*at].fact);
         let mut told = view::success(&placed[place].fact, original);
         if let (true, Value::Object(members)) = (placed[place].rebased, &mut told) {
-            // Repeated after an earlier fact was left out, it tells what holds since.
+            // This fact was applied after an earlier one was left out, so a replay tells the values
+            // that hold since then.
             for name in ["balance", "serial", "stock", "issued", "remaining"] {
                 members.remove(name);
             }
@@ -502,7 +518,7 @@ fn check_successes(
     }
 }
 
-/// A read or a refusal that waits for a state that gives it.
+/// A read or a refusal that has not yet matched a state.
 struct Waiting<'a> {
     operation: &'a Operation,
     first: usize,
@@ -530,7 +546,8 @@ fn waiting<'a>(history: &'a History, bounds: &Bounds, expect: &Expect, all: usiz
     waiting
 }
 
-/// Replays the log through the model; every waiting answer is held against each state that it may have seen.
+/// Replays the log through the model. Compares each read and refusal with every state that it may
+/// have seen.
 fn replay(
     history: &History,
     placed: &[Placed],
@@ -552,7 +569,8 @@ fn replay(
                 report.add(Kind::LeftOutAnyway, format!("{fact:?}"));
             }
         }
-        // Readers see whole entries; a request of a batch also sees what those before it took.
+        // Reads see whole entries only. A request in a batch also sees the effects of the requests
+        // before it.
         let whole = state.checked_sub(1).is_none_or(|at| placed[at].last_of_entry);
         while let Some(w) = coming.next_if(|w| w.first <= state) {
             active.push(w);
@@ -603,7 +621,7 @@ fn decide_again(shop: &mut Shop, placed: &Placed, clock_ms: i64, report: &mut Re
     at.max(clock_ms)
 }
 
-/// The model's shop in the terms of the tables.
+/// The model's state in the form of PostgreSQL's tables.
 fn as_truth(shop: &Shop) -> Truth {
     let mut truth =
         Truth { wallets: shop.wallets.clone(), ledgers: shop.ledgers.clone(), ..Truth::default() };
@@ -657,7 +675,8 @@ fn check_truth(truth: &Truth, last: &Shop, report: &mut Report) {
     differences("order", &truth.orders, &expected.orders, report);
 }
 
-/// Without the model: what was put in, less what was sold, is there; what was charged, less what was spent, is there.
+/// Independently of the model: stock equals what was put in minus what was sold, and balances equal
+/// charges minus spending plus refunds. No template has issued more coupons than its limit.
 fn check_conservation(truth: &Truth, placed: &[Placed], report: &mut Report) {
     let mut stock = truth.put_in.clone();
     for order in truth.orders.values().filter(|order| !order.cancelled) {
@@ -701,7 +720,8 @@ fn check_conservation(truth: &Truth, placed: &[Placed], report: &mut Report) {
     }
 }
 
-/// The data platform has exactly one event per completed and per cancelled order, each telling the order as it was.
+/// The queue received exactly one event per completed and per cancelled order, with the order's
+/// contents.
 fn check_messages(history: &History, last: &Shop, report: &mut Report) {
     let mut expected: BTreeMap<String, Value> = BTreeMap::new();
     for (id, order) in &last.orders {

@@ -1,4 +1,7 @@
-//! Clients that drive several instances with a seeded mix of requests, and write down what they asked and were told.
+//! Clients that send a seeded mix of requests to several instances and record requests and answers.
+//!
+//! A [`Fleet`] holds the instances; faults take some away and add others. A [`Load`] runs the
+//! clients against it and collects their [`Operation`]s until it is stopped.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -12,12 +15,12 @@ use serde_json::json;
 use super::record::{Ask, Operation, Outcome};
 use crate::cluster::{Instance, Settings};
 
-/// How often a request without a clear answer is repeated, with the same key.
+/// How often a request without a clear answer is retried with the same key.
 const REPEATS: usize = 12;
-/// The longest that a client thinks between two requests, in milliseconds.
+/// Maximum pause of a client between two requests, in milliseconds.
 const THINK_MS: u64 = 12;
 
-/// The instances that clients know; faults take some away and bring others.
+/// The instances that clients know. Faults remove and replace them.
 pub struct Fleet {
     instances: RwLock<Vec<Arc<Instance>>>,
 }
@@ -40,12 +43,12 @@ impl Fleet {
         self.get(rng.usize(..count))
     }
 
-    /// Another one in the place of one that is gone.
+    /// Replaces an instance that is gone.
     pub fn replace(&self, number: usize, instance: Instance) {
         self.exchange(number, Arc::new(instance));
     }
 
-    /// The same for one that is known elsewhere; returns who was there before.
+    /// The same for an instance that is used elsewhere too; returns the one that it replaces.
     pub fn exchange(&self, number: usize, instance: Arc<Instance>) -> Arc<Instance> {
         let mut all = self.instances.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut all[number], instance)
@@ -56,14 +59,14 @@ impl Fleet {
     }
 }
 
-/// What the clients do.
+/// The size of the shop and the mix of requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix {
     pub clients: usize,
     pub users: usize,
     pub products: usize,
     pub templates: usize,
-    /// Of 100 requests that change something, how many have no key.
+    /// Percentage of changing requests that have no key.
     pub keyless: u8,
     /// Whether cancellations have keys.
     pub keyed_cancels: bool,
@@ -75,7 +78,7 @@ impl Default for Mix {
     }
 }
 
-/// Clients under way.
+/// Running clients.
 pub struct Load {
     shared: Arc<Shared>,
     clients: Vec<tokio::task::JoinHandle<()>>,
@@ -88,14 +91,14 @@ struct Shared {
     stop: AtomicBool,
     next: AtomicU64,
     recorded: Mutex<Vec<Operation>>,
-    /// Coupons and orders that somebody was told of, with their owners.
+    /// Coupons (with their owners) and orders that clients know from answers.
     coupons: Mutex<Vec<(String, Id)>>,
     orders: Mutex<Vec<Id>>,
 }
 
 impl Load {
-    /// Fills an empty shop, then lets the clients go. The same seed makes the same decisions per client; how they
-    /// interleave is the machine's.
+    /// Fills an empty shop, then starts the clients. With the same seed each client makes the same
+    /// decisions; how the clients interleave depends on the machine.
     pub async fn start(fleet: &Arc<Fleet>, seed: u64, mix: Mix) -> Self {
         let shared = Arc::new(Shared {
             fleet: Arc::clone(fleet),
@@ -126,12 +129,12 @@ impl Load {
         }
     }
 
-    /// Requests that have been answered with a success, up to now.
+    /// Number of changes that have succeeded so far.
     pub fn successes(&self) -> usize {
         lock(&self.shared.recorded).iter().filter(|op| op.succeeded() && !op.ask.is_read()).count()
     }
 
-    /// Microseconds since the beginning, as operations are dated.
+    /// Microseconds since the start, the time base of operations.
     pub fn now_us(&self) -> u64 {
         self.shared.now_us()
     }
@@ -145,7 +148,8 @@ impl Load {
         }
     }
 
-    /// Answers since `since_us` that are neither a success nor a refusal by the shop's rules, per code.
+    /// Number of answers since `since_us` that are neither a success nor a refusal by the shop's
+    /// rules, per code. Missing answers are counted too.
     pub fn troubles(&self, since_us: u64) -> std::collections::BTreeMap<String, usize> {
         let mut found = std::collections::BTreeMap::new();
         for op in lock(&self.shared.recorded).iter().filter(|op| op.answered_us >= since_us) {
@@ -160,12 +164,12 @@ impl Load {
         found
     }
 
-    /// What was answered since then.
+    /// Operations that completed at or after `since_us`.
     pub fn recorded_since(&self, since_us: u64) -> Vec<Operation> {
         lock(&self.shared.recorded).iter().filter(|op| op.answered_us >= since_us).cloned().collect()
     }
 
-    /// How long answers took that came since then: half of them at most so long, and the slowest.
+    /// Median and maximum response time of operations that completed at or after `since_us`.
     pub fn latency(&self, since_us: u64) -> (Duration, Duration) {
         let recorded = lock(&self.shared.recorded);
         let since = recorded.iter().filter(|op| op.answered_us >= since_us);
@@ -175,12 +179,12 @@ impl Load {
         (at(took.len() / 2), at(took.len().saturating_sub(1)))
     }
 
-    /// One request beside the clients', recorded like theirs.
+    /// Sends one request in addition to the clients' requests and records it like theirs.
     pub async fn send(&self, instance: &Instance, ask: Ask, key: Option<String>) -> Outcome {
         self.shared.send(instance, ask, key).await
     }
 
-    /// Ends the clients, each after the request that it has under way; all that was recorded.
+    /// Stops each client after its request in flight. Returns everything that was recorded.
     pub async fn stop(self) -> Vec<Operation> {
         self.shared.stop.store(true, Ordering::Relaxed);
         for client in join_all(self.clients).await {
@@ -213,7 +217,7 @@ impl Shared {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Products, templates and a balance for everybody.
+    /// Creates the products and templates, and charges every wallet.
     async fn fill(&self, rng: &mut Rng) {
         let instance = self.fleet.get(0);
         let mut asks = Vec::new();
@@ -236,7 +240,7 @@ impl Shared {
         for ask in asks {
             let key = self.keyed(&ask).then(|| self.key());
             let outcome = self.send(&instance, ask, key).await;
-            // 202 with `RUSHGATE_ACK=truth`, when the machine is busy.
+            // With `RUSHGATE_ACK=truth`, a busy machine may make PostgreSQL late: then it is a 202.
             assert!(matches!(&outcome, Outcome::Answered(a) if matches!(a.status, 201 | 202)), "{outcome:?}");
         }
     }
@@ -264,7 +268,8 @@ impl Shared {
         Ask::PutTemplate { template: template(n), body }
     }
 
-    /// One request and, while nobody says what became of it, its repeats.
+    /// Sends one request, and retries it while its outcome is unclear. Some clear answers are
+    /// repeated too.
     async fn one(&self, rng: &mut Rng) {
         let ask = self.choose(rng);
         let keyed = self.keyed(&ask) && rng.u8(..100) >= self.mix.keyless;
@@ -276,7 +281,7 @@ impl Shared {
             let again = match &outcome {
                 Outcome::Answered(answer) if answer.status < 500 => rng.u8(..100) < 8,
                 Outcome::Answered(answer) => {
-                    // a client that is told to wait does, a little
+                    // a client backs off briefly after a `Retry-After`
                     let pause = if answer.retry_after { rng.u64(20..80) } else { 5 };
                     tokio::time::sleep(Duration::from_millis(pause)).await;
                     true
@@ -286,7 +291,7 @@ impl Shared {
                     true
                 }
             };
-            // Some never learn what became of their request.
+            // Some clients give up before the outcome is clear.
             if key.is_none() || !again || rng.u8(..100) < 10 || self.stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -329,7 +334,7 @@ impl Shared {
 
     fn known_order(&self, rng: &mut Rng) -> Option<Id> {
         let orders = lock(&self.orders);
-        // mostly young ones: somebody else may be about to cancel them, too
+        // Prefers recent orders: other clients may be about to cancel the same ones.
         let from = orders.len().saturating_sub(if rng.bool() { 8 } else { 200 });
         rng.choice(orders[from..].iter().copied())
     }
@@ -345,7 +350,7 @@ impl Shared {
             let from = coupons.len().saturating_sub(30);
             if let Some((owner, id)) = rng.choice(coupons[from..].iter()) {
                 coupon = Some(*id);
-                // now and then somebody tries another's
+                // Sometimes a user tries another user's coupon.
                 if rng.u8(..10) > 0 {
                     user.clone_from(owner);
                 }
@@ -370,7 +375,8 @@ impl Shared {
         outcome
     }
 
-    /// For the other clients. What a fault's own requests make is not told: nobody shall meddle with it.
+    /// Makes new ids known to the other clients. Requests sent by a fault itself ([`Load::send`])
+    /// are not made known, so that clients do not interfere with them.
     fn remember(&self, ask: &Ask, outcome: &Outcome) {
         let Outcome::Answered(answer) = outcome else { return };
         let id = |name: &str| answer.body[name].as_str().and_then(|id| id.parse().ok().map(Id));

@@ -1,4 +1,4 @@
-//! What the servers hold at the end of a history.
+//! Reads what the servers hold at the end of a history.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::model::LedgerLine;
 use super::record::{Epoch, History, LeftOut, Operation, Truth, TruthOrder};
 use crate::cluster::Cluster;
 
-/// PostgreSQL writes down every place that the cursor was at.
+/// A trigger in PostgreSQL that records every position of the cursor.
 const WATCH_CURSOR: &str = "
     CREATE TABLE watched_cursors (n bigserial PRIMARY KEY, epoch bigint NOT NULL, seq bigint NOT NULL, tip text NOT NULL);
     CREATE FUNCTION watch_cursor() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -24,18 +24,18 @@ const WATCH_CURSOR: &str = "
     INSERT INTO watched_cursors (epoch, seq, tip) SELECT epoch, seq, tip FROM cell_cursors;
     CREATE TRIGGER watch_cursor AFTER UPDATE ON cell_cursors FOR EACH ROW EXECUTE FUNCTION watch_cursor();";
 
-/// Lines of redis.conf that a history needs.
+/// The redis.conf lines that history checking needs.
 pub fn redis_config() -> Vec<String> {
     vec![aof::NO_REWRITE.to_owned()]
 }
 
-/// To be called on the migrated database, before the first request.
+/// Call on the migrated database, before the first request.
 pub async fn watch_cursor(pool: &PgPool) {
     sqlx::raw_sql(WATCH_CURSOR).execute(pool).await.unwrap();
 }
 
-/// Everything that a history is checked against, once the servers have come to rest. `elsewhere`: entries that a Redis
-/// held which is no more.
+/// Collects everything that the checker needs, after the servers have caught up. `elsewhere` has
+/// the entries that were held by a Redis that no longer exists.
 pub async fn collect(cluster: &Cluster, operations: Vec<Operation>, elsewhere: Vec<RawEntry>) -> History {
     cluster.caught_up().await;
     let audit = cluster.settings.run(&["audit", "--wait", "30s"]).await;

@@ -1,8 +1,9 @@
-//! Proof by history: what clients asked and were told, what the log says, and what PostgreSQL and the queue hold, all
-//! compared with a model of the shop.
+//! History checking: what clients asked and were answered, the log, and the contents of PostgreSQL
+//! and the queue, all compared with a model of the shop.
 //!
-//! [`client`] drives instances and records; [`collect`] reads the servers at the end (the log from Redis' append-only
-//! file: [`aof`]); [`checker`] replays the log through the [`model`] and names every broken promise.
+//! [`client`] drives instances and records their answers. [`collect`] reads the servers at the end;
+//! it takes the log from Redis' append-only file ([`aof`]). [`checker`] replays the log through the
+//! [`model`] and reports every broken promise.
 
 pub mod aof;
 pub mod checker;

@@ -1,7 +1,9 @@
-//! The reference model: the shop's rules once more, written from the contract (docs/api.md) and not from the scripts.
+//! The reference model: a second implementation of the shop's rules, written from the contract
+//! (docs/api.md) and not from the scripts.
 //!
-//! No I/O, no clock, no cleverness: one request after the other on plain maps. It shares only the data types of requests,
-//! facts and refusals with the service.
+//! A [`Shop`] is a set of plain maps and decides one request at a time. It does no I/O, has no
+//! clock and no optimisations. With the service it shares only the data types of requests, facts
+//! and refusals.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +38,7 @@ pub struct Coupon {
     pub user_id: String,
     pub serial: u64,
     pub issued_at: i64,
-    /// The order that uses it.
+    /// The order that uses it, if any.
     pub order_id: Option<Id>,
 }
 
@@ -46,7 +48,7 @@ pub struct Order {
     pub cancelled: Option<OrderCancelled>,
 }
 
-/// One line of a wallet's ledger: its kind, the signed amount, the balance after it, what caused it, when.
+/// A wallet ledger line: kind, signed amount, balance afterwards, the id of its cause, and time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LedgerLine {
     pub kind: &'static str,
@@ -56,7 +58,7 @@ pub struct LedgerLine {
     pub at: i64,
 }
 
-/// A stored answer.
+/// A stored answer, for replays of its idempotency key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     pub request_hash: Blob,
@@ -64,7 +66,7 @@ pub struct Record {
     pub fact: Fact,
 }
 
-/// What an accepted request changed, of any kind.
+/// A change made by an accepted request of any kind.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
     CouponIssued(CouponIssued),
@@ -76,7 +78,7 @@ pub enum Fact {
     TemplatePut(TemplatePut),
 }
 
-/// Why the shop refuses.
+/// The reason of a refusal.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refusal {
     Issue(IssueRefusal),
@@ -88,7 +90,7 @@ pub enum Refusal {
     Template(TemplateRefusal),
 }
 
-/// What a client asks for, with the ids that the service makes for it.
+/// A client's request, with the ids that the service assigns to it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     IssueCoupon {
@@ -103,7 +105,7 @@ pub enum Request {
     },
     PlaceOrder {
         user_id: String,
-        /// Each product once.
+        /// Each product at most once.
         lines: Vec<(String, u64)>,
         coupon_id: Option<Id>,
         expected_total: Option<u64>,
@@ -131,19 +133,20 @@ pub enum Request {
     },
 }
 
-/// What the model answers.
+/// The model's decision.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     Accepted(Fact),
-    /// The answer to the same key and request.
+    /// The key was used before with the same request: the stored answer.
     Replayed(Fact),
     KeyReused,
-    /// The user has made as many records today as one may; milliseconds until tomorrow.
+    /// The user has reached the daily limit of idempotency records. Milliseconds until the next
+    /// day.
     KeysSpent(i64),
     Refused(Refusal),
 }
 
-/// The whole shop.
+/// The state of the whole shop.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shop {
     pub wallets: BTreeMap<String, u64>,
@@ -158,12 +161,12 @@ pub struct Shop {
     pub orders: BTreeMap<Id, Order>,
     pub orders_of: BTreeMap<String, BTreeSet<Id>>,
     pub records: BTreeMap<String, Record>,
-    /// Records that a user may make in a day (UTC); `None`: any number.
+    /// Limit of idempotency records per user and day (UTC). `None` means no limit.
     pub keys_per_day: Option<u64>,
 }
 
 impl Shop {
-    /// Whether the user has made as many records on this day as one may.
+    /// Whether the user has reached the limit of records on this day.
     pub fn has_spent_keys(&self, key: &Idempotency, now: i64) -> bool {
         let user = key.scope.split(' ').next().unwrap_or_default();
         let prefix = format!("{user} ");
@@ -173,7 +176,7 @@ impl Shop {
         self.keys_per_day.is_some_and(|most| today.count() as u64 >= most)
     }
 
-    /// Decides one request at `now` (milliseconds), a repeated key first.
+    /// Decides one request at `now` (milliseconds). An idempotency key is looked up first.
     pub fn decide(&mut self, request: &Request, key: Option<&Idempotency>, now: i64) -> Verdict {
         if let Some(key) = key
             && let Some(record) = self.records.get(&key.scope)
@@ -199,12 +202,12 @@ impl Shop {
         }
     }
 
-    /// What the shop would refuse the request with; `None`: it would accept it.
+    /// The refusal that the request would get now. `None` means that it would be accepted.
     pub fn refusal(&self, request: &Request, now: i64) -> Option<Refusal> {
         self.part(request).fresh(request, None, now).err()
     }
 
-    /// A copy of what a request looks at.
+    /// A copy of the part of the shop that a request reads.
     fn part(&self, request: &Request) -> Self {
         let mut part = Self::default();
         match request {
@@ -452,7 +455,7 @@ impl Shop {
     }
 
     fn cancel(&mut self, order_id: Id, now: i64) -> Result<OrderCancelled, CancelRefusal> {
-        // An order that does not exist never reaches the gate.
+        // Unknown orders are refused before they reach the gate.
         let unknown = || CancelRefusal::UnknownProduct(String::new());
         let order = self.orders.get(&order_id).ok_or_else(unknown)?;
         if order.cancelled.is_some() {
@@ -589,7 +592,7 @@ fn copy<K: Ord + Clone, V: Clone>(to: &mut BTreeMap<K, V>, from: &BTreeMap<K, V>
     }
 }
 
-/// The request that must have led to a fact, its idempotency record and when it was decided.
+/// The request that led to a fact, its idempotency record, and the time of the decision.
 pub fn request_of(fact: &Fact) -> (Request, Option<Idempotency>, i64) {
     match fact.clone() {
         Fact::CouponIssued(f) => {
@@ -657,7 +660,7 @@ pub fn facts_of(facts: Facts) -> Vec<Fact> {
     }
 }
 
-/// The kind of an entry that holds this fact.
+/// The kind of the entries that hold such a fact.
 pub fn kind(fact: &Fact) -> &'static str {
     match fact {
         Fact::CouponIssued(_) => "issue_coupon",
@@ -670,7 +673,7 @@ pub fn kind(fact: &Fact) -> &'static str {
     }
 }
 
-/// The fact as it stands in an entry.
+/// The fact's bytes, as they stand in an entry.
 pub fn packed(fact: &Fact) -> Vec<u8> {
     match fact {
         Fact::CouponIssued(f) => pack(f),
@@ -684,8 +687,8 @@ pub fn packed(fact: &Fact) -> Vec<u8> {
     .unwrap()
 }
 
-/// The same without what depends on other facts: balances, stocks and counts afterwards. Whoever applies by differences must
-/// leave the rest of it alone.
+/// The fact without the values that depend on other facts (balances, stocks and counts afterwards).
+/// Code that applies facts by differences must leave the rest unchanged.
 pub fn without_images(fact: &Fact) -> Fact {
     let mut fact = fact.clone();
     match &mut fact {

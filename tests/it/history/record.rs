@@ -1,5 +1,5 @@
-//! What is recorded: every request of every client, with the times of call and answer, and what the servers hold at the
-//! end.
+//! The types of a recorded history: every request of every client with the times of request and
+//! answer, and what the servers hold at the end.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::model::LedgerLine;
 use crate::cluster;
 
-/// What a client asked for.
+/// A client's request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
     Issue {
@@ -23,7 +23,7 @@ pub enum Ask {
     },
     Order {
         user: String,
-        /// Each product once.
+        /// Each product at most once.
         lines: Vec<(String, u64)>,
         coupon: Option<Id>,
         expected_total: Option<u64>,
@@ -31,7 +31,7 @@ pub enum Ask {
     Cancel {
         order: Id,
     },
-    /// `name` is of this request alone.
+    /// `name` is unique to this request.
     PutProduct {
         product: String,
         name: String,
@@ -39,13 +39,13 @@ pub enum Ask {
         status: &'static str,
         stock: Option<u64>,
     },
-    /// `reason` is of this request alone.
+    /// `reason` is unique to this request.
     Adjust {
         product: String,
         delta: i64,
         reason: String,
     },
-    /// `body` has a name of this request alone.
+    /// `body` has a name that is unique to this request.
     PutTemplate {
         template: String,
         body: Value,
@@ -59,7 +59,7 @@ pub enum Ask {
     Entries(String),
 }
 
-/// The longest page, so that what a user has fits on one.
+/// The maximum page size, so that everything of one user fits on one page.
 pub const PAGE: usize = 100;
 
 impl Ask {
@@ -118,24 +118,24 @@ impl Ask {
     }
 }
 
-/// What came of a request.
+/// What happened to a request.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     Answered(cluster::Answer),
-    /// Nobody listened: it was never sent.
+    /// The connection was refused, so the request was never sent.
     NotSent,
-    /// Sent, and no answer came.
+    /// The request was sent, but no answer arrived.
     Silence(#[allow(dead_code, reason = "told when a promise is broken")] String),
 }
 
-/// A request and what came of it. Times in microseconds since the beginning of the history.
+/// A request and its outcome. Times are microseconds since the start of the history.
 #[derive(Clone, Debug)]
 pub struct Operation {
     pub ask: Ask,
     pub key: Option<String>,
     pub asked_us: u64,
     pub answered_us: u64,
-    /// The wall clock at call and answer, in milliseconds.
+    /// Wall clock at request and answer, in milliseconds.
     pub wall_ms: (i64, i64),
     pub outcome: Outcome,
 }
@@ -152,7 +152,7 @@ impl Operation {
         self.answer().is_some_and(|answer| (200..300).contains(&answer.status))
     }
 
-    /// It may have been done, and nobody said so.
+    /// The request may have taken effect, but no answer says so.
     pub fn unknown(&self) -> bool {
         match &self.outcome {
             Outcome::Answered(answer) => answer.code() == "outcome-unknown",
@@ -162,18 +162,19 @@ impl Operation {
     }
 }
 
-/// One life of the cell, as far as PostgreSQL followed it.
+/// One epoch of the cell, as far as PostgreSQL followed it.
 #[derive(Clone, Debug, Default)]
 pub struct Epoch {
     pub epoch: u64,
-    /// Every entry that any Redis ever held of it, in the order of writing; forks where Redis went back in time.
+    /// Every entry of the epoch that any Redis ever held, in the order of writing. It has forks if
+    /// Redis lost writes.
     pub entries: Vec<RawEntry>,
-    /// Where PostgreSQL left it.
+    /// The last entry that PostgreSQL applied.
     pub last_seq: u64,
     pub last_tip: String,
 }
 
-/// PostgreSQL's tables at the end, in the model's terms.
+/// PostgreSQL's tables at the end, in the model's types.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Truth {
     pub wallets: BTreeMap<String, u64>,
@@ -186,7 +187,7 @@ pub struct Truth {
     pub coupons: BTreeMap<Id, (String, String, u64, Option<Id>)>,
     /// user, cancelled, subtotal, discount, total, coupon, products and quantities
     pub orders: BTreeMap<Id, TruthOrder>,
-    /// What staff put in or took out, per product.
+    /// Net stock added by staff, per product.
     pub put_in: BTreeMap<String, i64>,
 }
 
@@ -201,26 +202,26 @@ pub struct TruthOrder {
     pub lines: Vec<(String, u64)>,
 }
 
-/// A fact of the log that PostgreSQL has left out; `fact` counts from 1 in its entry.
+/// A fact of the log that PostgreSQL left out. `fact` counts from 1 within the entry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LeftOut {
     pub epoch: u64,
     pub seq: u64,
     pub fact: usize,
-    /// By an operator; else because of that.
+    /// Whether an operator skipped it. Otherwise it became invalid through a skipped fact.
     pub skipped: bool,
 }
 
-/// All that the checker needs.
+/// The input of the checker.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub operations: Vec<Operation>,
     pub epochs: Vec<Epoch>,
-    /// Facts that an operator took out of the way, and those that could not hold without them.
+    /// Facts that an operator skipped, and facts that became invalid without them.
     pub left_out: Vec<LeftOut>,
     pub truth: Truth,
-    /// What the data platform received, by event id.
+    /// Events that the data platform received, by id.
     pub events: HashMap<String, Value>,
-    /// `None`: clean; else what the audit said.
+    /// The audit's output if it found a difference.
     pub audit: Option<String>,
 }

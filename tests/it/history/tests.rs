@@ -1,4 +1,5 @@
-//! A history of a quiet day is clean; each planted defect is found, and named for what it is.
+//! Tests of the checker: a history without faults is clean, and each planted defect is found and
+//! reported as the right kind.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::model::{Fact, facts_of, kind, packed};
 use super::record::{Ask, History, Operation};
 use crate::cluster::{Cluster, Private};
 
-/// Two instances under load, nothing going wrong.
+/// Two instances under load, without any fault.
 async fn quiet_day() -> History {
     let cluster =
         Cluster::with(Private { redis_config: collect::redis_config(), ..Private::default() }).await;
@@ -61,7 +62,7 @@ const DEFECTS: [Defect; 16] = [
     (message_of_no_order, "a message of no order", Kind::Messages),
 ];
 
-/// Changes the log and mends its chain, as a wrong script would have written it.
+/// Changes facts in the log and recomputes the hash chain, as if a wrong script had written them.
 fn rewrite(history: &mut History, mut change: impl FnMut(&mut Vec<Fact>)) {
     let epoch = &mut history.epochs[0];
     let mut tip = genesis_tip(0, epoch.epoch);
@@ -80,7 +81,7 @@ fn rewrite(history: &mut History, mut change: impl FnMut(&mut Vec<Fact>)) {
     (epoch.last_seq, epoch.last_tip, epoch.entries) = (written.len() as u64, tip, written);
 }
 
-/// Changes the last fact in the log that `change` takes, and no other.
+/// Changes only the last fact for which `change` returns true.
 fn rewrite_last(history: &mut History, change: impl Fn(&mut Fact) -> bool) {
     let mut all = 0;
     rewrite(history, |facts| all += facts.iter().filter(|fact| change(&mut (*fact).clone())).count());
@@ -115,7 +116,7 @@ fn lost_entry(history: &mut History) {
 }
 
 fn forgotten_entry(history: &mut History) {
-    let mut left = 40; // entries: one in the middle of the day
+    let mut left = 40; // entries before the one to drop, somewhere in the middle
     rewrite(history, |facts| {
         left -= 1;
         if left == 0 {
@@ -153,7 +154,7 @@ fn coupon_used_twice(history: &mut History) {
     });
 }
 
-/// The last successful read of a wallet whose balance had changed before.
+/// Changes the last successful read of a wallet whose balance had changed before.
 fn wallet_read(history: &mut History, balance: impl Fn(&[u64]) -> Option<u64>) {
     let mut changes: Vec<(String, u64)> = Vec::new();
     rewrite(history, |facts| {
@@ -200,7 +201,7 @@ fn early_read(history: &mut History) {
 }
 
 fn issued_past_the_limit(history: &mut History) {
-    // Staff lower the limit to what is issued, and one more is issued afterwards.
+    // Staff lower the limit to the number issued, and then one more coupon is issued.
     let mut done = false;
     rewrite(history, |facts| {
         for fact in facts {
@@ -231,7 +232,8 @@ fn same_key_twice(history: &mut History) {
 }
 
 fn refusal_out_of_nowhere(history: &mut History) {
-    // The first template's limit is twice the number of users.
+    // The first template begins with a limit of twice the number of users, so this early refusal
+    // cannot be `sold-out`.
     let issue = history.operations.iter_mut().find(|op| {
         let open = matches!(&op.ask, Ask::Issue { template, .. } if template == "template-0");
         open && op.key.is_some() && op.answer().is_some_and(|answer| answer.status == 409)
@@ -258,7 +260,7 @@ fn told_otherwise(history: &mut History) {
 }
 
 fn out_of_order(history: &mut History) {
-    // The first order of the day is told as if it had been asked for at the end.
+    // Moves the first order's request time to the end of the history.
     let last = history.operations.iter().map(|op| op.answered_us).max().unwrap();
     let order = history
         .operations

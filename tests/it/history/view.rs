@@ -1,4 +1,4 @@
-//! What the model would have answered: its state and facts as the API shows them (docs/api.md).
+//! The answers that the model would give: its state and facts in the form of the API (docs/api.md).
 
 use rushgate::domain::rfc3339;
 use rushgate::gate::{
@@ -13,7 +13,8 @@ use super::model::{Fact, Refusal, Request, Shop};
 use super::record::{Ask, Operation, PAGE};
 use crate::cluster::Answer;
 
-/// Whether `found` has every member of `expected`, with these values; lists have the same length.
+/// Whether `found` has every member of `expected` with an equal value. Lists must have equal
+/// lengths.
 pub fn contains(found: &Value, expected: &Value) -> bool {
     match (found, expected) {
         (Value::Object(found), Value::Object(expected)) => expected.iter().all(|(name, value)| {
@@ -53,7 +54,8 @@ pub fn order(placed: &OrderPlaced, cancelled: Option<&OrderCancelled>) -> Value 
     })
 }
 
-/// What the answer to an accepted request must tell; `original`: the order that was cancelled.
+/// The members that the answer to an accepted request must have. `original` is the order that was
+/// cancelled.
 pub fn success(fact: &Fact, original: Option<&Fact>) -> Value {
     match (fact, original) {
         (Fact::CouponIssued(f), _) => json!({ "coupon_id": f.coupon_id.to_string(),
@@ -75,7 +77,8 @@ pub fn success(fact: &Fact, original: Option<&Fact>) -> Value {
     }
 }
 
-/// Whether the state gives this answer to a read, or this refusal at one of these times.
+/// Whether this state explains the answer: the read matches, or the request is refused like this at
+/// one of `times`.
 pub fn holds(shop: &Shop, operation: &Operation, times: [i64; 2]) -> bool {
     let Some(answer) = operation.answer() else { return false };
     if operation.ask.is_read() {
@@ -93,7 +96,7 @@ pub fn holds(shop: &Shop, operation: &Operation, times: [i64; 2]) -> bool {
     })
 }
 
-/// What the state gives, for those who look for the reason of a violation.
+/// What this state would answer; printed with a violation.
 pub fn now(shop: &Shop, operation: &Operation, time: i64) -> Value {
     if operation.ask.is_read() {
         return read(shop, &operation.ask).unwrap_or_default();
@@ -102,12 +105,12 @@ pub fn now(shop: &Shop, operation: &Operation, time: i64) -> Value {
     refusal.map_or(json!("accepted"), |refusal| problem(&refusal))
 }
 
-/// An instance may refuse these from memory.
+/// Instances may answer these refusals from memory.
 pub fn may_be_remembered(answer: &Answer) -> bool {
     answer.code() == "sold-out" || answer.code() == "insufficient-stock" && answer.body["available"] == 0
 }
 
-/// The memory looks at nothing else than what was sold out.
+/// The sold-out memory checks nothing except what was sold out.
 fn remembered(shop: &Shop, ask: &Ask, answer: &Answer) -> bool {
     match ask {
         Ask::Issue { template, .. } => {
@@ -173,7 +176,7 @@ fn coupons(shop: &Shop, user: &str) -> Vec<Value> {
         .collect()
 }
 
-/// The request as the model takes it; the ids that an accepted one would get do not matter to a refusal.
+/// The request as the model takes it. The ids of a possible success do not matter here.
 fn request(ask: &Ask) -> Option<Request> {
     let new = Id(Uuid::nil());
     Some(match ask.clone() {
@@ -208,7 +211,7 @@ fn request(ask: &Ask) -> Option<Request> {
     })
 }
 
-/// A refusal as the API tells it: its code and the members that help.
+/// A refusal in the API's form: its code and the helpful members.
 fn problem(refusal: &Refusal) -> Value {
     match refusal.clone() {
         Refusal::Issue(IssueRefusal::UnknownTemplate) => json!({ "code": "coupon-template-not-found" }),

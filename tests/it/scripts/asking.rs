@@ -1,4 +1,4 @@
-//! From what a plan says to a request with names, numbers and ids, by looking at the shop as it is.
+//! Turns plans into requests with names, numbers and ids, based on the shop's current state.
 
 use rushgate::domain::limits::{MAX_BALANCE, MAX_QUANTITY};
 use rushgate::log::fact::{Idempotency, TemplateTerms};
@@ -11,7 +11,7 @@ use super::plan::*;
 use crate::history::model::{Refusal, Request, Shop};
 use rushgate::gate::OrderRefusal;
 
-/// A request as it is sent.
+/// A request in the form in which it is sent.
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub request: Request,
@@ -19,11 +19,11 @@ pub struct Sent {
     pub key: Option<Idempotency>,
 }
 
-/// Turns plans into requests. Remembers those that can be repeated.
+/// Turns plans into requests, and keeps those with a key so that they can be repeated.
 #[derive(Default)]
 pub struct Asking {
     ids: u64,
-    /// With a key: whose kind, and what was sent.
+    /// Requests sent with a key, and their kinds.
     keyed: Vec<(Kind, Sent)>,
     /// Orders in the sequence in which they were placed.
     pub placed: Vec<Id>,
@@ -39,7 +39,7 @@ impl Asking {
             Some(sent) => sent,
             None => self.fresh(shop, job, epoch, now_ms),
         };
-        // the service makes new ids for each try
+        // The service makes new ids for each attempt, so a repeat gets new ones too.
         self.ids += 1;
         sent.renew(id_from(self.ids));
         if sent.key.is_some() {
@@ -134,7 +134,7 @@ impl Asking {
         };
         let expected_total = match expected {
             Expected::None => None,
-            // nobody expects that much, so the refusal tells the total
+            // A total that no client expects: the refusal then names the real total.
             Expected::Total { beyond } => match shop.refusal(&with(Some(u64::MAX)), now_ms) {
                 Some(Refusal::Order(OrderRefusal::PriceChanged(total))) => Some(total + beyond),
                 _ => Some(beyond),
@@ -144,7 +144,7 @@ impl Asking {
         (with(expected_total), body)
     }
 
-    /// What PostgreSQL has of an order, and whose it is.
+    /// A cancellation with the order's details from PostgreSQL; the number tells whose order it is.
     fn cancel(&self, shop: &Shop, order: OrderOf, read_in: u64) -> (usize, (Request, Body)) {
         let latest_first = || self.placed.iter().rev().filter_map(|id| shop.orders.get(id));
         let paid: Vec<_> = latest_first().filter(|order| order.cancelled.is_none()).collect();
@@ -174,7 +174,7 @@ impl Asking {
 }
 
 impl Sent {
-    /// Gives the coupon, charge or order that may be made another id.
+    /// Replaces the id that the request's coupon, charge or order would get.
     fn renew(&mut self, new: Id) {
         match (&mut self.request, &mut self.body) {
             (Request::IssueCoupon { coupon_id: id, .. }, Body::Issue(_, _, in_body))
@@ -258,7 +258,8 @@ fn read_epoch(read_in: ReadIn, epoch: u64) -> u64 {
     }
 }
 
-/// Ids that are the same in every run of a case, of bytes that could be anything; 0 is one that nothing ever has.
+/// Deterministic ids of arbitrary bytes, the same in every run of a case. 0 gives an id that
+/// nothing ever has.
 fn id_from(n: u64) -> Id {
     let digest = Sha1::digest(n.to_be_bytes());
     let mut bytes = [0; 16];

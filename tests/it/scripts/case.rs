@@ -1,4 +1,8 @@
-//! Runs one case: each step on Redis and on the model, compared at once; all that Redis holds compared at the end.
+//! Runs one case. Each step runs on Redis and on the model, and both results are compared at once.
+//! At the end, everything that Redis holds is compared with the model.
+//!
+//! A [`Bench`] (one Redis) serves all cases. A [`Run`] holds the state of one case; a [`Tally`]
+//! counts what the cases exercised.
 
 use std::collections::BTreeMap;
 
@@ -20,14 +24,14 @@ use super::reading;
 use super::state::{Record, State, day_of};
 use crate::history::model::{Fact, Refusal, Request, Shop, Verdict, facts_of};
 
-/// 2036-07-18, and no deadline passes before 2096.
+/// 2036-07-18; no deadline passes before 2096.
 const AHEAD_DAY: i64 = 24_305;
 const NO_DEADLINE_MS: i64 = 4_000_000_000_000;
 const CELL: u32 = 0;
-/// Fewer than a user has names for keys.
+/// Lower than the number of key names per user, so that the limit is reached.
 const KEYS_PER_DAY: u64 = 4;
 
-/// The Redis of a test. One for all cases: each begins with an emptied one.
+/// The Redis of a test, shared by all cases. Each case begins by emptying it.
 pub struct Bench {
     _redis: RedisServer,
     pub client: Client,
@@ -35,7 +39,8 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Nothing is kept on disk: what scripts decide does not depend on it, and other tests see to durability.
+    /// Without persistence: the scripts' decisions do not depend on it, and other tests cover
+    /// durability.
     pub async fn start() -> Self {
         let mut options = RedisOptions::new(DataFolder::Scratch);
         options.extra_config.push("appendonly no".into());
@@ -46,26 +51,26 @@ impl Bench {
     }
 }
 
-/// What was met while cases ran.
+/// What the cases exercised.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub operations: u64,
     pub batches: u64,
     pub answers: BTreeMap<String, u64>,
-    /// Requests and reads that a script put off.
+    /// Requests and reads that a script deferred (`again`).
     pub asked_again: u64,
     pub largest_batch: usize,
-    /// Of an order that was placed.
+    /// Lines of the largest order placed.
     pub most_lines: usize,
 }
 
-/// One call of a script, but for its requests.
+/// One script call, without its requests.
 struct Call {
     kind: Kind,
     claim: Claim,
 }
 
-/// A case while it runs.
+/// A running case.
 struct Run<'a> {
     bench: &'a Bench,
     scripts: &'a Scripts,
@@ -74,14 +79,14 @@ struct Run<'a> {
     keys: Keys,
     shop: Shop,
     asking: Asking,
-    /// As `meta` has it.
+    /// The clock in `meta`.
     clock_ms: i64,
-    /// The tips of all entries; the first is that of the empty log.
+    /// The tips of all entries, beginning with that of the empty log.
     tips: Vec<String>,
     records: BTreeMap<(i64, String), Record>,
 }
 
-/// `Err`: in what Redis and model differ.
+/// `Err` describes the first difference between Redis and the model.
 pub async fn run(bench: &Bench, scripts: &Scripts, case: &Case, tally: &mut Tally) -> Result<(), String> {
     let mut run = Run::open(bench, scripts, tally, case).await?;
     for (n, step) in case.steps.iter().enumerate() {
@@ -150,7 +155,7 @@ impl<'a> Run<'a> {
         self.tips.len() as u64 - 1
     }
 
-    /// The gate's time, as far as it can be known before asking.
+    /// The gate's time, as far as the test can know it before the call.
     fn now_ms(&self) -> i64 {
         self.clock_ms.max(wall_ms())
     }
@@ -159,7 +164,8 @@ impl<'a> Run<'a> {
 
     async fn advance(&mut self, clock: Clock) -> Result<(), String> {
         let now = self.now_ms();
-        // a window of ten years is not waited for: after it, nothing of a case would be left
+        // Windows of ten years are not waited for: afterwards, nothing of the case would still be
+        // valid.
         let near = |at: &i64| *at > now && *at < now + 400 * DAY_MS;
         let one_of = |ends: &mut dyn Iterator<Item = i64>, n: Nth| {
             let to_come: Vec<i64> = ends.filter(near).collect();
@@ -262,7 +268,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Returns the requests that are to be asked again.
+    /// Returns the requests that the script deferred.
     async fn batch_once(
         &mut self,
         kind: Kind,
@@ -277,7 +283,7 @@ impl<'a> Run<'a> {
         }
         let asked_at = wall_ms();
         let mut reply = self.call(batch, &sent, &deadlines, day_of(now)).await?;
-        // The server's clock is the gate's, and it may have passed midnight since.
+        // The gate uses the server's clock, which may have passed midnight since.
         if let (Reply::Refused(refused), None) = (&reply, refusal_of(batch.claim))
             && refused.why == "day"
             && day_of(refused.place.now) != day_of(now)
@@ -315,7 +321,8 @@ impl<'a> Run<'a> {
         let epoch = self.keys.epoch + u64::from(matches!(batch.claim, Claim::OtherEpoch));
         let today = today - i64::from(matches!(batch.claim, Claim::OtherDay));
         let (seen, tip) = self.seen(batch.claim);
-        // Nothing is applied in a case. As few entries more as may be, so that the limit's edge is always near.
+        // Nothing is applied during a case, so the backlog only grows. The limit allows one more
+        // entry, so that its edge is always exercised.
         let limit = self.seq() + u64::from(!matches!(batch.claim, Claim::Backlog));
         let mut requests = gate::batch::Batch::with_capacity(0);
         for (sent, at) in sent.iter().zip(deadlines) {
@@ -338,7 +345,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The entry that the caller says it has seen.
+    /// The entry that the caller claims to have seen.
     fn seen(&self, claim: Claim) -> (u64, String) {
         let another = || "f".repeat(40);
         let mut entries: Vec<(u64, &String)> = (0..).zip(&self.tips).skip(1).collect();
@@ -403,7 +410,7 @@ impl<'a> Run<'a> {
                 ));
             }
             passed_at = passed_at.max(boundary(&told.answer));
-            // A charge of 0 without a key is answered, and nothing else.
+            // A charge of 0 without a key is answered, but not logged.
             let nothing =
                 matches!(&sent.request, Request::ChargeWallet { amount: 0, .. }) && sent.key.is_none();
             if let Some((fact, raw)) = self.note(sent, told, place.now)?.filter(|_| !nothing) {
@@ -423,7 +430,8 @@ impl<'a> Run<'a> {
         Ok(again)
     }
 
-    /// What the model says, and what it has no notion of: lateness, epochs, and what is no order of the shop.
+    /// The expected answer: the model's verdict, or what is outside the model (deadlines, epochs,
+    /// and orders that do not exist).
     fn expect(&mut self, sent: &Sent, deadline: i64, place: &Place) -> Answer {
         if deadline < place.time {
             return Answer::Late;
@@ -445,7 +453,8 @@ impl<'a> Run<'a> {
         Answer::Decided(self.shop.decide(&sent.request, sent.key.as_ref(), place.now))
     }
 
-    /// Keeps what an accepted request leaves behind, and gives its fact; a repeat must be told the very same bytes.
+    /// Records what an accepted request leaves behind and returns its fact. A replay must return
+    /// the same bytes.
     fn note(&mut self, sent: &Sent, told: Told, now: i64) -> Result<Option<(Fact, Vec<u8>)>, String> {
         match (told.answer, told.fact) {
             (Answer::Decided(Verdict::Accepted(fact)), Some(raw)) => {
@@ -472,7 +481,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// One entry for a batch that changed anything, with all its facts in order and in the chain; else none.
+    /// Checks that a batch with changes wrote exactly one entry, with all its facts in order and a
+    /// correct tip, and that any other batch wrote none.
     async fn check_log(&mut self, place: &Place, facts: Vec<Fact>, raw: Vec<Vec<u8>>) -> Result<(), String> {
         let reader = &self.bench.reader;
         let added = reader.after(self.keys.epoch, self.seq(), 10).await.map_err(|e| e.to_string())?;
@@ -513,7 +523,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Why a whole batch is refused.
+/// The reason for which a whole batch must be refused.
 fn refusal_of(claim: Claim) -> Option<&'static str> {
     match claim {
         Claim::Last | Claim::Earlier(_) | Claim::None => None,
@@ -525,7 +535,8 @@ fn refusal_of(claim: Claim) -> Option<&'static str> {
     }
 }
 
-/// The moment that a refusal rests on having passed: the gate remembers its time even if it changes nothing else.
+/// The moment whose passing a refusal depends on. The gate remembers its time even if it changes
+/// nothing else.
 fn boundary(answer: &Answer) -> i64 {
     match answer {
         Answer::Decided(Verdict::Refused(Refusal::Issue(IssueRefusal::ClosedSince(at)))) => *at,

@@ -1,4 +1,4 @@
-//! The seven kinds of request: their scripts, and how bodies and verdicts look on the wire.
+//! The seven kinds of requests: their scripts, and the wire format of their bodies and verdicts.
 
 use rushgate::domain::ProductStatus;
 use rushgate::gate::script::{self, Script};
@@ -31,7 +31,7 @@ pub const KINDS: [Kind; 7] = [
     Kind::PutTemplate,
 ];
 
-/// The scripts that a run uses: the service's, or some with a planted defect.
+/// The scripts of a run: the service's own, or with a planted defect.
 #[derive(Clone, Copy)]
 pub struct Scripts {
     pub deciding: [&'static Script; 7],
@@ -59,7 +59,7 @@ impl Scripts {
     }
 }
 
-/// A request's body as its script takes it.
+/// A request's body in the form that its script takes.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Body {
@@ -72,7 +72,7 @@ pub enum Body {
     PutTemplate(String, TemplateTerms),
 }
 
-/// Lines of an order, one after the other: product, quantity, product, …
+/// The lines of an order as a flat list: product, quantity, product, …
 fn flat<S: Serializer>(lines: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
     let mut list = serializer.serialize_seq(Some(lines.len() * 2))?;
     for (product, quantity) in lines {
@@ -82,17 +82,17 @@ fn flat<S: Serializer>(lines: &[(String, u64)], serializer: S) -> Result<S::Ok, 
     list.end()
 }
 
-/// What a request was answered, or should have been.
+/// The answer to a request, actual or expected.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "few are late, and none is kept")]
 pub enum Answer {
-    /// Its deadline had passed.
+    /// The deadline had passed.
     Late,
     Decided(Verdict),
 }
 
 impl Answer {
-    /// For counting what was met: the verdict, and of a refusal its name.
+    /// The verdict's name, for counting; for a refusal, the reason's name.
     pub fn label(&self, kind: Kind) -> String {
         let what = match self {
             Self::Late => "late".to_owned(),
@@ -110,20 +110,20 @@ impl Answer {
     }
 }
 
-/// An answer as it came: with the fact's bytes, which must be the same in the answer, in the log, in the record and in
-/// each repeat.
+/// A decoded answer with the fact's bytes. They must be identical in the answer, the log, the
+/// record and every replay.
 pub struct Told {
     pub answer: Answer,
     pub fact: Option<Vec<u8>>,
 }
 
 impl Kind {
-    /// A PUT is repeatable by itself.
+    /// A PUT is idempotent without a key.
     pub fn takes_keys(self) -> bool {
         !matches!(self, Self::PutProduct | Self::PutTemplate)
     }
 
-    /// See `lua/gate.lua` for the form of a verdict.
+    /// The format of a verdict is described in `lua/gate.lua`.
     pub fn told(self, packed: &[u8]) -> Result<Told, String> {
         let code = *packed.get(1).ok_or("an empty verdict")?;
         let verdict = match code {

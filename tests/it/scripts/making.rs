@@ -1,4 +1,4 @@
-//! How plans are made up: what is asked for how often, so that requests collide and borders are met.
+//! Generates random plans. The weights make requests collide and hit limits often.
 
 use proptest::collection::vec;
 use proptest::option;
@@ -26,15 +26,15 @@ fn somebody() -> impl Strategy<Value = usize> {
 fn something() -> impl Strategy<Value = usize> {
     0..TEMPLATES.len() - 1
 }
-/// … or the template that is never made.
+/// One of them, or the template that never exists.
 fn any_template() -> impl Strategy<Value = usize> {
     0..TEMPLATES.len()
 }
-/// … or the product that is never made.
+/// One of them, or the product that never exists.
 fn any_product() -> impl Strategy<Value = usize> {
     prop_oneof![4 => something(), 1 => Just(PRODUCTS.len() - 1)]
 }
-/// Seldom one that is never made: else nearly every order of many lines would name such a one.
+/// Rarely one that never exists. Otherwise nearly every order with many lines would contain one.
 fn nearly_any_template() -> impl Strategy<Value = usize> {
     prop_oneof![16 => something(), 1 => any_template()]
 }
@@ -42,7 +42,7 @@ fn nearly_any_product() -> impl Strategy<Value = usize> {
     prop_oneof![16 => something(), 1 => any_product()]
 }
 
-/// One less, exact, one more.
+/// Exactly the limit, one more, or several more.
 fn beyond() -> impl Strategy<Value = u64> {
     prop_oneof![3 => Just(0u64), 2 => Just(1u64), 1 => 2..50u64]
 }
@@ -60,15 +60,16 @@ fn case_from(
     start: impl Strategy<Value = Start>,
     moment: BoxedStrategy<Vec<Step>>,
 ) -> impl Strategy<Value = Case> {
-    // a shop to begin with: without products, templates and wallets all else is refused; a single one will do in a case
-    // that is being made smaller
+    // The shop at the beginning. Without products, templates and wallets everything else would be
+    // refused. One of each is enough, so that shrinking can remove the rest.
     let opening = (
         batch_of(Kind::PutProduct, Just(Claim::Last), 1..24),
         batch_of(Kind::PutTemplate, Just(Claim::Last), 1..16),
         batch_of(Kind::ChargeWallet, Just(Claim::Last), 1..32),
         batch_of(Kind::IssueCoupon, Just(Claim::Last), 1..24),
     );
-    // in this order they are made smaller: what is many comes first, so that later tries run short cases
+    // Shrinking goes in this order. The long list comes first, so that later attempts run short
+    // cases.
     (vec(steps(moment), 1..40), opening, start, 2..9u64).prop_map(|(rest, opening, start, epoch)| {
         let (products, templates, wallets, coupons) = opening;
         let opening = [products, templates, wallets, coupons].into_iter().map(Step::Batch);
@@ -76,7 +77,7 @@ fn case_from(
     })
 }
 
-/// Mostly one step.
+/// Usually one step.
 fn steps(moment: BoxedStrategy<Vec<Step>>) -> impl Strategy<Value = Vec<Step>> {
     let kinds = [
         (Kind::PlaceOrder, 9),
@@ -96,7 +97,8 @@ fn one(step: impl Strategy<Value = Step> + 'static) -> BoxedStrategy<Vec<Step>> 
     step.prop_map(|step| vec![step]).boxed()
 }
 
-/// A moment on which decisions rest, and such decisions: by chance alone they would seldom meet.
+/// A moment on which decisions depend, followed by such decisions. By chance they would seldom
+/// meet.
 fn moment() -> impl Strategy<Value = Vec<Step>> {
     let keyed: Vec<Kind> = KINDS.into_iter().filter(|kind| kind.takes_keys()).collect();
     let coupons_end = |used| {
@@ -131,7 +133,7 @@ fn idle_moment() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn then(clock: impl Strategy<Value = Clock> + 'static, kinds: &[Kind]) -> BoxedStrategy<Vec<Step>> {
-    // no flat map: it would end the shrinking of the whole case
+    // No `prop_flat_map`: it would stop the shrinking of the whole case.
     let batch = Union::new(kinds.iter().map(|kind| batch(*kind).boxed()));
     (clock, batch).prop_map(|(clock, batch)| vec![Step::Clock(clock), Step::Batch(batch)]).boxed()
 }
@@ -259,7 +261,8 @@ fn place() -> impl Strategy<Value = Ask> {
 
 fn put_product() -> impl Strategy<Value = Ask> {
     let name = select(vec!["Mug", "", "따뜻한 아메리카노 (연하게, 얼음 없이, 큰 잔)", "a\u{0}b\"'\\\n"]);
-    // 101 and 1,999 are no multiples of the price step, as the API demands; but only so does rounding show
+    // 101 and 1,999 are not multiples of the price step that the API requires, but only such prices
+    // show rounding.
     let price = select(vec![100, 100, 500, 500, 500, 1_000, 1_900, 1_900, 12_300, 101, 1_999, MAX_PRICE]);
     let status = prop_oneof![16 => Just(ProductStatus::OnSale), 1 => Just(ProductStatus::Suspended)];
     let stock = prop_oneof![
@@ -328,7 +331,7 @@ fn held() -> impl Strategy<Value = Read> {
     })
 }
 
-/// As many requests as a call takes, and orders of as many lines as one may have.
+/// Calls with the maximum number of requests, and orders with the maximum number of lines.
 pub fn large_case() -> impl Strategy<Value = Case> {
     let shelf = (SHELF_FROM..SHELF_FROM + SHELF).map(|product| Job {
         deadline: Deadline::Ahead,

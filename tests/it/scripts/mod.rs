@@ -1,11 +1,14 @@
-//! The deciding scripts against the reference model: random batches of all seven scripts on a real Redis, each verdict,
-//! each entry and in the end all that Redis holds compared with what the model says.
+//! Model-based tests of the deciding scripts: random batches of all seven scripts run on a real
+//! Redis. Each verdict, each entry and finally everything that Redis holds is compared with the
+//! reference model.
 //!
-//! A case is data ([`plan`]), made up from a seed ([`making`]); [`asking`] turns it into requests, [`case`] runs it, [`kind`] knows
-//! how requests and verdicts look on the wire, [`state`] and [`reading`] compare what is stored and what reads answer.
-//! [`defects`] plants mistakes in the scripts and sees each found, so that a comparison that compares nothing is noticed.
+//! A case is data ([`plan`]), generated from a seed ([`making`]). [`asking`] turns it into requests
+//! and [`case`] runs it. [`kind`] knows the wire format of requests and verdicts. [`state`] and
+//! [`reading`] compare stored data and reads. [`defects`] plants mistakes in the scripts and checks
+//! that each is found, which proves that the comparisons work.
 //!
-//! A failure prints its seed and the smallest case that still fails. `RUSHGATE_TEST_SEED=<seed>` begins with that case.
+//! A failure prints its seed and the smallest case that still fails. `RUSHGATE_TEST_SEED=<seed>`
+//! begins with that case.
 
 mod asking;
 mod case;
@@ -31,16 +34,16 @@ use case::{Bench, Tally};
 use kind::{KINDS, Kind, Scripts};
 use plan::Case;
 
-/// Requests that are decided and compared in one run.
+/// Requests to decide and compare in one run.
 const OPERATIONS: u64 = 100_000;
 
-/// Tries to make a failing case smaller.
+/// Limit of attempts to shrink a failing case.
 const SHRINKING_TRIES: u32 = 5_000;
 
-/// A case in which scripts and model differ.
+/// A case in which the scripts and the model differ.
 struct Failure {
     seed: u64,
-    /// Requests decided until then, in this and the cases before.
+    /// Requests decided so far, including those of earlier cases.
     operations: u64,
     why: String,
     case: Case,
@@ -70,13 +73,13 @@ impl Checker {
         Self { runtime, bench, cases: || making::case().boxed() }
     }
 
-    /// With as many requests as a call takes, and orders of as many lines as one may have.
+    /// Uses calls with the maximum number of requests, and orders with the maximum number of lines.
     fn of_large_cases() -> Self {
         Self { cases: || making::large_case().boxed(), ..Self::start() }
     }
 
-    /// Runs cases until so many operations are compared, or one fails. Each case has a seed of its own, so that it can
-    /// be run first.
+    /// Runs cases until enough requests are compared, or until one fails. Each case has its own
+    /// seed, so that it can be run first.
     fn check(
         &self,
         scripts: Scripts,
@@ -112,8 +115,8 @@ impl Checker {
         Ok(tally.into_inner())
     }
 
-    /// Leaves out each part of a case that the failure does not need. Lists were made shorter before values were made
-    /// smaller, so there may be some.
+    /// Removes every part of a case that the failure does not need. Proptest shortens lists before
+    /// it simplifies values, so some parts may have become superfluous.
     fn prune(&self, scripts: Scripts, mut failure: Failure) -> Failure {
         let (mut n, mut shortened) = (0, false);
         while let Some(shorter) = failure.case.without(n) {
@@ -123,7 +126,7 @@ impl Checker {
                 Err(why) => (failure.case, failure.why, shortened) = (shorter, why, true),
                 Ok(()) => n += 1,
             }
-            // at the end, once more from the beginning, as long as that helps
+            // At the end, starts again from the beginning as long as that removes something.
             if failure.case.without(n).is_none() && std::mem::take(&mut shortened) {
                 n = 0;
             }
@@ -135,15 +138,16 @@ impl Checker {
 fn runner(seed: u64, shrink: u32) -> TestRunner {
     TestRunner::new(Config {
         rng_seed: RngSeed::Fixed(seed),
-        // a seed is all that a failure needs to come again
+        // The seed is enough to reproduce a failure.
         failure_persistence: None,
         max_shrink_iters: shrink,
-        max_shrink_time: 0, // none: tries are counted, so that a busy machine comes as far as an idle one
+        // No time limit: attempts are counted, so that a busy machine shrinks as far as an idle one.
+        max_shrink_time: 0,
         ..Config::default()
     })
 }
 
-/// `RUSHGATE_TEST_SEED`, or another one each time.
+/// `RUSHGATE_TEST_SEED`, or a random seed.
 fn base_seed() -> u64 {
     let seed = match std::env::var("RUSHGATE_TEST_SEED") {
         Ok(seed) => seed.parse().expect("RUSHGATE_TEST_SEED is not a number"),
@@ -169,7 +173,7 @@ fn the_scripts_decide_as_the_model_does() {
     }
 }
 
-/// Requests that are decided and compared in large batches, or put off.
+/// Requests to decide and compare in large batches, or in calls that defer some.
 const FEWER_OPERATIONS: u64 = 10_000;
 
 #[test]
@@ -182,7 +186,7 @@ fn large_batches_and_orders_are_decided_as_the_model_does() {
     assert_eq!((tally.largest_batch, tally.most_lines), (256, MAX_ORDER_PRODUCTS));
 }
 
-/// The bounds of what one call may touch, so low that they are met by users who hold few coupons.
+/// Scripts with the limits of one call set so low that users with few coupons reach them.
 fn easily_tired() -> Scripts {
     const BOUNDS: [(&str, &str); 5] = [
         ("HELD_WRITE_BYTES = 160 * 1024", "HELD_WRITE_BYTES = 100"),
@@ -216,7 +220,7 @@ fn what_a_script_puts_off_is_decided_as_the_model_does_when_it_is_asked_again() 
     assert!(tally.asked_again >= 300, "only {} were put off", tally.asked_again);
 }
 
-/// All that a script can answer, as [`kind::Answer::label`] calls it.
+/// Every answer that a script can give, by the name that [`kind::Answer::label`] uses.
 fn every_answer() -> Vec<String> {
     let of = |kind: Kind| -> &[&str] {
         match kind {

@@ -1,8 +1,9 @@
-//! What a case does, as data.
+//! A case's steps, as data.
 //!
-//! A plan names nothing that comes into being while it runs: it says "the user's second coupon" or "as many as are left",
-//! counted round among what is there when the step is taken ([`nth`]). So every part of a plan can be left out or made
-//! smaller, and what is left is still a plan: that is what shrinking needs.
+//! A plan never names anything that comes into being while it runs. It says "the user's second
+//! coupon" or "as many as are left", and the index wraps round the elements that exist when the
+//! step is taken ([`nth`]). So any part of a plan can be removed or simplified, and the rest is
+//! still a valid plan. Shrinking depends on that.
 
 use std::fmt;
 
@@ -10,14 +11,14 @@ use rushgate::domain::{CouponStatus, ProductStatus};
 
 use super::kind::Kind;
 
-/// Few of everything, so that requests collide; the last of each is never made, so that there are unknown ones.
-/// They sort by their bytes otherwise than by their letters.
+/// Few of each, so that requests collide. The last of each is never created, so that plans contain
+/// unknown ids. Their order by bytes differs from their alphabetical order.
 pub const USERS: [&str; 6] = ["ann", "Bob", "c.d_e-f", LONGEST_ID, "0", "nobody"];
 pub const PRODUCTS: [&str; 5 + SHELF] = products();
 pub const TEMPLATES: [&str; 5] = ["spring", "9.9", LONGEST_ID, "-", "never"];
-/// Products that only large orders are of; they stand before the last.
+/// Additional products for large orders; they stand before the last one.
 pub const SHELF: usize = 60;
-/// Where they begin.
+/// The index of the first one.
 pub const SHELF_FROM: usize = 4;
 const LONGEST_ID: &str = "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzZ";
 
@@ -41,10 +42,10 @@ const fn products() -> [&'static str; 5 + SHELF] {
     all
 }
 
-/// Which of those that are there: see [`nth`].
+/// An index into existing elements: see [`nth`].
 pub type Nth = u8;
 
-/// The `n`th element, counted round; `None` when there is none.
+/// The `n`th element; the index wraps round. `None` if there is no element.
 pub fn nth<T>(all: &[T], n: Nth) -> Option<&T> {
     all.get(usize::from(n) % all.len().max(1))
 }
@@ -63,7 +64,8 @@ impl Case {
         jobs.sum()
     }
 
-    /// The case without its `n`th part, where each step is a part and then each of its requests.
+    /// The case without its `n`th part. The parts of a case are its steps, and each step is
+    /// followed by its requests.
     pub fn without(&self, n: usize) -> Option<Self> {
         let mut parts = self.steps.iter().enumerate().flat_map(|(step, of)| {
             let jobs = if let Step::Batch(batch) = of { batch.jobs.len() } else { 0 };
@@ -79,7 +81,7 @@ impl Case {
     }
 }
 
-/// One step a line, and one request.
+/// One line per step and per request.
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:?}, epoch {}", self.start, self.epoch)?;
@@ -96,12 +98,13 @@ impl fmt::Display for Case {
     }
 }
 
-/// The gate's clock when a case begins.
+/// The gate's clock at the beginning of a case.
 #[derive(Clone, Copy, Debug)]
 pub enum Start {
-    /// Far ahead of the server's, so that time stands still but for what a plan says; this long after a midnight.
+    /// Far ahead of the server's clock, so that time advances only as the plan says. It begins this
+    /// long after a midnight.
     Ahead { after_midnight_ms: i64 },
-    /// Behind the server's, so that the server's is used.
+    /// Behind the server's clock, so that the server's time is used.
     Behind { by_ms: i64 },
 }
 
@@ -120,23 +123,23 @@ pub struct Batch {
     pub jobs: Vec<Job>,
 }
 
-/// What the caller says that it knows of the cell.
+/// The caller's claims about the cell.
 #[derive(Clone, Copy, Debug)]
 pub enum Claim {
-    /// The truth, having seen the last entry.
+    /// Correct; the last entry has been seen.
     Last,
-    /// The truth, having seen an earlier one, so many before.
+    /// Correct; an earlier entry has been seen, this many before the last.
     Earlier(Nth),
-    /// The truth, having seen none yet.
+    /// Correct; no entry has been seen yet.
     None,
-    // From here on the whole batch is to be refused.
+    // With the following claims the whole batch must be refused.
     OtherEpoch,
     OtherDay,
-    /// It has seen an entry that is not there yet.
+    /// Claims an entry that does not exist yet.
     Later,
-    /// It has seen another entry in the place of one that is there; 0: of the last one.
+    /// Claims a different entry in the place of an existing one; 0 means the last.
     Other(Nth),
-    /// PostgreSQL is as far behind as it may be.
+    /// PostgreSQL is as far behind as the log limit allows.
     Backlog,
     /// The cell is closed.
     Closed,
@@ -152,10 +155,11 @@ pub struct Job {
 #[derive(Clone, Copy, Debug)]
 pub enum Deadline {
     Ahead,
-    /// In a minute: long before a clock that is ahead.
+    /// In a minute: long past for a clock that is ahead.
     Soon,
-    /// Where the server's clock is used: about now, so that only the answer shows whether it has passed. Elsewhere as
-    /// `Soon`: what time has no part in goes the same way each time it is run, or it could not be made smaller.
+    /// About now, if the server's clock is used, so that only the answer shows whether it has
+    /// passed. Otherwise like `Soon`: a case that does not depend on real time must run the same
+    /// way each time, or it could not be shrunk.
     In {
         ms: i64,
     },
@@ -167,9 +171,10 @@ pub enum Deadline {
 #[derive(Clone, Copy, Debug)]
 pub enum Key {
     None,
-    /// One of the user's few names for keys.
+    /// One of the user's few key names.
     Name(u8),
-    /// Instead of what this job asks, repeats an earlier request (of the same script) with its key; 0: the last one.
+    /// Ignores this job's own request and repeats an earlier one of the same script, with its key;
+    /// 0 means the last.
     Repeat(Nth),
 }
 
@@ -187,11 +192,11 @@ pub enum Ask {
 #[derive(Clone, Copy, Debug)]
 pub enum Amount {
     Won(u64),
-    /// Up to the limit of the balance, or beyond it.
+    /// Up to the balance limit, or beyond it.
     ToLimit {
         beyond: u64,
     },
-    /// As much as makes the balance a multiple of a product's price, less so much.
+    /// An amount that makes the balance a multiple of a product's price, minus `less`.
     ToPrice {
         product: usize,
         less: u64,
@@ -201,11 +206,11 @@ pub enum Amount {
 #[derive(Clone, Copy, Debug)]
 pub enum Quantity {
     Pieces(u64),
-    /// All that the user can pay, and some more; as far as there are so many.
+    /// As many as the user can pay for, plus `beyond`, if that many exist.
     Affordable {
         beyond: u64,
     },
-    /// All that are left, and some more.
+    /// All that are left, plus `beyond`.
     Left {
         beyond: u64,
     },
@@ -214,20 +219,20 @@ pub enum Quantity {
 #[derive(Clone, Copy, Debug)]
 pub enum CouponOf {
     None,
-    /// One of the user's own that no order has used.
+    /// One of the user's own coupons that no order has used.
     Unused(Nth),
-    /// One of the user's own.
+    /// One of the user's own coupons.
     Own(Nth),
-    /// Any that was issued.
+    /// Any coupon that was issued.
     Any(Nth),
-    /// None that was issued.
+    /// A coupon that was never issued.
     Unknown,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub enum Expected {
     None,
-    /// What the order costs (where that can be said), and some more.
+    /// The order's real total (if it can be determined), plus `beyond`.
     Total {
         beyond: u64,
     },
@@ -235,13 +240,14 @@ pub enum Expected {
 
 #[derive(Clone, Copy, Debug)]
 pub enum OrderOf {
-    /// One that is not cancelled; 0: the last one.
+    /// One that is not cancelled; 0 means the last.
     Paid(Nth),
-    /// One that is not cancelled and has used a coupon; 0: the last one.
+    /// One that is not cancelled and has used a coupon; 0 means the last.
     WithCoupon(Nth),
-    /// Any; 0: the last one.
+    /// Any order; 0 means the last.
     Placed(Nth),
-    /// One that PostgreSQL never had: the script does not know that, it only sees that user or product are unknown.
+    /// An order that PostgreSQL never had. The script cannot know that; it only sees that the user
+    /// or a product is unknown.
     Invented { user: usize },
 }
 
@@ -256,7 +262,7 @@ pub enum ReadIn {
 #[derive(Clone, Copy, Debug)]
 pub enum Stock {
     None,
-    /// If the product is to be made.
+    /// Only if the product does not exist yet.
     IfNew(u64),
     Given(u64),
 }
@@ -264,11 +270,11 @@ pub enum Stock {
 #[derive(Clone, Copy, Debug)]
 pub enum Delta {
     Pieces(i64),
-    /// All that are left, and some more, are taken away.
+    /// Removes all that are left, plus `beyond`.
     Left {
         beyond: u64,
     },
-    /// Up to the highest stock, and some more.
+    /// Up to the maximum stock, plus `beyond`.
     ToHighest {
         beyond: u64,
     },
@@ -281,7 +287,7 @@ pub struct Terms {
     pub discount: (&'static str, u64, Option<u64>),
     pub min_subtotal: u64,
     pub max_issued: u64,
-    /// The window's beginning, from now.
+    /// Start of the window, relative to now.
     pub from_ms: i64,
     pub length_ms: i64,
 }
@@ -290,14 +296,15 @@ pub struct Terms {
 #[derive(Clone, Copy, Debug)]
 #[rustfmt::skip]
 pub enum Clock {
-    /// Back, as if nothing had been decided for so long; where the server's clock is used, which is later.
+    /// Sets it back, as if nothing had been decided for this long. If the server's clock is used,
+    /// that one is later and counts.
     Idle { ms: i64 },
     // The others move it forward.
     By { ms: i64 },
     ToMidnight { beyond_ms: i64 },
-    /// The beginning or end of a window that is still to come.
+    /// The start or end of a window, still in the future.
     ToWindow { border: Nth, beyond_ms: i64 },
-    /// Of a coupon that an order has used, or of any.
+    /// The expiry of a coupon; with `used`, of one that an order has used.
     ToCouponsEnd { used: bool, coupon: Nth, beyond_ms: i64 },
     ToKeysEnd { key: Nth, beyond_ms: i64 },
 }
@@ -315,7 +322,7 @@ pub enum Read {
         after: Option<usize>,
         limit: usize,
     },
-    /// A user's coupons: of this status, so many, after that one.
+    /// A page of a user's coupons: with this status, at most `limit`, after a given one.
     Held {
         user: usize,
         status: Option<CouponStatus>,

@@ -1,4 +1,4 @@
-//! Reads: what the API asks `lua/read.lua`, and what the model says to it.
+//! Reads: what the API requests from `lua/read.lua`, and the model's answers.
 
 use rushgate::domain::CouponStatus;
 use rushgate::domain::limits::COUPON_USABLE_MS;
@@ -16,7 +16,7 @@ use super::plan::{AfterCoupon, PRODUCTS, Read, TEMPLATES, USERS, nth};
 use super::state::terms;
 use crate::history::model::{Coupon, Product, Shop};
 
-/// A read as the script takes it.
+/// A read in the form that the script takes.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Wanted {
@@ -48,7 +48,7 @@ pub fn wanted(shop: &Shop, read: &Read) -> Wanted {
     }
 }
 
-/// All that can be read.
+/// Everything that can be read.
 pub fn everything() -> Vec<Read> {
     let mut all = vec![
         Read::Products((0..PRODUCTS.len()).collect()),
@@ -62,7 +62,7 @@ pub fn everything() -> Vec<Read> {
     all
 }
 
-/// `now`: the gate's clock, as the call told it.
+/// `now` is the gate's clock from the call's reply.
 pub fn compare(shop: &Shop, read: &Read, answer: &[u8], now: i64) -> Result<(), String> {
     match read {
         Read::Balance(user) => {
@@ -128,7 +128,7 @@ fn same<T: PartialEq + Debug>(read: &Read, told: &T, should: &T) -> Result<(), S
     }
 }
 
-/// Unknown ones are left out.
+/// Unknown ones are omitted.
 fn chosen<T>(ids: &[usize], names: &[&str], find: impl Fn(&str) -> Option<T>) -> Vec<T> {
     ids.iter().filter_map(|id| find(names[*id])).collect()
 }
@@ -167,10 +167,10 @@ fn templates(answer: &[u8]) -> Result<Vec<(String, Template)>, String> {
     rows.into_iter().map(|(id, record, issued)| Ok((id, template_record(&record, issued)?))).collect()
 }
 
-/// What a user holds, and when; the answer names the templates in some order, each once.
+/// A user's coupons and the time of the read. The answer names each template once, in any order.
 type Told = (i64, Vec<(Id, Coupon, Template)>);
 
-/// `None`: the page was to begin after a coupon that the user does not hold.
+/// `None` means that the page was to begin after a coupon that the user does not hold.
 fn held(answer: &[u8], user: &str) -> Result<Option<Told>, String> {
     type Packed = (i64, Blob, Vec<(String, Blob, u64)>, Option<Id>);
     let Some((now, value, rows, _)) = unpacked::<Option<Packed>>(answer)? else { return Ok(None) };

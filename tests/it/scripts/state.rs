@@ -1,4 +1,4 @@
-//! All that Redis holds of a cell, and what it should hold; both as the same plain values.
+//! Everything that Redis holds for a cell, and what it should hold, both as the same plain values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::kind::unpacked;
 use crate::history::model::Shop;
 
-/// An idempotency record: request hash, when it was decided, the answer's bytes.
+/// An idempotency record: request hash, time of the decision, bytes of the answer.
 pub type Record = (Vec<u8>, i64, Vec<u8>);
 
 #[derive(Debug, Default, PartialEq)]
@@ -32,17 +32,18 @@ pub struct State {
     pub issued: BTreeMap<String, u64>,
     pub template_ids: Vec<String>,
     pub template_numbers: BTreeMap<u32, String>,
-    /// Each user's coupons in the order of their issue.
+    /// Each user's coupons in the order of issue.
     pub held: BTreeMap<String, Vec<HeldCoupon>>,
     pub cancelled: BTreeSet<Id>,
     /// Day and scope → record.
     pub records: BTreeMap<(i64, String), Record>,
-    /// Day and user → how many of these the user has made.
+    /// Day and user → number of records that the user has made.
     pub made: BTreeMap<(i64, String), u64>,
 }
 
 impl State {
-    /// What a shop in this state looks like in the gate. `meta` comes from outside: a model has no log.
+    /// The state that a gate with this shop should have. `meta` is passed in, because a model has
+    /// no log.
     pub fn of_shop(
         shop: &Shop,
         keys: &Keys,
@@ -75,7 +76,7 @@ impl State {
         state
     }
 
-    /// Redis knows no empty hashes and sets; the log always has its first element.
+    /// Redis has no empty hashes or sets. The log always has its first entry.
     fn expected_keys(&self, keys: &Keys) -> BTreeSet<String> {
         let named = [
             (keys.wallets(), self.wallets.is_empty()),
@@ -138,7 +139,7 @@ impl State {
         Ok(state)
     }
 
-    /// Names the first part in which this state is not as it should be.
+    /// Reports the first part in which this state differs from the expected one.
     pub fn compare(&self, should: &Self) -> Result<(), String> {
         same("wallets", &self.wallets, &should.wallets)?;
         same("products", &self.products, &should.products)?;
@@ -172,7 +173,7 @@ async fn hash<K: Ord, V>(
     name: fn(&[u8]) -> Result<K, String>,
     value: fn(&[u8]) -> Result<V, String>,
 ) -> Result<BTreeMap<K, V>, String> {
-    // a custom command, since its reply comes as bytes: ids are no text
+    // A custom command whose reply arrives as bytes, because ids are not text.
     let fields: Vec<Bytes> = command(client, fred::cmd!("HGETALL"), vec![key.clone()]).await?;
     fields
         .chunks_exact(2)
