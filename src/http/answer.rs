@@ -1,4 +1,5 @@
-//! From what the gate decided to an answer: replays, and the wait for PostgreSQL of `RUSHGATE_ACK=truth`.
+//! From the gate's decision to a response: the mark of replays, and with `RUSHGATE_ACK=truth` the
+//! wait for PostgreSQL.
 
 use std::time::Instant;
 
@@ -15,22 +16,22 @@ use super::problem::Problem;
 use crate::config::Ack;
 use crate::gate::{Accepted, CaughtUp, Decision, GateError, NotApplied};
 
-// Room for nearly every answer but a list, so that nothing is copied while it grows.
+// Capacity for nearly every answer except lists, so that nothing is copied while it grows.
 const USUAL_BODY_BYTES: usize = 480;
 const USUAL_HEADERS: usize = 12;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// An accepted request on its way to an answer.
+/// An accepted request on its way to a response.
 #[derive(Debug)]
 pub struct Decided<F> {
     pub fact: F,
     pub replayed: bool,
-    /// The answer may be given in full: PostgreSQL has it, or was not asked for.
+    /// PostgreSQL has applied it, or need not be waited for: the full body may be sent.
     acknowledged: bool,
 }
 
-/// Bodies of 202, with `RUSHGATE_ACK=truth` only: what was asked for is decided and logged, and PostgreSQL does not have it
-/// yet.
+/// Bodies of 202, which is sent with `RUSHGATE_ACK=truth` only: the request is decided and logged,
+/// and PostgreSQL has not applied it yet.
 macro_rules! accepted {
     ($($name:ident $id:ident: $type:ty, $about:literal;)*) => {$(
         #[doc = concat!("Decided and logged; PostgreSQL does not have it yet. The id of ", $about, ".")]
@@ -63,18 +64,20 @@ pub enum AcceptedStatus {
 }
 
 impl Api {
-    /// When the gate must have decided a request that came now.
+    /// The time by which the gate must have decided a request that arrives now.
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.settings.request_timeout
     }
 
-    /// Waits, bounded, until PostgreSQL has what the gate has: what a client has been told, it can read.
+    /// Waits, up to `truth_timeout`, until PostgreSQL has applied all that the gate has decided, so
+    /// that clients can read what earlier answers told them.
     pub async fn catch_up(&self) -> Result<CaughtUp, Problem> {
         Ok(self.gate.catch_up(Instant::now() + self.settings.truth_timeout).await?)
     }
 
-    /// What `read` finds in PostgreSQL once that has what the gate has, and where that is. Looked at before and after: a
-    /// PostgreSQL that is restored from a backup meanwhile is found out, whatever was read there or not.
+    /// Waits until PostgreSQL has caught up with the gate, then runs `read`. Returns the positions
+    /// that PostgreSQL had reached, too. They are checked again after the read, also when it
+    /// failed: this detects a PostgreSQL that was restored from a backup in between.
     pub async fn read_truth<T>(
         &self,
         read: impl Future<Output = Result<T, Problem>>,
@@ -85,7 +88,7 @@ impl Api {
         Ok((found?, caught_up))
     }
 
-    /// What the gate decided; waits for PostgreSQL, bounded, with `RUSHGATE_ACK=truth`.
+    /// The gate's decision; with `RUSHGATE_ACK=truth`, waits up to `truth_timeout` for PostgreSQL.
     pub async fn decided<F, R>(
         &self,
         decision: Decision<F, R>,
@@ -94,13 +97,14 @@ impl Api {
         let accepted = decision?.map_err(refused)?;
         let acknowledged = match self.settings.ack {
             Ack::Gate => true,
-            // Boxed, as others here: handlers are moved at each request, and must not be as large as what they rarely do.
+            // Boxed, like the other rare waits here: handler futures are moved for every request,
+            // and should not have the size of work that they rarely do.
             Ack::Truth => Box::pin(self.truth_has(&accepted)).await?,
         };
         Ok(Decided { fact: accepted.fact, replayed: accepted.replayed, acknowledged })
     }
 
-    /// Whether PostgreSQL has what the gate decided, as far as waiting for it, bounded, can tell.
+    /// Whether PostgreSQL has applied the decision before `truth_timeout`.
     async fn truth_has<F>(&self, accepted: &Accepted<F>) -> Result<bool, Problem> {
         let deadline = Instant::now() + self.settings.truth_timeout;
         match self.gate.wait_applied(accepted.position, deadline).await {
@@ -111,14 +115,15 @@ impl Api {
         }
         match &accepted.scope {
             None => Ok(true),
-            // The first answer may be to an entry that PostgreSQL refused and an operator skipped: until it is rebuilt,
-            // the gate gives it, and PostgreSQL will never have it.
+            // A replayed answer may belong to an entry that PostgreSQL refused and an operator
+            // skipped. The gate replays it until the next rebuild, and PostgreSQL will never have
+            // it.
             Some(scope) => Ok(self.truth.has_answered(scope).await.unwrap_or(false)),
         }
     }
 
-    /// With `RUSHGATE_ACK=truth`, before a refusal that clients take for a success ("you have it already"): it must not
-    /// speak of what PostgreSQL does not have.
+    /// With `RUSHGATE_ACK=truth`, call this before a refusal that clients take for a success ("you
+    /// have it already"): it must not report what PostgreSQL does not have.
     pub async fn confirm_refusal(&self) -> Result<(), Problem> {
         if self.settings.ack == Ack::Truth {
             Box::pin(self.catch_up()).await?;
@@ -128,7 +133,7 @@ impl Api {
 }
 
 impl<F> Decided<F> {
-    /// `body` with `status`, or the ids alone with 202.
+    /// `body` with `status`; or 202 with the ids alone, while PostgreSQL has not applied it.
     pub fn answer<A: Serialize, B: Serialize>(
         self,
         status: StatusCode,
@@ -144,7 +149,7 @@ impl<F> Decided<F> {
     }
 }
 
-/// A body of JSON with status 200.
+/// A JSON body with status 200.
 #[derive(Debug)]
 pub struct Answer<T>(pub T);
 
@@ -158,11 +163,11 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response {
     rendered(status, "application/json", body)
 }
 
-/// `body` as JSON, of this media type.
+/// `body` as JSON, with this media type.
 pub(super) fn rendered(status: StatusCode, media_type: &'static str, body: &impl Serialize) -> Response {
     let mut bytes = Vec::with_capacity(USUAL_BODY_BYTES);
     if let Err(error) = serde_json::to_writer(&mut bytes, body) {
-        tracing::error!(%error, "an answer cannot be written as JSON");
+        tracing::error!(%error, "a response body cannot be serialized as JSON");
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
     let mut response = Response::new(Body::from(bytes));
@@ -172,7 +177,7 @@ pub(super) fn rendered(status: StatusCode, media_type: &'static str, body: &impl
     response
 }
 
-/// Marks the answer to a repeated `Idempotency-Key`.
+/// Marks the response as a replay for a repeated `Idempotency-Key`.
 pub fn marked(mut response: Response, replayed: bool) -> Response {
     if replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
@@ -191,7 +196,8 @@ pub struct List<T> {
 }
 
 impl<T> List<T> {
-    /// From up to `limit + 1` elements: the one too many only tells that there is a next page.
+    /// From up to `limit + 1` elements: an element beyond the limit only shows that there is a next
+    /// page.
     pub fn page(mut data: Vec<T>, limit: usize, id: impl Fn(&T) -> String) -> Self {
         let more = data.len() > limit;
         data.truncate(limit);

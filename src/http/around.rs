@@ -1,5 +1,8 @@
-//! What surrounds every handler: a time limit, a limit on each address, a net for panics, metrics, headers for browsers; and
-//! the answers where no handler is.
+//! The middleware around every handler: time limit, rate limit per address, panic handler, metrics,
+//! security headers; and the answers for requests that no route takes.
+//!
+//! [`Around`] holds what is the same for all requests. [`Surrounded`] is the service made of it and
+//! a router; each connection has a clone.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -29,7 +32,7 @@ use super::rates::Rates;
 use super::server::Peer;
 use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, Trace};
 
-/// How long a browser may remember what CORS allows.
+/// How long a browser may cache the answer to a CORS preflight.
 const PREFLIGHT_MEMORY: Duration = Duration::from_secs(600);
 
 /// No route has this path.
@@ -38,7 +41,7 @@ pub async fn route_not_found(uri: Uri) -> Problem {
     Problem::new(Code::RouteNotFound, format!("There is no route {path}; GET /docs shows them all."))
 }
 
-/// The route has this path, not this method; axum adds `Allow`.
+/// The path's route does not have this method; axum adds `Allow`.
 pub async fn method_not_allowed(method: Method) -> Problem {
     Problem::new(
         Code::MethodNotAllowed,
@@ -46,12 +49,12 @@ pub async fn method_not_allowed(method: Method) -> Problem {
     )
 }
 
-/// What is the same for all requests.
+/// The middleware's state, shared by all requests.
 pub struct Around {
     pub(super) limit: Duration,
     rates: Arc<Rates>,
     routes: Routes,
-    /// For every answer that does not say otherwise.
+    /// Set on every response that does not have the header already.
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -65,7 +68,7 @@ impl Around {
         }
     }
 
-    /// `router` with all of this around it.
+    /// `router` with this middleware around it.
     pub fn over(self: Arc<Self>, router: Router) -> Surrounded {
         Surrounded(Arc::new((self, Mutex::new(router))))
     }
@@ -113,7 +116,7 @@ impl Around {
         response
     }
 
-    /// Counts a request that was answered, and writes it down for whoever asks for that.
+    /// Records an answered request in metrics, log and trace.
     fn account(
         &self,
         trace: &Trace,
@@ -125,7 +128,7 @@ impl Around {
         let (status, took) = (response.status().as_u16(), started.elapsed());
         let name = self.routes.name(route);
         meters::answered((route, name), method, status, code, took);
-        // Nothing of the client's but its id.
+        // The request id is the only value that comes from the client.
         tracing::debug!(
             route = name,
             method,
@@ -146,7 +149,7 @@ impl Around {
         trace.answered(|| format!("{method} {name}"), status, took);
     }
 
-    /// The headers that every answer has.
+    /// Sets the headers that every response has.
     fn complete(&self, trace: &Trace, headers: &mut HeaderMap) {
         headers.insert(HeaderName::from_static(REQUEST_ID), trace.header());
         for (name, value) in &self.headers {
@@ -155,8 +158,11 @@ impl Around {
     }
 }
 
-/// One service around the whole of a router, as layers would be around each route: those cost every request an allocation
-/// each. A clone shares no counter with others; each connection has one, and no lock is ever waited for.
+/// One service around the whole router. Layers would wrap each route, and each layer would cost an
+/// allocation per request.
+///
+/// A clone is made for each connection. Clones share neither the reference count that a request
+/// changes nor the router's lock, so the lock is never contended.
 pub struct Surrounded(Arc<(Arc<Around>, Mutex<Router>)>);
 
 impl Clone for Surrounded {
@@ -169,7 +175,8 @@ impl Clone for Surrounded {
 impl Service<Request> for Surrounded {
     type Response = Response;
     type Error = Infallible;
-    /// Boxed for the sake of the server, which holds what is under way in its connections and moves it there: it is large.
+    /// Boxed: the future is large, and the server keeps it in the connection's state and moves it
+    /// there.
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -189,7 +196,8 @@ fn infallible<T>(result: Result<T, Infallible>) -> T {
     }
 }
 
-/// Answers are for programs: no browser is to guess their type, show them as a page, keep them, or tell of their address.
+/// Responses are for programs: browsers must not sniff their type, show or frame them as a page,
+/// cache them, or send their address as a referrer.
 fn headers(tls: bool) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = vec![
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -203,7 +211,7 @@ fn headers(tls: bool) -> Vec<(HeaderName, HeaderValue)> {
     headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect()
 }
 
-/// Which pages of other origins may call; `None`: none.
+/// CORS for pages of these origins; `None` without any: no page of another origin may call.
 pub fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
     const ASKED: [HeaderName; 5] = [
         AUTHORIZATION,
@@ -227,8 +235,9 @@ pub fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
     Some(layer.allow_headers(ASKED).expose_headers(TOLD).max_age(PREFLIGHT_MEMORY))
 }
 
-/// Whether everybody must agree where an HTTP/1 request ends. The server is lenient where a proxy in front may read
-/// otherwise; then what follows could be taken for the next request, and be somebody else's.
+/// Whether every HTTP/1 parser must agree on where this request ends. The server accepts ambiguous
+/// lengths that a proxy in front may read differently. Bytes after the request could then be taken
+/// for the next request on the connection, which may be another client's (request smuggling).
 fn is_well_framed(request: &Request) -> bool {
     let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return true };
@@ -250,7 +259,7 @@ fn timed_out(safe: bool) -> Problem {
     }
 }
 
-/// Clients may invent methods; labels must not grow with them.
+/// Clients can send any method name; the label must have few values.
 fn known_method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

@@ -1,5 +1,8 @@
-//! What is learnt about a request on the way to its answer, for whoever completes the answer: a cell that only the request's
-//! own work sees, as an extension of the response would be, and without its allocations.
+//! Per-request context: what the handlers learn about a request, for the code that completes its
+//! response (rate-limit headers, metrics).
+//!
+//! It is a task-local cell, set when a request's work starts and read when its response is made. An
+//! extension of the response would do the same, at the cost of an allocation per request.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -12,18 +15,19 @@ tokio::task_local! {
     static CURRENT: Cell<Current>;
 }
 
-/// What handlers leave behind.
+/// What the work on a request leaves behind.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Current {
-    /// Where the caller stands, once somebody has counted it.
+    /// The caller's rate-limit state, once the request was counted.
     pub standing: Option<Standing>,
-    /// The code of the refusal that was made into the answer; empty: none was.
+    /// The code of the refusal that became the response; empty: none.
     pub refusal: &'static str,
 }
 
 impl Current {
-    /// Runs a request's work; returns its answer, and what was left behind. `work` is pinned by the caller, so that futures
-    /// around it hold an address: each that held the work itself would double what is moved for every request.
+    /// Runs a request's work; returns its response and the context that it left. The caller pins
+    /// `work`, so the futures around it hold a pointer: each one that held the work by value would
+    /// double the bytes that are moved for every request.
     pub async fn told(work: Pin<&mut (impl Future<Output = Response> + Send)>) -> (Response, Self) {
         let work = async {
             let response = work.await;
@@ -32,12 +36,12 @@ impl Current {
         CURRENT.scope(Cell::default(), work).await
     }
 
-    /// The same for an answer that needs no waiting.
+    /// The same for a response that needs no waiting.
     pub fn told_now(work: impl FnOnce() -> Response) -> (Response, Self) {
         CURRENT.sync_scope(Cell::default(), || (work(), CURRENT.with(Cell::get)))
     }
 
-    /// Outside of a request nobody is interested.
+    /// Changes the current request's context; does nothing outside of a request.
     pub fn leave(change: impl FnOnce(&mut Self)) {
         let _ = CURRENT.try_with(|current| {
             let mut now = current.get();

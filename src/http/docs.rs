@@ -46,7 +46,7 @@ fn file(path: &str, config: Arc<Config<'static>>) -> Response {
                 .into_response();
         }
         Err(error) => {
-            tracing::error!(%error, "the documentation page could not be made");
+            tracing::error!(%error, "the documentation page could not be rendered");
             return Problem::internal().into_response();
         }
     };

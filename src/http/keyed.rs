@@ -1,6 +1,7 @@
-//! Keys of requests that no script of the gate decides: cancelling what is cancelled, refreshing the popular products. What
-//! a key was used for is read in PostgreSQL; its record is made through the gate, as all others, so that the key belongs to
-//! the request from then on.
+//! Idempotency keys of requests that no script of the gate decides: cancelling an order that is
+//! cancelled already, and refreshing the popular products. PostgreSQL tells whether a key was used
+//! before. The key's record is made through the gate, as all others are, so that the key belongs to
+//! this request from then on.
 
 use super::Api;
 use super::problem::Problem;
@@ -10,8 +11,8 @@ use crate::gate::{GateError, IdempotencyKey, KeyedRequest};
 use crate::truth::KeyUse;
 
 impl Api {
-    /// When the key was used for this request before; `None`: never, in the last 24 hours. PostgreSQL must have what the gate
-    /// has, see [`Api::catch_up`].
+    /// When the key was used for this same request; `None`: not in the last 24 hours. PostgreSQL
+    /// must have applied what the gate has decided, see [`Api::catch_up`].
     pub async fn used_before(
         &self,
         key: &IdempotencyKey,
@@ -25,7 +26,7 @@ impl Api {
         }
     }
 
-    /// Makes the key's record. Returns whether somebody else did meanwhile, for the same request.
+    /// Makes the key's record. Returns whether a concurrent call of the same request made it first.
     pub async fn use_key(&self, key: &IdempotencyKey, request: KeyedRequest) -> Result<bool, Problem> {
         let decision = self.gate.use_key(key, request, self.deadline()).await;
         let decided = self.decided(decision, |refusal| refusals::charge(&refusal, 0)).await?;

@@ -1,5 +1,5 @@
-//! What is counted about requests. Handles are made at the first request of their kind and kept by each thread, so that
-//! counting takes neither a lock nor an allocation.
+//! Metrics of requests. Each thread creates a metric's handle at the first request of its kind and
+//! keeps it, so that counting takes neither a lock nor an allocation.
 
 use ::metrics::{Counter, Gauge, Histogram};
 use std::cell::RefCell;
@@ -11,21 +11,21 @@ use matchit::Router;
 
 use crate::telemetry::metrics::{HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_REQUESTS};
 
-/// The routes by what metrics call them: their paths, and `none` for everything else. axum matches a path with the same
-/// library, but tells it only to what is inside of the route.
+/// The routes under their names in metrics: their paths, and `none` for everything else. axum
+/// matches paths with the same library, but only code inside of the route learns the result.
 pub struct Routes {
     numbers: Router<usize>,
     names: Vec<String>,
 }
 
 impl Routes {
-    /// The number of what no route has.
+    /// The number for paths that no route has.
     const NONE: usize = 0;
 
     pub fn new<'a>(paths: impl IntoIterator<Item = &'a str>) -> Self {
         let mut routes = Self { numbers: Router::new(), names: vec!["none".to_owned()] };
         for path in paths {
-            // axum refuses paths that contradict each other when it builds its own router.
+            // Conflicting paths are refused by axum when it builds its own router.
             if routes.numbers.insert(path, routes.names.len()).is_ok() {
                 routes.names.push(path.to_owned());
             }
@@ -44,7 +44,7 @@ impl Routes {
 }
 
 thread_local! {
-    /// By the route's number, then by method, of which there are few.
+    /// By the route's number, then by method (a short list).
     static ROUTES: RefCell<Vec<Vec<RouteMeters>>> = RefCell::default();
 }
 
@@ -55,7 +55,7 @@ struct RouteMeters {
     answers: Vec<(u16, &'static str, Counter)>,
 }
 
-/// One request of a route (its number, its name) was answered.
+/// Counts an answered request of a route (its number, its name).
 pub fn answered(
     (number, route): (usize, &str),
     method: &'static str,
@@ -88,14 +88,15 @@ pub fn answered(
     });
 }
 
-/// A request being worked on; until it is dropped, also by a client that hangs up.
+/// Counts a request in flight until it is dropped, also when the client hangs up.
 pub struct InFlight(&'static AtomicI64);
 
-/// Requests under way, as threads have counted them: each in a place that is nearly always its own, because one place for all
-/// would wander from processor to processor twice a request. Only the sum means anything: a request may end elsewhere.
+/// Requests in flight, in shards. A thread's shard is nearly always its own: one counter for all
+/// would move between cores twice per request. Only the sum is meaningful, as a request may end on
+/// another thread.
 static UNDER_WAY: [Place; 16] = [const { Place(AtomicI64::new(0)) }; 16];
 
-/// As far from the next one as processors fetch memory at once.
+/// Aligned to the unit in which processors fetch memory, so that no two shards share one.
 #[repr(align(128))]
 struct Place(AtomicI64);
 
@@ -113,11 +114,12 @@ impl InFlight {
         Self(place)
     }
 
-    /// Brings the gauge up to date, for whoever is about to read it.
+    /// Updates the gauge, just before it is read.
     pub fn tell() {
         static IN_FLIGHT: LazyLock<Gauge> = LazyLock::new(|| HTTP_IN_FLIGHT.gauge(&[]));
         let sum: i64 = UNDER_WAY.iter().map(|place| place.0.load(Ordering::Relaxed)).sum();
-        IN_FLIGHT.set(sum.max(0) as f64); // read while others count, it may be off by what they do
+        // Threads count during the sum, so it may be off by their changes.
+        IN_FLIGHT.set(sum.max(0) as f64);
     }
 }
 

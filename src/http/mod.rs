@@ -1,8 +1,10 @@
-//! The HTTP side: every route stands in [`routes`]; each resource's file holds its requests, answers and handlers.
+//! The HTTP API. [`routes`] lists every route; each resource's file holds its bodies, views and
+//! handlers.
 //!
-//! A request goes through [`around`] (time limit, panics, metrics), then through the extractors of its handler in their
-//! order (token, path, query, idempotency key, body: who may not ask is told so before what was asked is read), to the
-//! gate, and back through [`answer`]. Every refusal is a [`problem::Problem`].
+//! A request passes [`around`] (time limit, panics, metrics), then the extractors of its handler in
+//! their order: token, path, query, idempotency key, body. A caller without the right is refused
+//! before the rest of the request is read. Then the gate decides, and [`answer`] makes the
+//! response. Every refusal is a [`problem::Problem`].
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -61,11 +63,11 @@ pub use health::Health;
 pub use ops::{Ops, ops_router};
 pub use rendered::RenderedPages;
 
-/// Makes the list of popular products anew, up to a moment of the gate's clock; the scheduler's function, handed in by
-/// `rushgate serve`. The error is for the process's own log.
+/// Recomputes the popular products, up to a time of the gate's clock. This is the scheduler's
+/// function, passed in by `rushgate serve`. The error is for the log only.
 pub type RefreshPopular = Arc<dyn Fn(TimestampMs) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
-/// What handlers work with.
+/// The state that all handlers share.
 pub struct Api {
     pub gate: Arc<Gate>,
     pub truth: Truth,
@@ -76,11 +78,11 @@ pub struct Api {
     pub edge: Edge,
     pub product_pages: RenderedPages,
     pub refresh_popular: RefreshPopular,
-    /// Whether the relay of this instance is connected to RabbitMQ; `None` when this instance runs none.
+    /// Whether this instance's relay is connected to RabbitMQ; `None` when it runs none.
     pub rabbitmq_connected: Option<Arc<AtomicBool>>,
 }
 
-/// What of the settings handlers need.
+/// The settings that handlers need.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub ack: Ack,
@@ -90,12 +92,13 @@ pub struct Settings {
     pub body_timeout: Duration,
 }
 
-/// What browsers are told.
+/// Settings that concern browsers.
 #[derive(Clone, Debug, Default)]
 pub struct Edge {
-    /// Origins whose pages may call; none: no CORS.
+    /// Origins whose pages may call; empty: no CORS.
     pub cors_origins: Vec<HeaderValue>,
-    /// Whether the port speaks TLS, and nothing else should ever be spoken to this host.
+    /// Whether the port speaks TLS; then browsers are told to use nothing else for this host
+    /// (HSTS).
     pub tls: bool,
 }
 
@@ -112,7 +115,8 @@ impl From<&Serve> for Settings {
 }
 
 impl Settings {
-    /// A limit over the whole of a request, above the limits of its parts: only what escaped those runs into it.
+    /// The limit on a whole request. It is above the limits of the request's parts, so only work
+    /// that escaped those runs into it.
     fn handler_timeout(&self) -> Duration {
         self.body_timeout + self.request_timeout * 3 + self.truth_timeout * 4
     }
@@ -149,7 +153,7 @@ pub fn service(api: Arc<Api>) -> impl Answers {
     let around = Arc::new(Around::new(&api, Routes::new(paths)));
     let cors = around::cors(&api.edge.cors_origins);
     let router = router
-        // `popular` names the list; nobody may make a product of that id.
+        // `popular` is the list's name, so no product may have it as its id.
         .route("/v1/products/popular", put(products::refuse_popular))
         .with_state(api)
         .merge(docs::router(&openapi::complete(description, charge_scope)))

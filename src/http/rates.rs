@@ -1,9 +1,13 @@
-//! How often one end user, and one address, may ask: by GCRA, a bucket that refills steadily, for each.
+//! Rate limits per end user and per address, by GCRA: a bucket for each that refills steadily.
 //!
-//! Each instance counts for itself, in memory. What it protects is the instance: its processor, its queues. What must hold
-//! in the whole cluster (one coupon per user, never below zero) the gate decides, which no rate limit could. A count shared
-//! through Redis would cost the hot path a round trip to the very server that it is to be protected from; with N instances
-//! behind a balancer a user may reach N times the rate, and that is said in the documentation.
+//! Each instance counts for itself, in memory: the limits protect the instance, its processor and
+//! its queues. What must hold in the whole cluster (one coupon per user, no stock below zero) is
+//! decided by the gate; no rate limit could ensure it. A count shared through Redis would cost the
+//! hot path a round trip to the very server that it is to protect. With N instances behind a
+//! balancer a user can reach N times the rate, and the documentation says so.
+//!
+//! Buckets are created by a key's first request. [`Rates::upkeep`] removes them when they are full
+//! again.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -29,7 +33,7 @@ use crate::domain::UserId;
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 const FORWARDED_FOR: &str = "x-forwarded-for";
-/// Hops of `X-Forwarded-For` that are looked at.
+/// Hops of `X-Forwarded-For` that are read at most.
 const MAX_HOPS: usize = 16;
 
 /// How much of a quota is left.
@@ -37,7 +41,7 @@ const MAX_HOPS: usize = 16;
 pub struct Standing {
     of: Who,
     remaining: u32,
-    /// Until the quota is whole again.
+    /// Time until the quota is whole again.
     reset_secs: u64,
 }
 
@@ -61,7 +65,7 @@ struct Limiter<K: Hash + Eq + Clone> {
     of: Who,
     buckets: RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInformationMiddleware>,
     burst: u32,
-    /// The time in which one request is given back.
+    /// The time in which the quota for one request refills.
     refill: Duration,
     policy: HeaderValue,
 }
@@ -77,7 +81,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         Some(Self { of, buckets: buckets.with_middleware(), burst: requests.get(), refill, policy })
     }
 
-    /// Counts one request. Returns where that leaves the caller, or when to come again.
+    /// Counts one request. Returns what is left of the quota, or a refusal with the time to wait.
     fn count(&self, key: &K) -> Result<Standing, Problem> {
         match self.buckets.check_key(key) {
             Ok(state) => Ok(self.standing(state.remaining_burst_capacity())),
@@ -94,7 +98,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         Standing { of: self.of, remaining, reset_secs: ceil_secs(self.refill * missing) }
     }
 
-    /// Forgets those whose bucket is full again; what stays is bounded by those who came lately.
+    /// Removes full buckets. The rest is bounded by the number of recent callers.
     fn forget_the_quiet(&self) {
         self.buckets.retain_recent();
         self.buckets.shrink_to_fit();
@@ -140,7 +144,7 @@ impl Rates {
         self.address.is_some()
     }
 
-    /// Counts a request of an end user.
+    /// Counts an end user's request.
     pub fn count_user(&self, user: &UserId) -> Result<(), Problem> {
         if let Some(limiter) = &self.user {
             let standing = limiter.count(user)?;
@@ -149,13 +153,13 @@ impl Rates {
         Ok(())
     }
 
-    /// Counts a request of an end user that changes something, besides [`Self::count_user`]. What it leaves is told when it is
-    /// nothing.
+    /// Counts an end user's write, in addition to [`Self::count_user`]. Headers report this quota
+    /// only when it is used up.
     pub fn count_write(&self, user: &UserId) -> Result<(), Problem> {
         self.write.as_ref().map_or(Ok(()), |limiter| limiter.count(user).map(drop))
     }
 
-    /// Counts a request by where it comes from.
+    /// Counts a request by its client's address.
     pub fn count_address(&self, peer: Option<Peer>, headers: &HeaderMap) -> Result<(), Problem> {
         if let (Some(limiter), Some(Peer(peer))) = (&self.address, peer) {
             limiter.count(&network(self.client(peer, headers)))?;
@@ -163,8 +167,9 @@ impl Rates {
         Ok(())
     }
 
-    /// The client's address: the other end of the connection, or what trusted proxies say, from the last one backwards. The
-    /// first hop that is not trusted is the client, whatever it says of those before it.
+    /// The client's address: the peer's, or, if the peer is a trusted proxy, from
+    /// `X-Forwarded-For`, read from the last hop backwards. The first hop that is not trusted is
+    /// the client; the hops before it are ignored, as the client may have made them up.
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let trusted = |address: &IpAddr| self.proxies.iter().any(|network| network.contains(address));
         let mut client = peer;
@@ -179,7 +184,7 @@ impl Rates {
         client
     }
 
-    /// Adds to an answer where its caller stands, if it was counted.
+    /// Adds the rate-limit headers to the response of a counted request.
     pub fn tell(&self, headers: &mut HeaderMap, standing: Option<Standing>) {
         let Some(Standing { of, remaining, reset_secs }) = standing else { return };
         let policy = match of {
@@ -194,7 +199,7 @@ impl Rates {
         }
     }
 
-    /// Until `stopping`: without it, memory would grow with everybody who ever came.
+    /// Runs until `stopping`. Without it, memory would grow with every caller ever seen.
     pub async fn upkeep(self: Arc<Self>, stopping: CancellationToken) {
         while stopping.run_until_cancelled(tokio::time::sleep(RATE_UPKEEP)).await.is_some() {
             for limiter in [&self.user, &self.write].into_iter().flatten() {
@@ -215,7 +220,7 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
     Some(IpAddr::to_canonical(&address))
 }
 
-/// Whoever has one IPv6 address has its /64.
+/// IPv6 is counted by /64: the owner of one address has the whole network.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

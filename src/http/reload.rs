@@ -1,6 +1,6 @@
-//! Files that change while an instance runs: keys of tokens, certificates. They are looked at every so often and compared
-//! by what they hold: tools exchange such files in every way there is (rename, links, writing in place), which notices
-//! of the file system tell apart and the content does not.
+//! Polls files that change while an instance runs (token keys, certificates) and compares their
+//! contents. Tools replace such files by rename, by link or in place; file-system notifications
+//! differ between these, contents do not.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::bounds::{MAX_RELOADED_BYTES, RELOAD_POLL};
 
-/// Calls `changed` with the files' contents at the first look and whenever one of them is other than at the look before,
-/// until `stopping`. At the first, too: who reads them at start may wait for servers before this begins, and what
-/// changed meanwhile would go unnoticed.
+/// Calls `changed` with the contents of all files at the first poll, and whenever a poll finds one
+/// of them different from the poll before, until `stopping`. The call at the first poll is needed:
+/// the instance has read the files at start, may then have waited for servers, and would miss a
+/// change made in that time.
 pub async fn follow<const N: usize>(
     files: [PathBuf; N],
     stopping: CancellationToken,
@@ -23,7 +24,7 @@ pub async fn follow<const N: usize>(
         if found == known {
             continue;
         }
-        // A file that is away for a moment is about to be replaced.
+        // A missing file is about to be replaced.
         if found.iter().all(Option::is_some) {
             changed(std::array::from_fn(|at| found[at].as_deref().unwrap_or_default()));
             known = found;

@@ -1,5 +1,7 @@
-//! Pages of the catalogue as JSON, kept by what the gate told: equal answers are rendered once. What a client reads is
-//! as fresh as without it, for the gate is asked each time.
+//! Cache of catalogue pages as JSON, keyed by the gate's reply: equal replies are rendered once.
+//! The gate is still asked for each request, so cached pages are never stale.
+//!
+//! The cache evicts by size in bytes, of keys and bodies.
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -9,7 +11,7 @@ use super::problem::Problem;
 use crate::config::bounds::{RENDERED_PAGES, RENDERED_PAGES_BYTES};
 use crate::gate::PackedProducts;
 
-/// What the gate told, and the limit of the page.
+/// The gate's reply, and the page's limit.
 type Key = (PackedProducts, usize);
 
 #[derive(Clone)]

@@ -1,10 +1,14 @@
-//! The server loop: accepts connections and speaks HTTP/1 and HTTP/2 on them, each step with a time limit.
+//! The server loop: accepts connections and speaks HTTP/1 and HTTP/2 on them, each step with a time
+//! limit.
 //!
-//! A connection ends when its client is gone, when it sends no request headers in time, when it lets an answer lie, or when
-//! the server stops: then connections that the kernel has accepted already are served, too, idle connections close, those
-//! with requests under way close after them, and what is left at the end of [`DRAIN_TIMEOUT`] is cut. When as many
-//! connections stand as may, those that do nothing are closed in favour of those who come: whoever collects idle connections
-//! keeps nobody out.
+//! A connection ends when its client hangs up, sends no request headers in time, or does not read
+//! an answer in time. When the server stops, it still serves the connections in the kernel's
+//! backlog, closes idle connections, closes the others after their requests in flight, and cuts
+//! what is left after [`DRAIN_TIMEOUT`]. At the limit on connections, idle ones are evicted in
+//! favour of new ones, so a client that hoards idle connections locks nobody out.
+//!
+//! `Server` is the state of one port. Each connection is a task with a permit of the connection
+//! limit; its `Activity` is listed in `Server::standing` until the task ends.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -39,9 +43,9 @@ use crate::config::bounds::{
 mod activity;
 mod write_limit;
 
-/// How often an HTTP/2 client that sends nothing is asked whether it is still there.
+/// Interval of pings to an HTTP/2 client that sends nothing.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// … and how long it has to answer.
+/// Time that the client has to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An address that cannot be listened on; the message says which setting to change.
@@ -59,9 +63,9 @@ pub async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListe
     TcpListener::bind(address).await.map_err(|error| BindError { address, setting, error })
 }
 
-/// Streams that a client may open and reset before they were served ("rapid reset", CVE-2023-44487) …
+/// Streams that a client may open and reset before they are served ("rapid reset", CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 20;
-/// … and those that we reset because the client broke the protocol (CVE-2025-8671).
+/// Streams that this server may reset because the client broke the protocol (CVE-2025-8671).
 const MAX_OWN_RESETS: usize = 64;
 
 /// How connections are served.
@@ -81,7 +85,7 @@ pub struct Transport {
 pub struct Peer(pub IpAddr);
 
 impl Transport {
-    /// Plain, and telling nobody who calls.
+    /// No TLS, and requests do not carry their client's address.
     pub fn new(limits: &Limits) -> Self {
         Self {
             header_timeout: limits.header_timeout(),
@@ -113,7 +117,7 @@ impl Transport {
     }
 }
 
-/// What answers requests: a router, or a service around one.
+/// A service that answers requests: a router, or middleware around one.
 pub trait Answers:
     Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>
     + Clone
@@ -137,7 +141,7 @@ pub async fn run(listener: TcpListener, service: impl Answers, stopping: Cancell
     run_with(listener, service, Transport::new(&Limits::default()), stopping).await;
 }
 
-/// Serves until `stopping`, then finishes the requests under way, for [`DRAIN_TIMEOUT`] at most.
+/// Serves until `stopping`, then drains requests in flight for [`DRAIN_TIMEOUT`] at most.
 pub async fn run_with(
     listener: TcpListener,
     service: impl Answers,
@@ -161,16 +165,20 @@ pub async fn run_with(
     waiting(listener, most).into_iter().for_each(|stream| begin(stream, None));
     connections.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
-        tracing::warn!(connections = connections.len(), "requests under way did not end in time and are cut");
+        tracing::warn!(
+            connections = connections.len(),
+            "requests in flight did not finish in time; their connections are cut"
+        );
         server.cut.cancel();
         connections.wait().await;
     }
 }
 
-/// Closes the listener; returns the connections that were in its backlog, whose clients believe themselves connected.
+/// Closes the listener; returns the connections from its backlog. Their clients are connected
+/// already.
 fn waiting(listener: TcpListener, most: usize) -> Vec<TcpStream> {
     let Ok(listener) = listener.into_std() else { return vec![] };
-    // It does not block: the first error says that there is none left.
+    // The socket does not block: the first error means that the backlog is empty.
     std::iter::from_fn(|| listener.accept().ok())
         .take(most)
         .filter_map(|(stream, _)| {
@@ -180,7 +188,8 @@ fn waiting(listener: TcpListener, most: usize) -> Vec<TcpStream> {
         .collect()
 }
 
-/// The client hung up before it was accepted; nothing is wrong here.
+/// Whether the error concerns one connection (its client hung up before it was accepted), not the
+/// listener.
 fn of_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(
@@ -189,27 +198,27 @@ fn of_one_connection(error: &std::io::Error) -> bool {
     )
 }
 
-/// What all connections of one port share.
+/// The state that all connections of one port share.
 struct Server<R> {
     builder: Builder<TokioExecutor>,
     service: R,
     transport: Transport,
     stopping: CancellationToken,
-    /// Ends what has not ended by itself.
+    /// Cancelled when the drain has timed out: ends the remaining connections.
     cut: CancellationToken,
-    /// The connections that stand, by numbers that are given in turn.
+    /// The last number given, and the open connections by their numbers.
     standing: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
 }
 
 /// How a connection is to end.
 enum End {
-    /// After the requests that are under way.
+    /// After the requests in flight.
     Finish,
-    /// At once.
+    /// Immediately.
     Cut,
 }
 
-/// One of the connections that stand.
+/// Keeps a connection in [`Server::standing`] until it is dropped.
 struct Standing<'a, R: Answers> {
     server: &'a Server<R>,
     number: u64,
@@ -222,7 +231,7 @@ impl<R: Answers> Drop for Standing<'_, R> {
 }
 
 impl<R: Answers> Server<R> {
-    /// The next connection, once there is room for it.
+    /// Accepts the next connection, once the connection limit allows it.
     async fn accept(
         &self,
         listener: &TcpListener,
@@ -241,7 +250,8 @@ impl<R: Answers> Server<R> {
         }
     }
 
-    /// Room for one more connection. While there is none, connections that have been idle for long enough are told so.
+    /// Waits for a permit for one more connection. While there is none, evicts connections that
+    /// have been idle for [`CROWDED_IDLE`].
     async fn room(&self, free: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
         loop {
             let waiting = free.clone().acquire_owned();
@@ -266,7 +276,7 @@ impl<R: Answers> Server<R> {
 
     /// Serves one connection to its end, and holds its permit until then.
     async fn begin(self: Arc<Self>, stream: TcpStream, _permit: Option<OwnedSemaphorePermit>) {
-        // Answers are small and whole; waiting to fill packets would only delay them.
+        // Answers are small and written whole: waiting to fill packets would only delay them.
         let _ = stream.set_nodelay(true);
         let peer = stream.peer_addr().ok().filter(|_| self.transport.tells_peer);
         let peer = peer.map(|address| Peer(address.ip().to_canonical()));
@@ -285,7 +295,7 @@ impl<R: Answers> Server<R> {
         };
         drop(ends);
         if let Some(stream) = handshake {
-            // Larger than a plain one, which would be as large if this stood beside it.
+            // Boxed: the TLS future is 10 KiB, and plain connections would carry it too.
             Box::pin(self.serve(stream, peer, activity)).await;
         }
     }
@@ -295,7 +305,8 @@ impl<R: Answers> Server<R> {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = service_fn({
-            // Its own, so that what it counts wanders from processor to processor no more than the connection does.
+            // A clone per connection: its reference counts move between cores no more often than
+            // the connection itself.
             let (activity, service) = (Arc::clone(&activity), Mutex::new(self.service.clone()));
             move |mut request: hyper::Request<hyper::body::Incoming>| {
                 let busy = activity.begin();
@@ -303,11 +314,12 @@ impl<R: Answers> Server<R> {
                 if let Some(peer) = peer {
                     request.extensions_mut().insert(peer);
                 }
-                // Mapped, not awaited in a block of its own: that would hold the answering future twice.
+                // `map_ok`, not an async block, which would hold the answering future twice.
                 let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
                 let answering = service.call(request.map(Body::new));
                 answering.map_ok(move |answer| {
-                    // On HTTP/1 the limit on writes is enough; on HTTP/2 a client can starve one stream of several.
+                    // On HTTP/1 the write timeout is enough. On HTTP/2 a client can read the other
+                    // streams and starve one.
                     if many { answer.map(|body| busy.keep_until_sent(body)) } else { answer }
                 })
             }
@@ -317,7 +329,8 @@ impl<R: Answers> Server<R> {
         loop {
             tokio::select! {
                 biased;
-                // Errors are the client's: it hung up, or spoke no HTTP. It was answered as far as possible.
+                // Errors are caused by the client: it hung up, or did not speak HTTP. Whatever
+                // could be answered was answered.
                 _ = connection.as_mut() => return,
                 end = ends.next() => match end {
                     End::Finish => connection.as_mut().graceful_shutdown(),
@@ -327,7 +340,7 @@ impl<R: Answers> Server<R> {
         }
     }
 
-    /// What ends a connection.
+    /// The events that end a connection.
     fn ends<'a>(&'a self, activity: &'a Arc<Activity>) -> Aside<'a, End> {
         let cut = async {
             tokio::select! {
@@ -342,8 +355,8 @@ impl<R: Answers> Server<R> {
         Aside::new(activity, [cut.boxed(), finish.boxed()])
     }
 
-    /// Ends when the server stops; a connection that has not brought its first request yet has a moment to do so, for it may
-    /// lie unread in the kernel.
+    /// Completes when the server stops. A connection without a request yet gets
+    /// [`FIRST_REQUEST_GRACE`] more, since its first request may lie unread in the kernel.
     async fn end_of_patience(&self, activity: &Activity) {
         self.stopping.cancelled().await;
         if !activity.has_begun() {
@@ -351,8 +364,8 @@ impl<R: Answers> Server<R> {
         }
     }
 
-    /// Ends when a connection has brought no request in time. (hyper's own limit begins only once it knows the version of
-    /// HTTP, for which it waits without one.)
+    /// Completes when a connection has brought no request in time. hyper's own header timeout
+    /// starts only after it knows the HTTP version, and it waits for that without a limit.
     async fn silence(&self, activity: &Activity) {
         tokio::time::sleep(self.transport.header_timeout).await;
         if activity.has_begun() {

@@ -1,4 +1,6 @@
-//! TLS on the API's port (rustls), by a certificate and a key that are read again whenever they change.
+//! TLS on the API's port (rustls). Certificate and key are read again whenever their files change.
+//!
+//! [`Tls`] is made at start and shares the current pair with the acceptor.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,7 +24,7 @@ pub struct Tls {
     current: Arc<Current>,
 }
 
-/// What new connections are shown; those that stand keep what they began with.
+/// The certificate for new connections; open connections keep the one that they began with.
 struct Current(ArcSwap<CertifiedKey>);
 
 impl fmt::Debug for Current {
@@ -64,35 +66,38 @@ impl Tls {
         Ok(Arc::new(config).into())
     }
 
-    /// Takes over certificate and key whenever they change. A pair that cannot be used changes nothing.
+    /// Follows the files of certificate and key. A pair that cannot be used is ignored.
     pub async fn follow(self, stopping: CancellationToken) {
         reload::follow(self.files.clone(), stopping, |[chain, key]| match certified(chain, key) {
             Ok(certified) => {
                 self.current.0.store(Arc::new(certified));
-                tracing::info!("certificate and key were read again");
+                tracing::info!("certificate and key reloaded");
             }
-            // Often the one has been exchanged and the other will be in a moment.
+            // Often one file has been replaced and the other will be in a moment.
             Err(reason) => {
-                tracing::error!(reason, "certificate or key changed and cannot be used; the old ones stay");
+                tracing::error!(
+                    reason,
+                    "the changed certificate or key cannot be used; the old pair stays in use"
+                );
             }
         })
         .await;
     }
 }
 
-/// A chain and the key that it belongs to.
+/// Parses a chain and its key, and checks that they belong together.
 fn certified(chain: &[u8], key: &[u8]) -> Result<CertifiedKey, String> {
     let chain = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("the certificates cannot be read: {error}"))?;
+        .map_err(|error| format!("the certificate chain cannot be read: {error}"))?;
     if chain.is_empty() {
-        return Err("there is no certificate in the file".to_owned());
+        return Err("the file contains no certificate".to_owned());
     }
     let key =
         PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("the key cannot be read: {error}"))?;
     let key = crypto::ring::sign::any_supported_type(&key)
         .map_err(|error| format!("the key cannot be used: {error}"))?;
     let certified = CertifiedKey::new(chain, key);
-    certified.keys_match().map_err(|error| format!("the key is not the certificate's: {error}"))?;
+    certified.keys_match().map_err(|error| format!("the key does not belong to the certificate: {error}"))?;
     Ok(certified)
 }

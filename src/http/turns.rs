@@ -1,9 +1,10 @@
-//! Load shedding: requests of one kind take turns with their like only, so that a rush on coupons leaves room for reads, a
-//! PostgreSQL that hangs holds up nobody who does not need it, and staff get through. A kind has places for so many requests
-//! at once; as many again may wait; more are refused at once, with `overloaded`.
+//! Load shedding: a concurrency limit for each kind of request. Kinds do not compete with each
+//! other, so that a rush on coupons leaves room for reads, a PostgreSQL that hangs blocks only
+//! requests that need it, and staff get through. Up to `limit` requests of a kind run, as many
+//! again wait, and the rest are refused immediately with `overloaded`.
 //!
-//! A turn is taken by the handler, when the request has been read in full and its caller is known: neither slow clients nor
-//! strangers occupy one.
+//! A handler takes its turn after the request was read in full and the caller was authenticated, so
+//! neither slow clients nor strangers hold one.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -19,9 +20,9 @@ pub struct Turns {
     pub decide: Kind,
     /// Products, templates, wallets and coupons, as the gate has them.
     pub read: Kind,
-    /// Whatever waits for PostgreSQL: orders, ledgers, popular products; cancelling.
+    /// All that waits for PostgreSQL: orders, ledgers, popular products; cancelling.
     pub truth: Kind,
-    /// What staff do.
+    /// Requests by staff.
     pub staff: Kind,
 }
 
@@ -30,7 +31,7 @@ pub struct Kind {
     places: Semaphore,
     waiting: AtomicU32,
     limit: u32,
-    /// The longest that one waits.
+    /// The longest time that a request waits.
     patience: Duration,
 }
 
@@ -52,7 +53,7 @@ impl Turns {
 }
 
 impl Kind {
-    /// A place, until what is returned is dropped.
+    /// Takes a place; it is given back when the returned permit is dropped.
     pub async fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
         if let Ok(place) = self.places.try_acquire() {
             return Ok(place);
@@ -69,7 +70,7 @@ impl Kind {
     }
 }
 
-/// Counts down also when the client hangs up.
+/// Decrements on drop, so also when the client hangs up.
 struct Waiting<'a>(&'a AtomicU32);
 
 impl Drop for Waiting<'_> {

@@ -1,5 +1,8 @@
-//! What a connection is doing: whether it has brought a request, since when it does nothing, and which answers on it lie
-//! about unsent; and whether something beside requests wants to be looked at.
+//! What a connection is doing: whether it has brought a request, how long it has been idle, which
+//! HTTP/2 answers are not fully sent, and whether one of its side futures was woken.
+//!
+//! An [`Activity`] lives as long as its connection. A [`Busy`] counts one request in flight, until
+//! it is dropped; an HTTP/2 answer keeps it until the body is sent.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -22,17 +25,17 @@ pub struct Activity {
     /// When the last request ended, in milliseconds after `since`.
     ended_ms: AtomicU64,
     answers: Answers,
-    /// Somebody else wants the place.
+    /// The connection limit is reached and this connection was idle.
     evicted: AtomicBool,
-    /// Of the one future of [`Aside`] that waits for what is told here.
+    /// Waker of the one future in [`Aside`] that waits for a flag of this struct.
     told: AtomicWaker,
-    /// Whether [`Aside`] has anything to look at.
+    /// Whether a future of [`Aside`] was woken and must be polled.
     woken: AtomicBool,
-    /// Of the connection's task.
+    /// Waker of the connection's task.
     task: AtomicWaker,
 }
 
-/// Something that the futures of [`Aside`] wait for has happened.
+/// Called when a future of [`Aside`] can make progress.
 impl Wake for Activity {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -44,7 +47,7 @@ impl Wake for Activity {
     }
 }
 
-/// Answers that are not sent to their end, in the order in which they were begun.
+/// Answers that are not fully sent, in the order in which they began.
 #[derive(Default)]
 struct Answers {
     unsent: Mutex<(u64, BTreeMap<u64, Instant>)>,
@@ -67,7 +70,7 @@ impl Activity {
         }
     }
 
-    /// A request begins; it ends when what is returned is dropped.
+    /// Counts a request as in flight until the returned value is dropped.
     pub fn begin(self: &Arc<Self>) -> Busy {
         self.begun.store(1, Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
@@ -78,7 +81,7 @@ impl Activity {
         self.begun.load(Ordering::Relaxed) > 0
     }
 
-    /// How long nothing has been under way.
+    /// Time since the last request in flight ended; zero while there is one.
     pub fn idle_for(&self) -> Duration {
         match self.under_way.load(Ordering::Relaxed) {
             0 => {
@@ -89,7 +92,7 @@ impl Activity {
         }
     }
 
-    /// Ends the connection if it has done nothing for so long.
+    /// Evicts the connection if it has been idle for that long.
     pub fn evict_if_idle(&self, at_least: Duration) {
         if self.idle_for() >= at_least {
             self.evicted.store(true, Ordering::Release);
@@ -97,7 +100,7 @@ impl Activity {
         }
     }
 
-    /// Ends when [`Self::evict_if_idle`] has found the connection idle.
+    /// Completes when [`Self::evict_if_idle`] has found the connection idle.
     pub async fn evicted(&self) {
         self.until(&self.evicted).await;
     }
@@ -110,7 +113,7 @@ impl Activity {
         .await;
     }
 
-    /// Ends when an answer has been lying about for longer than `limit`.
+    /// Completes when an answer has been unsent for longer than `limit`.
     pub async fn answers_lie(&self, limit: Duration) {
         self.until(&self.answers.any).await;
         loop {
@@ -124,8 +127,9 @@ impl Activity {
     }
 }
 
-/// Futures beside a connection's own work, which is polled several times for each request. These are looked at when one of
-/// them was woken only; to find out that none was takes a look at the [`Activity`], which every request touches anyhow.
+/// The side futures of a connection: its timeouts, eviction, shutdown. The connection's task is
+/// polled several times per request; these are polled only after one of them was woken. The check
+/// for that reads a flag of the [`Activity`], which every request touches anyway.
 pub struct Aside<'a, T> {
     futures: FuturesUnordered<BoxFuture<'a, T>>,
     activity: &'a Activity,
@@ -133,24 +137,24 @@ pub struct Aside<'a, T> {
 }
 
 impl<'a, T> Aside<'a, T> {
-    /// An activity has one at a time.
+    /// An activity has one `Aside` at a time.
     pub fn new(activity: &'a Arc<Activity>, futures: impl IntoIterator<Item = BoxFuture<'a, T>>) -> Self {
         activity.woken.store(true, Ordering::Release);
         Self { futures: futures.into_iter().collect(), activity, waker: Waker::from(Arc::clone(activity)) }
     }
 
-    /// What the next of the futures returns that ends; waits for ever when there is none left.
+    /// The result of the next future that completes; waits for ever when none is left.
     pub async fn next(&mut self) -> T {
         std::future::poll_fn(|cx| {
             self.activity.task.register(cx.waker());
             if !self.activity.woken.load(Ordering::Acquire) {
                 return Poll::Pending;
             }
-            // Before looking, so that a wake meanwhile makes for another look.
+            // Cleared before polling, so that a wake during the poll leads to another poll.
             self.activity.woken.swap(false, Ordering::AcqRel);
             match self.futures.poll_next_unpin(&mut Context::from_waker(&self.waker)) {
                 Poll::Ready(Some(ended)) => {
-                    // There may be more to look at.
+                    // Other futures may be ready, too.
                     self.activity.woken.store(true, Ordering::Release);
                     Poll::Ready(ended)
                 }
@@ -167,7 +171,7 @@ impl Answers {
     }
 }
 
-/// A request under way.
+/// A request in flight.
 pub struct Busy(Arc<Activity>);
 
 impl Drop for Busy {
@@ -179,7 +183,7 @@ impl Drop for Busy {
 }
 
 impl Busy {
-    /// Counts the request as under way until its answer's body is sent, and remembers since when that is awaited.
+    /// Keeps the request in flight until its answer's body is sent, and records when that began.
     pub fn keep_until_sent(self, body: Body) -> Body {
         let number = {
             let mut unsent = self.0.answers.lock();
@@ -195,7 +199,7 @@ impl Busy {
     }
 }
 
-/// A body that is missed until it is sent.
+/// A body that is listed as unsent until it is dropped.
 struct Answer {
     body: Body,
     number: u64,

@@ -1,4 +1,6 @@
-//! A stream whose other end must go on reading: a write that makes no progress in time fails.
+//! A stream with a write timeout: a write fails when the client has not read for too long.
+//!
+//! The timer is created when a write must wait and dropped when a write makes progress.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
@@ -11,7 +13,7 @@ use tokio::time::Sleep;
 pub struct WriteLimited<S> {
     stream: S,
     limit: Duration,
-    /// Runs while a write waits.
+    /// The timer; set while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -20,7 +22,7 @@ impl<S> WriteLimited<S> {
         Self { stream, limit, waiting: None }
     }
 
-    /// What a write said, or that it has waited too long.
+    /// The write's result, or an error once it has waited longer than the limit.
     fn limited<T>(&mut self, cx: &mut Context<'_>, said: Poll<Result<T>>) -> Poll<Result<T>> {
         if said.is_ready() {
             self.waiting = None;
