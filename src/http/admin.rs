@@ -1,4 +1,4 @@
-//! For operators: what the cells, the outbox and the connections are doing.
+//! The operators' view: the state of the cells, the outbox and the connections.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -108,7 +108,7 @@ pub async fn get_status(
     Ok(Answer(StatusView { cells, outbox_length, connections }))
 }
 
-/// Puts together what Redis says of the cells (`None`: nothing) and what PostgreSQL says.
+/// Merges the cells as Redis reports them (`None`: it does not answer) with PostgreSQL's cursors.
 fn cells(gate: Option<Vec<CellStatus>>, truth: Progress) -> Vec<CellView> {
     let mut cursors: BTreeMap<u32, CellCursor> =
         truth.cursors.into_iter().map(|cursor| (cursor.cell, cursor)).collect();

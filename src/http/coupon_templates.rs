@@ -20,7 +20,8 @@ use crate::domain::{CouponTemplate, Discount, TemplateId, TemplateState, Timesta
 use crate::gate::PutTemplate;
 use crate::log::fact::TemplatePut;
 
-/// What a coupon takes off a subtotal: an amount in won, or a percentage (rounded down) with an optional maximum.
+/// What a coupon takes off a subtotal: an amount in won, or a percentage (rounded down) with an
+/// optional maximum.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(title = "Discount", as = Discount, example = json!({"type": "percent", "value": 10, "max": 5_000}))]
 pub struct DiscountView {

@@ -102,7 +102,7 @@ impl CouponView {
     }
 }
 
-/// Which of a user's coupons: a page, and a status.
+/// Query of a user's coupons: a page, and a status.
 #[derive(Debug)]
 pub struct Filter {
     page: Page<Uuid>,

@@ -1,4 +1,5 @@
-//! `/openapi.json`, and `/docs`: a page to read and try it, from files that are built in, so that it works offline.
+//! `/openapi.json`, and `/docs`, a page to read and try it. Its files are built in, so it works
+//! offline.
 
 use std::sync::Arc;
 
@@ -13,19 +14,19 @@ use utoipa_swagger_ui::Config;
 
 use super::problem::{Code, Problem};
 
-/// Where the description is.
+/// Path of the OpenAPI description.
 const DESCRIPTION: &str = "/openapi.json";
 const PAGE: [&str; 3] = ["/docs", "/docs/", "/docs/{*path}"];
-/// Every path here.
+/// Every path of this module.
 pub const PATHS: [&str; 4] = [DESCRIPTION, PAGE[0], PAGE[1], PAGE[2]];
-/// Nothing on the page may come from, or go to, anywhere else.
+/// The page may load from and send to this server only.
 const ONLY_FROM_HERE: &str =
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
 
 /// Serves the description and the page.
 pub fn router(description: &Value) -> Router {
     let json = Bytes::from(description.to_string());
-    // The page would send the description to an external validator otherwise.
+    // The default would send the description to an external validator.
     let config = Arc::new(Config::new([DESCRIPTION]).validator_url("none").try_it_out_enabled(true));
     let page = move |path: Option<Path<String>>| {
         let config = config.clone();
@@ -53,7 +54,7 @@ fn file(path: &str, config: Arc<Config<'static>>) -> Response {
     let encoding = file.gzpipped.then_some([(CONTENT_ENCODING, "gzip")]);
     let headers =
         [(CONTENT_TYPE, file.content_type.clone()), (CONTENT_SECURITY_POLICY, ONLY_FROM_HERE.to_owned())];
-    // Files that are built in are not copied for each who asks.
+    // Built-in files are not copied for each request.
     let bytes = match file.bytes {
         std::borrow::Cow::Borrowed(bytes) => Bytes::from_static(bytes),
         std::borrow::Cow::Owned(bytes) => bytes.into(),
@@ -62,7 +63,7 @@ fn file(path: &str, config: Arc<Config<'static>>) -> Response {
     (headers, encoding, bytes).into_response()
 }
 
-/// The page under this project's name instead of the viewer's.
+/// Replaces the viewer's title by this project's.
 fn titled(page: &[u8]) -> Bytes {
     let page = String::from_utf8_lossy(page);
     page.replacen("<title>Swagger UI</title>", "<title>Rushgate API</title>", 1).into_bytes().into()

@@ -1,4 +1,5 @@
-//! Types of the members of request bodies: to be parsed is to be within the contract's bounds.
+//! Types for the members of request bodies. Deserializing checks the contract's bounds, so a parsed
+//! value is within them.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 use crate::domain::TimestampMs;
 use crate::domain::limits::MAX_NAME_CHARS;
 
-/// A JSON object. (A derived `Deserialize` would take a list of the members' values, too.)
+/// A JSON object. (A derived `Deserialize` would also accept an array of the members' values.)
 #[derive(Debug)]
 pub struct Object<T>(pub T);
 
@@ -48,7 +49,8 @@ impl<T: ToSchema> ToSchema for Object<T> {
     }
 }
 
-/// One of the words that an enumeration serializes to. (A derived `Deserialize` would take `{"word": null}`, too.)
+/// One of the words that an enumeration serializes to. (A derived `Deserialize` would also accept
+/// `{"word": null}`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word<T>(pub T);
 
@@ -68,7 +70,7 @@ impl<const MIN: i64, const MAX: i64> Whole<MIN, MAX> {
         self.0.unsigned_abs()
     }
 
-    /// For ranges that begin below zero.
+    /// The value, for ranges that begin below zero.
     pub fn signed(self) -> i64 {
         self.0
     }
@@ -111,13 +113,13 @@ impl<const MIN: i64, const MAX: i64> PartialSchema for Whole<MIN, MAX> {
 
 impl<const MIN: i64, const MAX: i64> ToSchema for Whole<MIN, MAX> {}
 
-/// A bound of the domain as the type parameter of [`Whole`].
+/// A limit of the domain as a type parameter of [`Whole`].
 pub const fn bound(limit: u64) -> i64 {
     // All bounds stay far below 2^53 (see `domain::limits`).
     limit.cast_signed()
 }
 
-/// A name or a reason: 1 to 200 characters, none of them a control character.
+/// A name or a reason: 1 to 200 characters, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text(pub String);
 
@@ -133,14 +135,14 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// A moment, in any offset.
+/// A point in time, in any offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment(pub TimestampMs);
 
 impl<'de> Deserialize<'de> for Moment {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        // jiff reads more than RFC 3339 knows: annotations such as [Asia/Seoul].
+        // jiff accepts more than RFC 3339: annotations such as [Asia/Seoul].
         let parsed = if text.contains('[') { None } else { text.parse::<jiff::Timestamp>().ok() };
         match parsed.map(jiff::Timestamp::as_millisecond) {
             Some(ms) if ms >= 0 => Ok(Self(ms)),
@@ -160,7 +162,7 @@ impl<'de> Deserialize<'de> for UuidText {
     }
 }
 
-/// `8-4-4-4-12` hexadecimal digits only; the library would read other spellings, too.
+/// Accepts `8-4-4-4-12` hexadecimal digits only; the library accepts other spellings, too.
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
 }

@@ -1,5 +1,6 @@
-//! What `/readyz` knows of Redis and PostgreSQL. Tasks of their own look at them; a request asks for a fresh look and waits
-//! for it a moment only: a probe must have its answer in time, also while a server hangs.
+//! Health of Redis and PostgreSQL, for `/readyz`. A background task checks both servers. A request
+//! for `/readyz` triggers a new check and waits for it only briefly: probes must be answered in
+//! time also while a server hangs.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::config::bounds::{READY_LOOK, READY_PATIENCE, READY_STALE};
 use crate::gate::{CellStatus, Gate};
 use crate::truth::Truth;
 
-/// What is known of both servers.
+/// The latest checks of both servers.
 pub struct Health {
     /// `None`: this instance does not decide.
     gate: Option<Watched>,
@@ -20,7 +21,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Nothing is known until [`Health::look_on`] runs. Without `gate`, Redis is not looked at.
+    /// Nothing is known until [`Health::look_on`] runs. Without `decides`, Redis is not checked.
     pub fn new(decides: bool) -> Arc<Self> {
         let gate = decides.then(|| Watched::new("Redis"));
         Arc::new(Self { gate, truth: Watched::new("PostgreSQL") })
@@ -30,7 +31,7 @@ impl Health {
         self.gate.is_some()
     }
 
-    /// Looks at both servers until `stopping`.
+    /// Checks both servers until `stopping`.
     pub async fn look_on(self: Arc<Self>, gate: Arc<Gate>, truth: Truth, stopping: CancellationToken) {
         let looking_at_gate = async {
             match &self.gate {
@@ -65,7 +66,7 @@ struct Watched {
     since: Instant,
 }
 
-/// A look that has come to its end.
+/// A completed check.
 struct Seen {
     /// When it began.
     at: Instant,
@@ -86,8 +87,9 @@ impl Watched {
         }
     }
 
-    /// As of now if the server answers at once, else as it was last seen; a server that has not answered for long is in
-    /// trouble, whatever it was.
+    /// The result of a new check if the server answers within [`READY_PATIENCE`], else of the last
+    /// one. A server without an answer for [`READY_STALE`] is reported as such, whatever the last
+    /// check found.
     async fn troubles(&self) -> Vec<String> {
         let asked = Instant::now();
         self.asked.notify_one();
@@ -135,7 +137,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use std::time::Duration;
 
-    /// How long a probe may take to be answered; the promise is 200 ms, on a machine that is not starved.
+    /// Time limit for a probe's answer. 200 ms are promised on a machine that is not starved.
     const IN_TIME: Duration = Duration::from_millis(1_000);
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! The operations port: does the process live, can it decide, what does it count. No tokens: keep it inside.
+//! The operations port: liveness, readiness, metrics. It asks for no token, so it must not be
+//! reachable from outside.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,17 +18,17 @@ use super::health::Health;
 use super::{around, meters};
 use crate::telemetry::sampler::Sampled;
 
-/// What the operations port looks at.
+/// The state behind the operations port.
 pub struct Ops {
     /// An instance that does not decide is ready when PostgreSQL answers and its roles run.
     pub health: Arc<Health>,
-    /// Why the roles that follow the gate do not run yet.
+    /// Why the roles that follow the gate do not run yet; `None`: they run.
     pub waits_for: Box<dyn Fn() -> Option<String> + Send + Sync>,
     pub metrics: PrometheusHandle,
     pub sampled: Arc<Sampled>,
     /// As in [`super::Api`].
     pub rabbitmq_connected: Option<Arc<AtomicBool>>,
-    /// Cancelled once the process stops: no new requests, please.
+    /// Cancelled when the process is asked to stop; `/readyz` then answers 503.
     pub stopping: CancellationToken,
 }
 
@@ -54,7 +55,7 @@ struct Readiness {
     ready: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reasons: Vec<String>,
-    /// What is wrong and does not keep requests from being decided.
+    /// Problems that do not keep requests from being decided.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
@@ -90,7 +91,7 @@ mod tests {
     use axum::http::Request;
     use tower::ServiceExt;
 
-    /// Of an instance that does not decide, and has never had an answer from PostgreSQL.
+    /// State of an instance that does not decide, and has never had an answer from PostgreSQL.
     fn ops() -> Arc<Ops> {
         Arc::new(Ops {
             health: Health::new(false),

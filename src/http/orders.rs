@@ -22,7 +22,7 @@ use crate::domain::{Line, OrderStatus, OrderView, ProductId, UserId};
 use crate::gate::{CancelOrder, CancelRefusal, IdempotencyKey, KeyedRequest, PlaceOrder};
 use crate::log::fact::{OrderCancelled, OrderPlaced};
 
-/// How often an order is read anew when it changed between the read and the decision.
+/// Attempts to cancel an order that changes between the read and the decision.
 const CANCEL_READS: usize = 4;
 
 /// What to order.
@@ -128,7 +128,8 @@ pub async fn list_orders(
 
 /// Cancel an order
 ///
-/// Gives back stock, balance and coupon (if not expired by then), once. Cancelling again answers the same.
+/// Gives back stock, balance and coupon (if not expired by then), once. Cancelling again answers
+/// the same.
 #[utoipa::path(post, path = "/v1/orders/{id}/cancel", tag = "orders",
     params(("id" = Uuid, Path), IdempotencyKeyParam), security(("token" = ["shop", "service", "admin"])),
     responses((status = 200, description = "Cancelled", body = OrderView),
@@ -141,8 +142,8 @@ pub async fn cancel_order(
     _: NoBody,
 ) -> Result<Response, Problem> {
     let _turn = api.turns.truth.turn().await?;
-    // The gate knows no orders, only which were cancelled in its epoch. So an order is read from PostgreSQL, and when
-    // it changed between that and the decision, it is read again.
+    // The gate does not store orders; it only knows which were cancelled in its epoch. So the order
+    // is read from PostgreSQL, and read again when it changed before the gate decided.
     for _ in 0..CANCEL_READS {
         let (order, caught_up) = api.read_truth(visible_order(&api, &caller, order_id)).await?;
         let user_id = UserId::parse(order.user_id.clone()).map_err(|_| Problem::internal())?;
@@ -162,7 +163,7 @@ pub async fn cancel_order(
     Err(refusals::order_in_flux())
 }
 
-/// An order that the caller may see; others are as if they were not there.
+/// An order that the caller may see. Orders of other users are reported as not found.
 async fn visible_order(api: &Api, caller: &Caller, order_id: Uuid) -> Result<OrderView, Problem> {
     let order = api.truth.order(order_id).await?.filter(|order| caller.may_act_for(&order.user_id));
     order.ok_or_else(Problem::no_such_order)
@@ -183,8 +184,8 @@ fn cancellation(order: &OrderView, user_id: UserId, read_in_epoch: u64) -> Resul
     })
 }
 
-/// The answer for an order that was cancelled before. The gate is not asked: after a rebuild it no longer knows what
-/// was cancelled earlier. A key is this request's from now on.
+/// The answer for an order that PostgreSQL has as cancelled. The gate is not asked: after a rebuild
+/// it does not know earlier cancellations. The key, if any, is recorded for this request.
 async fn cancelled_before(
     api: &Api,
     order: OrderView,

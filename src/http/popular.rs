@@ -72,8 +72,8 @@ pub async fn get_popular(State(api): State<Arc<Api>>, _: NoQuery) -> Result<Answ
 
 /// Make the list of popular products anew
 ///
-/// A repeat with the same `Idempotency-Key` makes none and gets the list that the first call has made, with the products as
-/// they are now.
+/// A repeat with the same `Idempotency-Key` makes none and gets the list that the first call has
+/// made, with the products as they are now.
 #[utoipa::path(post, path = "/v1/products/popular/refresh", tag = "products",
     params(super::extract::IdempotencyKeyParam), security(("token" = ["admin"])),
     responses((status = 200, body = PopularView)))]
@@ -84,7 +84,7 @@ pub async fn refresh_popular(
     _: NoBody,
 ) -> Result<Response, Problem> {
     let _turn = api.turns.staff.turn().await?;
-    // What the gate has decided up to now must be in the list.
+    // The list must count everything that the gate has decided so far.
     api.catch_up().await?;
     let key = key.of(&caller.sub);
     if let Some(key) = &key
@@ -102,7 +102,7 @@ pub async fn refresh_popular(
 
 async fn make_list(api: &Api) -> Result<(), Problem> {
     let now = api.gate.now().await?;
-    // The list is made in a task of its own: when it takes too long, only the wait for it ends.
+    // The list is made in a task of its own: after the timeout, only the wait for it ends.
     let limit = api.settings.request_timeout;
     let made = tokio::time::timeout(limit, (api.refresh_popular)(now)).await;
     made.unwrap_or_else(|_| Err(format!("no list within {} ms", limit.as_millis()))).map_err(|error| {
@@ -114,10 +114,10 @@ async fn make_list(api: &Api) -> Result<(), Problem> {
     })
 }
 
-/// The latest list, of that moment or of now.
+/// The list as of `at`; `None`: the latest one.
 async fn list_at(api: &Api, at: Option<TimestampMs>) -> Result<Answer<PopularView>, Problem> {
     let list = match api.truth.popular_at(at).await? {
-        // Only so many are kept.
+        // It is gone: only the newest lists are kept.
         None if at.is_some() => api.truth.popular().await?,
         list => list,
     };

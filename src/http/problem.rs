@@ -1,4 +1,5 @@
-//! Refusals: one error type, and the one place where it becomes status and body (RFC 9457).
+//! Refusals: the one error type of the HTTP API, and its mapping to status, headers and body (RFC
+//! 9457).
 
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +19,7 @@ use crate::truth::TruthError;
 
 macro_rules! codes {
     ($($name:ident $text:literal $status:ident $title:literal [$($member:literal)*])*) => {
-        /// What went wrong, for programs.
+        /// The machine-readable code of a refusal.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Code { $($name),* }
 
@@ -38,7 +39,7 @@ macro_rules! codes {
                 match self { $(Self::$name => $title),* }
             }
 
-            /// The members that help, besides those that every problem has; a problem of this code has all of them.
+            /// The extra members that every problem of this code has.
             pub fn members(self) -> &'static [&'static str] {
                 match self { $(Self::$name => &[$($member),*]),* }
             }
@@ -47,7 +48,7 @@ macro_rules! codes {
 }
 
 impl Code {
-    /// The members that only some problems of this code have.
+    /// The extra members that only some problems of this code have.
     pub fn optional_members(self) -> &'static [&'static str] {
         match self {
             Self::InvalidField => &["product_id", "available"],
@@ -101,7 +102,7 @@ pub struct Problem {
     code: Code,
     detail: Cow<'static, str>,
     members: Vec<(&'static str, Value)>,
-    /// Seconds to wait, where it is known better than by the code.
+    /// Seconds to wait; `None`: [`RETRY_AFTER_SECS`].
     retry_after: Option<u64>,
 }
 
@@ -111,7 +112,8 @@ impl Problem {
         Self { code, detail: detail.into(), members: Vec::new(), retry_after: None }
     }
 
-    /// Adds a member that helps; it must stand in the table of codes, which the description is made from.
+    /// Adds an extra member. It must be in the table of codes, from which the API's description is
+    /// made.
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         debug_assert!(
             self.code.members().contains(&name) || self.code.optional_members().contains(&name),
@@ -122,7 +124,7 @@ impl Problem {
         self
     }
 
-    /// When to come again.
+    /// Sets the time to wait before a retry.
     pub fn retry_after(mut self, secs: u64) -> Self {
         self.retry_after = Some(secs);
         self
@@ -137,24 +139,25 @@ impl Problem {
         Self::new(Code::MalformedRequest, detail)
     }
 
-    /// 422: one value is not acceptable. `rule` completes the sentence that begins with the field's name.
+    /// 422: one value is not acceptable. `rule` completes the sentence that begins with the field's
+    /// name.
     pub fn invalid(field: impl Into<String>, rule: impl std::fmt::Display) -> Self {
         let field = field.into();
         let named = if field.is_empty() { "The body" } else { field.as_str() };
         Self::new(Code::InvalidField, format!("{named}: {rule}.")).with("field", field)
     }
 
-    /// 404: another user's, or nobody's.
+    /// 404: the user does not exist, or the caller may not act for this user.
     pub fn no_such_user() -> Self {
         Self::new(Code::UserNotFound, "There is no such user, or the token may not act for this user.")
     }
 
-    /// 404: no order of this id that the caller may see.
+    /// 404: the caller can see no order with this id.
     pub fn no_such_order() -> Self {
         Self::new(Code::OrderNotFound, "There is no order with this id.")
     }
 
-    /// 500: a defect of Rushgate; the process's own log says which.
+    /// 500: a defect of Rushgate; the log has the cause.
     pub fn internal() -> Self {
         Self::new(
             Code::InternalError,
@@ -196,7 +199,7 @@ impl IntoResponse for Problem {
         if self.code == Code::Unauthenticated {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        // For the metrics.
+        // Read by the metrics.
         Current::leave(|current| current.refusal = self.code.as_str());
         response
     }
@@ -238,7 +241,7 @@ impl From<GateError> for Problem {
 
 impl From<TruthError> for Problem {
     fn from(error: TruthError) -> Self {
-        // While PostgreSQL is away, every read of it fails.
+        // While PostgreSQL is away, every read fails: the log has the first failure, then a count.
         static TROUBLE: Mutex<Repeated> = Mutex::new(Repeated::new("a read from PostgreSQL failed"));
         TROUBLE.lock().unwrap_or_else(PoisonError::into_inner).failed(&error);
         Self::new(Code::TruthUnavailable, "PostgreSQL does not answer. Try again shortly.")

@@ -73,7 +73,8 @@ pub struct PutProductBody {
     price: Whole<{ bound(PRICE_STEP) }, { bound(MAX_PRICE) }>,
     #[schema(value_type = ProductStatus)]
     status: Word<ProductStatus>,
-    /// Of a new product (default 0); later it changes by stock adjustments. A repeat may state it again as it was.
+    /// Of a new product (default 0); later it changes by stock adjustments. A repeat may state it
+    /// again as it was.
     #[schema(inline)]
     stock: Option<Whole<0, { bound(MAX_STOCK) }>>,
 }
@@ -160,15 +161,15 @@ pub async fn put_product(
     Ok(decided.answer(status, ids, ProductView::from))
 }
 
-/// Whether the stock given is the one that the product was created with: then the request can be repeated as it is. The gate
-/// knows the present stock only.
+/// Whether the given stock is the one that the product was created with: then this is a repeat of
+/// the creating request. The gate knows the current stock only.
 async fn repeats_stock(api: &Api, request: &PutProduct) -> Result<bool, Problem> {
     let read = async { Ok(api.truth.initial_stock(&request.product_id).await?) };
     let (initial, _) = api.read_truth(read).await?;
     Ok(initial == request.stock)
 }
 
-/// `PUT /v1/products/popular`: a product of this id could never be read.
+/// `PUT /v1/products/popular`: a product with this id could never be read.
 pub async fn refuse_popular(_: Staff) -> Problem {
     Problem::invalid("id", "`popular` is the name of a list, and no product can have it")
 }

@@ -1,4 +1,4 @@
-//! What the shop's rules refuse, as problems.
+//! The refusals of the shop's rules, as problems.
 
 use uuid::Uuid;
 
@@ -124,7 +124,7 @@ fn insufficient_stock(id: String, available: u64, lines: &[Line]) -> Problem {
     }
 }
 
-/// An order was not cancelled. The two refusals that only mean "read again" are the caller's business.
+/// An order was not cancelled. The caller handles the two refusals that only mean "read again".
 pub fn cancel(refusal: CancelRefusal, refund: u64) -> Problem {
     match refusal {
         CancelRefusal::BalanceLimit(balance) => balance_limit(balance, refund),
@@ -183,7 +183,7 @@ pub fn template(refusal: &TemplateRefusal, id: &TemplateId) -> Problem {
     }
 }
 
-/// The lines of an order cannot be ordered. `sent` are the lines as the client sent them.
+/// The lines of an order are not acceptable. `sent` are the products as the client listed them.
 pub fn lines(invalid: &InvalidLines, sent: &[ProductId]) -> Problem {
     match invalid {
         InvalidLines::Empty | InvalidLines::TooMany => Problem::invalid("items", invalid),

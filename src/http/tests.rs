@@ -1,4 +1,5 @@
-//! The router without its servers: what is refused before the gate is asked, and what needs no gate at all.
+//! The router without its servers: requests that are refused before the gate is called, and
+//! requests that need no gate.
 
 use std::time::Duration;
 
@@ -325,7 +326,7 @@ async fn without_postgresql_what_needs_it_is_refused_for_now() {
     assert_eq!(json(response).await["code"], "truth-unavailable");
 }
 
-/// They are moved into their places for every request, and stay there while the gate decides.
+/// These futures are moved for every request, and kept in memory while the gate decides.
 #[tokio::test]
 async fn the_futures_of_a_request_are_small() {
     fn of_four<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
@@ -348,7 +349,7 @@ async fn the_futures_of_a_request_are_small() {
 
 #[tokio::test]
 async fn a_panic_is_an_answer() {
-    // The gate's bodies do not matter here: any panic below the net is caught.
+    // Any panic inside of the middleware is caught, whatever the handler does.
     let router =
         Router::new().route("/", axum::routing::get(async || -> StatusCode { panic!("on purpose") }));
     let response =

@@ -128,7 +128,8 @@ pub async fn get_wallet(
 
 /// Charge a wallet
 ///
-/// Needs the scope `service`, unless `RUSHGATE_CHARGE_SCOPE=shop` lets end users charge their own wallets.
+/// Needs the scope `service`, unless `RUSHGATE_CHARGE_SCOPE=shop` lets end users charge their own
+/// wallets.
 #[utoipa::path(post, path = "/v1/users/{user}/wallet/charges", tag = "wallets",
     params(("user" = ShopId, Path), IdempotencyKeyParam),
     request_body = ChargeBody, security(("token" = ["shop", "service", "admin"])),

@@ -1,8 +1,8 @@
 //! The OpenAPI description: generated from the handlers' attributes, then completed as JSON.
 //!
-//! [`refusals`] adds every refusal that a route can answer, so that those stand in one table and follow the one mapping of
-//! [`super::problem`]; [`problems`] describes each code's members and has an example of each; [`tidy`] says what the
-//! attributes cannot say.
+//! [`refusals`] adds the refusals of each route from one table, with the statuses that
+//! [`super::problem`] maps them to. [`problems`] describes the members of each code and makes an
+//! example of each. [`tidy`] adds what attributes cannot express.
 
 use serde_json::{Value, json};
 use utoipa::openapi::OpenApi;
@@ -24,7 +24,7 @@ Money is whole won; times are RFC 3339 in UTC. A success answer is durable. Ever
 `code` says which; refusals change nothing. After a 503 `outcome-unknown`, repeat with the same `Idempotency-Key`.
 Paths that do not exist answer `route-not-found`, methods that a path does not know `method-not-allowed`.";
 
-/// The part of the description that no handler tells.
+/// The parts of the description that belong to no handler.
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(title = "Rushgate", description = ABOUT),
@@ -41,7 +41,7 @@ pub struct Description;
 
 const METHODS: [&str; 3] = ["get", "put", "post"];
 
-/// Completes what the handlers' attributes tell.
+/// Completes the description that was generated from the handlers' attributes.
 pub fn complete(mut api: OpenApi, charge_scope: ChargeScope) -> Value {
     let components = api.components.get_or_insert_default();
     components.schemas.insert(ShopId::name().into_owned(), ShopId::schema());
@@ -55,7 +55,8 @@ pub fn complete(mut api: OpenApi, charge_scope: ChargeScope) -> Value {
             add_replay_header(operation);
         }
         refusals::add(operation, method != "get");
-        // No `security` means "as the whole API says", and that says nothing: public routes say so.
+        // A missing `security` means the API's default, and there is none: public routes say so
+        // explicitly.
         if operation.get("security").is_none() {
             operation["security"] = json!([]);
         }
@@ -84,7 +85,7 @@ fn bearer() -> SecurityScheme {
     SecurityScheme::Http(http.description(Some(description)).build())
 }
 
-/// Successes of what takes a key may be the answer to an earlier request.
+/// A success of an operation that takes a key may be a replay.
 fn add_replay_header(operation: &mut Value) {
     for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
         if status.starts_with('2') {

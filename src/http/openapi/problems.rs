@@ -1,4 +1,5 @@
-//! A schema for each refusal code, with the members that come with it, and an example that the service's own code makes.
+//! A schema for each refusal code with its members, and an example of each, made by the service's
+//! own code.
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -9,7 +10,7 @@ use crate::http::problem::{Code, Problem};
 use crate::http::refusals;
 use crate::log::wire::Id;
 
-/// The codes' schemas, `Problem` as one of them, and their examples.
+/// Adds the schema of each code, `Problem` as any one of them, and the examples.
 pub fn add_components(components: &mut Value) {
     components["schemas"]["Problem"] = one_of(Code::ALL);
     components["schemas"]["Problem"]["description"] =
@@ -20,7 +21,7 @@ pub fn add_components(components: &mut Value) {
     }
 }
 
-/// One of these refusals, told apart by `code`.
+/// One of these refusals, distinguished by `code`.
 pub fn one_of(codes: &[Code]) -> Value {
     if let [code] = codes {
         return reference(*code);
@@ -67,7 +68,7 @@ fn schema(code: Code) -> Value {
     })
 }
 
-/// A member that helps; the same of every code that has it.
+/// An extra member; it means the same for every code that has it.
 fn member(name: &str) -> Value {
     let number = |about: &str| json!({ "type": "integer", "minimum": 0, "description": about });
     let time = |about: &str| json!({ "type": "string", "format": "date-time", "description": about });
@@ -93,7 +94,7 @@ fn member(name: &str) -> Value {
     }
 }
 
-/// What a client of the demo could be answered.
+/// A refusal that a client of the demo could get.
 fn example(code: Code) -> Problem {
     let coupon = Uuid::from_u128(0x0193_9e5a_7c2f_7b3e_9d54_8a1c_6f2e_0b47);
     let coupon_refused = |refusal: OrderRefusal| refusals::order(refusal, &[], Some(coupon));

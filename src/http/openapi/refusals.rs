@@ -1,4 +1,5 @@
-//! What each operation can refuse: the rows of [`REFUSALS`], and what all operations of a kind can refuse.
+//! The refusals of each operation: its row of [`REFUSALS`], and those of all operations of its
+//! kind.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 use super::problems;
 use crate::http::problem::Code;
 
-/// What each operation can refuse besides what all of its kind can (see [`common_refusals`]).
+/// The refusals of each operation, besides those of its kind (see [`of_its_kind`]).
 pub const REFUSALS: &[(&str, &[Code])] = {
     use Code::*;
     &[
@@ -58,7 +59,7 @@ pub const REFUSALS: &[(&str, &[Code])] = {
     ]
 };
 
-/// Adds the refusals of an operation. `decides`: it goes through the gate's deciding scripts.
+/// Adds an operation's refusals. `decides`: it calls the gate's deciding scripts.
 pub fn add(operation: &mut Value, decides: bool) {
     let id = operation["operationId"].as_str().unwrap_or_default();
     let own = REFUSALS.iter().find(|(name, _)| *name == id).map_or(&[][..], |(_, codes)| *codes);
@@ -80,7 +81,7 @@ pub fn takes_key(operation: &Value) -> bool {
 
 fn of_its_kind(operation: &Value, decides: bool) -> Vec<Code> {
     let has_key = takes_key(operation);
-    // Unknown query parameters are refused on every route.
+    // Every route refuses unknown query parameters.
     let mut codes = vec![
         Code::InternalError,
         Code::MalformedRequest,

@@ -1,4 +1,4 @@
-//! That the description is whole, without a server.
+//! Checks that the description is complete, without a server.
 
 use super::refusals::REFUSALS;
 use super::*;
@@ -52,7 +52,7 @@ fn nothing_dangles() {
 
 #[test]
 fn no_schema_contradicts_itself() {
-    // What the generator makes of an inlined number with a description: a number that is an object, too.
+    // The generator describes an inlined number with a description as a number and an object.
     for (name, schema) in described()["components"]["schemas"].as_object().unwrap() {
         for (member, property) in schema["properties"].as_object().into_iter().flatten() {
             assert!(property.get("allOf").is_none(), "{name}.{member}");

@@ -1,11 +1,11 @@
-//! What the attributes of handlers and types cannot say: examples of path parameters, lists that refer to their element,
-//! formats of numbers.
+//! Additions that attributes of handlers and types cannot express: examples of path parameters,
+//! lists that refer to their element, number formats.
 
 use serde_json::{Value, json};
 
 use crate::domain::limits::MAX_EXACT;
 
-/// An order's id; orders have no ids before somebody orders.
+/// An example of an order's id; the demo has no order before a visitor places one.
 const AN_ORDER: &str = "01a20275-3cd7-74ad-aac7-17f0f05e618f";
 
 pub fn operation(path: &str, operation: &mut Value) {
@@ -17,7 +17,7 @@ pub fn operation(path: &str, operation: &mut Value) {
             parameter["description"] = json!(about);
         }
     }
-    // OpenAPI demands a description of every answer, also where the schema says all.
+    // OpenAPI requires a description of every response, even where the schema says everything.
     for response in operation["responses"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
         if response.get("description").and_then(Value::as_str).unwrap_or_default().is_empty() {
             response["description"] = json!("OK");
@@ -25,7 +25,7 @@ pub fn operation(path: &str, operation: &mut Value) {
     }
 }
 
-/// What `rushgate seed` makes, so that a call can be tried as it stands.
+/// Examples are ids that `rushgate seed` creates, so that calls can be tried as they are.
 fn of_the_demo(path: &str, name: &str) -> (&'static str, &'static str) {
     match (path.split('/').nth(2), name) {
         (_, "user") => ("user-1", "The user."),
@@ -35,21 +35,22 @@ fn of_the_demo(path: &str, name: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// Goes through the whole document.
+/// Completes all schemas of the document.
 pub fn schemas(api: &mut Value) {
     for (name, schema) in api["components"]["schemas"].as_object_mut().into_iter().flatten() {
         if let Some(element) = name.strip_prefix("List_") {
             schema["properties"]["data"]["items"] =
                 json!({ "$ref": format!("#/components/schemas/{element}") });
         }
-        // What a generated client calls it.
+        // The name of the type in generated clients.
         schema["title"] = json!(name);
     }
     numbers(api);
 }
 
-/// All numbers are below 2^53. Those that fit into 32 bits say so; what has the format `int64` would become a type of its
-/// own in clients' languages whose numbers are doubles.
+/// All numbers are below 2^53. Those that fit into 32 bits have the format `int32`; the others have
+/// none, because `int64` becomes a type of its own in generated clients of languages whose numbers
+/// are doubles.
 fn numbers(value: &mut Value) {
     match value {
         Value::Object(members) => {
