@@ -1,7 +1,9 @@
-//! `rushgate clock show|reset`: the gate's clock against the server's and this machine's, and back after a jump.
+//! `rushgate clock show|reset`: compares the gate's clock with the clocks of the Redis server and
+//! of this machine, and sets it back after a jump.
 //!
-//! The gate's clock never runs backwards by itself: windows that were seen closed stay closed. After Redis' clock was set
-//! forward and facts were dated by it, it stands still until real time has passed it. Only an operator may set it back.
+//! The gate's clock never runs backwards by itself, so that an issuing window that clients have
+//! seen closed stays closed. If Redis' clock jumps forward and facts are dated by it, the gate's
+//! clock stands still until real time has caught up. Only an operator may set it back earlier.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -24,25 +26,26 @@ pub enum ClockError {
     #[error("cell {0} has no gate; the reconciler builds it")]
     NoGate(u32),
     #[error(
-        "Redis' clock and this machine's differ by {} s: set the wrong one right first, or the gate's clock follows it again",
+        "Redis' clock and this machine's clock differ by {} s: correct the wrong one first; otherwise the gate's clock \
+         follows it again",
         .0 / 1_000
     )]
     ClocksDiffer(i64),
     #[error(
-        "the gate's clock is set back, but PostgreSQL has not applied what was dated before within {CLOCK_RESET_WAIT:?}: run \
-         this again once it has caught up, or a rebuild brings the old time back"
+        "the gate's clock is reset, but within {CLOCK_RESET_WAIT:?} PostgreSQL has not applied all entries dated before the \
+         reset: run this command again once it has caught up; otherwise a rebuild restores the old time"
     )]
     NotApplied,
 }
 
-/// One cell's clocks, in milliseconds since the Unix epoch.
+/// The clocks of one cell, in milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug)]
 pub struct Clocks {
     pub cell: u32,
     epoch: u64,
-    /// The last time that the gate has used.
+    /// The latest time that the gate has used.
     pub gate: TimestampMs,
-    /// The same as PostgreSQL knows it; a rebuild begins with it.
+    /// PostgreSQL's copy of it, with which a rebuilt gate starts.
     pub truth: TimestampMs,
     pub server: TimestampMs,
     pub here: TimestampMs,
@@ -62,7 +65,7 @@ impl fmt::Display for Clocks {
     }
 }
 
-/// Looks.
+/// Reads all clocks of a cell.
 pub async fn show(client: &Client, conn: &mut PgConnection, cell: u32) -> Result<Clocks, ClockError> {
     let meta = Meta::read(client, cell).await?;
     if meta.absent() {
@@ -76,7 +79,8 @@ pub async fn show(client: &Client, conn: &mut PgConnection, cell: u32) -> Result
     Ok(Clocks { cell, epoch, gate, truth: truth.unwrap_or(0), server, here })
 }
 
-/// Sets the gate's clock back to the server's, in Redis and, once what was dated before is applied, in PostgreSQL.
+/// Sets the gate's clock back to the server's clock: first in Redis, then, once PostgreSQL has
+/// applied the entries dated before, in PostgreSQL.
 pub async fn reset(client: &Client, conn: &mut PgConnection, cell: u32) -> Result<Clocks, ClockError> {
     let before = show(client, conn, cell).await?;
     let off_ms = before.server - before.here;
@@ -84,7 +88,7 @@ pub async fn reset(client: &Client, conn: &mut PgConnection, cell: u32) -> Resul
         return Err(ClockError::ClocksDiffer(off_ms));
     }
     RESET_CLOCK.call(client, vec![Keys::meta(cell)], vec![before.epoch.to_string()]).await?;
-    // Applying an entry that was dated before moves PostgreSQL's copy again.
+    // Applying an entry dated before the reset would move PostgreSQL's copy forward again.
     let last = Meta::read(client, cell).await?.seq;
     let deadline = Instant::now() + CLOCK_RESET_WAIT;
     loop {

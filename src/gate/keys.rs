@@ -1,5 +1,6 @@
-//! All Redis keys. Keys of one cell share a hash tag, so that a script's keys are in one slot, and carry the epoch, so
-//! that a rebuild never touches the keys of the life before.
+//! All Redis keys of the gate. The keys of one cell share a hash tag, so that all keys of a script
+//! are in one slot. All but `meta` contain the epoch, so that a rebuild never touches the keys of
+//! the previous epoch.
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -15,9 +16,9 @@
 //! | `rg:{c}:<e>:template_numbers` | hash | number (4 bytes, big-endian) → template |
 //! | `rg:{c}:<e>:held` | hash | user → 46 bytes per coupon, oldest first: see [`super::held`] |
 //! | `rg:{c}:<e>:cancelled` | set | ids (16 bytes) of orders cancelled in this epoch |
-//! | `rg:{c}:<e>:idem:<day>` | hash | `<user> <key>` → MessagePack `[request hash, decided_at, reply]`; `day` is `decided_at` in days; also `<user>` → how many of these are the user's |
+//! | `rg:{c}:<e>:idem:<day>` | hash | `<user> <key>` → MessagePack `[request hash, decided_at, reply]`; `day` is `decided_at` in days; also `<user>` → the number of the user's records here |
 
-/// Milliseconds of a day, the width of an idempotency bucket.
+/// Milliseconds per day, the width of an idempotency bucket.
 pub const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// The keys of one cell in one epoch.
@@ -32,7 +33,7 @@ impl Keys {
         Self { cell, epoch }
     }
 
-    /// The only key that outlives an epoch.
+    /// The only key without an epoch: it outlives a rebuild.
     pub fn meta(cell: u32) -> String {
         format!("rg:{{{cell}}}:meta")
     }
@@ -79,7 +80,7 @@ impl Keys {
         self.of(&format!("idem:{day}"))
     }
 
-    /// Every key of the epoch but the idempotency buckets, which are named by day.
+    /// Every key of the epoch except the idempotency buckets, whose names depend on the day.
     pub fn fixed(&self) -> Vec<String> {
         vec![
             self.log(),

@@ -1,4 +1,5 @@
-//! What is counted about one script's queue: handles made once, so that counting is an addition.
+//! The metrics of one script's queue. The handles are created once, so that counting a request is
+//! one addition, without a lookup by label.
 
 use ::metrics::{Counter, Histogram};
 use std::time::Duration;
@@ -6,11 +7,11 @@ use std::time::Duration;
 use super::refusal::{Decision, GateError, Refusal};
 use crate::telemetry::metrics;
 
-/// The figures of one script, in one process.
+/// The metric handles of one script.
 pub struct LaneMeters {
     accepted: Counter,
     replayed: Counter,
-    /// By name: the refusals of the script's own rules, then what every script may come to.
+    /// By name: the refusals of the script's own rules, then the errors of every script.
     other: Vec<(&'static str, Counter)>,
     remembered: Counter,
     call: Histogram,
@@ -19,7 +20,7 @@ pub struct LaneMeters {
 }
 
 impl LaneMeters {
-    /// `refusals` are those that the script may answer.
+    /// `refusals`: the names that the script may return.
     pub fn new(script: &'static str, refusals: &'static [&'static str]) -> Self {
         let verdict = |verdict| metrics::GATE_REQUESTS.counter(&[("script", script), ("verdict", verdict)]);
         let label = [("script", script)];
@@ -35,7 +36,7 @@ impl LaneMeters {
         }
     }
 
-    /// One request has its verdict.
+    /// Counts the verdict of one request.
     pub fn decided<F, R: Refusal>(&self, decision: &Decision<F, R>) {
         match decision {
             Ok(Ok(accepted)) if accepted.replayed => self.replayed.increment(1),
@@ -45,7 +46,7 @@ impl LaneMeters {
         }
     }
 
-    /// One read has its answer.
+    /// Counts the answer of one read.
     pub fn read<T>(&self, answer: &Result<T, GateError>) {
         match answer {
             Ok(_) => self.accepted.increment(1),
@@ -53,12 +54,13 @@ impl LaneMeters {
         }
     }
 
-    /// One request was refused from memory.
+    /// Counts one request that was refused by the sold-out memory.
     pub fn remembered_sold_out(&self) {
         self.remembered.increment(1);
     }
 
-    /// A batch of this many requests was sent, which had waited so long, and its call has taken this time.
+    /// Records one call: the time that each of its requests waited in the queue, and the duration
+    /// of the call.
     pub fn called(&self, waits: impl ExactSizeIterator<Item = Duration>, took: Duration) {
         self.batch.record(waits.len() as f64);
         waits.for_each(|wait| self.wait.record(wait));

@@ -1,4 +1,4 @@
-//! Looking at cells and their Redis from outside, for metrics. Reads only.
+//! Reads the state of cells and their Redis for metrics. Changes nothing.
 
 use fred::interfaces::{ClientLike, StreamsInterface};
 use fred::types::InfoKind;
@@ -11,16 +11,16 @@ use crate::domain::limits::MAX_PAGE;
 use crate::domain::{CouponTemplate, TemplateId, TimestampMs};
 use crate::log::reader::decided_after;
 
-/// One cell at one moment.
+/// The state of one cell at one moment.
 #[derive(Debug)]
 pub struct CellSight {
     pub status: CellStatus,
     pub log_length: u64,
-    /// Age of the oldest entry that PostgreSQL does not have.
+    /// The age of the oldest entry that PostgreSQL has not applied.
     pub behind: Duration,
 }
 
-/// What Redis says of itself.
+/// Values of Redis' `INFO`; `None` where a value is missing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RedisSight {
     pub used_memory: Option<u64>,
@@ -32,7 +32,7 @@ pub struct RedisSight {
 }
 
 impl Gate {
-    /// Every cell, as Redis has it now.
+    /// The current state of every cell.
     pub async fn observe(&self) -> Result<Vec<CellSight>, GateError> {
         let mut sights = Vec::with_capacity(self.cells.len());
         for (lanes, status) in self.cells.iter().zip(self.status().await?) {
@@ -41,21 +41,22 @@ impl Gate {
         Ok(sights)
     }
 
-    /// `None`: Redis does not say (a hosted one may forbid the question).
+    /// `None`: Redis does not answer `INFO` (a hosted one may forbid it).
     pub async fn observe_redis(&self) -> Option<RedisSight> {
         let reader = &self.cells.first()?.cell.reader;
-        // All of it in one question: sections by name would be several.
+        // The default sections in one command; naming sections would take one command each.
         let info: String = reader.with_options(&once()).info(Some(InfoKind::Default)).await.ok()?;
         Some(RedisSight::of(&info))
     }
 
-    /// Requests that wait, by script.
+    /// The number of waiting requests, by script.
     pub fn queues(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let queues = self.cells.iter().flat_map(Lanes::queues);
         queues.map(|queue| (queue.script.name, queue.waiting()))
     }
 
-    /// Up to `limit` templates inside their issuing window, those first that opened last; looks at `pages` pages at most.
+    /// Up to `limit` templates inside their issuing window, the most recently opened first. Reads
+    /// at most `pages` pages.
     pub async fn open_templates(&self, limit: usize, pages: usize) -> Result<Vec<TemplateId>, GateError> {
         let mut open: Vec<CouponTemplate> = Vec::new();
         let mut after = None;
@@ -73,7 +74,7 @@ impl Gate {
         Ok(open.into_iter().take(limit).map(|template| template.template_id).collect())
     }
 
-    /// Those of `ids` that are inside their issuing window.
+    /// The templates of `ids` that are inside their issuing window.
     pub async fn still_open(&self, ids: &[TemplateId]) -> Result<Vec<CouponTemplate>, GateError> {
         let mut open = Vec::with_capacity(ids.len());
         for page in ids.chunks(MAX_PAGE) {

@@ -1,4 +1,8 @@
-//! Connections to Redis and what Rushgate demands of its configuration.
+//! Connections to Redis, and the configuration that Rushgate requires of it.
+//!
+//! [`connect`] opens a client that reconnects by itself but never resends a command. [`Vetted`]
+//! wraps the client of decisions: before the first decision on each new connection, it checks that
+//! the Redis behind it keeps acknowledged writes.
 
 use fred::prelude::*;
 use fred::types::config::{Server, TcpConfig, UnresponsiveConfig};
@@ -12,7 +16,7 @@ use tokio::sync::broadcast::error::TryRecvError;
 use crate::config::{Durability, bounds};
 use crate::thread::ThreadError;
 
-/// Redis cannot be used; the message says what to do.
+/// Redis cannot be used. The message tells the operator what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisSetupError {
     #[error("RUSHGATE_REDIS_URL is not a Redis address ({0}): use redis://HOST:PORT")]
@@ -20,23 +24,24 @@ pub enum RedisSetupError {
     #[error("Redis at {server} does not answer ({why}): start it, or correct RUSHGATE_REDIS_URL")]
     Unreachable { server: String, why: String },
     #[error(
-        "Redis would lose acknowledged writes: {0}; mend its configuration, or accept the loss with RUSHGATE_DURABILITY=relaxed"
+        "Redis would lose acknowledged writes: {0}; correct its configuration, or accept the loss with RUSHGATE_DURABILITY=relaxed"
     )]
     Unsafe(String),
     #[error(transparent)]
     Thread(#[from] ThreadError),
 }
 
-/// Commands in flight or waiting per connection before further ones fail at once.
+/// Per connection, the most commands in flight or waiting. Beyond that, a command fails at once.
 const MAX_COMMANDS_WAITING: usize = 10_000;
 const RECONNECT_MIN_MS: u32 = 20;
 const RECONNECT_MAX_MS: u32 = 500;
 
-/// A connection that re-connects for ever, but never sends a command a second time by itself.
+/// Opens a client that reconnects without limit, but never resends a command by itself: the first
+/// send may have been executed.
 pub async fn connect(url: &str) -> Result<Client, RedisSetupError> {
-    // fred takes any scheme for that of a single server.
+    // fred treats every unknown scheme as the address of a single server.
     if !["redis", "valkey"].iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(RedisSetupError::Url("its scheme is not Redis'".into()));
+        return Err(RedisSetupError::Url("unsupported scheme".into()));
     }
     let config = Config::from_url(url).map_err(|e| RedisSetupError::Url(e.details().to_owned()))?;
     let server = shown(&config);
@@ -53,7 +58,7 @@ pub async fn connect(url: &str) -> Result<Client, RedisSetupError> {
             c.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
         })
         .with_performance_config(|p| p.default_command_timeout = bounds::REDIS_COMMAND_TIMEOUT)
-        // zero attempts: no end to re-connecting
+        // 0 attempts: reconnect without limit.
         .set_policy(ReconnectPolicy::new_exponential(0, RECONNECT_MIN_MS, RECONNECT_MAX_MS, 2))
         .build()
         .map_err(|e| RedisSetupError::Url(e.details().to_owned()))?;
@@ -65,7 +70,7 @@ pub async fn connect(url: &str) -> Result<Client, RedisSetupError> {
     }
 }
 
-/// The options of every gate command: sent once or not at all, with a time limit.
+/// The options of every gate command: at most one send, with a timeout.
 pub fn once() -> Options {
     Options {
         max_attempts: Some(1),
@@ -79,7 +84,7 @@ fn shown(config: &Config) -> String {
     config.server.hosts().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// What Redis must be set to, so that an answered write is on disk and no key vanishes.
+/// Required settings. With them, an acknowledged write is on disk and no key is evicted.
 const REQUIRED: [(&str, &str); 4] = [
     ("appendonly", "yes"),
     ("appendfsync", "always"),
@@ -87,26 +92,29 @@ const REQUIRED: [(&str, &str); 4] = [
     ("maxmemory-policy", "noeviction"),
 ];
 
-/// What it had better be set to. With `aof-load-truncated yes`, Redis' default, a write that was torn (by a power cut, a
-/// full disk, a kill) damages what is written after it: Redis starts on the beginning of a transaction, and takes the next
-/// ones for a part of it when it starts again. With `no`, it does not start until `redis-check-aof --fix` has cut the end.
+/// Recommended settings. With `aof-load-truncated yes`, Redis' default, a torn write (after a power
+/// loss, a full disk or a kill) damages later writes: Redis starts with the beginning of a
+/// transaction at the end of its file, appends new transactions, and at the next start reads them
+/// as a part of the torn one. With `no`, Redis does not start until `redis-check-aof --fix` has cut
+/// off the torn end.
 const ADVISED: [(&str, &str); 1] = [("aof-load-truncated", "no")];
 
-/// Snapshots are of no use beside the append-only file, and with `stop-writes-on-bgsave-error yes`, Redis' default, a single one
-/// that fails (no room for a second copy of the data) makes Redis refuse every write until one succeeds.
+/// Snapshots are of no use beside the append-only file. With `stop-writes-on-bgsave-error yes`,
+/// Redis' default, a single failed snapshot (no room for a second copy of the data) makes Redis
+/// refuse every write until a snapshot succeeds.
 const NO_SNAPSHOTS: [(&str, &str); 1] = [("save", "")];
 const SNAPSHOTS_MAY_FAIL: [(&str, &str); 1] = [("stop-writes-on-bgsave-error", "no")];
 
-/// Counts a client's connections, in the order in which they are made.
+/// Numbers a client's connections: the one that exists at creation is 1, each reconnect adds 1.
 pub struct Connections(Mutex<(Receiver<Server>, u64)>);
 
 impl Connections {
-    /// Told of each new connection before anything is sent on it; the present one is the first.
+    /// fred reports each new connection before it sends anything on it.
     pub fn new(client: &Client) -> Self {
         Self(Mutex::new((client.reconnect_rx(), 1)))
     }
 
-    /// The number of the present one.
+    /// The number of the current connection.
     pub fn number(&self) -> u64 {
         let mut connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -118,36 +126,39 @@ impl Connections {
     }
 }
 
-/// The connection of decisions. After each reconnect there may be another Redis at its end (Sentinel has promoted a
-/// replica, a restart has read another configuration), so nothing is decided there before its configuration was checked.
+/// The client of decisions. A reconnect may lead to another Redis (Sentinel has promoted a replica)
+/// or to another configuration (Redis was restarted). So no decision is sent on a connection before
+/// the configuration behind it was checked.
 pub struct Vetted {
     pub client: Client,
     demanded: Durability,
     connections: Connections,
-    /// The connection that was found good …
+    /// The number of the last connection that passed the check.
     vetted: AtomicU64,
-    /// … and the one that was last complained of.
+    /// The number of the last connection whose failure was logged.
     complained: AtomicU64,
-    /// One check at a time, so that it is said once.
+    /// Serialises checks, so that a failure is logged once.
     checking: tokio::sync::Mutex<()>,
 }
 
 impl Vetted {
-    /// Refuses (strict) or warns about (relaxed) a Redis that would lose acknowledged writes.
+    /// Checks the first connection. A Redis that would lose acknowledged writes is an error
+    /// (`strict`) or a warning (`relaxed`).
     pub async fn new(client: Client, demanded: Durability) -> Result<Self, RedisSetupError> {
         let connections = Connections::new(&client);
-        let (vetted, complained) = (AtomicU64::new(0), AtomicU64::new(1)); // of the first one, whoever starts us will
+        // A failure of connection 1 is returned to the caller, who reports it.
+        let (vetted, complained) = (AtomicU64::new(0), AtomicU64::new(1));
         let vetted = Self { client, demanded, connections, vetted, complained, checking: Default::default() };
         vetted.vet().await?;
         Ok(vetted)
     }
 
-    /// The number of the present connection.
+    /// The number of the current connection.
     pub fn connection(&self) -> u64 {
         self.connections.number()
     }
 
-    /// Checks the present connection unless that was done; returns its number.
+    /// Checks the current connection unless it has passed already. Returns its number.
     pub async fn vet(&self) -> Result<u64, RedisSetupError> {
         let connection = self.connection();
         if self.vetted.load(Ordering::Relaxed) == connection {
@@ -163,7 +174,7 @@ impl Vetted {
         }
         if let Err(error) = check_durability(&self.client, self.demanded).await {
             if self.complained.swap(connection, Ordering::Relaxed) != connection {
-                tracing::error!(%error, "nothing is decided on this Redis");
+                tracing::error!(%error, "refusing decisions: Redis failed the durability check");
             }
             return Err(error);
         }
@@ -175,7 +186,8 @@ impl Vetted {
     }
 }
 
-/// Refuses (strict) or warns about (relaxed) a Redis that would lose acknowledged writes.
+/// A Redis that would lose acknowledged writes is an error (`strict`) or a warning (`relaxed`).
+/// Logs a warning for settings that are only recommended.
 async fn check_durability(client: &Client, durability: Durability) -> Result<(), RedisSetupError> {
     let problem = match differences(client, &REQUIRED).await {
         Ok(problem) => problem,
@@ -185,7 +197,7 @@ async fn check_durability(client: &Client, durability: Durability) -> Result<(),
         (None, _) => {}
         (Some(problem), Durability::Strict) => return Err(RedisSetupError::Unsafe(problem)),
         (Some(problem), Durability::Relaxed) => {
-            tracing::warn!(%problem, "Redis would lose acknowledged writes; going on because RUSHGATE_DURABILITY=relaxed");
+            tracing::warn!(%problem, "Redis would lose acknowledged writes; continuing because RUSHGATE_DURABILITY=relaxed");
         }
     }
     if let Ok(Some(advice)) = differences(client, &ADVISED).await {

@@ -1,4 +1,6 @@
-//! What the gate may answer instead of a success.
+//! The gate's decisions and refusals: [`Accepted`] for success, one refusal enum per script for the
+//! shop's rules, and [`GateError`] for everything that prevents a decision. The names in metrics
+//! are the names that the scripts return.
 
 use crate::domain::TimestampMs;
 use serde::Deserialize;
@@ -6,7 +8,8 @@ use uuid::Uuid;
 
 use crate::log::wire::Id;
 
-/// The gate could not decide, or cannot say what it decided. Each is a 503 (or 422 for the key) of the API.
+/// The gate has not decided, or the decision is unknown. The API answers 503 in most cases, 422 for
+/// a reused key and 429 for spent keys.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum GateError {
     #[error("the gate cannot be reached or is closed: {0}")]
@@ -19,11 +22,11 @@ pub enum GateError {
     OutcomeUnknown,
     #[error("this Idempotency-Key was used for another request")]
     IdempotencyKeyReused,
-    #[error("the user has used as many Idempotency-Keys today as one may")]
+    #[error("the user has reached today's limit of Idempotency-Keys")]
     KeysSpent { retry_after_secs: u64 },
 }
 
-/// A refusal's name in metrics, as the script says it.
+/// The name of a refusal in metrics, equal to the name in the script's verdict.
 pub trait Refusal {
     const NAMES: &'static [&'static str];
     fn name(&self) -> &'static str;
@@ -87,10 +90,10 @@ names!(TemplateRefusal {
     Self::LimitBelowIssued(_) => "limit_below_issued"
 });
 
-/// Why PostgreSQL was not seen to have something in time.
+/// Why a wait for PostgreSQL to apply a position has failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotApplied {
-    #[error("PostgreSQL did not follow the gate in time")]
+    #[error("PostgreSQL did not catch up with the gate in time")]
     TimedOut,
     #[error("the cell was rebuilt meanwhile")]
     EpochChanged,
@@ -102,15 +105,15 @@ pub enum NotApplied {
 #[derive(Clone, Debug)]
 pub struct Accepted<F> {
     pub fact: F,
-    /// The answer to an earlier request with the same idempotency key.
+    /// The fact is the stored answer to an earlier request with the same idempotency key.
     pub replayed: bool,
-    /// The scope of that key's record; `None` unless `replayed`.
+    /// The scope of that key's record; `None` unless replayed.
     pub scope: Option<String>,
-    /// Where the log stood right after the decision.
+    /// The end of the log right after the decision.
     pub position: Position,
 }
 
-/// A place in a cell's log.
+/// A position in a cell's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     pub cell: u32,
@@ -118,14 +121,15 @@ pub struct Position {
     pub seq: u64,
 }
 
-/// `Ok(Ok(_))`: accepted; `Ok(Err(_))`: refused by a rule of the shop, nothing changed; `Err(_)`: see [`GateError`].
+/// `Ok(Ok(_))`: accepted. `Ok(Err(_))`: refused by a rule of the shop, without any change.
+/// `Err(_)`: see [`GateError`].
 pub type Decision<F, R> = Result<Result<Accepted<F>, R>, GateError>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IssueRefusal {
     UnknownTemplate,
-    /// The user holds this coupon of the template.
+    /// The user already holds this coupon of the template.
     AlreadyIssued(Id),
     NotOpenBefore(TimestampMs),
     ClosedSince(TimestampMs),
@@ -135,7 +139,7 @@ pub enum IssueRefusal {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChargeRefusal {
-    /// The balance would exceed the limit; the present balance.
+    /// The balance would exceed the limit. Holds the current balance.
     BalanceLimit(u64),
 }
 
@@ -144,15 +148,15 @@ pub enum ChargeRefusal {
 pub enum OrderRefusal {
     UnknownProduct(String),
     NotOnSale(String),
-    /// Product, pieces available.
+    /// The product, the pieces available.
     InsufficientStock(String, u64),
-    /// No such coupon, or somebody else's.
+    /// The coupon does not exist, or belongs to another user.
     UnknownCoupon,
     CouponUsed,
     CouponExpired(TimestampMs),
-    /// The coupon's least subtotal, the order's subtotal.
+    /// The coupon's minimum subtotal, the order's subtotal.
     SubtotalTooLow(u64, u64),
-    /// The total as it is now.
+    /// The current total.
     PriceChanged(u64),
     /// The balance, the total.
     InsufficientBalance(u64, u64),
@@ -161,19 +165,19 @@ pub enum OrderRefusal {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CancelRefusal {
-    /// Another request cancelled it before this one.
+    /// An earlier request has cancelled the order.
     AlreadyCancelled,
     UnknownProduct(String),
-    /// The refund would lift the balance over the limit; the present balance.
+    /// The refund would raise the balance above the limit. Holds the current balance.
     BalanceLimit(u64),
-    /// The cell was rebuilt since the order was read; read it again.
+    /// The cell was rebuilt after the order was read. The order must be read again.
     StaleRead,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProductRefusal {
-    /// `stock` was given for a product that exists; its stock changes by adjustments only.
+    /// `stock` was given for an existing product, whose stock changes only through adjustments.
     StockGiven,
 }
 
@@ -181,20 +185,20 @@ pub enum ProductRefusal {
 #[serde(rename_all = "snake_case")]
 pub enum StockRefusal {
     UnknownProduct,
-    /// Pieces available.
+    /// The stock would become negative. Holds the pieces available.
     BelowZero(u64),
-    /// Pieces available; the sum would exceed the highest stock.
+    /// The stock would exceed the maximum. Holds the pieces available.
     TooHigh(u64),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TemplateRefusal {
-    /// Coupons issued so far.
+    /// The limit would be below the coupons issued so far. Holds their number.
     LimitBelowIssued(u64),
 }
 
-/// A coupon as its owner sees it.
+/// A coupon as shown to its owner, with its template's terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldCoupon {
     pub coupon_id: Uuid,

@@ -1,24 +1,24 @@
-//! Typed requests to the gate, as the HTTP side makes them.
+//! Typed requests to the gate. The HTTP handlers build them.
 
 use uuid::Uuid;
 
 use crate::domain::{Discount, Line, ProductId, ProductStatus, TemplateId, TimestampMs, UserId};
 
-/// Ask for one coupon of a template.
+/// Issue one coupon of a template.
 #[derive(Clone, Debug)]
 pub struct IssueCoupon {
     pub template_id: TemplateId,
     pub user_id: UserId,
 }
 
-/// Add `amount` won to a wallet (made if it does not exist).
+/// Add `amount` won to a wallet, which is created if it does not exist.
 #[derive(Clone, Debug)]
 pub struct ChargeWallet {
     pub user_id: UserId,
     pub amount: u64,
 }
 
-/// Order and pay. `lines` are merged (see [`crate::domain::order::merge_lines`]).
+/// Place an order and pay for it. `lines` are merged (see [`crate::domain::order::merge_lines`]).
 #[derive(Clone, Debug)]
 pub struct PlaceOrder {
     pub user_id: UserId,
@@ -27,8 +27,9 @@ pub struct PlaceOrder {
     pub expected_total: Option<u64>,
 }
 
-/// Cancel an order that PostgreSQL has as paid. `read_in_epoch` is the epoch in which it was read there: after a
-/// rebuild the gate no longer knows what was cancelled before, so the order must be read again.
+/// Cancel an order that is paid in PostgreSQL. `read_in_epoch` is the epoch in which the order was
+/// read there. After a rebuild the gate does not know earlier cancellations, so the order must be
+/// read again.
 #[derive(Clone, Debug)]
 pub struct CancelOrder {
     pub order_id: Uuid,
@@ -39,7 +40,7 @@ pub struct CancelOrder {
     pub read_in_epoch: u64,
 }
 
-/// Create or change a product; `stock` only when it is created.
+/// Create or change a product. `stock` is allowed only when the product is created.
 #[derive(Clone, Debug)]
 pub struct PutProduct {
     pub product_id: ProductId,
@@ -49,7 +50,7 @@ pub struct PutProduct {
     pub stock: Option<u64>,
 }
 
-/// Add to (or take from) a product's stock.
+/// Add `delta` pieces to a product's stock; negative to remove pieces.
 #[derive(Clone, Debug)]
 pub struct AdjustStock {
     pub product_id: ProductId,
@@ -69,7 +70,7 @@ pub struct PutTemplate {
     pub issue_until: TimestampMs,
 }
 
-/// A client's `Idempotency-Key`, scoped to the user it acts for.
+/// A client's `Idempotency-Key`, scoped to the user of the request.
 #[derive(Clone, Debug)]
 pub struct IdempotencyKey {
     pub user: UserId,

@@ -1,10 +1,14 @@
-//! What this instance was told is decided and has not yet seen in PostgreSQL.
+//! Decisions that this instance knows and has not yet seen in PostgreSQL.
 //!
-//! With `RUSHGATE_ACK=gate` a client may have been answered for it. If Redis loses its disk, these notes are all that is
-//! left of it; [`crate::losses`] compares them with PostgreSQL after a rebuild and says what is gone.
+//! With `RUSHGATE_ACK=gate`, a client may already have its answer. If Redis then loses its disk,
+//! these notes are the only trace of the decision. After a rebuild, [`crate::losses`] compares them
+//! with PostgreSQL and reports the decisions that are lost.
 //!
-//! That PostgreSQL is past a place in the log does not prove that it has this decision: when Redis lost the end of its
-//! log, others may have taken their places. So the latest of those, too, are looked up after a rebuild.
+//! A decision starts in `waiting`. It moves to `settled` when PostgreSQL's cursor has passed its
+//! position, and to `suspect` when its epoch is over; [`crate::losses`] takes it from there.
+//! `settled` exists because a cursor past the position does not prove that PostgreSQL has this
+//! decision: if Redis lost the end of its log, other decisions may have taken the positions. So the
+//! latest settled decisions are looked up after a rebuild, too.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +18,7 @@ use uuid::Uuid;
 use super::refusal::Position;
 use crate::config::bounds::{SETTLED_DECISIONS, SUSPECTS_AT_ONCE, UNSETTLED_DECISIONS};
 
-/// What a decision made, by the name that PostgreSQL knows it by.
+/// The result of a decision, by its identifier in PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Made {
     Coupon(Uuid),
@@ -23,20 +27,21 @@ pub enum Made {
         user_id: Box<str>,
     },
     Order(Uuid),
-    /// The cancelled order.
+    /// The id of the cancelled order.
     Cancellation(Uuid),
-    /// A product, stock or template changed by staff, which has no id of its own.
+    /// A change by staff to a product, stock or template. Such a change has no id of its own.
     Staff(Box<str>),
 }
 
-/// A decision and where it stands in the log.
+/// A decision and its position in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub position: Position,
     pub made: Made,
 }
 
-/// The notes of one cell; at most [`UNSETTLED_DECISIONS`], and [`SETTLED_DECISIONS`].
+/// The notes of one cell: at most [`UNSETTLED_DECISIONS`] waiting and [`SETTLED_DECISIONS`]
+/// settled.
 #[derive(Default)]
 pub struct Unsettled {
     notes: Mutex<Notes>,
@@ -45,18 +50,18 @@ pub struct Unsettled {
 #[derive(Default)]
 struct Notes {
     waiting: VecDeque<Decision>,
-    /// PostgreSQL is past their places.
+    /// PostgreSQL's cursor has passed their positions.
     settled: VecDeque<Decision>,
-    /// Of epochs that are over: in PostgreSQL by now, or gone.
+    /// Decisions of epochs that are over: each is in PostgreSQL by now, or lost.
     suspect: VecDeque<Decision>,
     forgotten: u64,
 }
 
-/// What is in PostgreSQL by now, or gone.
+/// Decisions that are in PostgreSQL by now, or lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suspects {
     pub decisions: Vec<Decision>,
-    /// So many more were dropped because there were too many to remember.
+    /// The number of older decisions that were dropped because `waiting` was full.
     pub forgotten: u64,
 }
 
@@ -75,7 +80,7 @@ impl Unsettled {
         notes.waiting.is_empty() && notes.settled.is_empty()
     }
 
-    /// PostgreSQL's cursor stands at `applied` of `epoch`; earlier epochs are over.
+    /// Takes over PostgreSQL's cursor, `applied` of `epoch`. Earlier epochs are over.
     pub fn settle(&self, epoch: u64, applied: u64) {
         let notes = &mut *self.lock();
         let over = |decision: &Decision| decision.position.epoch < epoch;
@@ -90,11 +95,12 @@ impl Unsettled {
         let old = notes.settled.len().saturating_sub(SETTLED_DECISIONS);
         notes.settled.drain(..old);
         if notes.waiting.is_empty() && notes.suspect.is_empty() {
-            notes.forgotten = 0; // what was dropped came before, so PostgreSQL has it, too
+            // Dropped decisions are older than the settled ones, so PostgreSQL has them, too.
+            notes.forgotten = 0;
         }
     }
 
-    /// Some of what is suspect, until there is nothing left.
+    /// Takes some of the suspects; `None` when there are none left.
     pub fn take_suspects(&self) -> Option<Suspects> {
         let mut notes = self.lock();
         let some = notes.suspect.len().min(SUSPECTS_AT_ONCE);
@@ -102,7 +108,7 @@ impl Unsettled {
         (some > 0).then(|| Suspects { decisions, forgotten: std::mem::take(&mut notes.forgotten) })
     }
 
-    /// Puts back what could not be looked up.
+    /// Puts back suspects that could not be looked up.
     pub fn put_back(&self, suspects: Suspects) {
         let mut notes = self.lock();
         notes.suspect.extend(suspects.decisions);
@@ -145,7 +151,7 @@ mod tests {
     fn places_that_postgresql_was_past_already_prove_nothing() {
         let unsettled = Unsettled::default();
         unsettled.settle(1, 5);
-        let forked = note(&unsettled, 1, 4); // in the place of another one, after Redis lost it
+        let forked = note(&unsettled, 1, 4); // at the position of a decision that Redis lost
         unsettled.settle(1, 5);
         assert_eq!(unsettled.take_suspects(), None);
         unsettled.settle(2, 0);
