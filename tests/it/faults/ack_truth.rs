@@ -1,4 +1,4 @@
-//! `RUSHGATE_ACK=truth`: nobody is told of a success before PostgreSQL has it.
+//! `RUSHGATE_ACK=truth`: no client is told of a success before PostgreSQL has it.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,9 +15,9 @@ use super::{Outcome, Setup, Trial};
 use crate::cluster::{Answer, Instance, Private, Request, eventually};
 use crate::history::record::{self, Ask};
 
-/// Successes that must have been looked up.
+/// Number of successes that must have been looked up in PostgreSQL.
 const LOOKED_UP: usize = 60;
-/// Longer than anything here takes.
+/// A timeout that nothing here reaches.
 const PATIENT_MS: u64 = 20_000;
 
 fn setup(truth_timeout_ms: u64, postgres: bool) -> Setup {
@@ -28,7 +28,7 @@ fn setup(truth_timeout_ms: u64, postgres: bool) -> Setup {
     Setup { private: Private { postgres, ..Private::default() }, settings, ..Setup::default() }
 }
 
-/// One request, recorded.
+/// Sends one request and records it.
 async fn send(trial: &Trial, instance: &Instance, ask: &Ask, key: Option<&str>) -> Answer {
     match trial.load.send(instance, ask.clone(), key.map(str::to_owned)).await {
         record::Outcome::Answered(answer) => answer,
@@ -36,7 +36,7 @@ async fn send(trial: &Trial, instance: &Instance, ask: &Ask, key: Option<&str>) 
     }
 }
 
-/// Names and reasons are of one request alone: that is how the checker knows what staff did.
+/// Names and reasons are unique to a request, because the checker matches changes by staff by them.
 fn put_template(template: &str, name: &str) -> Ask {
     let body = json!({ "name": name, "discount": { "type": "amount", "value": 100 }, "max_issued": 5,
         "issue_from": "2020-01-01T00:00:00Z", "issue_until": "2099-01-01T00:00:00Z" });
@@ -56,7 +56,7 @@ fn id(body: &Value, name: &str) -> Id {
     Id(body[name].as_str().unwrap_or_else(|| panic!("{body}")).parse().unwrap())
 }
 
-/// Whether PostgreSQL has what this answer tells of.
+/// Whether PostgreSQL has what this answer describes.
 async fn in_postgres(pool: &PgPool, ask: &Ask, body: &Value) -> bool {
     let (sql, uuid, text) = match ask {
         Ask::Issue { .. } => ("SELECT coupon_id FROM coupons WHERE coupon_id = $1", "coupon_id", None),
@@ -75,12 +75,14 @@ async fn in_postgres(pool: &PgPool, ask: &Ask, body: &Value) -> bool {
         _ => panic!("{ask:?} changes nothing"),
     };
     let uuid = if uuid.is_empty() { Uuid::nil() } else { id(body, uuid).0 };
-    // Each statement names one of the two; the other is mentioned so that it has a type.
+    // Each statement uses one of the two parameters. Both are mentioned here so that both have a
+    // type.
     let sql = format!("SELECT EXISTS ({sql}) AND $1::uuid IS NOT NULL AND $2::text IS NOT NULL");
     sqlx::query_scalar(&sql).bind(uuid).bind(text.unwrap_or("")).fetch_one(pool).await.unwrap()
 }
 
-/// Asks for one thing after another and looks each success up in PostgreSQL, in the moment in which it is told.
+/// A client that sends one request after another and looks each success up in PostgreSQL as soon as
+/// the answer arrives.
 struct Witness<'a> {
     trial: &'a Trial,
     number: usize,
@@ -112,7 +114,7 @@ impl Witness<'_> {
         }
     }
 
-    /// What was told; `None`: nothing was.
+    /// The body of a success; `None` if there was none.
     async fn told(&self, ask: &Ask) -> Option<Value> {
         let instance = self.trial.fleet.get(self.number % self.trial.fleet.all().len());
         let Answer { status, body, .. } = send(self.trial, &instance, ask, None).await;
@@ -126,7 +128,7 @@ impl Witness<'_> {
     }
 }
 
-/// A success is in PostgreSQL at the moment when it is told, however slowly PostgreSQL follows.
+/// Every success is in PostgreSQL when the answer arrives, even if PostgreSQL follows slowly.
 pub async fn ack_truth_under_load(seed: u64) -> Outcome {
     let (mut trial, follower) = Trial::apart(seed, setup(PATIENT_MS, false)).await;
     let mut rng = trial.rng.fork();
@@ -151,7 +153,8 @@ pub async fn ack_truth_under_load(seed: u64) -> Outcome {
     outcome
 }
 
-/// PostgreSQL stands still: 202 with the ids. When it goes on, a repeat with the same key gets the full first answer.
+/// PostgreSQL stalls: changes are answered with 202 and their ids. Once it is back, a replay with
+/// the same key returns the full first answer.
 pub async fn ack_truth_without_postgres(seed: u64) -> Outcome {
     let mut trial = Trial::begin(seed, setup(500, true)).await;
     let instance = trial.fleet.get(0);
@@ -185,7 +188,8 @@ pub async fn ack_truth_without_postgres(seed: u64) -> Outcome {
     for (ask, id) in &puts {
         only_accepted(&trial, &instance, ask, None, id).await;
     }
-    // Nobody else was told of a success meanwhile. (One may have been on its way.)
+    // Meanwhile no other client was told of a success, except for requests that were in flight
+    // already.
     let changes = trial.load.recorded_since(since_us);
     let told = changes.iter().filter(|op| op.asked_us > since_us && op.succeeded() && !op.ask.is_read());
     for operation in told {
@@ -208,7 +212,7 @@ pub async fn ack_truth_without_postgres(seed: u64) -> Outcome {
     outcome
 }
 
-/// 202 with an id and nothing else; also when it is repeated.
+/// The answer, and its repeat, is a 202 with the id and nothing else.
 async fn only_accepted(trial: &Trial, instance: &Instance, ask: &Ask, key: Option<&str>, id: &str) -> Value {
     let answer = send(trial, instance, ask, key).await;
     assert_eq!((answer.status, answer.replayed), (202, false), "{answer:?}");
@@ -225,7 +229,7 @@ fn members(body: &Value) -> BTreeSet<&str> {
     body.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// Again as long as a busy machine makes PostgreSQL late.
+/// Repeats the request until PostgreSQL is in time; a busy machine can make it late.
 async fn in_time(trial: &Trial, instance: &Instance, ask: &Ask, key: Option<&str>) -> Answer {
     eventually("PostgreSQL is in time", || async {
         Some(send(trial, instance, ask, key).await).filter(|answer| answer.status != 202)
@@ -233,8 +237,8 @@ async fn in_time(trial: &Trial, instance: &Instance, ask: &Ask, key: Option<&str
     .await
 }
 
-/// Redis loses everything while clients wait for PostgreSQL: they are told that nobody knows, and nothing that anybody
-/// was told of is gone.
+/// Redis loses everything while clients wait for PostgreSQL. Those clients get `outcome-unknown`,
+/// and nothing that was acknowledged is lost.
 pub async fn ack_truth_redis_emptied(seed: u64) -> Outcome {
     let (mut trial, follower) = Trial::apart(seed, setup(PATIENT_MS, false)).await;
     trial.a_while().await;
@@ -267,7 +271,7 @@ pub async fn ack_truth_redis_emptied(seed: u64) -> Outcome {
         .await;
         assert!(!again.replayed, "what was lost is done anew: {again:?}");
     }
-    // What the gate shows may be ahead of PostgreSQL; what it answers to a request is not.
+    // Reads may show gate state that PostgreSQL does not have yet. Answers to changes may not.
     trial.forgive_reads_since(since_us);
     let (outcome, _) = trial.finish().await;
     assert_eq!((outcome.epochs, outcome.gone), (2, 0), "nothing acknowledged is gone");

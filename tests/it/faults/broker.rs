@@ -1,4 +1,5 @@
-//! RabbitMQ dies, takes nothing, or has nobody to give an event to: clients never notice, and nothing is lost.
+//! RabbitMQ dies, accepts nothing, or cannot route an event. Clients never notice, and no event is
+//! lost.
 
 use std::time::{Duration, Instant};
 
@@ -12,16 +13,18 @@ use super::{Outcome, Setup, Trial};
 use crate::cluster::{Private, Request, eventually};
 use crate::truth::number;
 
-/// RabbitMQ 3.10 cannot lead a quorum queue again that was declared a moment before it was killed.
+/// RabbitMQ 3.10 cannot elect a leader for a quorum queue that was declared just before it was
+/// killed.
 const FIRST_DECLARATION: Duration = Duration::from_secs(6);
-/// What half of the answers may take on a busy machine. Who waits for RabbitMQ waits for seconds, or for ever.
+/// Upper bound of the median response time on a busy machine. A request that waited for RabbitMQ
+/// would take seconds or hang.
 const TYPICAL: Duration = Duration::from_secs(1);
 const OUTBOX: &str = "SELECT count(*) FROM outbox";
 const NO_BROKER: &str = "RabbitMQ cannot be used; events wait in the outbox";
 
 async fn begin(seed: u64, rabbitmq: bool) -> Trial {
     let private = Private { rabbitmq, ..Private::default() };
-    // Nothing but RabbitMQ may make anybody wait: not a busy machine, either.
+    // High timeouts, so that only RabbitMQ could delay a request, not a busy machine.
     let settings = vec![
         ("RUSHGATE_REQUEST_TIMEOUT_MS", "20000".to_owned()),
         ("RUSHGATE_TRUTH_TIMEOUT_MS", "20000".to_owned()),
@@ -33,12 +36,12 @@ fn server(trial: &Trial) -> &RabbitMqServer {
     trial.cluster.rabbitmq.as_ref().unwrap()
 }
 
-/// Events that were sent less those that were confirmed, by all instances.
+/// Events that were published but not confirmed, summed over all instances.
 async fn unconfirmed(trial: &Trial) -> f64 {
     sum(trial, "rushgate_relay_published_total ").await - sum(trial, "rushgate_relay_confirmed_total ").await
 }
 
-/// A metric of all instances.
+/// A metric summed over all instances.
 async fn sum(trial: &Trial, name: &str) -> f64 {
     let mut sum = 0.0;
     for instance in trial.fleet.all() {
@@ -49,7 +52,7 @@ async fn sum(trial: &Trial, name: &str) -> f64 {
     sum
 }
 
-/// Events wait, and whoever should know is told; `said`: in the log.
+/// Events wait in the outbox, and operators are informed; `said` is a text of the log.
 async fn kept_and_reported(trial: &Trial, said: &str) {
     eventually("events wait in the outbox", || async {
         (number(&trial.cluster.pool, OUTBOX).await > 3).then_some(())
@@ -59,7 +62,8 @@ async fn kept_and_reported(trial: &Trial, said: &str) {
         .await;
 }
 
-/// The same where RabbitMQ cannot be reached or used, which shows on one instance, whose relay leads.
+/// The same if RabbitMQ cannot be reached or used. The instance whose relay is the leader reports
+/// that.
 async fn shown_as_unreachable(trial: &Trial) {
     eventually("the relay's instance tells", || async {
         let mut told = 0;
@@ -77,7 +81,7 @@ async fn shown_as_unreachable(trial: &Trial) {
     .await;
 }
 
-/// No answer since then tells of any trouble, and they came as always.
+/// Since then no answer showed any trouble, and response times were normal.
 fn clients_never_noticed(trial: &Trial, since_us: u64) {
     let (troubles, (median, slowest)) = (trial.load.troubles(since_us), trial.load.latency(since_us));
     println!("half of the answers took at most {median:?}, the slowest {slowest:?}");
@@ -85,7 +89,7 @@ fn clients_never_noticed(trial: &Trial, since_us: u64) {
     assert!(median < TYPICAL, "{median:?}");
 }
 
-/// Everything is delivered; clients never noticed.
+/// Ends the trial: every event is delivered, and clients never noticed.
 async fn finish(trial: Trial, since_us: u64) -> Outcome {
     clients_never_noticed(&trial, since_us);
     let (outcome, _) = trial.finish().await;
@@ -93,7 +97,7 @@ async fn finish(trial: Trial, since_us: u64) -> Outcome {
     outcome
 }
 
-/// kill -9 RabbitMQ: at any moment, or when it surely has events that it has not confirmed.
+/// kill -9 RabbitMQ, either at a random moment or while it certainly has unconfirmed events.
 pub async fn broker_killed(seed: u64) -> Outcome {
     let mut trial = begin(seed, true).await;
     let since = Instant::now();
@@ -105,7 +109,7 @@ pub async fn broker_killed(seed: u64) -> Outcome {
     if stands_still {
         server(&trial).pause();
         kept_and_reported(&trial, "carrying events").await;
-        // The relay looks every 50 ms.
+        // The relay polls every 50 ms.
         const TAKEN: &str = "SELECT count(*) FROM outbox WHERE created_at < now() - interval '1 second'";
         eventually("the relay has taken some", || async {
             (number(&trial.cluster.pool, TAKEN).await > 0).then_some(())
@@ -124,7 +128,7 @@ pub async fn broker_killed(seed: u64) -> Outcome {
     finish(trial, since_us).await
 }
 
-/// Events reach RabbitMQ again.
+/// Waits until events reach RabbitMQ again.
 async fn delivers(trial: &Trial) {
     let before = sum(trial, "rushgate_relay_confirmed_total ").await;
     eventually("events are confirmed again", || async {
@@ -133,7 +137,7 @@ async fn delivers(trial: &Trial) {
     .await;
 }
 
-/// RabbitMQ raises its memory alarm: it takes nothing.
+/// RabbitMQ raises its memory alarm and blocks publishers.
 pub async fn broker_full(seed: u64) -> Outcome {
     let mut trial = begin(seed, true).await;
     trial.a_while().await;
@@ -148,7 +152,7 @@ pub async fn broker_full(seed: u64) -> Outcome {
     finish(trial, since_us).await
 }
 
-/// Somebody takes the queue's bindings away, again and again; the relay makes them anew.
+/// The queue's bindings are removed repeatedly; the relay restores them.
 pub async fn queue_unbound(seed: u64) -> Outcome {
     let mut trial = begin(seed, false).await;
     trial.a_while().await;

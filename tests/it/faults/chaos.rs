@@ -1,4 +1,4 @@
-//! All faults over and over, for as long as is asked for.
+//! Runs all faults over and over for a given time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -9,10 +9,10 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::{FAULTS, Fault, Outcome};
 
-/// Trials that run at the same time.
+/// Concurrent trials.
 const AT_ONCE: usize = 2;
 
-/// What all runs of one fault showed.
+/// Results of all runs of one fault.
 #[derive(Default)]
 struct Sum {
     runs: usize,
@@ -43,7 +43,8 @@ fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}: {text}?")))
 }
 
-/// `./dev chaos`: RUSHGATE_CHAOS_MINUTES, RUSHGATE_CHAOS_SEED, RUSHGATE_CHAOS_ONLY (a part of a fault's name).
+/// `./dev chaos`. Settings: RUSHGATE_CHAOS_MINUTES, RUSHGATE_CHAOS_SEED, and RUSHGATE_CHAOS_ONLY
+/// (part of a fault's name).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "runs for minutes: ./dev chaos"]
 async fn chaos() {
@@ -81,7 +82,7 @@ async fn chaos() {
     assert!(broken.is_empty(), "promises were broken: {broken:?}");
 }
 
-/// Every fault once, in an order of its own, then again.
+/// Runs every fault once in random order, then starts again.
 struct Queue {
     rng: Rng,
     chosen: Vec<Fault>,

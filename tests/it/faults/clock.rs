@@ -1,4 +1,5 @@
-//! Redis' clock is set back and forth: libfaketime tells it what a file says.
+//! The Redis clock jumps forward and backward. Redis runs under libfaketime, which reads the offset
+//! from a file.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,15 +19,16 @@ use crate::cluster::{Answer, Private, eventually};
 use crate::history::record::{self, Ask};
 use crate::servers::{TempFolder, tempfile};
 
-/// Where Debian has the library; the system's loader knows what `$LIB` is.
+/// Debian's path of the library. The dynamic loader expands `$LIB`.
 const LIBRARY: &str = "/usr/$LIB/faketime/libfaketime.so.1";
 const MINUTE_MS: i64 = 60_000;
 const SERVES_AGAIN: Duration = Duration::from_secs(15);
-/// The deadline of requests at the instance behind the proxy.
+/// Request deadline at the instance behind the proxy.
 const DEADLINE_MS: u64 = 800;
 
-/// Redis' clock, an hour ahead and back again, and back by an hour, round the end of one template's window and the
-/// beginning of another's. What was seen over stays over, what was seen open stays open; nothing else changes.
+/// The Redis clock jumps ahead by about an hour and back, past the end of one template's window and
+/// the start of another's. What was seen as over stays over, what was seen as open stays open, and
+/// nothing else changes.
 pub async fn clock_set(seed: u64) -> Outcome {
     let clock = Clock::new();
     let private = Private { redis_under: clock.command(), ..Private::default() };
@@ -54,7 +56,8 @@ pub async fn clock_set(seed: u64) -> Outcome {
     trial.finish().await.0
 }
 
-/// Redis' clock, a month ahead: nothing is dated by it, whatever the load; set right, all goes on.
+/// The Redis clock is days ahead. The gate refuses to date anything by it, even under load. When
+/// the clock is corrected, service resumes.
 pub async fn clock_far_ahead(seed: u64) -> Outcome {
     let clock = Clock::new();
     let private = Private { redis_under: clock.command(), ..Private::default() };
@@ -90,7 +93,7 @@ pub async fn clock_far_ahead(seed: u64) -> Outcome {
     outcome
 }
 
-/// Where the clock is set to, in milliseconds from the truth: an hour ahead in any case, and then back.
+/// Clock offsets in milliseconds: always about an hour ahead at some point, then back.
 fn steps(trial: &mut Trial) -> Vec<i64> {
     let rng = &mut trial.rng;
     let hour = |rng: &mut fastrand::Rng| rng.i64(45..75) * MINUTE_MS;
@@ -104,7 +107,7 @@ fn steps(trial: &mut Trial) -> Vec<i64> {
     steps
 }
 
-/// What Redis takes for the time.
+/// The clock that Redis sees.
 pub struct Clock {
     folder: TempFolder,
 }
@@ -123,12 +126,13 @@ impl Clock {
     pub fn set_off(&self, off_ms: i64) {
         let new = self.folder.path.join("new");
         std::fs::write(&new, format!("{:+}\n", off_ms / 1_000)).unwrap();
-        std::fs::rename(new, self.file()).unwrap(); // never half of it
+        std::fs::rename(new, self.file()).unwrap(); // atomic, so that Redis never reads half a line
     }
 
-    /// What starts Redis under this clock. The file is read whenever Redis asks for the time; what measures lengths of
-    /// time is left alone, as when a real clock is set. Beside libfaketime, the C library's own allocator is needed:
-    /// jemalloc asks for the time before libfaketime can tell it.
+    /// The command that starts Redis under this clock. libfaketime reads the file at every call for
+    /// the time. The monotonic clock stays real, as if a real wall clock had been set. libfaketime
+    /// needs the C library's allocator: jemalloc asks for the time before libfaketime is
+    /// initialised.
     pub fn command(&self) -> Vec<OsString> {
         let mut file = OsString::from("FAKETIME_TIMESTAMP_FILE=");
         file.push(self.file());
@@ -157,7 +161,8 @@ async fn time_of_redis(trial: &Trial) -> i64 {
     seconds * 1_000 + micros / 1_000
 }
 
-/// Templates whose windows end and begin in half an hour, and somebody with a coupon that no client touches.
+/// Two templates, whose windows end and start in half an hour, and a user with a coupon that no
+/// client touches.
 struct Shop {
     coupon: record::Outcome,
 }
@@ -192,7 +197,8 @@ impl Shop {
         shop
     }
 
-    /// `ahead`: the clock was ahead of both boundaries once. What anybody may now be told, at both instances.
+    /// Checks the answers at both instances. `ahead` means that the clock has been past both
+    /// boundaries.
     async fn ask(&self, trial: &Trial, step: usize, ahead: bool) {
         for instance in [0, 1] {
             let user = 1 + 2 * step + instance;
@@ -211,7 +217,7 @@ impl Shop {
         }
     }
 
-    /// The first coupon is good, and its key still answers with it.
+    /// The first coupon is still valid, and its key still replays the first answer.
     async fn nothing_expired(&self, trial: &Trial, instance: usize) {
         let again = issue(trial, instance, CLOSING, 0).await;
         let (Some(first), Some(again)) = (answer(&self.coupon), answer(&again)) else { panic!("{again:?}") };
@@ -232,7 +238,7 @@ impl Shop {
     }
 }
 
-/// One request of a user for a coupon, always with the same key.
+/// A user's request for a coupon, always with the same key.
 async fn issue(trial: &Trial, instance: usize, template: &str, user: usize) -> record::Outcome {
     let ask = Ask::Issue { template: template.into(), user: format!("user-clock-{user}") };
     let key = format!("{template}-{user}");
@@ -248,7 +254,7 @@ async fn state(trial: &Trial, instance: usize, template: &str) -> String {
     read(trial, instance, Ask::Template(template.into())).await.text("state")
 }
 
-/// Asks until the answer is neither a 503 nor silence.
+/// Repeats the request until the outcome is clear: neither a 503 nor a missing answer.
 async fn clear(trial: &Trial, instance: usize, ask: Ask, key: Option<String>) -> record::Outcome {
     let instance = trial.fleet.get(instance);
     eventually("a clear answer", || async {
@@ -269,7 +275,7 @@ fn is(outcome: &record::Outcome, status: u16) -> bool {
     answer(outcome).is_some_and(|answer| answer.status == status)
 }
 
-/// A call that comes to Redis after its deadline is refused, whatever the clock was set to before.
+/// A call that reaches Redis after its deadline is refused, whatever the clock was set to before.
 async fn deadlines_pass(trial: &Trial, behind: &Behind, step: usize) {
     let instance = trial.fleet.get(1);
     behind.proxy.hold_calls();

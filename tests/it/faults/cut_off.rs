@@ -1,4 +1,4 @@
-//! An instance that reaches Redis but not PostgreSQL, with either setting of RUSHGATE_FENCE.
+//! An instance that reaches Redis but not PostgreSQL, with each setting of RUSHGATE_FENCE.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use crate::cluster::{Settings, eventually};
 use crate::history::client::Fleet;
 use crate::history::record::Ask;
 
-/// Longer than any lease, and than the wait of a rebuild.
+/// Longer than any lease, and longer than a rebuild waits.
 const CUT_FOR: Duration = Duration::from_secs(4);
 
-/// `available`: decisions go on at the instance's own Redis, which is the gate, as long as it is cut off.
+/// `available`: the cut-off instance keeps deciding at its own Redis, because that is the gate.
 pub async fn cut_off_available(seed: u64) -> Outcome {
     let (trial, way, _follower) = begin(seed, "available").await;
     let cut = trial.fleet.get(1);
@@ -37,7 +37,8 @@ pub async fn cut_off_available(seed: u64) -> Outcome {
     end(trial).await
 }
 
-/// `strict`: a second after it saw PostgreSQL last, it refuses, until it sees it again.
+/// `strict`: one second after its last contact with PostgreSQL, the instance refuses requests until
+/// it reaches PostgreSQL again.
 pub async fn cut_off_strict(seed: u64) -> Outcome {
     let (trial, way, _follower) = begin(seed, "strict").await;
     let cut = trial.fleet.get(1);
@@ -69,7 +70,8 @@ async fn end(trial: Trial) -> Outcome {
     outcome
 }
 
-/// Clients know an instance (0) that reaches PostgreSQL, and one (1) whose way there can be cut.
+/// Clients know an instance (0) that reaches PostgreSQL, and an instance (1) whose connection to it
+/// can be cut.
 async fn begin(seed: u64, fence: &str) -> (Trial, Way, crate::cluster::Instance) {
     let Setup { private, mix, .. } = Setup::default();
     let (cluster, settings) =
@@ -87,12 +89,12 @@ async fn begin(seed: u64, fence: &str) -> (Trial, Way, crate::cluster::Instance)
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     Open,
-    /// Nothing goes through, and nobody is told.
+    /// No data passes, but connections stay open.
     Silent,
     Closed,
 }
 
-/// The way to a server, which can be cut.
+/// A TCP proxy to a server; its connections can be cut or silenced.
 pub struct Way {
     port: u16,
     state: Arc<watch::Sender<State>>,
@@ -100,7 +102,7 @@ pub struct Way {
 }
 
 impl Way {
-    /// One to PostgreSQL, and the settings of an instance that takes it.
+    /// A proxy to PostgreSQL, and the settings of an instance that connects through it.
     pub async fn to_postgres(settings: &Settings) -> (Self, Settings) {
         let url = settings.get("RUSHGATE_DATABASE_URL");
         let (server, database) = url.rsplit_once('/').unwrap();
@@ -136,7 +138,8 @@ impl Way {
     }
 }
 
-/// One connection: ended by any cut, and kept without an answer where that is silent.
+/// Serves one connection. Closing the proxy ends it. While the proxy is silent, it stays open
+/// without an answer.
 async fn pass(mut caller: TcpStream, to: u16, mut state: watch::Receiver<State>) {
     let now = *state.borrow_and_update();
     if now == State::Open
@@ -147,6 +150,6 @@ async fn pass(mut caller: TcpStream, to: u16, mut state: watch::Receiver<State>)
             _ = state.changed() => {}
         }
     }
-    // Held as long as nothing is said.
+    // Keeps the connection open while the proxy is silent.
     let _ = state.wait_for(|state| *state != State::Silent).await;
 }

@@ -1,4 +1,4 @@
-//! Redis forgets: the end of its log, one key, its scripts, everything.
+//! Redis loses data: the end of its log, one key, its scripts, or everything.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::{Outcome, Setup, Trial};
 use crate::cluster::{Instance, eventually};
 use crate::history::aof;
 
-/// A trial whose API instances do nothing else, and the one that follows the log for them.
+/// A trial whose instances serve only the API, and a separate follower that reads the log.
 async fn apart(seed: u64) -> (Trial, Instance) {
     let short = ("RUSHGATE_TRUTH_TIMEOUT_MS", "500".to_owned());
     Trial::apart(seed, Setup { settings: vec![short], ..Setup::default() }).await
@@ -30,14 +30,15 @@ async fn fall_behind(trial: &mut Trial, follower: &Instance) -> u64 {
     since_us
 }
 
-/// Where PostgreSQL stands.
+/// Epoch and number of the last entry that PostgreSQL has applied.
 async fn cursor(trial: &Trial) -> (u64, u64) {
     let sql = "SELECT epoch, seq FROM cell_cursors";
     let (epoch, seq): (i64, i64) = sqlx::query_as(sql).fetch_one(&trial.cluster.pool).await.unwrap();
     (u64::try_from(epoch).unwrap(), u64::try_from(seq).unwrap())
 }
 
-/// Redis loses entries that PostgreSQL has applied, and others take their places: the chain tells.
+/// Redis loses entries that PostgreSQL has applied, and others take their places. The hash chain
+/// reveals it.
 pub async fn log_cut_before_the_cursor(seed: u64) -> Outcome {
     let (mut trial, follower) = apart(seed).await;
     trial.a_while().await;
@@ -69,7 +70,8 @@ pub async fn log_cut_before_the_cursor(seed: u64) -> Outcome {
     rebuilt(trial, 1).await
 }
 
-/// Redis loses entries that PostgreSQL has not applied yet, and others take their places: whoever was answered tells.
+/// Redis loses entries that PostgreSQL has not applied yet, and others take their places. The
+/// instances that gave the lost answers reveal it.
 pub async fn log_cut_after_the_cursor(seed: u64) -> Outcome {
     let (mut trial, follower) = apart(seed).await;
     trial.a_while().await;
@@ -84,7 +86,7 @@ pub async fn log_cut_after_the_cursor(seed: u64) -> Outcome {
     assert!(removed.iter().all(|entry| entry.seq > applied), "the cut is beyond the cursor");
 
     if trial.rng.bool() {
-        // It follows what took the places, for nothing tells it otherwise.
+        // The follower applies the new entries, because nothing tells it that others were lost.
         follower.signal(Signal::SIGCONT);
         trial.a_while().await;
     }
@@ -100,19 +102,22 @@ pub async fn log_cut_after_the_cursor(seed: u64) -> Outcome {
     rebuilt(trial, 1).await
 }
 
-/// Kills Redis, cuts its log off after entry `kept`, and lets instances that know nothing of it fill it again; those who
-/// do are stopped (and retired). While the leader stands still, nobody takes a Redis over that was started again; so those
-/// who fill it do not reach PostgreSQL, whose cursor would fence them off. Returns what was cut off, and their way there.
+/// Kills Redis, cuts its log off after entry `kept`, and lets new instances fill it again. The
+/// instances that know the lost entries are frozen and retired. As long as they are frozen, no
+/// leader takes over the restarted Redis. The new instances therefore must not reach PostgreSQL,
+/// whose cursor would fence them off. Returns the removed entries and the proxy between the new
+/// instances and PostgreSQL.
 async fn cut_and_refill(trial: &mut Trial, epoch: u64, kept: u64) -> (Vec<RawEntry>, Way) {
     let new = [Instance::ready(&trial.settings).await, Instance::ready(&trial.settings).await];
     trial.cluster.redis.kill().await;
     for (number, instance) in new.into_iter().enumerate() {
         let witness = trial.fleet.exchange(number, Arc::new(instance));
-        // Clients that hold it still wait for an answer, and would until it goes on.
+        // Clients that still hold this instance wait for its answer, and would wait as long as it
+        // is frozen.
         eventually("clients have left", || async { (Arc::strong_count(&witness) == 1).then_some(()) }).await;
         witness.freeze().await;
         trial.retired.push(witness);
-        // It may have looked at the log by itself before Redis was killed.
+        // This instance may have read the log itself before Redis was killed.
         trial.fleet.get(number).signal(Signal::SIGKILL);
     }
     let removed = aof::cut_after(trial.cluster.redis.folder(), epoch, kept);
@@ -130,14 +135,14 @@ async fn cut_and_refill(trial: &mut Trial, epoch: u64, kept: u64) -> (Vec<RawEnt
     (removed, way)
 }
 
-/// The end of a trial whose gate was rebuilt so many times, and may have lost something.
+/// Ends a trial whose gate was rebuilt this many times and may have lost decisions.
 async fn rebuilt(trial: Trial, times: usize) -> Outcome {
     let outcome = trial.finish_with_losses().await;
     assert_eq!(outcome.epochs, times + 1, "rebuilt each time");
     outcome
 }
 
-/// `DEL` of the log alone.
+/// `DEL` of only the log.
 pub async fn log_deleted(seed: u64) -> Outcome {
     let (mut trial, follower) = apart(seed).await;
     trial.a_while().await;
@@ -156,7 +161,7 @@ pub async fn log_deleted(seed: u64) -> Outcome {
     rebuilt(trial, 1).await
 }
 
-/// `FLUSHALL`, as somebody does who thinks that it is a cache.
+/// `FLUSHALL`, by an operator who takes Redis for a cache.
 pub async fn all_flushed(seed: u64) -> Outcome {
     let (mut trial, follower) = apart(seed).await;
     for epoch in 1..3 {
@@ -170,7 +175,7 @@ pub async fn all_flushed(seed: u64) -> Outcome {
     rebuilt(trial, 2).await
 }
 
-/// Keys that are suddenly of another type, one after the other.
+/// Keys change their type, one after the other.
 pub async fn key_of_a_wrong_type(seed: u64) -> Outcome {
     const KEYS: usize = 3;
     let (mut trial, follower) = apart(seed).await;
@@ -187,7 +192,8 @@ pub async fn key_of_a_wrong_type(seed: u64) -> Outcome {
         let opened = trial.rebuilt_after(epoch).await;
         assert_eq!(opened, epoch + 1);
         epoch = opened;
-        // Everything else is logged, and the log is still there.
+        // All other keys can be rebuilt from the log and PostgreSQL; without the log, decisions are
+        // lost.
         if key.ends_with(":log") {
             trial.forgive_since(since_us);
         }
@@ -195,7 +201,7 @@ pub async fn key_of_a_wrong_type(seed: u64) -> Outcome {
     rebuilt(trial, KEYS).await
 }
 
-/// One of each kind of key.
+/// One key of each kind.
 fn kinds(epoch: u64) -> Vec<String> {
     let keys = Keys::new(0, epoch);
     let today = jiff::Timestamp::now().as_millisecond().div_euclid(DAY_MS);
@@ -204,7 +210,7 @@ fn kinds(epoch: u64) -> Vec<String> {
     all
 }
 
-/// `SCRIPT FLUSH`: nobody notices.
+/// `SCRIPT FLUSH`: clients do not notice.
 pub async fn scripts_flushed(seed: u64) -> Outcome {
     let mut trial = Trial::begin(seed, Setup::default()).await;
     let since_us = trial.load.now_us();

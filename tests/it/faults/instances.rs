@@ -1,4 +1,4 @@
-//! Instances that die, stall, or lose their connection.
+//! Instances that die, stall, or lose their connection to Redis.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use super::{Outcome, Setup, Trial};
 use crate::cluster::{Answer, Cluster, Instance, eventually};
 use crate::history::record::{self, Ask};
 
-/// kill -9 an instance, whatever it was doing: somewhere between a script and the answers to it, too.
+/// kill -9 an instance at a random moment; that includes the time between a script call and the
+/// answers to its requests.
 pub async fn instance_killed(seed: u64) -> Outcome {
     let mut trial = Trial::begin(seed, Setup::default()).await;
     for _ in 0..3 {
@@ -22,18 +23,20 @@ pub async fn instance_killed(seed: u64) -> Outcome {
         trial.fleet.get(victim).signal(Signal::SIGKILL);
         trial.start_again(victim).await;
     }
-    // Clients repeat with the same key; the checker sees to it that they get the first answer, and one effect.
+    // Clients retry with the same key. The checker verifies that they get the first answer and that
+    // there is one effect.
     let (outcome, _) = trial.finish().await;
     assert_eq!(outcome.epochs, 1, "nothing was rebuilt");
     outcome
 }
 
-/// kill -9 instances when their scripts have run and before they could know: Redis' answers are kept back.
+/// kill -9 instances after their scripts have run but before the replies from Redis arrive; the
+/// proxy holds the replies back.
 pub async fn instance_killed_unheard(seed: u64) -> Outcome {
     let (mut trial, behind) = Behind::begin(seed, Setup::default(), &[]).await;
     for round in 0..2 {
         trial.a_while().await;
-        // Nobody else asks this one, so each of its queues sends what it is given at once.
+        // No other client uses this instance, so each of its queues sends every request at once.
         let victim = Instance::ready(&behind.settings).await;
         let wanted = one_of_each(&trial, round).await;
         behind.proxy.hold_answers();
@@ -53,7 +56,7 @@ pub async fn instance_killed_unheard(seed: u64) -> Outcome {
     outcome
 }
 
-/// Connections to Redis are cut, or answer too late, when scripts have run; or before they could.
+/// Connections to Redis are cut, or replies arrive too late. Scripts may have run or not.
 pub async fn answers_lost(seed: u64) -> Outcome {
     let (mut trial, behind) = Behind::begin(seed, Setup::default(), &[]).await;
     let alone = Instance::ready(&behind.settings).await;
@@ -72,7 +75,7 @@ pub async fn answers_lost(seed: u64) -> Outcome {
             match way {
                 Loss::Calls => {
                     behind.proxy.until_held().await;
-                    tokio::time::sleep(more).await; // what is sent meanwhile is lost, too
+                    tokio::time::sleep(more).await; // what is sent meanwhile is lost too
                     behind.proxy.cut();
                 }
                 Loss::Answers => {
@@ -103,27 +106,27 @@ pub async fn answers_lost(seed: u64) -> Outcome {
     outcome
 }
 
-/// What is lost on the way between an instance and Redis.
+/// What is lost between an instance and Redis.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Loss {
     Answers,
     Calls,
-    /// Answers come when nobody waits for them any more.
+    /// Replies arrive after the command timeout.
     Time,
 }
 
-/// A little longer than [`rushgate::config::bounds::REDIS_COMMAND_TIMEOUT`], and not so long that the connection is given
-/// up: late answers must not be taken for those to later calls.
+/// A little longer than [`rushgate::config::bounds::REDIS_COMMAND_TIMEOUT`], but short enough that
+/// the connection is kept. Late replies must not be taken for those of later calls.
 const PAST_COMMAND_TIMEOUT: Duration = Duration::from_millis(2_750);
 const SERVES_AGAIN: Duration = Duration::from_secs(10);
 
-/// A request beside those of the clients, on things that they do not touch.
+/// A request that does not touch anything that the clients use.
 struct Wanted {
     ask: Ask,
     key: String,
 }
 
-/// One request of each kind that takes an idempotency key; each can be granted.
+/// One request of each kind that takes an idempotency key. Each can succeed.
 async fn one_of_each(trial: &Trial, round: usize) -> Vec<Wanted> {
     let named = |what: &str| format!("{what}-alone-{round}");
     let (user, product, template) = (named("user"), named("product"), named("template"));
@@ -150,7 +153,7 @@ async fn one_of_each(trial: &Trial, round: usize) -> Vec<Wanted> {
     wanted.map(|(n, ask)| Wanted { ask, key: format!("alone-{round}-{n}") }).collect()
 }
 
-/// One request that must be granted, if not at once.
+/// Sends a request that must succeed, and repeats it while the answer is unclear.
 pub async fn done(trial: &Trial, instance: &Instance, ask: Ask, key: Option<String>) -> Answer {
     let answer = eventually("a clear answer", || async {
         match trial.load.send(instance, ask.clone(), key.clone()).await {
@@ -171,13 +174,14 @@ async fn all_done(trial: &Trial, instance: &Instance, wanted: &[Wanted]) -> Vec<
     join_all(wanted.iter().map(|w| done(trial, instance, w.ask.clone(), Some(w.key.clone())))).await
 }
 
-/// The same keys again: each gets the first answer, marked; that it is the first, and of one effect, the checker knows.
+/// Repeats the requests. Each must return a replay. The checker verifies that it equals the first
+/// answer and that there was one effect.
 async fn repeated(trial: &Trial, instance: &Instance, wanted: &[Wanted]) {
     let answers = all_done(trial, instance, wanted).await;
     assert!(answers.iter().all(|answer| answer.replayed), "{answers:#?}");
 }
 
-/// Waits until the gate has decided all of these.
+/// Waits until the gate has decided all of these requests.
 async fn decided(cluster: &Cluster, wanted: &[Wanted]) {
     let keys: Vec<&str> = wanted.iter().map(|w| w.key.as_str()).collect();
     eventually("scripts have run", || async {
@@ -187,7 +191,7 @@ async fn decided(cluster: &Cluster, wanted: &[Wanted]) {
     .await;
 }
 
-/// The scopes of the gate's idempotency records: user and key.
+/// The scopes of the gate's idempotency records (user and key).
 async fn records(cluster: &Cluster) -> Vec<String> {
     use fred::interfaces::HashesInterface;
     let meta = cluster.meta().await;
@@ -206,19 +210,20 @@ pub fn code(outcome: &record::Outcome) -> &str {
     }
 }
 
-/// Somebody was told what became of the request.
+/// Whether the client knows the request's outcome.
 fn is_clear(outcome: &record::Outcome) -> bool {
     matches!(outcome, record::Outcome::Answered(answer) if answer.code() != "outcome-unknown")
 }
 
-/// The deadline of requests at the instance that stalls.
+/// Request deadline at the stalled instance.
 const DEADLINE_MS: u64 = 800;
-/// Requests that wait there when it does.
+/// Requests that wait there when it stalls.
 const BURST: usize = 60;
-/// Requests that its calls decide at most.
+/// Maximum number of requests per script call there.
 const BATCH: usize = 4;
 
-/// SIGSTOP an instance for longer than its requests may take, with requests under way, queued and coming in.
+/// SIGSTOP an instance for longer than its request deadline, with requests in flight, queued and
+/// arriving.
 pub async fn instance_stalled(seed: u64) -> Outcome {
     let deadline = DEADLINE_MS.to_string();
     let changes = [("RUSHGATE_REQUEST_TIMEOUT_MS", deadline.as_str()), ("RUSHGATE_MAX_BATCH", "4")];
@@ -228,7 +233,7 @@ pub async fn instance_stalled(seed: u64) -> Outcome {
         let stalled = trial.fleet.get(1);
         let stall = Duration::from_millis(DEADLINE_MS + trial.rng.u64(200..1_200));
         let before = late(&stalled).await;
-        // A call is on its way, for as long as the proxy wants; what comes after it waits in its queue.
+        // The proxy holds one call back; later requests wait in the instance's queue.
         behind.proxy.hold_calls();
         let stop = async {
             eventually("all are under way", || async {
@@ -244,7 +249,8 @@ pub async fn instance_stalled(seed: u64) -> Outcome {
         };
         let (outcomes, ()) = join(burst(&trial, &stalled, round), stop).await;
         let refused = outcomes.iter().filter(|outcome| code(outcome) == "overloaded").count();
-        // More than one batch: those that were queued, too. The checker sees to it that none of them had an effect.
+        // More than one batch, so queued requests are among them. The checker verifies that none of
+        // them had an effect.
         assert!(refused > BATCH, "{refused} of {BURST} were late: {outcomes:?}");
         assert!(late(&stalled).await >= before + refused as f64, "the script has refused them");
         trial.serves_within(SERVES_AGAIN).await;
@@ -254,7 +260,7 @@ pub async fn instance_stalled(seed: u64) -> Outcome {
     outcome
 }
 
-/// Many charges at once, each with a key of its own.
+/// Many concurrent charges, each with its own key.
 async fn burst(trial: &Trial, instance: &Instance, round: usize) -> Vec<record::Outcome> {
     let one = |n: usize| {
         let charge = Ask::Charge { user: format!("user-late-{n}"), amount: 100 };
@@ -263,7 +269,7 @@ async fn burst(trial: &Trial, instance: &Instance, round: usize) -> Vec<record::
     join_all((0..BURST).map(one)).await
 }
 
-/// While one instance stalls, another serves.
+/// While one instance stalls, another one serves.
 async fn others_go_on(trial: &Trial, round: usize) {
     for n in 0..10 {
         let charge = Ask::Charge { user: "user-elsewhere".into(), amount: 100 };
@@ -271,7 +277,7 @@ async fn others_go_on(trial: &Trial, round: usize) {
     }
 }
 
-/// Requests for a charge that this instance refused because they were late, up to now.
+/// Charge requests that this instance has refused as late.
 async fn late(instance: &Instance) -> f64 {
     let series = r#"rushgate_gate_requests_total{script="charge_wallet",verdict="overloaded"}"#;
     figure(instance, series).await

@@ -1,7 +1,8 @@
-//! Faults on real processes, each at a random moment under load, each ending with the history checker.
+//! Fault injection on real processes. Each fault strikes at a random moment under load, and each
+//! trial ends with the history checker.
 //!
-//! [`FAULTS`] lists all of them. `./dev test` runs each once ([`short`]); `./dev chaos` runs them over and over with
-//! other seeds ([`chaos`]) and prints a table.
+//! [`FAULTS`] lists all faults. `./dev test` runs each of them once ([`short`]). `./dev chaos` runs
+//! them over and over with other seeds ([`chaos`]) and prints a table.
 
 mod ack_truth;
 mod broker;
@@ -25,16 +26,16 @@ use futures::future::LocalBoxFuture;
 pub use clock::Clock;
 pub use trial::{Outcome, PATIENCE, Setup, Trial, at_length, seed};
 
-/// One way in which things go wrong.
+/// A fault that can be injected.
 #[derive(Clone, Copy)]
 pub struct Fault {
     pub name: &'static str,
-    /// What must be seen; each is asserted.
+    /// What must be observed; every part is asserted.
     pub expected: &'static str,
     pub run: fn(u64) -> LocalBoxFuture<'static, Outcome>,
 }
 
-/// Lists faults, and makes a test of each for `./dev test`.
+/// Builds the list of faults, and a test of each for `./dev test`.
 macro_rules! faults {
     ($($module:ident :: $name:ident: $expected:literal;)*) => {
         pub const FAULTS: &[Fault] = &[$(Fault {

@@ -1,4 +1,5 @@
-//! An entry that PostgreSQL refuses: a constraint that somebody has added there, and that a rightful request breaks.
+//! An entry that PostgreSQL refuses, because someone has added a constraint that a valid request
+//! violates.
 
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use crate::cluster::{Instance, Request, eventually};
 use crate::history::record::{Ask, Outcome as Told};
 use crate::truth::{execute, number};
 
-/// Entries that PostgreSQL may be behind.
+/// Maximum number of entries that PostgreSQL may be behind.
 const LOG_LIMIT: u64 = 150;
 const PLANTED: &str = "ALTER TABLE products ADD CONSTRAINT planted CHECK (name <> 'poison')";
 const MENDED: &str = "ALTER TABLE products DROP CONSTRAINT planted";
-/// Refuses a charge that no client makes.
+/// Refuses a charge of an amount that no client uses.
 const PLANTED_CHARGE: &str = "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 77700)";
 const MENDED_CHARGE: &str = "ALTER TABLE wallet_entries DROP CONSTRAINT planted";
 const POISON_WON: u64 = 77_700;
@@ -28,8 +29,9 @@ async fn begin(seed: u64, planted: &'static str) -> Trial {
     trial
 }
 
-/// The cell is halted and says so everywhere; the gate serves until the log limit, further than the `before` successes
-/// that there were when the entry was asked for. Returns the entry's number.
+/// Checks that the cell is halted and reports it everywhere, and that the gate keeps serving until
+/// it reaches the log limit. `before` is the number of successes when the entry was requested.
+/// Returns the entry's number.
 async fn halted(trial: &Trial, before: usize) -> u64 {
     let pool = &trial.cluster.pool;
     eventually("the cell is halted", || async {
@@ -74,15 +76,16 @@ async fn halted_metric_is(instance: &Instance, value: &str) {
     eventually(&line, || async { instance.ops("/metrics").await.1.contains(&line).then_some(()) }).await;
 }
 
-/// The fact that is to be skipped, as the status names it.
+/// The fact to skip, as the status names it.
 async fn named_fact(trial: &Trial) -> String {
     let status = trial.fleet.get(0).done(&Request::get("/v1/admin/status").admin()).await;
     let reason = status["cells"][0]["reason"].as_str().unwrap();
     reason.split("--fact ").nth(1).unwrap().trim_end_matches('`').to_owned()
 }
 
-/// A charge can never go in, and its owner has spent it: an operator skips that one fact, and is killed in the midst of it. What
-/// else was answered stays, what rested on the charge is listed, and the shop is consistent.
+/// PostgreSQL can never apply a charge, and the user has spent it already. An operator skips that
+/// fact; the command is killed while it runs and then repeated. All other answers stay valid,
+/// everything that depended on the charge is listed, and the shop is consistent.
 pub async fn poison_skipped(seed: u64) -> Outcome {
     let mut trial = begin(seed, PLANTED_CHARGE).await;
     let spare = Ask::PutProduct {
@@ -140,7 +143,7 @@ pub async fn poison_skipped(seed: u64) -> Outcome {
     let sql = "SELECT seq || ' ' || fact || ' ' || reason FROM quarantined_facts WHERE outcome = 'skipped'";
     assert_eq!(trial.cluster.texts(sql).await, [format!("{seq} {fact} planted")]);
 
-    // Its key answers nothing untrue.
+    // The key of the lost charge must not replay it.
     execute(&trial.cluster.pool, MENDED_CHARGE).await;
     let again = trial.load.send(&trial.fleet.get(0), charge, Some("poison".into())).await;
     assert!(matches!(&again, Told::Answered(a) if a.status == 201 && !a.replayed), "{again:?}");
@@ -155,7 +158,7 @@ pub async fn poison_skipped(seed: u64) -> Outcome {
     outcome
 }
 
-/// The ids of what a report lists as gone.
+/// The ids that a report lists as gone.
 fn listed(file: &std::path::Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
@@ -165,14 +168,14 @@ fn listed(file: &std::path::Path) -> Vec<String> {
         .collect()
 }
 
-/// The cause is mended and the leader started anew: nothing is lost.
+/// The cause is repaired and the instances are restarted: nothing is lost.
 pub async fn poison_mended(seed: u64) -> Outcome {
     let mut trial = begin(seed, PLANTED).await;
     let (product, name) = ("poison".to_owned(), "poison".to_owned());
     let ask = Ask::PutProduct { product, name, price: 100, status: "on_sale", stock: Some(5) };
     let before = trial.load.successes();
     trial.load.send(&trial.fleet.get(0), ask, None).await;
-    // it is one of them
+    // The request itself counts as one success.
     halted(&trial, before + 1).await;
     execute(&trial.cluster.pool, MENDED).await;
     for number in 0..trial.fleet.all().len() {

@@ -1,7 +1,8 @@
-//! PostgreSQL dies in the midst of a commit, is away for long, comes back as it was once.
+//! PostgreSQL is killed during a commit, is away for a long time, or is restored from a backup.
 //!
-//! These servers run without fsync. What PostgreSQL has acknowledged it has given to the kernel by then (the reconciler
-//! insists on that), and the kernel outlives a kill -9; fsync is for crashes of the machine, which no test here makes.
+//! These servers run without fsync. When PostgreSQL acknowledges a commit, the kernel has the data
+//! (the reconciler insists on that), and the kernel survives a kill -9. Fsync protects against
+//! crashes of the machine, which these tests do not cause.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -18,13 +19,13 @@ use crate::cluster::{Cluster, Instance, Private, Request, eventually};
 use crate::history::aof;
 use crate::truth::execute;
 
-/// Kills under load; more when none has hit a transaction.
+/// Kills under load. There are more if none of them hit a transaction.
 const KILLS: usize = 3;
 const KILLS_AT_MOST: usize = 30;
 /// How long PostgreSQL is away.
 const AWAY: Duration = Duration::from_secs(5);
 const AWAY_AT_LENGTH: Duration = Duration::from_secs(60);
-/// Entries that PostgreSQL may be behind while it is away.
+/// Maximum number of entries that PostgreSQL may be behind while it is away.
 const LOG_LIMIT: u64 = 80;
 
 async fn begin(seed: u64, settings: &[(&'static str, String)]) -> Trial {
@@ -39,7 +40,7 @@ fn server(cluster: &Cluster) -> &rushgate_local_servers::PostgresServer {
     cluster.postgres.as_ref().unwrap()
 }
 
-/// What its processes say of themselves, as `ps` shows it.
+/// The process titles of PostgreSQL, as `ps` shows them.
 fn titles(cluster: &Cluster) -> Vec<String> {
     let pid = server(cluster).pid().unwrap();
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
@@ -47,7 +48,8 @@ fn titles(cluster: &Cluster) -> Vec<String> {
     children.split_whitespace().map(|pid| String::from_utf8_lossy(&title(pid)).into_owned()).collect()
 }
 
-/// Whether somebody has a transaction open. Nobody but the reconciler opens one, inserts, copies or commits.
+/// Whether a session has a transaction open. Only the reconciler opens transactions, inserts,
+/// copies and commits.
 fn in_a_transaction(cluster: &Cluster) -> bool {
     let titles = titles(cluster);
     titles.iter().any(|title| {
@@ -57,7 +59,7 @@ fn in_a_transaction(cluster: &Cluster) -> bool {
     })
 }
 
-/// kill -9 PostgreSQL, all of it, whatever it was doing, many times.
+/// kill -9 all of PostgreSQL at random moments, many times.
 pub async fn postgres_killed(seed: u64) -> Outcome {
     let mut trial = begin(seed, &[]).await;
     let (mut kills, mut inside) = (0, 0);
@@ -78,7 +80,8 @@ pub async fn postgres_killed(seed: u64) -> Outcome {
     outcome
 }
 
-/// kill -9 PostgreSQL while it commits: once before the commit is in its log, once after, before the reconciler is told.
+/// kill -9 PostgreSQL during a commit: once before the commit is in its log, and once after, before
+/// the reconciler gets the answer.
 pub async fn postgres_killed_in_commit(seed: u64) -> Outcome {
     let mut trial = begin(seed, &[]).await;
     let pool = trial.cluster.pool.clone();
@@ -96,7 +99,7 @@ pub async fn postgres_killed_in_commit(seed: u64) -> Outcome {
     execute(&pool, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
     execute(&pool, "SELECT pg_reload_conf()").await;
     commit_waits(&pool, "SyncRep").await;
-    execute(&pool, "ALTER SYSTEM RESET synchronous_standby_names").await; // read again at the restart
+    execute(&pool, "ALTER SYSTEM RESET synchronous_standby_names").await; // takes effect at the restart
     let (before, after) = cut_off(&trial).await;
     assert!(
         before.0 == after.0 && before.1 < after.1,
@@ -108,8 +111,8 @@ pub async fn postgres_killed_in_commit(seed: u64) -> Outcome {
     outcome
 }
 
-/// kill -9 and a restart; where the cursor is seen before and after. Instances stand still, so that it is the killed
-/// transaction's.
+/// Kills and restarts PostgreSQL, with the instances frozen, so that any change of the cursor comes
+/// from the killed transaction. Returns the cursor before and after.
 async fn cut_off(trial: &Trial) -> ((u64, u64), (u64, u64)) {
     let before = cursor(&trial.cluster.pool).await;
     for instance in trial.fleet.all() {
@@ -124,14 +127,15 @@ async fn cut_off(trial: &Trial) -> ((u64, u64), (u64, u64)) {
     (before, after)
 }
 
-/// Where PostgreSQL stands.
+/// Epoch and number of the last entry that PostgreSQL has applied.
 async fn cursor(pool: &PgPool) -> (u64, u64) {
     let sql = "SELECT epoch, seq FROM cell_cursors";
     let (epoch, seq): (i64, i64) = sqlx::query_as(sql).fetch_one(pool).await.unwrap();
     (epoch.cast_unsigned(), seq.cast_unsigned())
 }
 
-/// The last thing that a transaction of the reconciler does waits as long as somebody holds the lock 77.
+/// A trigger that makes the reconciler's transactions wait at their end while another session holds
+/// lock 77.
 const HOLD_COMMITS: &str = "
     CREATE FUNCTION hold_commit() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -141,7 +145,7 @@ const HOLD_COMMITS: &str = "
     CREATE CONSTRAINT TRIGGER hold_commit AFTER UPDATE ON cell_cursors DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW EXECUTE FUNCTION hold_commit();";
 
-/// Returns when the reconciler's COMMIT waits for this.
+/// Waits until the reconciler's COMMIT waits for this event.
 async fn commit_waits(pool: &PgPool, waits_for: &str) {
     eventually("a COMMIT waits", || async {
         let sql = "SELECT pid FROM pg_stat_activity
@@ -152,7 +156,7 @@ async fn commit_waits(pool: &PgPool, waits_for: &str) {
     .await;
 }
 
-/// PostgreSQL is away for a minute (in short: for some seconds, with a small log limit).
+/// PostgreSQL is away for a minute (short form: for some seconds, with a small log limit).
 pub async fn postgres_away(seed: u64) -> Outcome {
     let mut trial = begin(seed, &[("RUSHGATE_LOG_LIMIT", LOG_LIMIT.to_string())]).await;
     let away = if at_length() { AWAY_AT_LENGTH } else { AWAY };
@@ -202,7 +206,7 @@ fn told(list: &Value, part: &str) -> bool {
     list.as_array().is_some_and(|all| all.iter().any(|text| text.as_str().unwrap().contains(part)))
 }
 
-/// PostgreSQL's files as they were at some time.
+/// A copy of PostgreSQL's files.
 struct Backup(PathBuf, PathBuf);
 
 impl Backup {
@@ -216,7 +220,7 @@ impl Backup {
         backup
     }
 
-    /// The same.
+    /// PostgreSQL must not be running.
     fn restore(self) {
         run("rm", &["-r", path(&self.0)]);
         run("mv", &[path(&self.1), path(&self.0)]);
@@ -244,9 +248,9 @@ pub async fn postgres_restored(seed: u64) -> Outcome {
     outcome
 }
 
-/// PostgreSQL is restored to a state that is older than the log: what it lost is gone.
+/// PostgreSQL is restored to a state older than the log: the decisions in between are lost.
 pub async fn postgres_restored_beyond_the_log(seed: u64) -> Outcome {
-    // What is gone must not have been delivered: nobody could tell what its messages are of.
+    // The lost decisions must not have been delivered, or no message could be matched to its order.
     let mut trial = begin(seed, &[("RUSHGATE_ROLES", "api,reconciler".to_owned())]).await;
     let since_us = go_back(&mut trial, async |trial| {
         let log = rushgate::gate::keys::Keys::new(0, 1).log();
@@ -263,10 +267,11 @@ pub async fn postgres_restored_beyond_the_log(seed: u64) -> Outcome {
     outcome
 }
 
-/// PostgreSQL is restored to a time before the last rebuild: the log of the present epoch cannot be applied. It is saved before it
-/// is removed: whoever was answered from it is in the file.
+/// PostgreSQL is restored to a time before the last rebuild, so the log of the present epoch cannot
+/// be applied. The log is saved before it is removed, and the file contains everything that was
+/// acknowledged from it.
 pub async fn postgres_restored_to_an_earlier_epoch(seed: u64) -> Outcome {
-    // What is gone must not have been delivered: nobody could tell what its messages are of.
+    // The lost decisions must not have been delivered, or no message could be matched to its order.
     let mut trial = begin(seed, &[("RUSHGATE_ROLES", "api,reconciler".to_owned())]).await;
     let file = trial.cluster.redis.folder().join("lost.jsonl");
     let epoch = AtomicU64::new(0);
@@ -291,7 +296,7 @@ pub async fn postgres_restored_to_an_earlier_epoch(seed: u64) -> Outcome {
         .filter_map(|fact| Some(fact.id?.to_string()))
         .collect();
     assert!(!told.is_empty() && told.iter().all(|id| listed.contains(id)), "and each answer listed");
-    // Some instance counts them.
+    // One of the instances counts them.
     eventually("what is gone is counted", || async {
         let mut counted = 0.0;
         for instance in trial.fleet.all() {
@@ -309,13 +314,14 @@ pub async fn postgres_restored_to_an_earlier_epoch(seed: u64) -> Outcome {
     outcome
 }
 
-/// Takes a backup, goes on, and goes back to it: nothing opens by itself, until an operator says so. Returns since when
-/// what was decided may be gone.
+/// Takes a backup, continues, and restores the backup. The gate must stay closed until an operator
+/// runs `rushgate rebuild`. Returns the time since which decisions may be lost.
 async fn go_back(trial: &mut Trial, meanwhile: impl AsyncFn(&Trial)) -> u64 {
     go_back_with(trial, meanwhile, false, &["rebuild"]).await
 }
 
-/// The same, where between backup and now there may have been a rebuild.
+/// The same; with `next_epoch`, there is a rebuild after the backup, and `command` reopens the
+/// gate.
 async fn go_back_with(
     trial: &mut Trial,
     meanwhile: impl AsyncFn(&Trial),
@@ -347,7 +353,7 @@ async fn go_back_with(
         .await;
     }
     assert!(trial.fleet.all().iter().any(|instance| instance.said(INSTRUCTION)), "the log tells what to do");
-    // Not even when it is started anew, or another one leads.
+    // It stays closed after a restart and under another leader.
     for number in 0..trial.fleet.all().len() {
         let instance = Instance::listening(&trial.settings).await;
         trial.fleet.replace(number, instance);

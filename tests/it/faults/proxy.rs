@@ -1,4 +1,8 @@
-//! A TCP proxy between instances and Redis that keeps back, on demand, chosen calls or the answers to them.
+//! A TCP proxy between instances and Redis that can hold back selected calls or their replies.
+//!
+//! A control value ([`Now`]) tells all connections which calls to hold. A connection that has seen
+//! such a call is marked with the current round, and holds everything after it until the mode or
+//! the round changes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,27 +19,29 @@ use super::{Setup, Trial};
 use crate::cluster::{Settings, eventually};
 use crate::history::client::Fleet;
 
-/// Only calls of deciding scripts name idempotency records (`lua/gate.lua`): not reads, not the reconciler's.
+/// Only calls of deciding scripts name idempotency records (`lua/gate.lua`); reads and the
+/// reconciler's calls do not.
 const DECIDES: &str = ":idem:";
 
-/// What happens to the chosen calls, and to all that follows on their connections.
+/// What happens to the selected calls and to everything after them on the same connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Pass,
-    /// Redis gets and runs them; nothing of what it answers comes back.
+    /// Redis runs the calls, but their replies are held back.
     HoldAnswers,
-    /// They do not reach Redis.
+    /// The calls do not reach Redis.
     HoldCalls,
 }
 
-/// Where the proxy stands; connections compare rounds, so that what an earlier hold has marked is free again.
+/// The proxy's control value. Each hold has a new round, so marks from an earlier hold have no
+/// effect.
 #[derive(Clone, Debug)]
 struct Now {
     mode: Mode,
-    /// What the chosen calls have in them.
+    /// Text that identifies the selected calls.
     mark: Arc<str>,
     round: u64,
-    /// Connections from before have ended.
+    /// Number of cuts. Connections from before a cut are closed.
     cuts: u64,
 }
 
@@ -43,9 +49,9 @@ struct Shared {
     redis: SocketAddr,
     now: watch::Sender<Now>,
     held: AtomicUsize,
-    /// Bytes that answers on all connections together bring in a second; 0: as many as come.
+    /// Bandwidth of replies in bytes per second, shared by all connections. 0 means unlimited.
     bytes_per_sec: AtomicU64,
-    /// One at a time passes on what it was answered, at that speed.
+    /// Serialises the connections' replies on the slow link.
     slow_link: tokio::sync::Mutex<()>,
 }
 
@@ -76,22 +82,22 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// From now on answers come at this speed.
+    /// Limits the bandwidth of replies from now on.
     pub fn throttle(&self, bytes_per_sec: u64) {
         self.shared.bytes_per_sec.store(bytes_per_sec, Ordering::SeqCst);
     }
 
-    /// From now on calls that decide are run, and their answers are kept back.
+    /// Lets deciding calls run from now on, but holds their replies back.
     pub fn hold_answers(&self) {
         self.hold(Mode::HoldAnswers, DECIDES);
     }
 
-    /// From now on calls that decide are kept back.
+    /// Holds deciding calls back from now on.
     pub fn hold_calls(&self) {
         self.hold(Mode::HoldCalls, DECIDES);
     }
 
-    /// From now on calls with this in them are kept back.
+    /// Holds calls that contain `mark` back from now on.
     pub fn hold_calls_with(&self, mark: &str) {
         self.hold(Mode::HoldCalls, mark);
     }
@@ -104,18 +110,18 @@ impl Proxy {
         });
     }
 
-    /// Waits until something is kept back.
+    /// Waits until something is held back.
     pub async fn until_held(&self) {
         let held = || async { (self.shared.held.load(Ordering::SeqCst) > 0).then_some(()) };
         eventually("the proxy keeps something back", held).await;
     }
 
-    /// Lets through what was kept back, and everything from now on.
+    /// Forwards what was held back, and everything from now on.
     pub fn release(&self) {
         self.shared.now.send_modify(|now| now.mode = Mode::Pass);
     }
 
-    /// Ends all connections; what was kept back is lost. New connections are let through.
+    /// Closes all connections and drops what was held back. New connections pass.
     pub fn cut(&self) {
         self.shared.now.send_modify(|now| {
             now.mode = Mode::Pass;
@@ -137,7 +143,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// One connection, until an end closes it or it is cut.
+/// Serves one connection until either end closes it or it is cut.
 async fn serve(instance: TcpStream, shared: Arc<Shared>) {
     let cuts = shared.now.borrow().cuts;
     let mut now = shared.now.subscribe();
@@ -145,10 +151,10 @@ async fn serve(instance: TcpStream, shared: Arc<Shared>) {
     let _ = (instance.set_nodelay(true), redis.set_nodelay(true));
     let (from_instance, to_instance) = instance.into_split();
     let (from_redis, to_redis) = redis.into_split();
-    // 0: no chosen call was seen; else in which round it was.
+    // The round in which a selected call was seen; 0 if none was.
     let marked = AtomicU64::new(0);
     tokio::select! {
-        // A cut ends what was kept back before that notices.
+        // A cut must win over the release of held data that comes with it.
         biased;
         _ = now.wait_for(|now| now.cuts > cuts) => {}
         () = calls(from_instance, to_redis, &shared, &marked, cuts) => {}
@@ -166,7 +172,7 @@ async fn calls(
     let mut seen = Vec::new();
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut bytes).await {
-        // The mark may be split over two reads.
+        // The mark may be split between two reads.
         seen.extend_from_slice(&bytes[..n]);
         let Now { mark, round, .. } = shared.now.borrow().clone();
         let chosen = seen.windows(mark.len()).any(|part| part == mark.as_bytes());
@@ -199,13 +205,13 @@ async fn answers(
 }
 
 impl Shared {
-    /// Whether a connection from before this many cuts has ended. A cut also releases what is kept back, and a connection
-    /// that is being polled in that moment may notice the release first.
+    /// Whether a connection that was opened after this many cuts has been cut since. A cut also
+    /// releases held data, and a connection that is being polled may notice the release first.
     fn was_cut(&self, cuts: u64) -> bool {
         self.now.borrow().cuts > cuts
     }
 
-    /// As long as a slow link takes for so many bytes.
+    /// Waits as long as a slow link would take for this many bytes.
     async fn take_time(&self, bytes: usize) {
         let bytes_per_sec = self.bytes_per_sec.load(Ordering::SeqCst);
         if bytes_per_sec > 0 {
@@ -214,26 +220,27 @@ impl Shared {
         }
     }
 
-    /// Returns unless, or as soon as no longer, `held` is the mode and the connection has been marked in this round.
+    /// Waits while `held` is the mode and the connection is marked with the current round.
     async fn pass(&self, held: Mode, marked: &AtomicU64) {
         let mut now = self.now.subscribe();
         let holds = |now: &Now| now.mode == held && marked.load(Ordering::SeqCst) == now.round;
         if holds(&now.borrow()) {
             self.held.fetch_add(1, Ordering::SeqCst);
-            let _ = now.wait_for(|now| !holds(now)).await; // the sender is in `self`
+            let _ = now.wait_for(|now| !holds(now)).await; // the sender lives in `self`
         }
     }
 }
 
-/// A shop with instances that reach Redis as they should, and one that does so through a proxy.
+/// Settings for instances that reach Redis through a proxy.
 pub struct Behind {
     pub proxy: Proxy,
-    /// Of instances behind the proxy.
+    /// The settings of instances behind the proxy.
     pub settings: Settings,
 }
 
 impl Behind {
-    /// Clients know one instance (0) with a way of its own, and one (1) behind the proxy, with these settings on top.
+    /// Starts a trial. Clients know one instance (0) with a direct connection and one (1) behind
+    /// the proxy, with `changes` to its settings.
     pub async fn begin(seed: u64, setup: Setup, changes: &[(&'static str, &str)]) -> (Trial, Self) {
         let (cluster, settings) = Trial::servers(setup.private, setup.settings).await;
         let proxy = Proxy::start(cluster.redis.port()).await;

@@ -1,4 +1,4 @@
-//! Rebuilds where none was needed: several at once, and under traffic.
+//! Rebuilds that nothing requires: under traffic, and several at once.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use crate::history::client::{Fleet, Mix};
 
 const SERVES_AGAIN: Duration = Duration::from_secs(15);
 
-/// Operators rebuild, one after the other, while clients go on. The leader finds the cell closed and rebuilds, too.
+/// Operators rebuild one after the other under traffic. The leader finds the cell closed and
+/// rebuilds too.
 pub async fn rebuild_under_traffic(seed: u64) -> Outcome {
     rebuilt(seed, 3, 1..2).await
 }
@@ -25,11 +26,12 @@ pub async fn rebuilds_at_once(seed: u64) -> Outcome {
     rebuilt(seed, 2, 2..5).await
 }
 
-/// A rebuild is overtaken when all but its last steps are done. It opens nothing, though nothing else is open yet, and
-/// leaves nothing behind when it goes on after the other.
+/// A rebuild is overtaken by another one when only its last steps are left. It must not open the
+/// cell, although nothing else is open yet, and it must leave nothing behind when it continues
+/// after the other.
 pub async fn rebuild_overtaken(seed: u64) -> Outcome {
     let (cluster, settings) = Trial::servers(Private::default(), vec![]).await;
-    // A leader would be faster than both rebuilds: it is not there while they are at work.
+    // The leader would rebuild faster than both, so it is killed and starts again afterwards.
     let leads = settings.with("RUSHGATE_ROLES", "reconciler");
     let leader = Instance::ready(&leads).await;
     let asked = settings.with("RUSHGATE_ROLES", "api,relay,scheduler");
@@ -39,7 +41,8 @@ pub async fn rebuild_overtaken(seed: u64) -> Outcome {
     trial.a_while().await;
     leader.kill().await;
     let before = trial.open_epoch().await;
-    // Whichever goes on last: the overtaken one loads after the other's cleaning, or would open before the other.
+    // Which rebuild continues last is random. The overtaken one either loads data after the other
+    // has cleaned up, or tries to open before the other.
     let (overtaken_last, early) = (trial.rng.bool(), trial.rng.bool());
     first.until_step(before + 1, overtaken_last || early);
     second.until_step(before + 2, trial.rng.bool());
@@ -51,7 +54,8 @@ pub async fn rebuild_overtaken(seed: u64) -> Outcome {
         let later = async {
             second.proxy.until_held().await;
             turns[0].release();
-            tokio::time::sleep(between).await; // what clients were granted in the first one's epoch would be lost
+            // If the first one opened here, decisions in its epoch would be lost.
+            tokio::time::sleep(between).await;
             turns[1].release();
         };
         join(rebuild(&second.settings, 0), later).await.0
@@ -69,7 +73,7 @@ pub async fn rebuild_overtaken(seed: u64) -> Outcome {
     outcome
 }
 
-/// `rushgate rebuild` that is kept from going on.
+/// A `rushgate rebuild` that can be held at a step.
 struct Slow {
     proxy: Proxy,
     settings: Settings,
@@ -81,7 +85,7 @@ impl Slow {
         Self { settings: settings.with("RUSHGATE_REDIS_URL", proxy.url()), proxy }
     }
 
-    /// Once it has claimed this epoch: before it loads, or before it opens.
+    /// Holds the rebuild that has claimed this epoch, either before it loads or before it opens.
     fn until_step(&self, epoch: u64, loads: bool) {
         let keys = Keys::new(0, epoch);
         self.proxy.hold_calls_with(&if loads { keys.wallets() } else { keys.log() });
@@ -111,12 +115,13 @@ async fn rebuilt(seed: u64, rounds: usize, at_once: std::ops::Range<usize>) -> O
     outcome
 }
 
-/// `rushgate rebuild`; the epoch that it opened, unless another rebuild was faster.
+/// Runs `rushgate rebuild`. Returns the epoch that it opened, or `None` if another rebuild was
+/// faster.
 async fn rebuild(settings: &Settings, start_ms: u64) -> Option<u64> {
     tokio::time::sleep(Duration::from_millis(start_ms)).await;
     let finished = settings.run(&["rebuild"]).await;
     if finished.stderr.contains("timed out") {
-        return None; // a machine too busy for the limits of single commands; the leader goes on
+        return None; // the machine is too busy for the limits of single commands; the leader goes on
     }
     let said = finished.assert_success().stdout;
     let epoch = said.trim().strip_prefix("Cell 0 is open, in epoch ").map(|rest| rest.trim_end_matches('.'));
@@ -124,7 +129,8 @@ async fn rebuild(settings: &Settings, start_ms: u64) -> Option<u64> {
     epoch.map(|epoch| epoch.parse().unwrap())
 }
 
-/// The epoch that has won: the highest that anybody claimed, PostgreSQL's, and the only one that Redis has keys of.
+/// The epoch that has won: the highest one claimed, PostgreSQL's epoch, and the only one that still
+/// has keys in Redis.
 async fn one_epoch(trial: &Trial) -> u64 {
     let epoch = eventually("one epoch has won", || async {
         let meta = trial.cluster.meta().await;
@@ -152,7 +158,7 @@ async fn epochs_of_keys(trial: &Trial) -> Result<BTreeSet<u64>, fred::error::Err
     }
 }
 
-/// Once Redis had the first entry of an epoch, it got none of an earlier one.
+/// Checks that Redis got no entry of an earlier epoch after the first entry of a later one.
 fn written_in_order(trial: &Trial) {
     let written = aof::entries(trial.cluster.redis.folder());
     let late = written.windows(2).find(|pair| pair[0].epoch > pair[1].epoch);

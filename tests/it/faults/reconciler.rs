@@ -1,4 +1,4 @@
-//! Reconcilers that die in the midst of their work, and two that lead at once.
+//! Reconcilers that are killed or frozen at work, and two that lead at once.
 
 use fred::prelude::*;
 use nix::sys::signal::Signal;
@@ -10,17 +10,17 @@ use crate::history::client::{Fleet, Mix};
 use crate::history::collect;
 use crate::truth::{execute, number};
 
-/// Kills under way; more when none has hit a transaction.
+/// Kills under load. There are more if none of them hit a transaction.
 const KILLS: usize = 6;
 const KILLS_AT_MOST: usize = 40;
 const ROUNDS_AT_MOST: usize = 40;
-/// What a reconciler says that has lost its session.
+/// Logged by a reconciler that has lost its session.
 const STARTS_OVER: &str = "the reconciler starts over";
 
-/// A reconciler that stands apart from what clients talk to.
+/// An instance that is only a reconciler, separate from those that serve clients.
 struct Apart {
     instance: Instance,
-    /// Its connections to Redis, as `CLIENT LIST` names them.
+    /// Its connections to Redis, by their names in `CLIENT LIST`.
     redis_clients: Vec<String>,
 }
 
@@ -34,12 +34,12 @@ impl Apart {
         Self { instance, redis_clients }
     }
 
-    /// How often it has said this.
+    /// How often its log contains this text.
     fn count(&self, text: &str) -> usize {
         self.instance.log().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// How often it began to lead.
+    /// How often it has become the leader.
     fn terms(&self) -> usize {
         self.count(LEADS)
     }
@@ -54,7 +54,8 @@ async fn client_command(cluster: &Cluster, args: &[&'static str]) -> String {
     cluster.raw.custom(fred::cmd!("CLIENT"), args.to_vec()).await.unwrap()
 }
 
-/// A shop where nobody but these reconciles; the first leads. `prepare` is done to the empty database.
+/// A shop in which only these instances reconcile; the first one leads. The SQL in `prepare` runs
+/// on the empty database.
 async fn begin(seed: u64, reconcilers: usize, prepare: &'static str) -> (Trial, Vec<Apart>) {
     let private = Private { redis_config: collect::redis_config(), ..Private::default() };
     let cluster = Cluster::with(private).await;
@@ -68,13 +69,13 @@ async fn begin(seed: u64, reconcilers: usize, prepare: &'static str) -> (Trial, 
         .settings
         .with("RUSHGATE_ROLES", "api,relay")
         .with("RUSHGATE_REQUEST_TIMEOUT_MS", "3000")
-        // While nobody reconciles, clients should not spend their time waiting for PostgreSQL.
+        // While no reconciler runs, clients should not spend their time waiting for PostgreSQL.
         .with("RUSHGATE_TRUTH_TIMEOUT_MS", "300");
     let fleet = Fleet::start(&[&settings, &settings]).await;
     (Trial::on(seed, cluster, settings, fleet, Mix::default()).await, apart)
 }
 
-/// Where PostgreSQL stands.
+/// Epoch, number and tip of the last entry that PostgreSQL has applied.
 async fn cursor(pool: &PgPool) -> (u64, u64, String) {
     let row: (i64, i64, String) =
         sqlx::query_as("SELECT epoch, seq, tip FROM cell_cursors").fetch_one(pool).await.unwrap();
@@ -89,7 +90,8 @@ async fn leading_sessions(pool: &PgPool) -> Vec<i32> {
     sqlx::query_scalar(sql).fetch_all(pool).await.unwrap()
 }
 
-/// Whether the leader's session has a transaction open that waits for its next statement, or for the rows of one.
+/// Whether the leader's session has an open transaction that waits for its next statement or for
+/// data from the leader.
 async fn waits_for_its_leader(pool: &PgPool) -> bool {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
         AND application_name = 'rushgate-reconciler' AND (state = 'idle in transaction'
@@ -97,7 +99,7 @@ async fn waits_for_its_leader(pool: &PgPool) -> bool {
     number(pool, sql).await > 0
 }
 
-/// Keeps the reconciler inside its transaction: all is written but the outbox.
+/// Keeps the reconciler's transaction open when everything but the outbox has been written.
 struct Held(PgConnection);
 
 impl Held {
@@ -119,7 +121,7 @@ impl Held {
     }
 }
 
-/// kill -9 the reconciler at whatever moment, many times.
+/// kill -9 the reconciler at random moments, many times.
 pub async fn reconciler_killed(seed: u64) -> Outcome {
     let (mut trial, mut apart) = begin(seed, 1, "").await;
     let pool = trial.cluster.pool.clone();
@@ -128,7 +130,7 @@ pub async fn reconciler_killed(seed: u64) -> Outcome {
         assert!(kills < KILLS_AT_MOST, "no kill has hit a transaction");
         trial.a_while().await;
         let Apart { instance, .. } = apart.remove(0);
-        // Frozen first, so that it can be seen what it was doing.
+        // Freezes it first, so that the test can see what it was doing.
         instance.freeze().await;
         inside += usize::from(waits_for_its_leader(&pool).await);
         instance.kill().await;
@@ -139,14 +141,15 @@ pub async fn reconciler_killed(seed: u64) -> Outcome {
     applied_once(trial).await
 }
 
-/// A transaction that was cut off left nothing, one that was not cut off is not repeated, and nothing was rebuilt.
+/// Ends the trial: an interrupted transaction left nothing, a committed one is not repeated, and
+/// nothing was rebuilt.
 async fn applied_once(trial: Trial) -> Outcome {
     let (outcome, _) = trial.finish().await;
     assert_eq!(outcome.epochs, 1, "nothing was rebuilt");
     outcome
 }
 
-/// kill -9 the reconciler when all but COMMIT is done.
+/// kill -9 the reconciler when everything but COMMIT is done.
 pub async fn reconciler_killed_before_commit(seed: u64) -> Outcome {
     let (mut trial, mut apart) = begin(seed, 1, "").await;
     let pool = trial.cluster.pool.clone();
@@ -172,7 +175,8 @@ async fn nobody_leads(pool: &PgPool) {
     .await;
 }
 
-/// kill -9 the reconciler when PostgreSQL has committed, and neither was the gate told nor the log trimmed.
+/// kill -9 the reconciler when PostgreSQL has committed, but before the gate is told and the log is
+/// trimmed.
 pub async fn reconciler_killed_after_commit(seed: u64) -> Outcome {
     let (mut trial, mut apart) = begin(seed, 1, "").await;
     let pool = trial.cluster.pool.clone();
@@ -180,7 +184,7 @@ pub async fn reconciler_killed_after_commit(seed: u64) -> Outcome {
         trial.a_while().await;
         let held = Held::in_transaction(&trial.cluster).await;
         let (_, before, _) = cursor(&pool).await;
-        // From now on scripts wait in Redis, and those of a client that goes away are dropped.
+        // From now on scripts wait in Redis. Those of a client that disconnects are dropped.
         client_command(&trial.cluster, &["PAUSE", "20000", "WRITE"]).await;
         held.release().await;
         let committed = async || Some(cursor(&pool).await.1).filter(|now| *now != before);
@@ -201,8 +205,8 @@ pub async fn reconciler_killed_after_commit(seed: u64) -> Outcome {
     applied_once(trial).await
 }
 
-/// The leader is frozen in the midst of a transaction and loses its session: the stand-by leads. Thawed, the stale one
-/// finds its transaction gone, and stands by.
+/// The leader is frozen during a transaction and loses its session, and the standby takes over.
+/// When the old leader resumes, it finds its transaction gone and becomes the standby.
 pub async fn leader_frozen(seed: u64) -> Outcome {
     let (mut trial, mut apart) = begin(seed, 2, "").await;
     let pool = trial.cluster.pool.clone();
@@ -229,7 +233,8 @@ pub async fn leader_frozen(seed: u64) -> Outcome {
     applied_once(trial).await
 }
 
-/// The session ends: at once by an administrator, or, at length, by the limits that it has set itself or by the stand-by.
+/// Ends the leader's session: normally at once with `pg_terminate_backend`. At length
+/// (`at_length`), the time limits that the session has set itself, or the standby, must end it.
 async fn lose(pool: &PgPool, session: i32) {
     if !at_length() {
         let ended: bool = sqlx::query_scalar("SELECT pg_terminate_backend($1)")
@@ -245,8 +250,8 @@ async fn lose(pool: &PgPool, session: i32) {
     .await;
 }
 
-/// Two reconcilers that both believe to lead, all the time, now and then one of them frozen: the cursor alone keeps
-/// them apart.
+/// Two reconcilers permanently believe that they lead, and one of them is frozen now and then. Only
+/// the cursor keeps them from applying entries twice.
 pub async fn two_leaders(seed: u64) -> Outcome {
     let (mut trial, apart) = begin(seed, 2, LOCK_THAT_EVERYBODY_GETS).await;
     eventually("both lead", async || apart.iter().all(|one| one.terms() > 0).then_some(())).await;
@@ -272,7 +277,7 @@ async fn has_applied(apart: &Apart) -> bool {
     metrics.lines().find_map(entries).is_some_and(|entries| entries > 0.0)
 }
 
-/// Looked up before PostgreSQL's own.
+/// Found before PostgreSQL's own function, because of the search path.
 const LOCK_THAT_EVERYBODY_GETS: &str = "
     CREATE FUNCTION public.pg_try_advisory_lock(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true';
     DO $$ BEGIN

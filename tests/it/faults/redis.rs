@@ -1,4 +1,4 @@
-//! Redis dies, stalls, runs out of memory, finds its disk full.
+//! Redis is killed, stalls, runs out of memory, or has a full disk.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::cluster::eventually;
 use crate::history::aof;
 use crate::history::record::{Ask, Operation};
 
-/// After everything that is mended here, the shop serves again within this time.
+/// After each repair the shop must serve again within this time.
 const SOON: Duration = Duration::from_secs(5);
 
-/// kill -9 Redis and start it again: it has all that it acknowledged.
+/// kill -9 Redis and start it again: it still has everything that it acknowledged.
 pub async fn redis_killed(seed: u64) -> Outcome {
     let mut trial = Trial::begin(seed, Setup::default()).await;
     for _ in 0..2 {
@@ -34,17 +34,17 @@ async fn same_epoch(trial: Trial) -> Outcome {
     outcome
 }
 
-/// What was asked for since then and is answered by now.
+/// Operations that started after `since_us` and have completed.
 fn asked_since(trial: &Trial, since_us: u64) -> Vec<Operation> {
     trial.load.recorded_since(since_us).into_iter().filter(|op| op.asked_us >= since_us).collect()
 }
 
-/// An order that was cancelled before is answered by PostgreSQL alone.
+/// Cancelling an order that was cancelled before is answered from PostgreSQL alone.
 fn needs_a_decision(operation: &Operation) -> bool {
     !operation.ask.is_read() && !matches!(operation.ask, Ask::Cancel { .. })
 }
 
-/// SIGSTOP, longer than a command may take: connections stay open, and nothing answers.
+/// SIGSTOP Redis for longer than the command timeout: connections stay open, but nothing answers.
 pub async fn redis_stalled(seed: u64) -> Outcome {
     let mut trial = Trial::begin(seed, Setup::default()).await;
     trial.a_while().await;
@@ -69,7 +69,7 @@ pub async fn redis_stalled(seed: u64) -> Outcome {
     same_epoch(trial).await
 }
 
-/// `maxmemory` is reached at some time, then there is none at all, then it is raised.
+/// Memory reaches `maxmemory`, then the limit is set to 1 byte, then it is removed.
 pub async fn redis_out_of_memory(seed: u64) -> Outcome {
     let mut trial = Trial::begin(seed, Setup::default()).await;
     trial.a_while().await;
@@ -112,7 +112,7 @@ async fn limit_memory(trial: &Trial, bytes: u64) {
     let _: () = trial.cluster.raw.config_set("maxmemory", bytes.to_string()).await.unwrap();
 }
 
-/// No more room for the append-only file, twice; then there is.
+/// The append-only file cannot grow, twice; then there is room again.
 pub async fn redis_disk_full(seed: u64) -> Outcome {
     let mut trial = Trial::begin(seed, Setup::default()).await;
     for _ in 0..2 {
@@ -120,7 +120,7 @@ pub async fn redis_disk_full(seed: u64) -> Outcome {
         let room = trial.rng.u64(1..3_000);
         leave_room(&trial, room);
         let pid = Pid::from_raw(trial.cluster.redis.pid().unwrap().cast_signed());
-        // It can neither write the entry nor take the decision back, so it ends before it answers.
+        // Redis can neither write the entry nor undo the decision, so it exits before it answers.
         eventually("Redis gives up", || async { (kill(pid, None) == Err(Errno::ESRCH)).then_some(()) }).await;
         let since_us = trial.load.now_us();
         eventually("clients are told", || async {
@@ -134,8 +134,8 @@ pub async fn redis_disk_full(seed: u64) -> Outcome {
     same_epoch(trial).await
 }
 
-/// The running Redis may write so many more bytes to its append-only file: the write that goes beyond is cut short, as on
-/// a full disk.
+/// Lets the running Redis append this many more bytes to its append-only file. The write that
+/// exceeds the limit is cut short, as on a full disk.
 fn leave_room(trial: &Trial, bytes: u64) {
     let file = aof::files(trial.cluster.redis.folder()).pop().unwrap();
     let limit = file.metadata().unwrap().len() + bytes;

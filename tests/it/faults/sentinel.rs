@@ -1,4 +1,4 @@
-//! A Sentinel promotes a replica that has not heard of everything.
+//! Sentinel promotes a replica that lacks the last writes.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,12 +17,13 @@ use crate::cluster::{Cluster, Instance, Private, Settings, eventually};
 use crate::history::client::Fleet;
 use crate::history::{aof, collect};
 
-/// What the Sentinel calls the shop's Redis.
+/// The Sentinel's name for the shop's Redis.
 const NAME: &str = "shop";
-/// From the master's death to the first success: the Sentinel waits, asks, chooses and promotes, then the gate is rebuilt.
+/// Time from the master's death to the first success: Sentinel detects the failure, elects and
+/// promotes, and then the gate is rebuilt.
 const FAILOVER_LIMIT: Duration = Duration::from_secs(30);
 
-/// What stands beside the cluster's Redis, which is the master.
+/// The servers beside the cluster's Redis, which is the master.
 struct Watched {
     link: Link,
     replica: RedisServer,
@@ -30,7 +31,7 @@ struct Watched {
 }
 
 impl Watched {
-    /// A replica that has all that the master has, and a Sentinel that knows both.
+    /// Starts a replica that is in sync with the master, and a Sentinel that knows both.
     async fn beside(cluster: &Cluster, replica_config: &[&str]) -> Self {
         let link = Link::start(cluster.redis.port()).await;
         let mut options = RedisOptions::new(DataFolder::Scratch);
@@ -53,7 +54,7 @@ impl Watched {
         format!("redis-sentinel://127.0.0.1:{}/0?sentinelServiceName={NAME}", self.sentinel.port)
     }
 
-    /// Kills the master, waits until the replica is promoted, and puts it in the master's place.
+    /// Kills the master, waits until the replica is promoted, and makes it the trial's Redis.
     async fn fail_over(self, trial: &mut Trial) -> Sentinel {
         let Self { link, replica, sentinel } = self;
         trial.cluster.redis.kill().await;
@@ -66,7 +67,7 @@ impl Watched {
     }
 }
 
-/// The way from a replica to its master.
+/// A TCP proxy between a replica and its master.
 struct Link {
     port: u16,
     lags: watch::Sender<bool>,
@@ -89,20 +90,21 @@ impl Link {
         Self { port, lags, _serving: AbortOnDropHandle::new(serving) }
     }
 
-    /// From now on nothing of what the master writes reaches the replica.
+    /// From now on, none of the master's writes reach the replica.
     fn lag(&self) {
         self.lags.send_replace(true);
     }
 }
 
-/// Until an end closes the connection.
+/// Serves a connection until either end closes it.
 async fn pass(replica: TcpStream, master: TcpStream, mut lags: watch::Receiver<bool>) {
     let (mut from_replica, mut to_replica) = replica.into_split();
     let (mut from_master, mut to_master) = master.into_split();
     let written = async {
         let mut bytes = vec![0; 64 * 1024];
         while let Ok(n @ 1..) = from_master.read(&mut bytes).await {
-            // For ever, once it lags: the replica must not hear what was under way when the master died.
+            // Once the link lags, data in it stays lost: the replica must not receive it when the
+            // master has died.
             if lags.wait_for(|lags| !lags).await.is_err() || to_replica.write_all(&bytes[..n]).await.is_err()
             {
                 return;
@@ -115,7 +117,7 @@ async fn pass(replica: TcpStream, master: TcpStream, mut lags: watch::Receiver<b
     }
 }
 
-/// `redis-server --sentinel`, alone and easily convinced.
+/// `redis-server --sentinel`, with a quorum of one.
 struct Sentinel {
     port: u16,
     process: Child,
@@ -134,7 +136,7 @@ impl Sentinel {
             folder.join("log").display()
         );
         std::fs::write(&config, lines).unwrap();
-        // As other processes of tests: gone with the thread that started it, however that ends.
+        // Like the other test processes, it is killed with the thread that started it.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "redis-server"]).arg(config).arg("--sentinel");
         let process =
@@ -144,7 +146,7 @@ impl Sentinel {
         sentinel
     }
 
-    /// Waits until it says this of the shop's Redis.
+    /// Waits until the Sentinel reports this about the shop's Redis.
     async fn knows(&self, what: &str) {
         let ask = || async {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
@@ -163,12 +165,12 @@ impl Sentinel {
 
 impl Drop for Sentinel {
     fn drop(&mut self) {
-        let _ = self.process.kill(); // it may have ended
+        let _ = self.process.kill(); // may have exited already
         let _ = self.process.wait();
     }
 }
 
-/// A trial whose API instances and follower ask a Sentinel where Redis is.
+/// A trial whose API instances and follower get the Redis address from a Sentinel.
 async fn begin(
     seed: u64,
     changes: Vec<(&'static str, String)>,
@@ -186,8 +188,8 @@ async fn begin(
     (Trial::on(seed, cluster, settings, fleet, mix).await, follower, watched)
 }
 
-/// What happens with either setting of `RUSHGATE_ACK`. Returns the trial, since when something may be lost, and what must
-/// live on; all the rest is asserted.
+/// The common part for both settings of `RUSHGATE_ACK`. Returns the trial, the time since which
+/// something may be lost, and the processes that must stay alive.
 async fn lagging_replica(
     seed: u64,
     changes: Vec<(&'static str, String)>,
@@ -199,13 +201,14 @@ async fn lagging_replica(
     trial.a_while().await;
     let mut epoch = 1;
     if trial.rng.bool() {
-        // The replica lags so far behind that it does not know of this epoch.
+        // The replica lags so far behind that it does not know the current epoch.
         trial.cluster.settings.run(&["rebuild"]).await.assert_success();
         epoch = trial.rebuilt_after(epoch).await;
         trial.a_while().await;
     }
     if trial.rng.bool() {
-        // … and PostgreSQL lags, too. With `RUSHGATE_ACK=truth`, each change takes its whole time limit from now on.
+        // PostgreSQL lags too. With `RUSHGATE_ACK=truth`, each change now takes the whole truth
+        // timeout.
         follower.freeze().await;
         let more = trial.rng.usize(3..30);
         trial.load.until_more(more, super::trial::PATIENCE).await;
@@ -220,7 +223,7 @@ async fn lagging_replica(
     (trial, since_us, (follower, sentinel))
 }
 
-/// `RUSHGATE_ACK=gate`: what the replica and PostgreSQL had not heard of is gone, and listed.
+/// `RUSHGATE_ACK=gate`: what neither the replica nor PostgreSQL had is lost, and listed.
 pub async fn lagging_replica_promoted(seed: u64) -> Outcome {
     let short = ("RUSHGATE_TRUTH_TIMEOUT_MS", "500".to_owned());
     let (mut trial, since_us, _alive) = lagging_replica(seed, vec![short]).await;
@@ -228,7 +231,7 @@ pub async fn lagging_replica_promoted(seed: u64) -> Outcome {
     trial.finish_with_losses().await
 }
 
-/// `RUSHGATE_ACK=truth`: nothing that was acknowledged is gone.
+/// `RUSHGATE_ACK=truth`: nothing that was acknowledged is lost.
 pub async fn lagging_replica_promoted_ack_truth(seed: u64) -> Outcome {
     let changes = vec![("RUSHGATE_TRUTH_TIMEOUT_MS", "500".to_owned()), ("RUSHGATE_ACK", "truth".to_owned())];
     let (mut trial, since_us, _alive) = lagging_replica(seed, changes).await;
@@ -238,7 +241,8 @@ pub async fn lagging_replica_promoted_ack_truth(seed: u64) -> Outcome {
     outcome
 }
 
-/// The replica would lose what it acknowledges: `strict` instances decide nothing there until that is mended.
+/// The replica runs without `appendfsync always`, so it could lose what it acknowledges. Instances
+/// in `strict` mode decide nothing there until that is corrected.
 pub async fn unsafe_replica_promoted(seed: u64) -> Outcome {
     let (mut trial, _follower, watched) = begin(seed, vec![], &["appendfsync everysec"]).await;
     trial.a_while().await;

@@ -1,4 +1,7 @@
-//! One trial: servers, instances, clients, and in the end the checker.
+//! A trial: servers, instances and clients, and the history check at the end.
+//!
+//! A fault creates a [`Trial`], acts on it while the clients run, and ends it with
+//! [`Trial::finish`], which returns an [`Outcome`].
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,24 +17,25 @@ use crate::history::checker::{Expect, Report, SOLD_OUT_MEMORY_US, check};
 use crate::history::client::{Fleet, Load, Mix};
 use crate::history::collect;
 
-/// The longest that clients may wait for their next successes when all should be well.
+/// How long clients may wait for their next successes when nothing is wrong.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// RUSHGATE_TEST_SEED, or always the same: what CI runs is what ran before.
+/// RUSHGATE_TEST_SEED, or a constant, so that CI repeats what ran before.
 pub fn seed() -> u64 {
     std::env::var("RUSHGATE_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
-/// RUSHGATE_CHAOS_AT_LENGTH: faults last as long as the promise speaks of, not only as long as they must.
+/// RUSHGATE_CHAOS_AT_LENGTH: faults last as long as the guarantees say, not only as long as they
+/// must.
 pub fn at_length() -> bool {
     std::env::var_os("RUSHGATE_CHAOS_AT_LENGTH").is_some()
 }
 
-/// What a trial begins with.
+/// The servers, instances and clients of a trial.
 pub struct Setup {
     pub private: Private,
     pub instances: usize,
-    /// Changes to the instances' settings.
+    /// Additional settings of the instances.
     pub settings: Vec<(&'static str, String)>,
     pub mix: Mix,
 }
@@ -46,24 +50,25 @@ pub struct Trial {
     pub cluster: Cluster,
     pub fleet: Arc<Fleet>,
     pub load: Load,
-    /// Decides when the fault falls, and whom it hits.
+    /// Decides when the fault strikes, and what it hits.
     pub rng: Rng,
-    /// What the fault makes permissible.
+    /// What the fault permits.
     pub expect: Expect,
-    /// Entries that only a Redis held which is no more.
+    /// Entries that only a Redis held that no longer exists.
     pub elsewhere: Vec<RawEntry>,
-    /// Instances that live and that clients no longer know.
+    /// Running instances that clients no longer use.
     pub retired: Vec<Arc<Instance>>,
-    /// How long the fault kept the shop from serving, where that is measured.
+    /// How long the fault kept the shop from serving, if measured.
     pub recovery: Option<Duration>,
     pub settings: Settings,
 }
 
-/// What clients were told and is gone stands in a list; and what stands there is gone, whether or not a client was told.
+/// Acknowledged decisions that are gone must be listed in an instance's log. Everything that is
+/// listed must be gone, whether or not it was acknowledged.
 async fn assert_listed(instances: &[Arc<Instance>], report: &Report) {
     let listed =
         || -> HashSet<String> { instances.iter().flat_map(|instance| instance.listed_as_gone()).collect() };
-    // What staff changed has no id.
+    // Changes by staff have no id.
     let gone: Vec<&String> = report.gone.iter().filter(|id| Uuid::parse_str(id).is_ok()).collect();
     let missing = || {
         let listed = listed();
@@ -83,32 +88,33 @@ fn with_all(settings: &Settings, changes: Vec<(&'static str, String)>) -> Settin
     changes.into_iter().fold(settings, |settings, (name, value)| settings.with(name, value))
 }
 
-/// What a trial showed.
+/// The result of a trial.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Requests of clients.
     pub operations: usize,
-    /// … that got no clear answer.
+    /// Requests without a clear answer.
     pub unknown: usize,
     /// Decisions in the log.
     pub facts: usize,
-    /// Answers that were held against the log.
+    /// Answers that were compared with the log.
     pub checked: usize,
     pub epochs: usize,
-    /// Acknowledged and gone; 0 unless Redis lost its disk.
+    /// Acknowledged decisions that are gone; 0 unless Redis lost its disk.
     pub gone: usize,
     pub recovery: Option<Duration>,
 }
 
 impl Trial {
-    /// A shop on servers of its own, whose clients are under way.
+    /// Starts a shop on its own servers, with running clients.
     pub async fn begin(seed: u64, setup: Setup) -> Self {
         let (cluster, settings) = Self::servers(setup.private, setup.settings).await;
         let fleet = Fleet::start(&vec![&settings; setup.instances]).await;
         Self::on(seed, cluster, settings, fleet, setup.mix).await
     }
 
-    /// Servers that keep what a history needs, and the settings of instances on them.
+    /// Starts servers configured for history checking. Returns them with the settings of their
+    /// instances.
     pub async fn servers(mut private: Private, changes: Vec<(&'static str, String)>) -> (Cluster, Settings) {
         private.redis_config.extend(collect::redis_config());
         let cluster = Cluster::with(private).await;
@@ -116,8 +122,8 @@ impl Trial {
         (cluster, settings)
     }
 
-    /// The same with instances that only serve the API, and another one that does all the rest; so that the one can be
-    /// stopped without the other.
+    /// Starts instances that serve only the API, and one (the follower) with all other roles, so
+    /// that either can be stopped alone.
     pub async fn apart(seed: u64, setup: Setup) -> (Self, Instance) {
         let (cluster, settings) = Self::servers(setup.private, setup.settings).await;
         let follower = cluster.start_roles("reconciler,relay,scheduler").await;
@@ -126,7 +132,7 @@ impl Trial {
         (Self::on(seed, cluster, settings, fleet, setup.mix).await, follower)
     }
 
-    /// The same on what is there already; the shop is open and empty.
+    /// Starts a trial on existing servers and instances. The shop must be open and empty.
     pub async fn on(seed: u64, cluster: Cluster, settings: Settings, fleet: Arc<Fleet>, mix: Mix) -> Self {
         println!("seed {seed}");
         collect::watch_cursor(&cluster.pool).await;
@@ -144,24 +150,24 @@ impl Trial {
         }
     }
 
-    /// Lets the clients go on until a random moment.
+    /// Lets the clients continue until a random moment.
     pub async fn a_while(&mut self) {
         let more = self.rng.usize(20..120);
         self.load.until_more(more, PATIENCE).await;
         tokio::time::sleep(Duration::from_micros(self.rng.u64(..5_000))).await;
     }
 
-    /// One of the instances, by its number.
+    /// The number of a random instance.
     pub fn somebody(&mut self) -> usize {
         self.rng.usize(..self.fleet.all().len())
     }
 
-    /// Another instance in the place of this one, ready.
+    /// Replaces this instance with a new one that is ready.
     pub async fn start_again(&self, number: usize) {
         self.fleet.replace(number, Instance::ready(&self.settings).await);
     }
 
-    /// From now on the shop must serve: waits for `more` successes of every client's mix, and notes how long it took.
+    /// From now on the shop must serve. Waits for further successes and records how long they took.
     pub async fn serves_within(&mut self, limit: Duration) {
         let since = Instant::now();
         self.load.until_more(3, limit).await;
@@ -169,7 +175,7 @@ impl Trial {
         self.recovery = Some(self.recovery.map_or(took, |before| before.max(took)));
     }
 
-    /// The epoch that the cell is in, once it is open.
+    /// Waits until the cell is open, and returns its epoch.
     pub async fn open_epoch(&self) -> u64 {
         let meta = eventually("the cell is open", || async {
             let meta = self.cluster.meta().await;
@@ -179,8 +185,8 @@ impl Trial {
         meta.epoch
     }
 
-    /// Waits until PostgreSQL has all that was decided up to now, and returns when that was: what is lost from here on
-    /// was decided later.
+    /// Waits until PostgreSQL has everything decided so far. Returns the time: whatever is lost
+    /// from here on was decided later.
     pub async fn settled(&self) -> u64 {
         let now_us = self.load.now_us();
         let Meta { epoch, seq, .. } = self.cluster.meta().await;
@@ -192,7 +198,7 @@ impl Trial {
         now_us
     }
 
-    /// Waits until the gate was built anew after this epoch; returns the epoch that is open now.
+    /// Waits until the gate has been rebuilt after this epoch. Returns the epoch that is open now.
     pub async fn rebuilt_after(&self, epoch: u64) -> u64 {
         eventually("the gate is built anew", || async {
             let meta = self.cluster.meta().await;
@@ -201,25 +207,27 @@ impl Trial {
         .await
     }
 
-    /// What clients saw since then may be gone: Redis lost what it had acknowledged.
+    /// Permits the loss of anything that clients have seen since then: Redis lost acknowledged
+    /// writes.
     pub fn forgive_since(&mut self, since_us: u64) {
         self.expect.may_lose = true;
         self.forgive_reads_since(since_us);
     }
 
-    /// What clients read since then may be gone, but nothing that was acknowledged.
+    /// Permits the loss of what clients have read since then, but of nothing that was acknowledged.
     pub fn forgive_reads_since(&mut self, since_us: u64) {
-        // An instance may refuse from memory for a moment longer.
+        // An instance may refuse from memory for a little longer.
         self.expect.forgiven_us.push((since_us, self.load.now_us() + SOLD_OUT_MEMORY_US));
     }
 
-    /// A while more, then everything is held against the model; panics when a promise is broken.
+    /// Lets the clients continue a while, then checks the history. Panics if a promise is broken.
     pub async fn finish(self) -> (Outcome, Report) {
         let (outcome, report, _servers) = self.conclude().await;
         (outcome, report)
     }
 
-    /// The same where acknowledged decisions were lost: those who made them have listed what is gone, and nothing else.
+    /// The same for trials in which acknowledged decisions were lost. The instances must have
+    /// listed exactly what is gone.
     pub async fn finish_with_losses(self) -> Outcome {
         let instances: Vec<Arc<Instance>> =
             self.fleet.all().into_iter().chain(self.retired.clone()).collect();

@@ -1,4 +1,5 @@
-//! Two Redis beside one PostgreSQL: both reachable, both with instances, and only one of them is the gate.
+//! Two Redis servers with one PostgreSQL. Both are reachable and have instances, but only one of
+//! them is the gate.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::{Outcome, Setup, Trial};
 use crate::cluster::{Instance, Settings, eventually};
 use crate::history::{aof, collect};
 
-/// Another Redis, which begins as `config` says.
+/// Starts another Redis with these configuration lines.
 async fn another(config: Vec<String>) -> (RedisServer, Client) {
     let mut options = RedisOptions::new(DataFolder::Scratch);
     options.extra_config = collect::redis_config();
@@ -28,8 +29,9 @@ fn on(settings: &Settings, redis: &RedisServer, roles: &str) -> Settings {
     settings.with("RUSHGATE_REDIS_URL", redis.url()).with("RUSHGATE_ROLES", roles)
 }
 
-/// The leader on the first Redis ends, and an instance with another RUSHGATE_REDIS_URL, an empty one, leads. Instances on
-/// the first, one of them frozen meanwhile, decide nothing more.
+/// The leader on the first Redis stops, and an instance with another RUSHGATE_REDIS_URL, an empty
+/// Redis, leads. Instances on the first Redis, one of them possibly frozen meanwhile, decide
+/// nothing more.
 pub async fn two_redis(seed: u64) -> Outcome {
     let (mut trial, follower) = Trial::apart(seed, Setup::default()).await;
     trial.a_while().await;
@@ -55,7 +57,8 @@ pub async fn two_redis(seed: u64) -> Outcome {
     outcome
 }
 
-/// A replica is promoted while its master lives on, with instances on either side, and the same epoch open on both.
+/// A replica is promoted while its master keeps running. Each has instances, and the same epoch is
+/// open on both.
 pub async fn both_masters(seed: u64) -> Outcome {
     let (mut trial, follower) = Trial::apart(seed, Setup::default()).await;
     let master = format!("replicaof 127.0.0.1 {}", trial.cluster.redis.port());
@@ -72,7 +75,8 @@ pub async fn both_masters(seed: u64) -> Outcome {
     let there = Instance::listening(&on(&trial.settings, &second, "api")).await;
     says_why(&there).await;
     trial.a_while().await;
-    // What the first decided meanwhile, PostgreSQL has, or lacks a part of, or all: the promoted one goes on or is rebuilt.
+    // PostgreSQL may have all, a part or none of what the first Redis decided meanwhile. So the
+    // promoted one continues or is rebuilt.
     follower.stop().await;
     trial.a_while().await;
     let follower = Instance::listening(&on(&trial.settings, &second, "reconciler,relay,scheduler")).await;
@@ -85,7 +89,8 @@ pub async fn both_masters(seed: u64) -> Outcome {
     outcome
 }
 
-/// From now on one of the clients' instances is this one. When it was first ready, in milliseconds of the wall clock.
+/// Makes `new` one of the instances that clients use. Returns the time at which it was ready, in
+/// milliseconds of the wall clock.
 async fn serves(trial: &mut Trial, new: Instance) -> i64 {
     new.until_ready().await;
     let served_ms = Timestamp::now().as_millisecond();
@@ -94,7 +99,7 @@ async fn serves(trial: &mut Trial, new: Instance) -> i64 {
     served_ms
 }
 
-/// The instance refuses because its Redis is not the gate.
+/// Waits until the instance reports that its Redis is not the gate.
 async fn says_why(instance: &Instance) {
     eventually("/readyz says why", || async {
         let (status, body) = instance.readiness().await;
@@ -105,14 +110,15 @@ async fn says_why(instance: &Instance) {
     .await;
 }
 
-/// The Redis that was the gate, and lives on.
+/// The Redis that was the gate and is still running.
 struct Old {
     redis: RedisServer,
     raw: Client,
 }
 
 impl Old {
-    /// Waits until `second` is the gate, in this epoch or a later one; the trial's Redis is that one from now on.
+    /// Waits until `second` is the gate, in this epoch or a later one, and makes it the trial's
+    /// Redis.
     async fn replaced_by(trial: &mut Trial, second: RedisServer, raw: Client, epoch: u64) -> Self {
         let ours = server_id(&raw, 0).await.unwrap();
         assert!(ours.is_some());
@@ -133,7 +139,8 @@ impl Old {
         }
     }
 
-    /// Clients ask an instance on it and one on the gate for a while: only the gate has decided anything since then.
+    /// Lets clients use an instance on the old Redis and one on the gate for a while. Only the gate
+    /// may have decided anything.
     async fn is_fenced_off(&self, trial: &mut Trial, since_ms: i64) {
         says_why(&trial.fleet.get(1)).await;
         let refused = || trial.load.troubles(0).get("gate-unavailable").copied().unwrap_or(0);
