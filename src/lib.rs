@@ -1,7 +1,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-//! Rushgate: first-come coupons and stock-limited orders, decided by atomic Redis scripts, followed by PostgreSQL.
+//! Rushgate: first-come coupons and stock-limited orders, decided by atomic Redis scripts, followed
+//! by PostgreSQL.
 //!
-//! The folders stand in the order in which data flows: `http` → `gate` → `log` → `reconciler` → `relay`.
+//! Data flows through the modules in this order: `http` → `gate` → `log` → `reconciler` → `relay`.
 
 pub mod audit;
 pub mod config;

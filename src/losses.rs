@@ -1,8 +1,9 @@
-//! Says what was decided and is gone: Redis lost it before PostgreSQL had it.
+//! Reports decisions that are lost: Redis lost them before PostgreSQL had applied them.
 //!
-//! Each instance remembers what it was told is decided until PostgreSQL has it ([`crate::gate::Unsettled`]). When the
-//! gate was rebuilt, everything that the old log still held has been applied; what PostgreSQL does not have then, it will
-//! never have. Each such decision is logged once, with its id, and counted.
+//! Each instance remembers the decisions that the gate has reported to it until PostgreSQL has them
+//! ([`crate::gate::Unsettled`]). After a rebuild of the gate, everything that the old log still
+//! held has been applied; what PostgreSQL does not have then, it will never have. Each such
+//! decision is logged once, with its id, and counted.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,12 +17,13 @@ use crate::telemetry::metrics;
 use crate::telemetry::repeated::Repeated;
 use crate::truth::{Truth, TruthError};
 
-/// Looks every now and then, until `stop`.
+/// Checks for lost decisions periodically, until `stop`.
 pub async fn watch(gate: Arc<Gate>, truth: Truth, stop: CancellationToken) {
     for kind in ["coupon", "charge", "order", "cancellation", "staff"] {
-        let _ = metrics::DECISIONS_LOST.counter(&[("kind", kind)]); // stands at 0 until there is something to count
+        // Creates the series, at 0.
+        let _ = metrics::DECISIONS_LOST.counter(&[("kind", kind)]);
     }
-    let mut trouble = Repeated::new("what the gate decided cannot be compared with PostgreSQL yet");
+    let mut trouble = Repeated::new("decisions of the gate cannot be compared with PostgreSQL yet");
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOSSES_CHECK) => {}
@@ -41,7 +43,8 @@ async fn look(gate: &Gate, truth: &Truth) -> Result<(), TruthError> {
     }
     let cursors = truth.progress().await?.cursors;
     for (cell, notes) in unsettled {
-        // PostgreSQL's own word: what Redis says of it may be as old as what it lost.
+        // The cursors come from PostgreSQL: what Redis knows of them may be as old as the data that
+        // it lost.
         if let Some(cursor) = cursors.iter().find(|cursor| cursor.cell == cell) {
             notes.settle(cursor.epoch, cursor.seq);
         }
@@ -61,7 +64,7 @@ async fn look(gate: &Gate, truth: &Truth) -> Result<(), TruthError> {
     Ok(())
 }
 
-/// The places in `suspects` of what PostgreSQL does not have.
+/// Indices in `suspects` of the decisions that PostgreSQL does not have.
 async fn gone(truth: &Truth, suspects: &Suspects) -> Result<Vec<usize>, TruthError> {
     let (mut coupons, mut orders, mut cancelled) = (vec![], vec![], vec![]);
     let (mut charges, mut users) = (vec![], vec![]);
@@ -104,7 +107,8 @@ fn ids_of(suspects: &Suspects, gone: &[usize]) -> Vec<Uuid> {
     gone.iter().filter_map(|place| id_of(&suspects.decisions.get(*place)?.made)).collect()
 }
 
-/// What stands in the quarantine is counted by the leader, and said here all the same.
+/// Logs and counts lost decisions. Those in the quarantine are counted by the leader; here they are
+/// only logged.
 fn tell(suspects: &Suspects, gone: &[usize], kept: &HashSet<Uuid>) {
     let mut told = 0;
     for decision in gone.iter().filter_map(|place| suspects.decisions.get(*place)) {
@@ -119,7 +123,7 @@ fn tell(suspects: &Suspects, gone: &[usize], kept: &HashSet<Uuid>) {
                     what = &**what,
                     epoch,
                     seq,
-                    "a change by staff may be gone: look whether it is there"
+                    "a change by staff may be lost: check whether it is there"
                 );
                 continue;
             }
@@ -135,6 +139,6 @@ fn tell(suspects: &Suspects, gone: &[usize], kept: &HashSet<Uuid>) {
     }
     if told > LOSSES_TOLD || suspects.forgotten > 0 {
         let (forgotten, untold) = (suspects.forgotten, told.saturating_sub(LOSSES_TOLD));
-        tracing::error!(untold, forgotten, "more is gone than is listed, or may be");
+        tracing::error!(untold, forgotten, "more decisions are lost, or may be, than the lines above list");
     }
 }

@@ -1,4 +1,5 @@
-//! `rushgate ready`: asks a running instance whether it can decide; for health checks where there is no other client.
+//! `rushgate ready`: asks a running instance whether it can decide. For health checks in images
+//! without an HTTP client.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -7,23 +8,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// The longest that an instance may take to say how it is, on a machine that is starved; it needs no answer of anybody.
+/// Time limit for the answer on a starved machine; the instance itself waits for no server before
+/// it answers.
 const LIMIT: Duration = Duration::from_secs(4);
 /// More than any answer of /readyz.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024;
 
-/// Why there is no answer.
+/// Why the instance's state is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadyError {
-    #[error("nobody answers at {0} ({1}); is RUSHGATE_OPS_LISTEN the instance's?")]
+    #[error("no instance answers at {0} ({1}); is RUSHGATE_OPS_LISTEN the instance's?")]
     Unreachable(SocketAddr, std::io::Error),
     #[error("no answer from {0} within {LIMIT:?}")]
     TimedOut(SocketAddr),
-    #[error("what listens at {0} is no instance of Rushgate")]
+    #[error("the server at {0} is not a Rushgate instance")]
     Foreign(SocketAddr),
 }
 
-/// Whether the instance with this operations address is ready, and what it said.
+/// Whether the instance with this operations address is ready, and the body of its answer.
 pub async fn ask(ops_listen: SocketAddr) -> Result<(bool, String), ReadyError> {
     let address = reachable(ops_listen);
     let answer = timeout(LIMIT, get(address)).await.map_err(|_| ReadyError::TimedOut(address))?;
@@ -36,7 +38,7 @@ pub async fn ask(ops_listen: SocketAddr) -> Result<(bool, String), ReadyError> {
     }
 }
 
-/// An instance listens on all addresses; it is asked on the loopback one.
+/// An instance that listens on all addresses is asked on the loopback address.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

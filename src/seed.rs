@@ -1,4 +1,5 @@
-//! `rushgate seed`: a demo shop, through the gate as any other change. Repeatable: what exists stays as it is.
+//! `rushgate seed`: fills a demo shop, through the gate like any other change. Repeatable: what
+//! exists stays as it is.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,9 +15,10 @@ const USERS: usize = 1_000;
 const BALANCE: u64 = 100_000;
 const TEMPLATES_OPEN_FOR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the gate may take to open: it is being built, or another Redis (the same one, restarted) is taking it over.
+/// Time for the gate to open: it may still be built, or be taken over by another Redis (or by the
+/// same one after a restart).
 const OPENS_WITHIN: Duration = Duration::from_secs(30);
-/// Users charged at the same time.
+/// Users charged concurrently.
 const CONCURRENT: usize = 64;
 
 /// The shop could not be filled.
@@ -49,11 +51,11 @@ fn templates() -> [(&'static str, &'static str, Discount, u64, u64); 3] {
     ]
 }
 
-/// Fills the shop; says what is in it now.
+/// Fills the shop; returns a summary of its contents.
 pub async fn run(gate: &Arc<Gate>) -> Result<String, SeedError> {
     let give_up = Instant::now() + OPENS_WITHIN;
     for (id, name, price, stock) in PRODUCTS {
-        // Nothing was decided where the gate is not open: the same again is safe.
+        // A gate that is not open has decided nothing, so a retry is safe.
         while let Err(e) = put_product(gate, id, name, price, stock).await {
             match e {
                 SeedError::Gate(GateError::Unavailable(_)) if Instant::now() < give_up => {

@@ -1,10 +1,12 @@
-//! Threads with a runtime of their own, for work that everybody waits for (the gate's connections and batchers, the
-//! reconcilers) or that is to step back behind requests (the relay, the folding of metrics).
+//! Threads with a tokio runtime of their own, for work that many requests wait for (the gate's
+//! connections and batchers, the reconcilers) or that must yield to requests (the relay, the
+//! folding of metrics).
 //!
-//! One call of a script is under way at a time, and everybody who decides waits for it; one transaction at a time, and
-//! `RUSHGATE_ACK=truth` waits for it. On the threads that serve requests, each of their steps (hand a command to the
-//! connection, write, read, hand the answers out) would queue behind hundreds of connections that have something to do; here
-//! each follows the one before at once.
+//! Only one call of a script is in flight at a time, and every request to be decided waits for it.
+//! Likewise only one applying transaction is, and `RUSHGATE_ACK=truth` waits for it. On the threads
+//! that serve requests, each step of such a call (pass the command to the connection, write, read,
+//! distribute the answers) would queue behind hundreds of ready connections. On a thread of its own
+//! each step follows the one before immediately.
 
 use std::future::Future;
 
@@ -18,7 +20,7 @@ pub struct ThreadError {
     why: String,
 }
 
-/// Ends, with all that runs there, when it is dropped.
+/// A thread and its runtime. Dropping it ends the thread and all tasks on it.
 pub struct OwnThread {
     name: &'static str,
     runtime: Handle,
@@ -26,8 +28,8 @@ pub struct OwnThread {
 }
 
 impl OwnThread {
-    /// `name`: of at most 15 bytes, so that the system shows all of it. `niceness`: how far it, and the threads that are
-    /// started there, step back behind others when the processors are busy, from the moment when this returns; see `nice(1)`.
+    /// `name`: at most 15 bytes, so that the system shows all of it. `niceness`: see `nice(1)`; it
+    /// is set, for this thread and for threads started from it, before this function returns.
     pub fn start(name: &'static str, niceness: u8) -> Result<Self, ThreadError> {
         let failed = |e: std::io::Error| ThreadError { name, why: e.to_string() };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -35,24 +37,26 @@ impl OwnThread {
         let (lives, dropped) = oneshot::channel();
         let (sets, is_set) = std::sync::mpsc::channel();
         let run = move || {
-            // On Linux it is the thread's own.
+            // On Linux, niceness belongs to the thread.
             if let Err(why) = rustix::process::nice(niceness.into()) {
-                tracing::warn!(%why, thread = name, "its niceness cannot be set: it runs as all others");
+                tracing::warn!(%why, thread = name, "the thread's niceness cannot be set; it keeps the default");
             }
             drop(sets);
-            let _ = runtime.block_on(dropped); // nothing is ever sent
+            // Nothing is ever sent: this ends when the sender is dropped.
+            let _ = runtime.block_on(dropped);
         };
         std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed)?;
-        let _: Result<(), _> = is_set.recv(); // nothing is sent: it ends when the other end is dropped
+        // Nothing is ever sent: this ends when the sender is dropped.
+        let _: Result<(), _> = is_set.recv();
         Ok(Self { name, runtime: handle, _lives: lives })
     }
 
-    /// For spawning there.
+    /// The runtime, for spawning tasks on the thread.
     pub fn runtime(&self) -> &Handle {
         &self.runtime
     }
 
-    /// Runs `work` there; what it spawns stays there. An error says that it panicked.
+    /// Runs `work` on the thread; tasks that it spawns stay there. An error means that it panicked.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,

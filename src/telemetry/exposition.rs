@@ -1,22 +1,23 @@
-//! Prometheus' text format, for figures that are looked at and not counted.
+//! Prometheus' text format, for values that are sampled, not counted.
 
 use std::fmt::Write;
 
 use super::metrics::Metric;
 
-/// Text for `/metrics`, metric by metric.
+/// Builds the text for `/metrics`, metric by metric.
 #[derive(Default)]
 pub struct Exposition {
     text: String,
 }
 
 impl Exposition {
-    /// One figure without labels.
+    /// Adds a metric without labels.
     pub fn put(&mut self, metric: &Metric, value: f64) {
         self.put_all(metric, [([], value)]);
     }
 
-    /// All figures of a metric; label values in the order of the metric's labels. Nothing is said of a metric without any.
+    /// Adds all series of a metric, with label values in the order of the metric's labels. A metric
+    /// without series is left out.
     pub fn put_all<'a, const N: usize>(
         &mut self,
         metric: &Metric,

@@ -1,4 +1,5 @@
-//! The process's own log, on standard error: one event a line, as text or as JSON, from the first line to a fatal last one.
+//! The process's log, on standard error: one event per line, as text or JSON, including a last line
+//! for a fatal error.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -8,8 +9,9 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::config::LogFormat;
 
-/// The form that `RUSHGATE_LOG_FORMAT` or `--log-format` asks for, before the command line is read: what is wrong with that
-/// is to be said in this form, too. Commands that have no such flag obey the variable.
+/// The format set by `RUSHGATE_LOG_FORMAT` or `--log-format`. Read before the command line is
+/// parsed, so that errors in it are logged in that format, too. Commands without the flag follow
+/// the variable.
 pub fn format_asked_for() -> LogFormat {
     format_in(std::env::args_os(), std::env::var_os("RUSHGATE_LOG_FORMAT"))
 }
@@ -27,7 +29,7 @@ fn format_in(args: impl Iterator<Item = OsString>, variable: Option<OsString>) -
     if asked.is_some_and(|asked| asked == "json") { LogFormat::Json } else { LogFormat::Pretty }
 }
 
-/// Starts the log; RUST_LOG overrides what is shown by `default`. A panic becomes a line of it, too.
+/// Starts the log. RUST_LOG overrides the filter `default`. A panic is logged as a line, too.
 pub fn start(format: LogFormat, default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let ansi = std::io::stderr().is_terminal();
@@ -43,9 +45,10 @@ pub fn start(format: LogFormat, default: &str) {
     }));
 }
 
-/// The last line of a process that cannot go on.
+/// Logs the error that ends the process.
 pub fn fatal(format: LogFormat, error: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", fatal_line(format, error)); // nobody has to listen
+    // A closed standard error is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "{}", fatal_line(format, error));
 }
 
 fn fatal_line(format: LogFormat, error: &str) -> String {

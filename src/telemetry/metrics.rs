@@ -1,19 +1,20 @@
-//! Every metric of Rushgate: its name, kind, labels and meaning. docs/operations.md has the same table; a test compares.
+//! Every metric of Rushgate: its name, kind, labels and meaning. docs/operations.md has the same
+//! table; a test compares them.
 //!
-//! Labels have few values, all known beforehand; templates are bounded by the [`sampler`](super::sampler). No id of a
-//! user, order, coupon or request is ever a label.
+//! Labels have few values, all known in advance; the [`sampler`](super::sampler) bounds the number
+//! of templates. Ids of users, orders, coupons or requests are never labels.
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::bounds::METRICS_UPKEEP;
 
-/// What a metric is; the name that Prometheus has for it.
+/// A metric's kind, as Prometheus names it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     Counter,
     Gauge,
-    /// With the upper ends of its buckets.
+    /// With the upper bounds of its buckets.
     Histogram(&'static [f64]),
 }
 
@@ -35,15 +36,15 @@ impl Kind {
     }
 }
 
-/// Seconds, from what a gate in memory takes to the longest time limits.
+/// Seconds, from a call to a gate in memory to the longest time limits.
 const SHORT: Kind = Kind::Histogram(&[
     0.000_5, 0.001, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0,
 ]);
-/// Seconds of work that is done as a whole.
+/// Seconds, for jobs that are done as a whole.
 const LONG: Kind =
     Kind::Histogram(&[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0]);
-/// Pieces in a batch.
+/// Items in a batch.
 const PIECES: Kind = Kind::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0]);
 
 macro_rules! metrics {
@@ -201,7 +202,7 @@ impl Metric {
         ::metrics::counter!(self.name, labels)
     }
 
-    /// For what is counted by cell.
+    /// The counter of one cell.
     pub fn counter_of_cell(&self, cell: u32) -> ::metrics::Counter {
         ::metrics::counter!(self.name, "cell" => cell.to_string())
     }
@@ -219,7 +220,8 @@ impl Metric {
     }
 }
 
-/// Installs the process's recorder, once and before any handle is made: an earlier one would count into nothing.
+/// Installs the process's recorder. Call it once, before any handle is created: handles from before
+/// count into nothing.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for metric in ALL {
@@ -238,8 +240,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// Folds metrics until the process stops; without it their memory grows. Each round takes milliseconds at full load and
-/// never waits: it is for a thread where no request waits for it.
+/// Folds histogram samples until the process stops; without it, memory grows. At full load each
+/// round takes milliseconds without yielding, so it belongs on a thread that serves no requests.
 pub async fn upkeep(handle: PrometheusHandle, stopping: CancellationToken) {
     let mut ticks = tokio::time::interval(METRICS_UPKEEP);
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {

@@ -1,9 +1,10 @@
-//! What an operator sees of a running instance.
+//! Logs, metrics and traces of a running instance.
 //!
-//! Two kinds of figures come together at `/metrics`. What *happens* (requests, calls, batches) is counted where it
-//! happens, through handles that are made once; [`metrics`] names all of them. What *is* (where the log stands, what waits
-//! in the outbox, what a template has left) is looked at every few seconds by the [`sampler`], and each round replaces
-//! the one before: what cannot be seen any more has no figure, rather than an old one.
+//! `/metrics` has two kinds of values. Events (requests, calls, batches) are counted where they
+//! happen, through handles that are created once; [`metrics`] lists all metrics. State (position of
+//! the log, length of the outbox, coupons left) is sampled every few seconds by the [`sampler`].
+//! Each round replaces the one before, so a value that can no longer be read is missing instead of
+//! stale.
 
 pub mod exposition;
 pub mod logs;

@@ -1,4 +1,4 @@
-//! Spans to an OpenTelemetry collector, by OTLP over HTTP with protobuf.
+//! Exports spans to an OpenTelemetry collector, by OTLP over HTTP with protobuf.
 
 use std::fmt;
 use std::future::Future;
@@ -17,15 +17,16 @@ use crate::config::InvalidSetting;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Collects spans and sends them to `endpoint`, in batches, from a thread of its own. What a collector that is away does
-/// not take is dropped: nothing waits for it.
+/// Sends spans to `endpoint` in batches, from a thread of its own. Spans that an unreachable
+/// collector does not take are dropped; no request waits for the export.
 pub(super) fn spans(endpoint: &str) -> Result<BatchSpanProcessor, InvalidSetting> {
     let invalid = |why: &str| {
         InvalidSetting(format!(
             "RUSHGATE_OTLP_ENDPOINT: {why}; use a collector's address like http://host:4318"
         ))
     };
-    // TLS is the collector's on the way on; beside it there is none to be checked.
+    // No TLS: the collector runs beside the instance, where there is no certificate to check. TLS
+    // for the way on is the collector's task.
     if !endpoint.starts_with("http://") {
         return Err(invalid("it must begin with http://"));
     }
@@ -43,7 +44,7 @@ pub(super) fn spans(endpoint: &str) -> Result<BatchSpanProcessor, InvalidSetting
     Ok(spans)
 }
 
-/// hyper works on tokio's runtime; the thread of the spans is outside of it.
+/// Runs hyper on tokio's runtime, because the thread that exports spans is outside of it.
 struct OnRuntime {
     client: HyperClient,
     runtime: Handle,

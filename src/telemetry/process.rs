@@ -1,10 +1,10 @@
-//! Figures of this process, under the names that Prometheus' client libraries have given them. Linux only; elsewhere, and
-//! where /proc is not to be read, they are left out.
+//! Metrics of this process, under the names that Prometheus' client libraries use. Linux only:
+//! elsewhere, and where /proc cannot be read, they are left out.
 
 use super::exposition::Exposition;
 use super::metrics::*;
 
-/// /proc counts in these, whatever the kernel's own clock does.
+/// The unit of times in /proc, whatever the kernel's own tick rate.
 const TICKS_PER_SEC: f64 = 100.0;
 
 pub(super) fn expose(out: &mut Exposition) {
@@ -15,16 +15,17 @@ pub(super) fn expose(out: &mut Exposition) {
         out.put(&PROCESS_MAX_FDS, limit);
     }
     if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
-        out.put(&PROCESS_FDS, entries.count() as f64 - 1.0); // the folder itself is open, too
+        // Not counting the descriptor of this directory.
+        out.put(&PROCESS_FDS, entries.count() as f64 - 1.0);
     }
 }
 
-/// `stat` of the process and of the machine.
+/// Values from `stat` of the process and of the machine.
 fn expose_stat(out: &mut Exposition, own: &str, machine: &str) {
-    // The second field is the program's name in brackets, which may hold blanks.
+    // The second field is the program's name in parentheses, and may contain blanks.
     let Some((_, after_name)) = own.rsplit_once(')') else { return };
     let fields: Vec<f64> = after_name.split_whitespace().skip(1).map_while(|f| f.parse().ok()).collect();
-    // As proc(5) counts, the first of these is field 4.
+    // In the numbering of proc(5), the first of these is field 4.
     let field = |number: usize| fields.get(number - 4);
     if let (Some(user), Some(system)) = (field(14), field(15)) {
         out.put(&PROCESS_CPU, (user + system) / TICKS_PER_SEC);
@@ -47,7 +48,7 @@ fn expose_status(out: &mut Exposition, status: &str) {
     }
 }
 
-/// The number after `name` at the beginning of a line.
+/// The number after `name` at the start of a line.
 fn value_of(text: &str, name: &str) -> Option<f64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()

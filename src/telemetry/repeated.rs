@@ -1,17 +1,20 @@
-//! Failures that come back at each retry: the log has the first one, then a count every few minutes, then the end.
+//! Logs failures that recur at each retry: the first one, then a count every few minutes, then the
+//! recovery.
+//!
+//! [`Repeated`] keeps the state of one kind of failure, from the first failure to the next success.
 
 use std::fmt::Display;
 use std::time::Instant;
 
 use crate::config::bounds::REPEATS_TOLD_EVERY;
 
-/// Causes that one failure may have before further ones are only counted.
+/// Distinct causes of one failure that are logged; further ones are only counted.
 const CAUSES: usize = 8;
 
-/// One thing that may fail again and again.
+/// A kind of failure that may recur.
 #[derive(Debug)]
 pub struct Repeated {
-    /// What fails, as the log says it.
+    /// What fails; begins the log line.
     what: &'static str,
     failing: Option<Failing>,
 }
@@ -25,12 +28,12 @@ struct Failing {
     causes: Vec<String>,
 }
 
-/// What the log is told of a failure.
+/// What to log for a failure.
 #[derive(Debug, PartialEq, Eq)]
 enum Tell {
-    /// It is the first of its cause.
+    /// The first failure with this cause.
     First,
-    /// So many more of them in so many seconds.
+    /// The number of failures since the last line, and the seconds since then.
     Again {
         times: u64,
         secs: u64,
@@ -43,7 +46,7 @@ impl Repeated {
         Self { what, failing: None }
     }
 
-    /// It has failed.
+    /// Records a failure.
     pub fn failed(&mut self, error: &dyn Display) {
         let error = error.to_string();
         match self.count(&error, Instant::now()) {
@@ -55,7 +58,7 @@ impl Repeated {
         }
     }
 
-    /// It works; said once, if it had failed before.
+    /// Records a success; it is logged if there was a failure before.
     pub fn works(&mut self) {
         if let Some(failing) = self.failing.take() {
             let secs = failing.since.elapsed().as_secs();

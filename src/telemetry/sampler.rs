@@ -1,5 +1,6 @@
-//! Looks every few seconds at what is: cells, outbox, templates, pools, this process. Each round's text replaces the one
-//! before, so that a figure that cannot be seen any more is gone, not old.
+//! Samples state every few seconds: cells, outbox, templates, pools, this process. Each round's
+//! text replaces the one before, so that a value which can no longer be read disappears instead of
+//! going stale.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,14 +23,14 @@ use crate::truth::{Truth, Vitals};
 
 /// The states of a cell; see [`CELL_STATE`].
 const CELL_STATES: [&str; 4] = ["open", "closed", "rebuilding", "absent"];
-/// The longest that one round waits for Redis or PostgreSQL.
+/// Time limit of each call to Redis in a round.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What the sampler looks at.
+/// The sources of the samples.
 pub struct Sampler {
     pub gate: Arc<Gate>,
     pub truth: Truth,
-    /// By the name of their use.
+    /// Connection pools by their use.
     pub pools: Vec<(&'static str, PgPool)>,
     /// As in [`crate::http::Api`].
     pub rabbitmq_connected: Option<Arc<AtomicBool>>,
@@ -37,7 +38,7 @@ pub struct Sampler {
     pub queue_limit: u32,
 }
 
-/// The text of the last round.
+/// The text of the latest round.
 #[derive(Default)]
 pub struct Sampled(Mutex<String>);
 
@@ -51,7 +52,7 @@ impl Sampled {
     }
 }
 
-/// Which templates were open when all were last looked through.
+/// The templates that were open at the last full scan.
 #[derive(Default)]
 struct Templates {
     open: Vec<TemplateId>,
@@ -97,7 +98,7 @@ impl Sampler {
         out.into_text()
     }
 
-    /// What this process knows without asking anybody.
+    /// Values that this process knows without asking a server.
     fn expose_own(&self, out: &mut Exposition) {
         out.put_all(&GATE_QUEUE, self.gate.queues().map(|(script, waiting)| ([script], waiting as f64)));
         out.put(&GATE_QUEUE_LIMIT, f64::from(self.queue_limit));

@@ -1,6 +1,9 @@
-//! Where a request belongs: its id (`x-request-id`) and its place in a distributed trace (W3C `traceparent`), from the
-//! client through the log to the message. Spans are written down when they are over, and only those that are sampled, so
-//! that a request which nobody watches costs nothing but its id.
+//! A request's id (`x-request-id`) and its place in a distributed trace (W3C `traceparent`),
+//! carried from the client through the log to the message. Spans are recorded when they end, and
+//! only for sampled traces, so that an unsampled request costs only its id.
+//!
+//! A [`Trace`] lives as long as its request, in a task-local variable. Its [`TraceMark`] is stored
+//! in the log with the decision, and later work on the decision records child spans from it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -19,46 +22,48 @@ use crate::log::wire::{Blob, Id};
 
 pub const REQUEST_ID: &str = "x-request-id";
 pub const TRACEPARENT: &str = "traceparent";
-/// The longest id of a client's that is taken over.
+/// The longest request id that is accepted from a client.
 const MAX_REQUEST_ID: usize = 128;
 
 tokio::task_local! {
     static CURRENT: Arc<Trace>;
 }
 
-/// What is carried along with a decision.
+/// The part of a trace that is stored with a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceMark {
     trace_id: [u8; 16],
     span_id: [u8; 8],
     sampled: bool,
-    /// The client's; `None`: the trace's id as a UUID.
+    /// `None`: the trace id, written as a UUID.
     request_id: Option<String>,
 }
 
-/// One request.
+/// The trace context of one request.
 #[derive(Debug)]
 pub struct Trace {
     pub mark: TraceMark,
     /// The client's span.
     parent: Option<[u8; 8]>,
-    /// The client's id, as it came.
+    /// The client's request id as received.
     given: Option<HeaderValue>,
 }
 
 impl Trace {
-    /// Takes over what the headers bring, as far as it can be read; makes the rest.
+    /// Takes valid ids from the headers and generates the missing ones.
     pub fn of(headers: &HeaderMap) -> Self {
         let given = headers.get(REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
         let parent = headers.get(TRACEPARENT).and_then(|text| TraceMark::parse(text.to_str().ok()?));
         let fresh = fresh_id();
         let mut span_id = [0; 8];
-        span_id.copy_from_slice(&fresh.as_bytes()[8..]); // never all zero: the variant's bits are in it
+        // Never all zero, which would be invalid: these bytes contain the UUID's variant bits.
+        span_id.copy_from_slice(&fresh.as_bytes()[8..]);
         let request_id = given.as_ref().and_then(|id| id.to_str().ok()).map(str::to_owned);
         let mark = match &parent {
             Some(parent) => TraceMark {
                 span_id,
-                // Without an id of its own, a request of somebody's trace gets one that is not the trace's.
+                // Several requests can belong to the client's trace, so a request without an id
+                // gets one of its own instead of the trace's.
                 request_id: request_id.or_else(|| Some(fresh.to_string())),
                 ..parent.clone()
             },
@@ -70,7 +75,7 @@ impl Trace {
         Self { mark, parent: parent.map(|parent| parent.span_id), given }
     }
 
-    /// The request's id, as the answer says it.
+    /// The request's id as a header of the response.
     pub fn header(&self) -> HeaderValue {
         match (&self.given, &self.mark.request_id) {
             (Some(given), _) => given.clone(),
@@ -79,17 +84,17 @@ impl Trace {
         }
     }
 
-    /// Runs `work` as part of this request.
+    /// Runs `work` with this request as the current one.
     pub async fn scope<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> T {
         CURRENT.scope(Arc::clone(self), work).await
     }
 
-    /// The request that the running task works on.
+    /// The request that the current task works on.
     pub fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// The request itself was answered.
+    /// Records the server span of an answered request.
     pub fn answered(&self, name: impl FnOnce() -> String, status: u16, took: Duration) {
         let failed = status >= 500;
         record(&self.mark, || {
@@ -105,7 +110,7 @@ impl Trace {
     }
 }
 
-/// A UUIDv7. Nobody is kept out by it, so it need not be hard to guess.
+/// A UUIDv7. It protects nothing, so it may be predictable.
 fn fresh_id() -> Uuid {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let random = fastrand::u128(..).to_ne_bytes();
@@ -114,13 +119,13 @@ fn fresh_id() -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(u64::try_from(since.as_millis()).unwrap_or(0), &ten).into_uuid()
 }
 
-/// Printable, without blanks: it stands in headers and logs.
+/// Printable ASCII without blanks, because it is put into headers and logs.
 fn is_request_id(id: &[u8]) -> bool {
     (1..=MAX_REQUEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
 impl TraceMark {
-    /// `00-<32 hex digits>-<16>-<2>`; later versions may go on after that.
+    /// `00-<32 hex digits>-<16>-<2>`; later versions may append fields.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let (version, trace_id, span_id, flags) =
@@ -149,13 +154,13 @@ impl TraceMark {
         self.request_id.clone().unwrap_or_else(|| Uuid::from_bytes(self.trace_id).to_string())
     }
 
-    /// For the log: what the decision on `id` belongs to.
+    /// The form for the log, with the `id` that the decision made.
     pub fn packed(&self, id: Id) -> (Id, Blob, Option<&str>) {
         let place = [&self.trace_id[..], &self.span_id, &[u8::from(self.sampled)]].concat();
         (id, Blob(place), self.request_id.as_deref())
     }
 
-    /// The reverse. `None`: not written by Rushgate.
+    /// The inverse of [`Self::packed`]. `None`: the entry was not written by Rushgate.
     pub fn unpacked((id, place, request_id): (Id, Blob, Option<String>)) -> Option<(Uuid, Self)> {
         let (trace_id, rest) = place.0.split_first_chunk::<16>()?;
         let (span_id, rest) = rest.split_first_chunk::<8>()?;
@@ -164,12 +169,12 @@ impl TraceMark {
         Some((id.0, Self { trace_id: *trace_id, span_id: *span_id, sampled, request_id }))
     }
 
-    /// Something that was done because of the request, and has just ended.
+    /// Records work that was done because of the request and has just ended.
     pub fn child(&self, kind: SpanKind, name: impl Into<String>, took: Duration) {
         record(self, || span(self, kind, name.into(), took));
     }
 
-    /// As [`Self::child`], since a moment on the gate's clock.
+    /// Like [`Self::child`], for work that began at `from` on the gate's clock.
     pub fn child_since(&self, kind: SpanKind, name: &'static str, from: TimestampMs) {
         record(self, || {
             let from = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(from).unwrap_or(0));
@@ -196,17 +201,17 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-// ---- export ----------------------------------------------------------------------------------------------------------
+// ---- export --------------------------------------------------------------------------------------
 
 struct Export {
     spans: BatchSpanProcessor,
-    /// Share of the traces that begin here.
+    /// Share of the traces begun by this process that are sampled.
     ratio: f64,
 }
 
 static EXPORT: OnceLock<Export> = OnceLock::new();
 
-/// Exports spans from now on, if an endpoint is set.
+/// Starts exporting spans, if an endpoint is set.
 pub fn start(settings: &Serve) -> Result<(), InvalidSetting> {
     let Some(endpoint) = &settings.otlp_endpoint else { return Ok(()) };
     let spans = otlp::spans(endpoint)?;
@@ -214,16 +219,17 @@ pub fn start(settings: &Serve) -> Result<(), InvalidSetting> {
     Ok(())
 }
 
-/// Sends what is left.
+/// Sends the remaining spans.
 pub async fn stop() {
     const LIMIT: Duration = Duration::from_secs(1);
     if let Some(export) = EXPORT.get() {
         let stopped = tokio::task::spawn_blocking(move || export.spans.shutdown_with_timeout(LIMIT));
-        let _ = tokio::time::timeout(LIMIT * 2, stopped).await; // a collector that is away must not hold the process
+        // A collector that is away must not hold up the process.
+        let _ = tokio::time::timeout(LIMIT * 2, stopped).await;
     }
 }
 
-/// Whether spans go anywhere at all.
+/// Whether spans are exported at all.
 pub fn is_exporting() -> bool {
     EXPORT.get().is_some()
 }
