@@ -1,4 +1,9 @@
-//! The look ahead: while PostgreSQL applies one batch, the next one is read and prepared.
+//! Read-ahead: while PostgreSQL applies one batch, the next one is read from the log and decoded.
+//!
+//! [`Ahead`] holds that batch and the place in the log that it follows. The next step uses it if
+//! the cursor has arrived at that place and the log still contains the batch; otherwise it is
+//! dropped and the log is read again. [`ApplyBound`] limits the size of a batch. It lives as long
+//! as the reconciler.
 
 use std::cmp::Ordering;
 
@@ -9,16 +14,18 @@ use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES};
 use crate::gate::cell::Meta;
 use crate::log::reader::{LogError, LogReader, Page};
 
-/// How much goes into one transaction: less after one that took too long.
+/// The size limit of one transaction: halved after a transaction that took too long, and doubled
+/// again later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ApplyBound {
     entries: u64,
     bytes: usize,
-    /// Transactions since then that did not take too long.
+    /// Transactions within their time limit since the last change.
     in_time: u32,
 }
 
-/// So many transactions in time make the next one twice as large: one that is not costs up to its time limit.
+/// Transactions within their time limit before the bound is doubled. There are many of them,
+/// because one transaction that is too large costs up to the whole time limit.
 const IN_TIME: u32 = 16;
 
 impl Default for ApplyBound {
@@ -28,7 +35,7 @@ impl Default for ApplyBound {
 }
 
 impl ApplyBound {
-    /// After a transaction that took too long; `false`: there is nothing less than one entry.
+    /// After a transaction that took too long. `false`: the bound is one entry already.
     pub fn halve(&mut self) -> bool {
         if self.entries == 1 {
             return false;
@@ -37,7 +44,7 @@ impl ApplyBound {
         true
     }
 
-    /// After one that did not.
+    /// After a transaction that finished in time.
     pub fn grow(&mut self) {
         let Self { entries, bytes, in_time } = *self;
         if entries == APPLY_ENTRIES {
@@ -54,12 +61,12 @@ impl ApplyBound {
     }
 }
 
-/// As many entries after `seq` as go into one transaction; at least one, if there is any.
+/// Reads the entries after `seq` that go into one transaction; at least one, if there is any.
 pub async fn read(log: &LogReader, epoch: u64, seq: u64, bound: ApplyBound) -> Result<Page, LogError> {
     log.page(epoch, seq, bound.entries, bound.bytes).await
 }
 
-/// What follows a place of the log that the cursor has not reached yet.
+/// A batch that follows a place in the log which the cursor has not reached yet.
 pub struct Ahead {
     place: Cursor,
     pub next: Page,
@@ -67,7 +74,8 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// `None` where anything is out of the ordinary: who comes to this place will look again, and say what it is.
+    /// `None` if anything is unusual: an error, an empty page, a broken chain. The step that gets
+    /// to this place reads again and reports it.
     pub async fn look(log: &LogReader, place: &Cursor, bound: ApplyBound) -> Option<Self> {
         let Page { entries, more } = read(log, place.epoch, place.seq, bound).await.ok()?;
         let found = entries.len();
@@ -78,12 +86,13 @@ impl Ahead {
         let mut prepared = Vec::with_capacity(entries.len());
         for entry in &entries {
             prepared.push(Prepared::of(entry).ok()?);
-            tokio::task::yield_now().await; // PostgreSQL's answers are read on the same thread
+            tokio::task::yield_now().await; // PostgreSQL's replies are read on this thread, too
         }
         Some(Self { place: place.clone(), next: Page { entries, more }, prepared })
     }
 
-    /// Whether it follows the cursor, and `seen`, which was read after it, does not say that the log has lost it since.
+    /// Whether this batch follows `cursor`, and the log still contains it according to `seen`,
+    /// which was read after the batch.
     pub fn is_next(&self, cursor: &Cursor, seen: &Meta) -> bool {
         let Cursor { epoch, seq, tip, .. } = &self.place;
         let follows = (*epoch, *seq, tip) == (cursor.epoch, cursor.seq, &cursor.tip);

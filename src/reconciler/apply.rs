@@ -1,4 +1,8 @@
-//! One plan, one transaction: the cursor moves and the rows are written together, or neither.
+//! Applies a batch of entries in one PostgreSQL transaction: the cursor moves and the rows are
+//! written, or neither.
+//!
+//! [`apply`] writes a [`Plan`] as it is. [`apply_differences`] recomputes the entries first
+//! (`differences.rs`); it is used from an operator's skip to the end of the epoch.
 
 use std::collections::BTreeMap;
 
@@ -15,16 +19,17 @@ use crate::domain::event::{OutboxEvent, order_cancelled};
 use crate::log::{Entry, RawEntry};
 use crate::truth;
 
-/// A batch that was not applied.
+/// Why a batch was not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// Somebody else has moved the cursor.
+    /// Another reconciler has moved the cursor.
     #[error("another reconciler has moved the cursor")]
     Superseded,
-    /// PostgreSQL will never take this batch as it is.
+    /// PostgreSQL refuses this batch, and would refuse it again.
     #[error("{0}")]
     Refused(String),
-    /// PostgreSQL cannot be asked, or nobody knows whether it committed: read the cursor again.
+    /// PostgreSQL cannot be reached, or the outcome of the commit is unknown: read the cursor
+    /// again.
     #[error("PostgreSQL: {0}")]
     Failed(sqlx::Error),
 }
@@ -75,7 +80,8 @@ async fn write(
     outbox(tx, plan).await
 }
 
-/// Whether PostgreSQL refuses the first `facts` facts of `raw`, which follows the cursor. Nothing of it stays.
+/// Whether PostgreSQL refuses the first `facts` facts of `raw`, which follows the cursor. The
+/// transaction is always rolled back.
 pub async fn refuses(
     conn: &mut PgConnection,
     cursor: &Cursor,
@@ -101,8 +107,9 @@ pub async fn refuses(
     }
 }
 
-/// Applies `entries`, which follow the cursor, by differences: without what was skipped, and without what can no longer hold. What
-/// is left out stands in the quarantine afterwards. Returns what moved. Not cancel-safe.
+/// Applies `entries`, which follow the cursor, by differences: without the facts that were skipped,
+/// and without those that no longer hold. The same transaction records what it leaves out in the
+/// quarantine. Returns the won that were moved. Not cancel-safe.
 pub async fn apply_differences(
     conn: &mut PgConnection,
     cursor: &Cursor,
@@ -121,7 +128,8 @@ async fn write_differences(
     facts: usize,
 ) -> Result<Won, ApplyError> {
     let Some(last) = entries.last() else { return Ok(Won::default()) };
-    // Nobody may change what is looked at now; the cursor's row stands for all of it.
+    // What is read below must not change before it is written. The lock on the cursor's row ensures
+    // that: every transaction that writes these rows moves the cursor first.
     if !cursor.lock(tx).await? {
         return Err(ApplyError::Superseded);
     }
@@ -141,7 +149,8 @@ async fn write_differences(
     Ok(plan.won.clone())
 }
 
-/// The entries that are not skipped as a whole, with their places, each with `facts` facts at most.
+/// Decodes the entries that are not skipped as a whole, up to `facts` facts of each. Also returns
+/// their positions in `entries`.
 fn decode(
     entries: &[RawEntry],
     skipped: &Skipped,
@@ -157,12 +166,12 @@ fn decode(
     Ok((places, decoded))
 }
 
-/// An UPDATE must find each row that the gate says exists.
+/// An UPDATE must find every row that exists according to the gate.
 fn all_found(done: &PgQueryResult, wanted: usize, what: &str) -> Result<(), ApplyError> {
     if done.rows_affected() == wanted as u64 {
         return Ok(());
     }
-    Err(ApplyError::Refused(format!("{what}: {wanted} to change, {} found", done.rows_affected())))
+    Err(ApplyError::Refused(format!("{what}: {wanted} rows to update, {} found", done.rows_affected())))
 }
 
 /// `UNNEST` pads shorter arrays with nulls, so columns of different lengths must never reach it.
@@ -308,7 +317,8 @@ async fn outbox(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError
     Ok(())
 }
 
-/// The events of cancelled orders carry the whole order, which is in the truth by now.
+/// The event of a cancelled order carries the whole order. This transaction can read it, because
+/// orders are written before the outbox.
 async fn cancelled_events(
     tx: &mut PgConnection,
     plan: &Plan<'_>,
@@ -322,7 +332,7 @@ async fn cancelled_events(
     for (order_id, at) in c.order_ids.iter().zip(&c.at_ms) {
         let order = orders
             .remove(order_id)
-            .ok_or_else(|| ApplyError::Refused(format!("the cancelled order {order_id} is not there")))?;
+            .ok_or_else(|| ApplyError::Refused(format!("the cancelled order {order_id} does not exist")))?;
         let trace = plan.cancel_traces.get(order_id).copied();
         events.push((order_cancelled(*order_id, *at, &order, trace).map_err(PlanError::from)?, *at));
     }

@@ -1,4 +1,7 @@
-//! The cursor: how far PostgreSQL has applied a cell's log. It only moves by compare-and-set.
+//! The cursor: how far PostgreSQL has applied a cell's log.
+//!
+//! Each cell has one row in `cell_cursors`, which moves only by compare-and-set. `cell_epochs`
+//! records where PostgreSQL left each epoch.
 
 use sqlx::{Connection, PgConnection};
 
@@ -14,30 +17,32 @@ pub struct Cursor {
     pub seq: u64,
     pub tip: String,
     pub clock_ms: i64,
-    /// Set when PostgreSQL refused the next entry.
+    /// Set while the cell is halted, because PostgreSQL refused the next entry.
     pub halted_reason: Option<String>,
-    /// Run id of the Redis server that decides in this epoch; empty: none does, for now; `None`: not known.
+    /// Run id of the Redis server that decides in this epoch. Empty: no server may decide for now.
+    /// `None`: unknown.
     pub gate: Option<String>,
-    /// What follows is applied by differences, without what an operator has skipped.
+    /// Set by an operator's skip until the epoch ends: entries are applied by differences, without
+    /// the skipped facts.
     pub skipping: bool,
 }
 
-/// Epoch, seq, tip, clock, reason of a halt, gate, whether a fact is being skipped.
+/// Epoch, seq, tip, clock, reason of a halt, gate, skipping.
 type Row = (i64, i64, String, i64, Option<String>, Option<String>, bool);
 
-/// A place that the cursor moves to.
+/// The position that the cursor is to move to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pub epoch: u64,
     pub seq: u64,
     pub tip: String,
     pub clock_ms: i64,
-    /// Outbox rows written on the way.
+    /// Outbox rows that the same transaction writes.
     pub events: u64,
 }
 
 impl Target {
-    /// The place after `entry`, which is the last one of `plan`.
+    /// The position after `entry`, which is the last entry of `plan`.
     pub fn at(entry: &RawEntry, plan: &Plan<'_>) -> Self {
         let RawEntry { epoch, seq, tip, .. } = entry;
         let (clock_ms, events) = (plan.clock_ms, plan.event_count());
@@ -58,7 +63,7 @@ pub(super) fn cell_number(cell: u32) -> i32 {
 }
 
 impl Cursor {
-    /// Where it is once `entry` is applied.
+    /// The cursor once `entry` is applied; clock and gate are not filled in.
     pub fn at(cell: u32, entry: &RawEntry) -> Self {
         let RawEntry { epoch, seq, tip, .. } = entry;
         Self {
@@ -73,7 +78,7 @@ impl Cursor {
         }
     }
 
-    /// The same in the epoch of `before`, whose gate is its own.
+    /// [`Self::at`], with the gate of `before`, which is in the same epoch.
     pub fn after(before: &Self, entry: &RawEntry) -> Self {
         Self { gate: before.gate.clone(), ..Self::at(before.cell, entry) }
     }
@@ -113,12 +118,13 @@ impl Cursor {
         }))
     }
 
-    /// Moves the cursor if it still stands where it was read; `false` when somebody else has moved it.
+    /// Moves the cursor if it still stands where it was read. `false`: another reconciler has moved
+    /// it.
     pub async fn advance(&self, conn: &mut PgConnection, target: &Target) -> Result<bool, sqlx::Error> {
         self.advance_to(conn, target, None).await
     }
 
-    /// The same; where that begins an epoch, `gate` is the server that will decide in it.
+    /// The same. If `target` begins an epoch, `gate` is the server that will decide in it.
     pub async fn advance_to(
         &self,
         conn: &mut PgConnection,
@@ -143,7 +149,8 @@ impl Cursor {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Names another server as the gate of this epoch; `None`: the cursor is not where it was read any more.
+    /// Names another server as the gate of this epoch. `None`: the cursor or its gate is no longer
+    /// as it was read.
     pub async fn name_gate(
         &self,
         conn: &mut PgConnection,
@@ -166,7 +173,7 @@ impl Cursor {
         Ok((done.rows_affected() == 1).then_some(named))
     }
 
-    /// Locks the cursor's row for the transaction; `false` when somebody has moved it.
+    /// Locks the cursor's row for the transaction. `false`: the cursor has been moved.
     pub async fn lock(&self, tx: &mut PgConnection) -> Result<bool, sqlx::Error> {
         let locked: Option<i32> = sqlx::query_scalar(
             "SELECT cell FROM cell_cursors
@@ -182,7 +189,8 @@ impl Cursor {
         Ok(locked.is_some())
     }
 
-    /// Moves the cursor to the beginning of an epoch, whose gate is named, and notes where the one before ended. `false` as above.
+    /// Moves the cursor to the beginning of an epoch with that gate, and records where the previous
+    /// epoch ended. `false`: another reconciler has moved it.
     pub async fn begin_epoch(
         &self,
         conn: &mut PgConnection,
@@ -209,14 +217,14 @@ impl Cursor {
         Ok(true)
     }
 
-    /// Where PostgreSQL left an epoch that is over; `None` where that is not known.
+    /// The last entry that PostgreSQL applied of an epoch that is over; `None`: not recorded.
     pub async fn end_of(conn: &mut PgConnection, cell: u32, epoch: u64) -> Result<Option<u64>, sqlx::Error> {
         let sql = "SELECT previous_seq FROM cell_epochs WHERE cell = $1 AND previous_epoch = $2";
         let query = sqlx::query_scalar::<_, i64>(sql).bind(cell_number(cell)).bind(signed(epoch));
         Ok(query.fetch_optional(conn).await?.map(unsigned))
     }
 
-    /// Lets the entry that halted the cell be tried again.
+    /// Clears a halt, so that the refused entry is tried again.
     pub async fn retry_halted(conn: &mut PgConnection, cell: u32) -> Result<(), sqlx::Error> {
         sqlx::query(
             "UPDATE cell_cursors SET halted_reason = NULL WHERE cell = $1 AND halted_reason IS NOT NULL",

@@ -1,13 +1,16 @@
-//! Applying by differences: what entries mean for a PostgreSQL that lacks a fact which they contain. Pure, no I/O.
+//! Applying by differences: recomputes entries for a PostgreSQL that lacks a fact which they build
+//! on. Pure, no I/O.
 //!
-//! Entries hold after-images, and those of later entries contain the skipped fact. So each fact is computed anew against
-//! what PostgreSQL holds ([`Picture`]): its differences are added to the present stock, balance and count, and its
-//! after-images are replaced by the sums. What was answered stays as it was answered as long as the shop's rules hold:
-//! prices, discounts, windows and product states are not judged again. A fact that can no longer hold (a balance or stock
-//! below zero, a coupon or order that is not there) is left out, with the reason. Facts that depend on it find it missing
-//! in the same way, in this transaction or a later one.
+//! Entries hold after-images, and those of later entries include the skipped fact. So each fact is
+//! recomputed on top of what PostgreSQL holds ([`Picture`]): its change is added to the current
+//! stock, balance or count, and its after-images are replaced by the results. Answers stand as long
+//! as the shop's invariants hold: prices, discounts, windows and product states are not checked
+//! again. A fact that can no longer hold (a balance or stock below zero, a missing coupon or order)
+//! is left out, with the reason. Facts that depend on it find it missing in the same way, in this
+//! transaction or a later one.
 //!
-//! Serials stay dense, because the audit and the gate count by them: a coupon that follows a skipped one moves up.
+//! Serials stay dense, because the audit and the gate count by them: a coupon that follows a
+//! skipped one moves up by one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -22,21 +25,21 @@ use crate::log::fact::{
 use crate::log::told::{Told, ToldFact};
 use crate::log::wire;
 
-/// Coupons issued of a template, and its limit.
+/// The number of coupons issued from a template, and its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Issuing {
     pub issued: u64,
     pub max_issued: u64,
 }
 
-/// Whose a coupon is, and which order uses it.
+/// The holder of a coupon, and the order that uses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldBy {
     pub user_id: String,
     pub order_id: Option<Uuid>,
 }
 
-/// The part of PostgreSQL that some entries touch; what is not in it does not exist there.
+/// The rows of PostgreSQL that some entries touch. A key that is missing here has no row there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picture {
     pub wallets: HashMap<String, u64>,
@@ -45,7 +48,7 @@ pub struct Picture {
     pub coupons: HashMap<Uuid, HeldBy>,
     /// (user, template) → coupon
     pub holders: HashMap<(String, String), Uuid>,
-    /// order → whether it is paid (else cancelled)
+    /// order → `true`: paid, `false`: cancelled
     pub orders: HashMap<Uuid, bool>,
 }
 
@@ -89,11 +92,11 @@ impl Touched {
 /// What became of a fact that was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// An operator has skipped it.
+    /// Skipped by an operator.
     Skipped,
-    /// It could no longer hold.
+    /// It can no longer hold.
     Gone,
-    /// It holds, and the answer told other numbers.
+    /// It holds, with other numbers than the answer gave.
     Changed,
 }
 
@@ -107,25 +110,26 @@ impl Outcome {
     }
 }
 
-/// A fact whose answer is not true, or not all of it.
+/// A fact whose answer is no longer true, in whole or in part.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Untrue {
-    /// Its place in the entry, from 1.
+    /// Its position in the entry, from 1.
     pub fact: usize,
     pub outcome: Outcome,
     pub answered: ToldFact,
-    /// Of a changed one: what is true.
+    /// What is true instead; only for a changed fact.
     pub holds: Option<Value>,
     pub reason: String,
-    /// As it stood in the entry.
+    /// Its bytes in the entry.
     pub raw: Vec<u8>,
 }
 
-/// The facts of one entry that are to be left out, by their places from 1, with the reasons.
+/// The facts of one entry to leave out: position (from 1) → reason.
 pub type Skips = BTreeMap<usize, String>;
 
-/// Computes `entry` anew on top of `picture`, which is then as after the entry. Returns what is left of the entry, and what
-/// was answered and is not true.
+/// Recomputes `entry` on top of `picture`, and brings `picture` to the state after the entry.
+/// Returns the entry without the facts that were left out, and each fact whose answer is no longer
+/// true.
 pub fn rebase(
     picture: &mut Picture,
     entry: Entry,
@@ -162,7 +166,7 @@ struct Sieve<'a> {
 }
 
 impl Sieve<'_> {
-    /// Those facts that hold, as `apply` has corrected them.
+    /// The facts that hold, as `apply` has corrected them.
     fn each<T: Told>(
         &mut self,
         facts: Vec<T>,
@@ -194,7 +198,7 @@ impl Sieve<'_> {
                 self.kept.push(wire::pack(&fact)?);
                 let holds = fact.told();
                 if holds != answered.told() {
-                    let reason = "it follows one that was left out".to_owned();
+                    let reason = "it follows a fact that was left out".to_owned();
                     self.untrue.push(untrue(Outcome::Changed, Some(holds), reason, raw));
                 }
             }
@@ -215,7 +219,7 @@ impl Picture {
         match balance.checked_add(amount) {
             Some(after) if after <= MAX_BALANCE => Ok(after),
             _ => Err(format!(
-                "the wallet holds {balance}: with {amount} more it would be over its limit of {MAX_BALANCE}"
+                "the wallet holds {balance}: {amount} more would exceed its limit of {MAX_BALANCE}"
             )),
         }
     }
@@ -229,7 +233,7 @@ impl Picture {
             return Err(format!("the coupon template {} does not exist", f.template_id));
         };
         if template.issued >= template.max_issued {
-            return Err(format!("the template's limit is {}, and all are issued", template.max_issued));
+            return Err(format!("all {} coupons of the template are issued", template.max_issued));
         }
         template.issued += 1;
         (f.serial, f.remaining) = (template.issued, template.max_issued - template.issued);
@@ -255,7 +259,7 @@ impl Picture {
             };
             line.stock_after = stock.checked_sub(line.quantity).ok_or_else(|| {
                 format!(
-                    "there are {stock} of the product {}, the order takes {}",
+                    "the stock of the product {} is {stock}, the order takes {}",
                     line.product_id, line.quantity
                 )
             })?;
@@ -280,7 +284,7 @@ impl Picture {
     fn order_cancelled(&mut self, f: &mut OrderCancelled) -> Result<(), String> {
         match self.orders.get(&f.order_id.0) {
             None => return Err(format!("the order {} was not placed", f.order_id)),
-            Some(false) => return Err(format!("the order {} was cancelled before", f.order_id)),
+            Some(false) => return Err(format!("the order {} is already cancelled", f.order_id)),
             Some(true) => {}
         }
         let balance_after = self.credited(&f.user_id, f.refund)?;
@@ -305,10 +309,11 @@ impl Picture {
         Ok(())
     }
 
-    /// A PUT states the whole product, its stock aside: one whose creation was left out creates it, without stock.
+    /// A PUT states the whole product except its stock. If the creation was left out, a later PUT
+    /// creates the product, with stock 0.
     fn product_put(&mut self, f: &mut ProductPut) -> Result<(), String> {
         match self.stocks.get(&f.product_id) {
-            Some(_) if f.created => return Err(format!("the product {} exists already", f.product_id)),
+            Some(_) if f.created => return Err(format!("the product {} already exists", f.product_id)),
             Some(stock) => f.stock_after = *stock,
             None if f.created => {}
             None => (f.created, f.stock_after) = (true, 0),
@@ -322,7 +327,7 @@ impl Picture {
             return Err(format!("the product {} does not exist", f.product_id));
         };
         let Some(after) = stock.checked_add_signed(f.delta) else {
-            return Err(format!("there are {stock} of the product, {} are to be taken out", -f.delta));
+            return Err(format!("the stock of the product is {stock}, the adjustment removes {}", -f.delta));
         };
         (f.stock_after, *stock) = (after, after);
         Ok(())
@@ -331,12 +336,9 @@ impl Picture {
     fn template_put(&mut self, f: &mut TemplatePut) -> Result<(), String> {
         let max_issued = f.terms.max_issued;
         match self.templates.get_mut(&f.template_id) {
-            Some(_) if f.created => return Err(format!("the template {} exists already", f.template_id)),
+            Some(_) if f.created => return Err(format!("the template {} already exists", f.template_id)),
             Some(template) if template.issued > max_issued => {
-                return Err(format!(
-                    "{} coupons are issued, the limit would be {max_issued}",
-                    template.issued
-                ));
+                return Err(format!("{} coupons are issued, the new limit is {max_issued}", template.issued));
             }
             Some(template) => (f.issued, template.max_issued) = (template.issued, max_issued),
             None => {

@@ -1,9 +1,11 @@
-//! Draining a closed log: everything that follows what PostgreSQL has is applied; the rest is kept for people.
+//! Draining a closed log: the entries that follow PostgreSQL's state are applied, and the rest is
+//! kept for an operator.
 //!
-//! Entries hold after-images, so they can only be applied on top of the state that they were decided on. Within an epoch the
-//! chain says so. From one epoch to the next, the opening element of the later log says where PostgreSQL stood when that
-//! epoch began: if PostgreSQL stands exactly there (it was restored to that moment), the later log follows. What follows
-//! nothing is kept in PostgreSQL, fact by fact, before the rebuild removes it from Redis.
+//! Entries hold after-images, so they can only be applied on top of the state that they were
+//! decided on. Within an epoch, the chain of tips proves that. Across epochs, the opening element
+//! of the later log says where PostgreSQL stood when that epoch began: if PostgreSQL stands exactly
+//! there (it was restored to that moment), the later log can be applied. Entries that follow
+//! nothing are written to PostgreSQL, fact by fact, before the rebuild removes them from Redis.
 
 use super::cursor::{Cursor, Target};
 use super::verify::unbroken;
@@ -11,8 +13,9 @@ use super::{Reconciler, Step, StepError, ahead, quarantine};
 use crate::gate::cell::Meta;
 
 impl Reconciler {
-    /// Applies what the closed cell's logs still hold after the cursor. Where `meta` is gone, too: it says nothing of the log,
-    /// which may be whole, and what it holds may have been answered. `Some`: the rebuild must not go on.
+    /// Applies the entries after the cursor that the closed cell's logs still hold. This includes a
+    /// cell whose `meta` is gone: the log may be whole, and its decisions may have been answered.
+    /// `Some`: the rebuild must not go on.
     pub(super) async fn drain(&mut self, closed: &Meta) -> Result<Option<Step>, StepError> {
         if let Some(stop) = self.drain_epoch().await? {
             return Ok(Some(stop));
@@ -34,7 +37,7 @@ impl Reconciler {
         Ok(None)
     }
 
-    /// Applies what follows the cursor in its epoch, as far as the chain is valid.
+    /// Applies the entries after the cursor in its own epoch, as far as the chain is valid.
     async fn drain_epoch(&mut self) -> Result<Option<Step>, StepError> {
         loop {
             let cursor = self.cursor().await?;
@@ -50,7 +53,7 @@ impl Reconciler {
         }
     }
 
-    /// Whether this epoch began where PostgreSQL stands.
+    /// Whether this epoch began exactly where PostgreSQL stands.
     async fn follows(&self, epoch: u64, cursor: &Cursor) -> Result<bool, StepError> {
         let opening = self.log.opening(epoch).await?;
         let origin = opening.and_then(|opening| opening.origin);
@@ -58,7 +61,8 @@ impl Reconciler {
             .is_some_and(|(epoch, seq, tip)| (epoch, seq, &tip) == (cursor.epoch, cursor.seq, &cursor.tip)))
     }
 
-    /// Moves the cursor to the beginning of that epoch; `false`: somebody else has moved it.
+    /// Moves the cursor to the beginning of that epoch. `false`: another reconciler has moved it,
+    /// or the log is gone.
     async fn follow_into(&mut self, epoch: u64, cursor: &Cursor) -> Result<bool, StepError> {
         let Some(opening) = self.log.opening(epoch).await? else { return Ok(false) };
         tracing::warn!(
@@ -66,14 +70,14 @@ impl Reconciler {
             from_epoch = cursor.epoch,
             from_seq = cursor.seq,
             epoch,
-            "the log of this epoch begins where PostgreSQL stands: applies it"
+            "the log of this epoch begins where PostgreSQL stands: applying it"
         );
         let target = Target { epoch, seq: 0, tip: opening.tip, clock_ms: cursor.clock_ms, events: 0 };
         let gate = cursor.gate.clone();
         Ok(cursor.begin_epoch(self.connection().await?, &target, gate.as_deref()).await?)
     }
 
-    /// Keeps what the logs hold and cannot be applied, and says what is missing altogether.
+    /// Keeps the entries that cannot be applied, and reports those that are missing altogether.
     async fn keep_the_rest(&mut self, epochs: &[u64], closed: &Meta) -> Result<(), StepError> {
         let cell = self.cell;
         let cursor = self.cursor().await?;
@@ -88,12 +92,13 @@ impl Reconciler {
                     let stands = format!("PostgreSQL stands at {}-{}", cursor.epoch, cursor.seq);
                     let why = match self.log.opening(epoch).await?.and_then(|opening| opening.origin) {
                         Some((e, s, _)) => format!("epoch {epoch} began after entry {e}-{s}, and {stands}"),
-                        None => format!("nobody knows where epoch {epoch} began, and {stands}"),
+                        None => format!("it is unknown where epoch {epoch} began, and {stands}"),
                     };
                     (0, why)
                 }
                 std::cmp::Ordering::Less => {
-                    // Without a note of its end (an epoch of an earlier version), all of it counts as applied.
+                    // An epoch of an earlier version has no recorded end: all of it counts as
+                    // applied.
                     let end = Cursor::end_of(self.connection().await?, cell, epoch).await?;
                     let Some(end) = end else { continue };
                     (end, format!("PostgreSQL left epoch {epoch} at entry {end}"))
@@ -111,13 +116,13 @@ impl Reconciler {
                 epoch = closed.epoch,
                 first_lost = last_held.max(ends_at) + 1,
                 last_lost = closed.seq,
-                "entries of the log are lost: Redis no longer has them, or not as they were"
+                "entries of the log are lost: Redis no longer holds them, or holds them altered"
             );
         }
         Ok(())
     }
 
-    /// Keeps all entries of that epoch after this one; returns the last one's number.
+    /// Keeps all entries of that epoch after this one. Returns the number of the last one.
     async fn keep_after(&mut self, epoch: u64, after: u64, why: &str) -> Result<u64, StepError> {
         let cell = self.cell;
         let (mut last, mut entries, mut facts) = (after, 0, 0);

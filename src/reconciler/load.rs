@@ -1,4 +1,8 @@
-//! From the truth into an epoch's keys: the loading half of a rebuild.
+//! The loading half of a rebuild: copies PostgreSQL's state into an epoch's keys.
+//!
+//! One read-only transaction streams each table. A `HashLoader` per hash collects the rows and
+//! sends them in large HSETs, several of them in flight. [`Loaded`] says how many fields each hash
+//! must have, which the script that opens the epoch checks.
 
 use bytes::Bytes;
 use fred::interfaces::{ClientLike, SortedSetsInterface};
@@ -17,9 +21,9 @@ use crate::gate::keys::{DAY_MS, Keys};
 use crate::gate::read::{IdempotencyRecord, ProductRecord, TemplateRecord};
 use crate::log::wire::{self, Blob};
 
-/// Fields that one HSET carries.
+/// Fields per HSET.
 const FIELDS_PER_COMMAND: usize = 1_000;
-/// HSETs of one hash that wait for their answers at once.
+/// HSETs of one hash that are in flight at once.
 const COMMANDS_UNDER_WAY: usize = 8;
 
 #[derive(Debug, thiserror::Error)]
@@ -28,19 +32,20 @@ pub enum LoadError {
     Truth(#[from] sqlx::Error),
     #[error("Redis: {0}")]
     Gate(#[from] Error),
-    #[error("a row cannot be packed: {0}")]
+    #[error("a row cannot be encoded: {0}")]
     Pack(#[from] rmp_serde::encode::Error),
 }
 
 /// What was loaded.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// Each hash and the number of its fields, so that the gate opens only if all of it is there.
+    /// Each hash and its number of fields: the gate opens only if every hash is complete.
     pub hashes: Vec<(String, u64)>,
     pub highest_template_number: u64,
 }
 
-/// Loads everything that the scripts need, as one consistent picture of the truth. `clock_ms` is the gate's clock.
+/// Loads everything that the scripts need from one snapshot of PostgreSQL. `clock_ms` is the gate's
+/// clock.
 pub async fn load(
     conn: &mut PgConnection,
     client: &Client,
@@ -49,7 +54,8 @@ pub async fn load(
 ) -> Result<Loaded, LoadError> {
     let mut tx = conn.begin().await?;
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
-    // All coupons are sorted by user: better in memory than on disk. The cell is closed meanwhile.
+    // All coupons are sorted by user. That is faster in memory than on disk, and the cell is closed
+    // meanwhile.
     sqlx::query("SET LOCAL work_mem = '256MB'").execute(&mut *tx).await?;
     let mut loaded = Loaded::default();
     loaded.hashes.push(wallets(&mut tx, client, keys).await?);
@@ -63,10 +69,11 @@ pub async fn load(
     Ok(loaded)
 }
 
-/// A hash and the number of fields that it was given.
+/// A hash and the number of fields that were sent to it.
 type LoadedHash = (String, u64);
 
-/// Gathers a hash's fields and sends them many at a time. While Redis stores (and fsyncs) some, the next are read.
+/// Collects a hash's fields and sends many at a time. While Redis stores (and fsyncs) some, the
+/// next rows are read.
 struct HashLoader<'a> {
     client: &'a Client,
     key: String,
@@ -98,18 +105,18 @@ impl<'a> HashLoader<'a> {
         self.sent += fields;
         let command = std::mem::replace(&mut self.command, new_command(&self.key));
         let client = self.client.clone();
-        // Not `hset`, which would put the fields into a map first.
+        // Not `hset`, which would collect the fields in a map first.
         let hset = CustomCommand::new_static("HSET", ClusterHash::FirstKey, false);
         self.under_way.spawn(async move { client.custom(hset, command).await });
         Ok(())
     }
 
-    /// A user's coupons; nobody's before the first.
+    /// Adds a user's coupons; nothing before the first user.
     async fn add_held(&mut self, user: String, held: Vec<u8>) -> Result<(), Error> {
         if held.is_empty() { Ok(()) } else { self.add(user, Value::Bytes(held.into())).await }
     }
 
-    /// Waits for one of the commands under way; `false`: there is none.
+    /// Waits for one of the commands in flight; `false`: there is none.
     async fn stored(&mut self) -> Result<bool, Error> {
         match self.under_way.join_next().await {
             None => Ok(false),
@@ -139,7 +146,8 @@ fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-/// What `held` has four bytes for. The gate gives no greater numbers; one that it did not give is found by the audit.
+/// For numbers that have four bytes in `held`. The gate assigns no larger ones; the audit finds one
+/// that the gate did not assign.
 fn small(value: i64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
@@ -199,7 +207,7 @@ struct TemplateRow {
     issue_until_ms: i64,
 }
 
-/// The hashes, and the highest number of a template.
+/// Returns the hashes and the highest template number.
 async fn templates(
     conn: &mut PgConnection,
     client: &Client,
@@ -243,7 +251,7 @@ struct CouponRow {
     order_id: Option<Uuid>,
 }
 
-/// Rows come user by user, so that each user's value in `held` is complete when the next user begins.
+/// Rows arrive user by user, so each user's value in `held` is complete when the next user begins.
 async fn coupons(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<LoadedHash, LoadError> {
     let mut rows = sqlx::query_as::<_, CouponRow>(include_str!("sql/load_coupons.sql")).fetch(conn);
     let mut hash = HashLoader::new(client, keys.held());
@@ -302,7 +310,7 @@ async fn idempotency_records(
     Ok(loaded)
 }
 
-/// The records of a day, with how many each user has made.
+/// Adds each user's number of records to the hash of a day, and finishes the hash.
 async fn counted(mut hash: HashLoader<'_>, made: &mut HashMap<String, i64>) -> Result<LoadedHash, Error> {
     for (user, count) in made.drain() {
         hash.add(user, count).await?;

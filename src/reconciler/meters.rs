@@ -1,4 +1,4 @@
-//! What is counted about the reconciler of one cell.
+//! Metrics of one cell's reconciler.
 
 use ::metrics::{Counter, Gauge, Histogram};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::plan::Won;
 use crate::telemetry::metrics;
 
-/// Handles, made once.
+/// Metric handles, created once.
 pub(super) struct ReconcilerMeters {
     pub leading: Gauge,
     pub halts: Counter,
@@ -15,7 +15,7 @@ pub(super) struct ReconcilerMeters {
     entries: Counter,
     batch: Histogram,
     duration: Histogram,
-    /// By the kinds of ledger entries.
+    /// Won that were moved, by kind of ledger entry.
     won: [(&'static str, Counter); 3],
 }
 
@@ -36,7 +36,7 @@ impl ReconcilerMeters {
         meters
     }
 
-    /// These many entries are in PostgreSQL now.
+    /// Records a transaction that has applied this many entries.
     pub fn applied(&self, entries: usize, won: &Won, took: Duration) {
         self.entries.increment(entries as u64);
         self.batch.record(entries as f64);
@@ -47,7 +47,7 @@ impl ReconcilerMeters {
     }
 }
 
-/// However a reconciler ends, its gauge does not say that it leads.
+/// However a reconciler ends, its gauge must not go on claiming that it leads.
 impl Drop for ReconcilerMeters {
     fn drop(&mut self) {
         self.leading.set(0.0);

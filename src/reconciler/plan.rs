@@ -1,7 +1,7 @@
-//! From entries to columns, without I/O: what one transaction writes to the truth.
+//! From entries to rows, without I/O: what one transaction writes to PostgreSQL.
 //!
-//! After-images make this simple: of several entries that touch the same row, the last one's values stand. Maps are
-//! ordered, so that rows are always written in the same order.
+//! Entries hold after-images: if several entries of a batch touch the same row, the values of the
+//! last one are written. The maps are ordered, so that rows are always written in the same order.
 
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
@@ -17,24 +17,26 @@ use crate::telemetry::trace::TraceMark;
 
 use super::rows::{Field, Rows};
 
-/// The marks of an entry's requests, by what was decided.
+/// Trace marks of an entry's requests, by the id of what was decided.
 type Traces = HashMap<Uuid, TraceMark>;
 
-/// Won that were moved, by the kinds of ledger entries.
+/// Won that were moved, by kind of ledger entry.
 pub type Won = BTreeMap<&'static str, u64>;
 
-/// A value that PostgreSQL's `bigint` cannot hold, or an event that cannot be written.
+/// Why entries cannot be written: a value is too large for `bigint`, an event cannot be encoded, or
+/// an entry cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error("{0} does not fit into PostgreSQL's bigint")]
     TooLarge(u64),
-    #[error("an event cannot be written: {0}")]
+    #[error("an event cannot be encoded: {0}")]
     Event(#[from] serde_json::Error),
     #[error(transparent)]
     Entry(#[from] EntryError),
 }
 
-/// An entry, decoded, and the events of the orders that it places: what can be done before its turn has come.
+/// A decoded entry and the events of the orders that it places: the work that can be done before
+/// its turn comes.
 pub struct Prepared {
     entry: Entry,
     completed: Vec<(OutboxEvent, TimestampMs)>,
@@ -79,38 +81,41 @@ pub struct Cancellations {
     pub at_ms: Vec<i64>,
 }
 
-/// Everything that a batch of entries changes. It borrows from the entries: they are many, and read once.
+/// Everything that a batch of entries changes. It borrows from the entries, which are many and read
+/// only once.
 #[derive(Debug, Default)]
 pub struct Plan<'a> {
     pub products: BTreeMap<&'a str, &'a ProductPut>,
-    /// product → stock, when
+    /// product → stock, time of the change
     pub stocks: BTreeMap<&'a str, (i64, TimestampMs)>,
     pub stock_adjustments: StockAdjustments<'a>,
     pub templates: BTreeMap<&'a str, &'a TemplatePut>,
     /// template → coupons issued
     pub issued: BTreeMap<&'a str, i64>,
     pub coupons: Rows<6>,
-    /// coupon → the order that uses it, since when; `None`: it was returned
+    /// coupon → the order that uses it and since when; `None`: it was returned
     pub coupon_uses: BTreeMap<Uuid, Option<(Uuid, TimestampMs)>>,
-    /// user → balance, when
+    /// user → balance, time of the change
     pub wallets: BTreeMap<&'a str, (i64, TimestampMs)>,
     pub wallet_entries: Rows<6>,
-    /// What the entries above moved, by their kinds.
+    /// Won that `wallet_entries` moves, by kind.
     pub won: Won,
     pub orders: Rows<9>,
     pub order_items: Rows<7>,
     pub cancellations: Cancellations,
-    /// scope → request hash, reply, when
+    /// scope → request hash, reply, time of the decision
     pub idempotency: BTreeMap<&'a str, (&'a [u8], &'a [u8], TimestampMs)>,
-    /// Of completed orders. Those of cancelled ones carry the whole order and are made when it is in the truth.
+    /// Events of completed orders. Those of cancelled orders carry the whole order, and are built
+    /// once it is in PostgreSQL.
     pub events: Vec<&'a (OutboxEvent, TimestampMs)>,
-    /// The time of the last decision.
+    /// The time of the latest decision.
     pub clock_ms: TimestampMs,
-    /// Of the requests that placed or cancelled orders: what was done, and when it was decided. An entry's marks are also
-    /// those of requests that its batch refused or repeated, so each is looked up in the entry that holds the decision: what
-    /// an event tells must not depend on which entries are applied together.
+    /// For each request that placed or cancelled an order: what was done, the trace mark, the time
+    /// of the decision. An entry also carries the marks of requests that its batch refused or
+    /// replayed, so each mark is looked up in the entry that holds the decision: the content of an
+    /// event must not depend on which entries are applied together.
     pub traced: Vec<(&'static str, &'a TraceMark, TimestampMs)>,
-    /// Of the requests that cancelled orders, by order.
+    /// Trace marks of the requests that cancelled orders, by order.
     pub cancel_traces: HashMap<Uuid, &'a TraceMark>,
 }
 
@@ -195,7 +200,8 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// A charge of 0 is logged for the record of its key, and changes nothing else.
+    /// A charge of 0 is logged only for the record of its idempotency key, and changes nothing
+    /// else.
     fn wallet_charged(&mut self, f: &'a WalletCharged) -> Result<(), PlanError> {
         let amount = big(f.amount)?;
         if amount == 0 {

@@ -1,7 +1,9 @@
-//! What was answered and PostgreSQL does not have: kept fact by fact in `quarantined_facts`, whole entries in `log_quarantine`.
+//! The quarantine: decisions that were answered and that PostgreSQL does not have.
+//! `quarantined_facts` keeps them fact by fact, `log_quarantine` keeps whole entries.
 //!
-//! A row is written by the transaction that leaves the fact out, or, for a log that cannot be applied, before that log is
-//! removed. So whoever dies in between leaves nothing unsaid, and saying it again changes nothing.
+//! A row is written by the transaction that leaves the fact out or, for a log that cannot be
+//! applied, before that log is removed. So a crash in between hides nothing, and writing the same
+//! row again changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,23 +18,23 @@ use crate::log::{Entry, RawEntry};
 /// Which facts of an entry an operator skips.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// One, by its place from 1.
+    /// One, by its position from 1.
     One(usize),
-    /// The whole entry: the only choice where it cannot be read.
+    /// The whole entry: the only choice if it cannot be decoded.
     All,
 }
 
-/// What an operator has skipped of some entries.
+/// What an operator has skipped in a range of entries.
 #[derive(Debug, Default)]
 pub struct Skipped {
-    /// By the tip of their entry.
+    /// An entry's tip → its skipped facts.
     facts: BTreeMap<String, Skips>,
-    /// Tips of entries that cannot be read.
+    /// Tips of entries that cannot be decoded and are skipped as a whole.
     whole: BTreeSet<String>,
 }
 
 impl Skipped {
-    /// Of the entries after `cursor`, up to `last_seq`.
+    /// Reads the skips of the entries after `cursor`, up to `last_seq`.
     pub async fn read(conn: &mut PgConnection, cursor: &Cursor, last_seq: u64) -> Result<Self, sqlx::Error> {
         let mut skipped = Self::default();
         let rows: Vec<(String, i32, String)> = sqlx::query_as(
@@ -66,14 +68,14 @@ impl Skipped {
         self.facts.get(&entry.tip).cloned().unwrap_or_default()
     }
 
-    /// Whether nothing of the entry is to be looked at.
+    /// Whether the entry is skipped as a whole.
     pub fn whole(&self, entry: &RawEntry) -> bool {
         self.whole.contains(&entry.tip)
     }
 }
 
-/// Registers what an operator skips, if the cursor still stands before the entry: from now on, everybody applies what follows
-/// by differences. `false`: the cursor was moved.
+/// Registers a skip if the cursor still stands before the entry. From then on, every reconciler
+/// applies what follows by differences. `false`: the cursor has moved.
 pub async fn register(
     conn: &mut PgConnection,
     cursor: &Cursor,
@@ -112,7 +114,7 @@ pub async fn register(
     Ok(true)
 }
 
-/// The newest epoch in which that was registered.
+/// The newest epoch in which this skip was registered.
 pub async fn registered(
     conn: &mut PgConnection,
     cell: u32,
@@ -139,7 +141,7 @@ pub async fn registered(
     Ok(epoch.map(i64::unsigned_abs))
 }
 
-/// Writes down what of an entry is not true. What stands there already, stays.
+/// Records the facts of an entry whose answers are not true. Existing rows stay as they are.
 pub async fn keep(
     conn: &mut PgConnection,
     cell: u32,
@@ -235,7 +237,8 @@ async fn keep_whole(
     Ok(())
 }
 
-/// Keeps entries that cannot be applied, and what they told. Returns how many facts they hold.
+/// Keeps entries that cannot be applied, and the answers to their facts. Returns the number of
+/// facts.
 pub async fn keep_lost(
     conn: &mut PgConnection,
     cell: u32,
@@ -259,7 +262,7 @@ pub async fn keep_lost(
     Ok(facts)
 }
 
-/// The decisions that nobody has counted as lost yet, by kind: whoever asks counts them.
+/// Counts the lost decisions that have not been counted yet, by kind, and marks them as counted.
 pub async fn count(conn: &mut PgConnection, cell: u32) -> Result<Vec<(String, i64)>, sqlx::Error> {
     sqlx::query_as(
         "WITH counting AS (
@@ -276,7 +279,7 @@ fn list<T>(set: BTreeSet<T>) -> Vec<T> {
     set.into_iter().collect()
 }
 
-/// What PostgreSQL holds of what some entries touch, as the caller's transaction sees it.
+/// Reads the rows that `entries` touch, as the caller's transaction sees them.
 pub async fn picture(conn: &mut PgConnection, entries: &[Entry]) -> Result<Picture, sqlx::Error> {
     let mut touched = Touched::default();
     entries.iter().for_each(|entry| touched.add(&entry.facts));

@@ -1,9 +1,17 @@
-//! Rebuild: the gate is built from PostgreSQL under a new epoch, while the old one is closed.
+//! Rebuild: the gate is loaded from PostgreSQL under a new epoch while the old epoch is closed.
 //!
-//! Order matters. The claim in Redis closes the cell and takes the right to open from every other rebuilder; then what
-//! the old log still holds is applied; then the cursor moves to the new epoch by compare-and-set, so that no entry of
-//! the old one can be applied any more; then the keys are loaded; `meta` flips last. Dying anywhere in between leaves
-//! the cell closed, and the next step starts a rebuild of its own.
+//! The order of the steps matters:
+//!
+//! 1. The claim in Redis closes the cell, and takes the right to open it from every other
+//!    rebuilder.
+//! 2. The entries that the old log still holds are applied.
+//! 3. The cursor moves to the new epoch by compare-and-set. From then on, no entry of the old epoch
+//!    can be applied.
+//! 4. The keys of the new epoch are loaded.
+//! 5. `meta` flips to the new epoch, which opens the cell.
+//!
+//! A crash anywhere in between leaves the cell closed, and the next step starts a rebuild of its
+//! own.
 
 use std::iter;
 use std::time::Instant;
@@ -18,11 +26,11 @@ use crate::gate::script::{CLAIM_EPOCH, OPEN_EPOCH};
 use crate::log::entry::genesis_tip;
 use crate::log::reader::Opening;
 
-/// How often the cursor is claimed when somebody else moves it.
+/// Attempts to claim the cursor while another reconciler moves it.
 const CLAIM_ATTEMPTS: u32 = 5;
 
 impl Reconciler {
-    /// Rebuilds because an operator asks for it, whatever the state of the cell.
+    /// Rebuilds at an operator's request, whatever the state of the cell.
     pub async fn rebuild_now(&mut self) -> Result<Step, StepError> {
         let cell = self.cell;
         let mut tried = None;
@@ -30,18 +38,19 @@ impl Reconciler {
             let cursor = Cursor::read(self.connection().await?, cell).await?;
             let meta = self.log.meta().await?;
             let at = Some((cursor.epoch, cursor.seq, self.bound));
-            match self.rebuild(&cursor, &meta, "asked for by an operator").await {
-                // Draining took too long, and goes on in smaller transactions as long as that helps.
+            match self.rebuild(&cursor, &meta, "an operator asked for it").await {
+                // Draining took too long: repeat it with smaller transactions as long as that makes
+                // progress.
                 Err(e) if e.took_too_long() && tried != at => tried = at,
                 other => return other,
             }
         }
     }
 
-    /// Rebuilds. `cursor` and `meta` are as they were read, and may be out of date by now.
+    /// Rebuilds the gate. `cursor` and `meta` may be out of date by now.
     pub async fn rebuild(&mut self, cursor: &Cursor, meta: &Meta, reason: &str) -> Result<Step, StepError> {
         let cell = self.cell;
-        // What the log still holds could not be applied, and a rebuild would lose it.
+        // The log still holds an entry that PostgreSQL refused, and a rebuild would lose it.
         if let Some(halt) = &cursor.halted_reason
             && !meta.absent()
             && meta.epoch == cursor.epoch
@@ -51,9 +60,9 @@ impl Reconciler {
         }
         let epoch = cursor.epoch.max(meta.epoch).max(meta.claim) + 1;
         if cursor.epoch == 0 {
-            tracing::info!(cell, epoch, "builds the gate for the first time");
+            tracing::info!(cell, epoch, "building the gate for the first time");
         } else {
-            tracing::warn!(cell, epoch, reason, "rebuilds the gate from PostgreSQL");
+            tracing::warn!(cell, epoch, reason, "rebuilding the gate from PostgreSQL");
         }
         let started = Instant::now();
         let client = self.log.client.clone();
@@ -62,7 +71,8 @@ impl Reconciler {
         if !CLAIM_EPOCH.call(&client, vec![Keys::meta(cell)], claim).await? {
             return Ok(Step::Superseded);
         }
-        // Another rebuilder may have opened an epoch since `meta` was read; from here on none with an earlier claim can.
+        // Another rebuilder may have opened an epoch since `meta` was read. From here on, no
+        // rebuilder with an earlier claim can open one.
         let closed = self.log.meta().await?;
         if let Some(stop) = self.drain(&closed).await? {
             return Ok(stop);
@@ -80,7 +90,8 @@ impl Reconciler {
         let loaded = load(self.connection().await?, &client, &keys, target.clock_ms).await?;
         let named = !waits || self.name_after_wait(&target, moved, server.as_deref()).await?;
         if !named || !self.open(&keys, &origin, &target, &loaded, server).await? {
-            // Who was faster may have removed the keys of earlier epochs before the last of these was loaded.
+            // A faster rebuilder may have removed the keys of earlier epochs before the last key of
+            // this one was loaded.
             self.log.unlink_epoch(epoch).await?;
             return Ok(Step::Superseded);
         }
@@ -92,10 +103,13 @@ impl Reconciler {
         Ok(Step::Rebuilt(epoch))
     }
 
-    /// Moves the cursor to the beginning of `epoch`; also returns where it stood. `None`: a rebuilder with a later claim (or
-    /// with this one, which Redis has forgotten) was there before. One with an earlier claim is overtaken: it cannot open any
-    /// more. Also says whether `server` is to be named as the gate after a wait: where the claim has not closed the gate of
-    /// the epoch before, some instance may still be deciding there, and until then nobody is named.
+    /// Moves the cursor to the beginning of `epoch`. Returns where the cursor stood, where it
+    /// stands now, and whether `server` may be named as the gate only after a wait. The wait is
+    /// needed if the claim has not closed the gate of the previous epoch: an instance may still be
+    /// deciding there, and no server is named until its lease has ended.
+    ///
+    /// `None`: a rebuilder with a later claim (or with the same one, which Redis has forgotten) was
+    /// faster. A rebuilder with an earlier claim is overtaken: it can no longer open the cell.
     async fn claim_cursor(
         &mut self,
         epoch: u64,
@@ -114,7 +128,7 @@ impl Reconciler {
             if drained.begin_epoch(self.connection().await?, &target, gate).await? {
                 if !is_closed {
                     let (cell, before) = (self.cell, drained.gate.as_deref());
-                    tracing::warn!(cell, epoch, wait = ?FENCE_WAIT, before, "another Redis was the gate: opens after a wait");
+                    tracing::warn!(cell, epoch, wait = ?FENCE_WAIT, before, "another Redis was the gate: opening after a wait");
                 }
                 return Ok(Some((drained, target, !is_closed)));
             }
@@ -122,8 +136,8 @@ impl Reconciler {
         Ok(None)
     }
 
-    /// Names `server` as the gate of the epoch that the cursor was moved to then, once every lease on another is over.
-    /// `false`: the cursor has moved on.
+    /// Names `server` as the gate of the epoch that the cursor entered at `moved`, once every lease
+    /// on another server has ended. `false`: the cursor has moved on.
     async fn name_after_wait(
         &mut self,
         target: &Target,

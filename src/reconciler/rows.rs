@@ -1,5 +1,6 @@
-//! Rows on their way into a table: PostgreSQL's binary format of COPY, which fills pages at once and takes neither an
-//! expression nor a log record per row. Its source: <https://www.postgresql.org/docs/15/sql-copy.html>, "Binary Format".
+//! Rows in PostgreSQL's binary COPY format, which fills whole pages at once and needs neither an
+//! expression nor a WAL record per row. Specification:
+//! <https://www.postgresql.org/docs/15/sql-copy.html>, "Binary Format".
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -7,14 +8,14 @@ use uuid::Uuid;
 use crate::domain::TimestampMs;
 
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-/// Instead of a row's number of fields: there are no more rows.
+/// In place of a row's field count: no more rows follow.
 const TRAILER: i16 = -1;
-/// Instead of a field's number of bytes: it is null.
+/// In place of a field's length: the field is null.
 const NULL: i32 = -1;
-/// 2000-01-01T00:00:00Z, from which PostgreSQL counts, in milliseconds since 1970.
+/// PostgreSQL's epoch, 2000-01-01T00:00:00Z, in milliseconds since 1970.
 const POSTGRES_EPOCH_MS: TimestampMs = 946_684_800_000;
 
-/// A value, of the type that the column has.
+/// A value of the column's type.
 #[derive(Clone, Copy, Debug)]
 pub enum Field<'a> {
     Uuid(Uuid),
@@ -51,7 +52,7 @@ impl<const COLUMNS: usize> Rows<COLUMNS> {
     }
 
     fn field(&mut self, value: &[u8]) {
-        // What is longer than that does not come through the log, and PostgreSQL would refuse the row.
+        // A longer value does not fit through the log, and PostgreSQL would refuse the row.
         self.0.extend_from_slice(&i32::try_from(value.len()).unwrap_or(i32::MAX).to_be_bytes());
         self.0.extend_from_slice(value);
     }
@@ -60,7 +61,8 @@ impl<const COLUMNS: usize> Rows<COLUMNS> {
         self.0.is_empty()
     }
 
-    /// Writes them by `copy`, a COPY that names as many columns. Without rows, PostgreSQL is not asked.
+    /// Sends the rows with `copy`, a COPY statement that names as many columns. Without rows,
+    /// nothing is sent.
     pub async fn write(&self, conn: &mut PgConnection, copy: &str) -> Result<(), sqlx::Error> {
         if self.is_empty() {
             return Ok(());

@@ -1,8 +1,10 @@
-//! Another Redis server than the one that PostgreSQL names as the cell's gate: restarted, promoted, or at another address.
+//! Take-over: this leader's Redis is not the server that PostgreSQL names as the cell's gate,
+//! because a server was restarted or promoted, or the address leads to another one.
 //!
-//! Instances decide on the named server only (`src/gate/fence.rs`). Where the gate went on unharmed (a restart with its
-//! disk, a replica that has everything), it is named in the place of the other, in the same epoch, in two steps: first
-//! nobody, then, once every lease on the other is over, this one.
+//! Instances decide on the named server only (`src/gate/fence.rs`). If the gate survived unharmed
+//! (a restart with its disk, a replica that has everything), this leader's server replaces the
+//! named one in the same epoch, in two steps: first no server is named; once every lease on the
+//! other server has ended, this one is named.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -17,11 +19,12 @@ use crate::gate::redis::Connections;
 use crate::gate::script::server_id;
 use crate::log::reader::LogError;
 
-/// The server that a leader's connection leads to, asked once per connection.
+/// The Redis server behind a leader's connection. It is asked for its run id once per connection.
 pub struct Server {
     connections: Connections,
     known: Mutex<Option<(u64, Option<String>)>>,
-    /// The latest connection that is known of, and since when: one that was just made leads where its address leads.
+    /// The number of the latest known connection, and since when it is known. A connection that was
+    /// just made leads where its address leads now.
     latest: Mutex<(u64, Instant)>,
 }
 
@@ -31,7 +34,7 @@ impl Server {
         Self { connections: Connections::new(client), known: Mutex::default(), latest }
     }
 
-    /// Its run id; `None`: it does not say.
+    /// The server's run id; `None`: the server does not reveal it.
     pub async fn id(&self, client: &Client, cell: u32) -> Result<Option<String>, LogError> {
         let connection = self.connections.number();
         if let Some((of, id)) = lock(&self.known).clone()
@@ -43,19 +46,20 @@ impl Server {
         if id.is_none() {
             tracing::warn!(
                 cell,
-                "Redis does not tell its run id (INFO): a promoted replica is not told apart"
+                "Redis does not reveal its run id (INFO): a promoted replica cannot be detected"
             );
         }
         *lock(&self.known) = Some((connection, id.clone()));
         Ok(id)
     }
 
-    /// Whether the connection is still the one that [`Self::id`] speaks of.
+    /// Whether the connection is still the one that [`Self::id`] asked on.
     pub fn is_same(&self) -> bool {
         lock(&self.known).as_ref().is_some_and(|(of, _)| *of == self.connections.number())
     }
 
-    /// How long the present connection has been known of. A stand-by asks now and then, so that it knows when it leads.
+    /// How long the present connection has been known. A stand-by calls this repeatedly, so that
+    /// the age is right when it becomes the leader.
     pub(super) fn age(&self) -> Duration {
         let (number, mut latest) = (self.connections.number(), lock(&self.latest));
         if latest.0 != number {
@@ -64,7 +68,8 @@ impl Server {
         latest.1.elapsed()
     }
 
-    /// Connects anew unless that was just done: the address may lead to the gate by now. Whether it was done.
+    /// Reconnects, unless the connection is new: the address may lead to the gate by now. Returns
+    /// whether it has reconnected.
     async fn renew(&self, client: &Client) -> Result<bool, LogError> {
         if self.age() < FENCE_FOLLOW_FIRST {
             return Ok(false);
@@ -82,13 +87,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Reconciler {
-    /// The run id of this leader's Redis.
+    /// The run id of this leader's Redis server.
     pub(super) async fn server_id(&self) -> Result<Option<String>, LogError> {
         self.server.id(&self.log.client, self.cell).await
     }
 
-    /// Where another server than this leader's is the gate: makes the connection anew, once, since its address may lead there
-    /// by now. Whether that was done.
+    /// If another server than this leader's is the gate, reconnects once, since the address may
+    /// lead there by now. Returns whether it has reconnected.
     pub(super) async fn renew_unless_gate(
         &self,
         cursor: &Cursor,
@@ -99,8 +104,8 @@ impl Reconciler {
         Ok(is_another && self.server.renew(&self.log.client).await?)
     }
 
-    /// Names this leader's server as the gate, whose log goes on after the cursor. `false`: the cursor or the connection is
-    /// another one by now, so look again.
+    /// Names this leader's server, whose log continues after the cursor, as the gate. `false`: the
+    /// cursor or the connection has changed, so look again.
     pub(super) async fn take_over(
         &mut self,
         cursor: &Cursor,
@@ -108,21 +113,22 @@ impl Reconciler {
     ) -> Result<bool, StepError> {
         let cell = self.cell;
         if cursor.gate.is_none() {
-            // Nobody was named: an earlier version opened this epoch. There is nobody to wait for.
+            // No server is named, because an earlier version opened this epoch: there is no lease
+            // to wait for.
             return Ok(limited(cursor.name_gate(self.connection().await?, server)).await?.is_some());
         }
         tracing::warn!(
             cell,
             epoch = cursor.epoch,
             wait = ?FENCE_WAIT,
-            "this Redis takes over the cell from another server (it was restarted or promoted), after a wait"
+            "this Redis (restarted or promoted) is taking over the cell from another server, after a wait"
         );
         let Some(nobody) = limited(cursor.name_gate(self.connection().await?, Some(""))).await? else {
             return Ok(false);
         };
         tokio::time::sleep(FENCE_WAIT).await;
         if !self.server.is_same() {
-            return Ok(false); // the next step takes over, for whatever server is there now
+            return Ok(false); // the next step takes over for the server that is connected then
         }
         let named = limited(nobody.name_gate(self.connection().await?, server)).await?;
         if named.is_some() {

@@ -1,6 +1,9 @@
-//! Housekeeping beside the leader's steps: removes what no longer answers anybody. It has a connection to PostgreSQL of its
-//! own and short transactions, and what fails there (a right that is missing, a DELETE that takes too long, a command that
-//! Redis forbids) is logged and counted; the steps never wait for it, nor end because of it.
+//! Housekeeping: removes idempotency records and keys of finished epochs that no request needs any
+//! more.
+//!
+//! It runs beside the leader's steps, with its own connection to PostgreSQL and short transactions.
+//! Its failures (a missing right, a DELETE that takes too long, a command that Redis forbids) are
+//! logged and counted. The steps never wait for it and never fail because of it.
 
 use std::time::{Duration, Instant};
 
@@ -14,15 +17,16 @@ use crate::telemetry::metrics::HOUSEKEEPING_FAILURES;
 use crate::telemetry::repeated::Repeated;
 use crate::truth;
 
-/// How often old keys and records are looked for.
+/// Pause between two rounds while there is nothing more to remove.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
 /// Pause between two rounds while there is more to remove.
 const TIDY_PAUSE: Duration = Duration::from_millis(100);
-/// Idempotency records that one round removes at most: the locks on them are held for a moment only.
+/// Idempotency records that one round removes at most, so that their row locks are held only
+/// briefly.
 const TIDY_RECORDS: i64 = 5_000;
-/// A round that is too slow is tried again with half as many, down to this.
+/// A round that is too slow is retried with half as many records, down to this number.
 const TIDY_RECORDS_LEAST: i64 = 50;
-/// The longest that PostgreSQL works on one round.
+/// PostgreSQL's time limit for one round.
 const TIDY_STATEMENT_LIMIT: &str = "5s";
 
 /// The housekeeping of one cell.
@@ -36,7 +40,7 @@ pub struct Housekeeping {
     old_records: Task,
 }
 
-/// One kind of work.
+/// One kind of work, with its failures counted and logged.
 struct Task {
     failures: Counter,
     trouble: Repeated,
@@ -48,7 +52,7 @@ impl Task {
         Self { failures, trouble: Repeated::new(trouble) }
     }
 
-    /// Notes how a round went; returns what it yielded.
+    /// Records the outcome of a round; returns its result.
     fn note<T>(&mut self, outcome: Result<T, StepError>) -> Option<T> {
         match outcome {
             Ok(value) => {
@@ -71,7 +75,7 @@ impl Housekeeping {
             log,
             conn: None,
             records: TIDY_RECORDS,
-            old_epochs: Task::new("epochs", "keys of epochs that are over cannot be removed from Redis"),
+            old_epochs: Task::new("epochs", "keys of finished epochs cannot be removed from Redis"),
             old_records_in_redis: Task::new(
                 "redis_records",
                 "old idempotency records cannot be removed from Redis",
@@ -80,7 +84,7 @@ impl Housekeeping {
         }
     }
 
-    /// Goes on until it is dropped.
+    /// Runs until it is dropped.
     pub async fn run(mut self) {
         loop {
             let more = self.round().await;
@@ -88,7 +92,7 @@ impl Housekeeping {
         }
     }
 
-    /// Removes old records and keys; whether there is more.
+    /// Removes old records and keys. Returns whether there are more.
     pub async fn round(&mut self) -> bool {
         let meta = match self.log.meta().await {
             Ok(meta) => meta,
@@ -109,7 +113,8 @@ impl Housekeeping {
         let failed = outcome.is_err();
         let deleted = self.old_records.note(outcome);
         if failed {
-            // A statement that was cut off leaves its connection in doubt. A slow one may succeed on fewer rows.
+            // After a timeout, the state of the connection is unknown. A statement that was too
+            // slow may succeed on fewer rows.
             self.conn = None;
             if began.elapsed() > Duration::from_secs(1) && self.records > TIDY_RECORDS_LEAST {
                 self.records = (self.records / 2).max(TIDY_RECORDS_LEAST);
@@ -131,7 +136,7 @@ impl Housekeeping {
         let delete = sqlx::query(include_str!("sql/tidy_idempotency.sql")).bind(clock_ms).bind(self.records);
         let deleted = limited(delete.execute(&mut conn)).await?.rows_affected();
         if deleted < self.records.unsigned_abs() {
-            let _ = conn.close().await; // until the next look in minutes
+            let _ = conn.close().await; // the next round is minutes away
         } else {
             self.conn = Some(conn);
         }

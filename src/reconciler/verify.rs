@@ -1,17 +1,18 @@
-//! Is the gate the one that the cursor follows? Pure comparisons, no I/O.
+//! Compares the gate's `meta` with the cursor, and checks the chain of entries. Pure, no I/O.
 
 use super::cursor::Cursor;
 use crate::gate::cell::Meta;
 use crate::log::RawEntry;
 
-/// How a cell's `meta` stands to its cursor.
+/// How a cell's `meta` relates to its cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Comparison {
-    /// The same life of the cell, and Redis is at or past the cursor.
+    /// The same epoch, open, and Redis is at or past the cursor.
     Same,
-    /// The gate is missing, closed, or went back in time: build it anew from PostgreSQL.
+    /// The gate is missing, closed, or went back in time: rebuild it from PostgreSQL.
     Rebuild(String),
-    /// PostgreSQL is behind what the gate knows that it had: nothing opens by itself.
+    /// PostgreSQL is behind the position that the gate knows to be applied: nothing opens without
+    /// an operator.
     TruthWentBack(String),
 }
 
@@ -63,7 +64,7 @@ fn went_back(what: String) -> Comparison {
     ))
 }
 
-/// The entries that follow the cursor without a gap and with the chain intact.
+/// The entries that follow the cursor without a gap and with an intact chain.
 pub fn unbroken(cursor: &Cursor, entries: Vec<RawEntry>) -> Vec<RawEntry> {
     let (mut seq, mut tip) = (cursor.seq, cursor.tip.clone());
     entries

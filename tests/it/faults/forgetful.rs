@@ -59,7 +59,7 @@ pub async fn log_cut_before_the_cursor(seed: u64) -> Outcome {
     follower.signal(Signal::SIGCONT);
     assert_eq!(trial.rebuilt_after(epoch).await, epoch + 1);
     way.open();
-    assert!(follower.said("rebuilds the gate from PostgreSQL"), "the reconciler found it by itself");
+    assert!(follower.said("rebuilding the gate from PostgreSQL"), "the reconciler found it by itself");
     for witness in &trial.retired {
         witness.signal(Signal::SIGCONT);
     }
