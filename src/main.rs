@@ -121,9 +121,12 @@ enum Log {
         /// First entry to print
         #[arg(long)]
         seq: Option<u64>,
-        /// Number of entries at most
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-        limit: u64,
+        /// Lines to print at most, for entries and their facts
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        limit: u16,
+        /// Print one JSON object a line for each fact, or for an entry that cannot be read
+        #[arg(long)]
+        json: bool,
     },
     /// Leave out one fact of the entry that halted a cell: the last resort, when it can never go in
     Skip {
@@ -348,10 +351,16 @@ async fn run_clock(command: ClockCommand) -> Result<(), Failure> {
 
 async fn run_log(command: Log, format: LogFormat) -> Result<(), Failure> {
     match command {
-        Log::Show { servers, cell, seq, limit } => {
+        Log::Show { servers, cell, seq, limit, json } => {
             let mut conn = PgConnection::connect(&servers.database_url).await?;
             let reader = LogReader::connect(&servers.redis_url, cell).await?;
-            say(log::admin::show(&mut conn, &reader, seq, limit).await?.trim_end());
+            let which = log::admin::Which { from: seq, limit: limit.into(), json };
+            let listing = log::admin::show(&mut conn, &reader, which).await?;
+            if json {
+                listing.lines.iter().for_each(|line| say(line));
+            } else {
+                say(listing.to_string().trim_end());
+            }
         }
         Log::Skip { servers, cell, seq, fact, reason, report } => {
             logs::start(format, "rushgate=warn,fred=error");

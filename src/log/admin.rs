@@ -1,11 +1,14 @@
-//! `rushgate log show`: an operator looks at entries.
+//! `rushgate log show`: an operator looks at entries. No idempotency key is shown.
 
 use std::fmt;
 
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 
+use super::RawEntry;
 use super::reader::{LogError, LogReader};
-use super::{EntryError, RawEntry};
+use super::told::ToldFact;
+use crate::domain::rfc3339;
 use crate::reconciler::cursor::Cursor;
 
 /// Why entries were not shown.
@@ -17,13 +20,42 @@ pub enum LogAdminError {
     Log(#[from] LogError),
 }
 
-/// Entries of the epoch that Redis has, those after the cursor (or from `from`), as text.
-pub async fn show(
-    conn: &mut PgConnection,
-    log: &LogReader,
-    from: Option<u64>,
-    limit: u64,
-) -> Result<String, LogAdminError> {
+/// Which entries to list, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Which {
+    /// The first entry; `None`: the one after the cursor.
+    pub from: Option<u64>,
+    /// Lines of the listing.
+    pub limit: usize,
+    /// A JSON object for each fact instead of text.
+    pub json: bool,
+}
+
+/// Entries of the epoch that Redis has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Where the cell stands, for people; not counted by [`Which::limit`].
+    pub state: String,
+    pub lines: Vec<String>,
+    /// The entry at which the limit has cut the listing off.
+    pub cut_at: Option<u64>,
+}
+
+impl fmt::Display for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.state)?;
+        self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        match self.cut_at {
+            Some(seq) => {
+                writeln!(f, "--limit {} is reached: go on with --seq {seq}, or raise it", self.lines.len())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads the log and where PostgreSQL stands.
+pub async fn show(conn: &mut PgConnection, log: &LogReader, which: Which) -> Result<Listing, LogAdminError> {
     let cursor = Cursor::read(conn, log.cell).await?;
     let meta = log.meta().await?;
     let held = log.epochs().await?;
@@ -35,23 +67,34 @@ pub async fn show(
         std::cmp::Ordering::Greater => 0,
         std::cmp::Ordering::Less => Cursor::end_of(conn, log.cell, epoch).await?.unwrap_or(0),
     };
-    let after = from.map_or(applied, |seq| seq.saturating_sub(1));
-    let entries = log.after(epoch, after, limit).await?;
-    let mut text = format!("cell {}, epoch {epoch}, applied up to {applied}\n", log.cell);
-    text += &apart(log, epoch, &cursor).await?;
+    let after = which.from.map_or(applied, |seq| seq.saturating_sub(1));
+    // Each entry has a line at least; one more shows whether the limit has cut anything off.
+    let entries = log.after(epoch, after, which.limit as u64 + 1).await?;
+    let mut state = format!("cell {}, epoch {epoch}, applied up to {applied}\n", log.cell);
+    state += &apart(log, epoch, &cursor).await?;
     if let Some(reason) = &cursor.halted_reason {
-        text += &format!("HALTED: {reason}\n");
+        state += &format!("HALTED: {reason}\n");
     }
     if cursor.skipping {
-        text += "a fact is being skipped: what follows is applied by differences, then the gate is rebuilt\n";
+        state +=
+            "a fact is being skipped: what follows is applied by differences, then the gate is rebuilt\n";
     }
     if entries.is_empty() {
-        text += &format!("no entries after {after}\n");
+        state += &format!("no entries after {after}\n");
     }
+    let mut listing = Listing { state, ..Listing::default() };
     for entry in entries {
-        text += &format!("{}\n", Shown(&entry));
+        let lines = if which.json { as_json(log.cell, &entry) } else { as_text(&entry) };
+        let left = which.limit - listing.lines.len();
+        if lines.len() > left {
+            listing.cut_at = Some(entry.seq);
+        }
+        listing.lines.extend(lines.into_iter().take(left));
+        if listing.cut_at.is_some() {
+            break;
+        }
     }
-    Ok(text)
+    Ok(listing)
 }
 
 /// What it means that Redis and PostgreSQL are in different epochs.
@@ -75,23 +118,63 @@ async fn apart(log: &LogReader, epoch: u64, cursor: &Cursor) -> Result<String, L
     })
 }
 
-/// An entry for people to read: a fact a line, with the number by which it can be named. Without idempotency keys.
-struct Shown<'a>(&'a RawEntry);
+/// An entry for people: a line of its own, and one for each fact, with the number that names it.
+fn as_text(raw: &RawEntry) -> Vec<String> {
+    let RawEntry { epoch, seq, payload, tip, .. } = raw;
+    let head = format!("{epoch}-{seq}  tip {tip}  {} bytes", payload.len());
+    let entry = match raw.decode() {
+        Ok(entry) => entry,
+        Err(e) => return vec![head, format!("    {e}")],
+    };
+    let fact = |(at, fact): (usize, ToldFact)| {
+        format!(
+            "    fact {}  {}  {}  {}",
+            at + 1,
+            fact.kind,
+            fact.user_id.as_deref().unwrap_or("-"),
+            fact.told
+        )
+    };
+    let decided = format!("{head}  decided {}", rfc3339(entry.decided_at));
+    std::iter::once(decided).chain(entry.facts.told().into_iter().enumerate().map(fact)).collect()
+}
 
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RawEntry { epoch, seq, payload, tip, .. } = self.0;
-        write!(f, "{epoch}-{seq}  tip {tip}  {} bytes  ", payload.len())?;
-        match self.0.decode() {
-            Ok(entry) => {
-                write!(f, "decided {}", crate::domain::rfc3339(entry.decided_at))?;
-                entry.facts.told().iter().enumerate().try_for_each(|(at, fact)| {
-                    let user = fact.user_id.as_deref().unwrap_or("-");
-                    write!(f, "\n    fact {}  {}  {user}  {}", at + 1, fact.kind, fact.told)
-                })
-            }
-            Err(EntryError::Decode(e)) => write!(f, "\n    cannot be decoded: {e}"),
-            Err(e) => write!(f, "\n    {e}"),
+/// An entry for programs: one object for each fact, or one with the cause if it cannot be decoded.
+/// Members have the names that they have in the reports of `log skip` and `rebuild`.
+fn as_json(cell: u32, raw: &RawEntry) -> Vec<String> {
+    let RawEntry { epoch, seq, payload, tip, .. } = raw;
+    let object = |rest: Value| {
+        let mut all = json!({ "cell": cell, "entry": format!("{epoch}-{seq}"), "epoch": epoch, "seq": seq, "tip": tip });
+        if let (Value::Object(all), Value::Object(rest)) = (&mut all, rest) {
+            all.extend(rest);
         }
+        all.to_string()
+    };
+    let entry = match raw.decode() {
+        Ok(entry) => entry,
+        Err(e) => return vec![object(json!({ "bytes": payload.len(), "error": e.to_string() }))],
+    };
+    let decided_at = rfc3339(entry.decided_at);
+    let fact = |(at, fact): (usize, ToldFact)| {
+        let ToldFact { kind, user_id, id, keyed, told } = fact;
+        object(json!({ "decided_at": decided_at, "fact": at + 1, "kind": kind, "user_id": user_id, "id": id,
+            "answered": told, "idempotency_key": keyed }))
+    };
+    entry.facts.told().into_iter().enumerate().map(fact).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_one_object_with_the_cause() {
+        let raw = RawEntry { epoch: 2, seq: 7, payload: vec![0xc1], tip: "aa".into(), traces: vec![] };
+        let lines: Vec<Value> =
+            as_json(0, &raw).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 1);
+        assert_eq!((&lines[0]["entry"], &lines[0]["bytes"]), (&json!("2-7"), &json!(1)));
+        assert!(lines[0]["error"].as_str().unwrap().contains("cannot be decoded"));
+        assert_eq!(as_text(&raw).len(), 2);
     }
 }

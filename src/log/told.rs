@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::fact::{
-    CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
-    WalletCharged,
+    CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, PlacedLine, ProductPut, StockAdjusted,
+    TemplatePut, WalletCharged,
 };
 use crate::domain::rfc3339;
 
@@ -26,125 +26,69 @@ pub trait Told: Clone + PartialEq + Serialize {
     fn told(&self) -> Value;
 }
 
-impl Told for CouponIssued {
-    const KIND: &'static str = "coupon";
-    fn user_id(&self) -> Option<&str> {
-        Some(&self.user_id)
-    }
-    fn id(&self) -> Option<Uuid> {
-        Some(self.coupon_id.0)
-    }
-    fn idempotency(&self) -> Option<&Idempotency> {
-        self.idempotency.as_ref()
-    }
-    fn told(&self) -> Value {
-        json!({
-            "coupon_id": self.coupon_id.0, "template_id": self.template_id, "serial": self.serial,
-            "issued_at": rfc3339(self.issued_at), "expires_at": rfc3339(self.expires_at),
-        })
-    }
+/// Implements [`Told`]: the kind, the fields with user and id (if it has them), the answer's members.
+macro_rules! told {
+    ($fact:ident, $kind:literal $(, user: $user:ident, id: $id:ident)?; |$it:ident| $told:tt) => {
+        impl Told for $fact {
+            const KIND: &'static str = $kind;
+            $(
+                fn user_id(&self) -> Option<&str> {
+                    Some(&self.$user)
+                }
+                fn id(&self) -> Option<Uuid> {
+                    Some(self.$id.0)
+                }
+            )?
+            fn idempotency(&self) -> Option<&Idempotency> {
+                self.idempotency.as_ref()
+            }
+            fn told(&self) -> Value {
+                let $it = self;
+                json!($told)
+            }
+        }
+    };
 }
 
-impl Told for WalletCharged {
-    const KIND: &'static str = "charge";
-    fn user_id(&self) -> Option<&str> {
-        Some(&self.user_id)
-    }
-    fn id(&self) -> Option<Uuid> {
-        Some(self.charge_id.0)
-    }
-    fn idempotency(&self) -> Option<&Idempotency> {
-        self.idempotency.as_ref()
-    }
-    fn told(&self) -> Value {
-        json!({
-            "charge_id": self.charge_id.0, "amount": self.amount, "balance": self.balance_after,
-            "charged_at": rfc3339(self.charged_at),
-        })
-    }
-}
+told!(CouponIssued, "coupon", user: user_id, id: coupon_id; |it| {
+    "coupon_id": it.coupon_id.0, "template_id": it.template_id, "serial": it.serial,
+    "issued_at": rfc3339(it.issued_at), "expires_at": rfc3339(it.expires_at),
+});
 
-impl Told for OrderPlaced {
-    const KIND: &'static str = "order";
-    fn user_id(&self) -> Option<&str> {
-        Some(&self.user_id)
-    }
-    fn id(&self) -> Option<Uuid> {
-        Some(self.order_id.0)
-    }
-    fn idempotency(&self) -> Option<&Idempotency> {
-        self.idempotency.as_ref()
-    }
-    fn told(&self) -> Value {
-        let items: Vec<Value> = self
-            .lines
-            .iter()
-            .map(|line| json!({ "product_id": line.product_id, "quantity": line.quantity, "amount": line.amount }))
-            .collect();
-        json!({
-            "order_id": self.order_id.0, "items": items, "subtotal": self.subtotal, "discount": self.discount,
-            "total": self.total, "coupon_id": self.coupon_id.map(|id| id.0), "balance": self.balance_after,
-            "ordered_at": rfc3339(self.ordered_at),
-        })
-    }
-}
+told!(WalletCharged, "charge", user: user_id, id: charge_id; |it| {
+    "charge_id": it.charge_id.0, "amount": it.amount, "balance": it.balance_after,
+    "charged_at": rfc3339(it.charged_at),
+});
 
-impl Told for OrderCancelled {
-    const KIND: &'static str = "cancellation";
-    fn user_id(&self) -> Option<&str> {
-        Some(&self.user_id)
-    }
-    fn id(&self) -> Option<Uuid> {
-        Some(self.order_id.0)
-    }
-    fn idempotency(&self) -> Option<&Idempotency> {
-        self.idempotency.as_ref()
-    }
-    fn told(&self) -> Value {
-        json!({
-            "order_id": self.order_id.0, "refund": self.refund, "coupon_id": self.coupon_id.map(|id| id.0),
-            "coupon_returned": self.coupon_returned, "balance": self.balance_after,
-            "cancelled_at": rfc3339(self.cancelled_at),
-        })
-    }
-}
+told!(OrderPlaced, "order", user: user_id, id: order_id; |it| {
+    "order_id": it.order_id.0, "items": items(&it.lines), "subtotal": it.subtotal, "discount": it.discount,
+    "total": it.total, "coupon_id": it.coupon_id.map(|id| id.0), "balance": it.balance_after,
+    "ordered_at": rfc3339(it.ordered_at),
+});
 
-impl Told for ProductPut {
-    const KIND: &'static str = "product";
-    fn idempotency(&self) -> Option<&Idempotency> {
-        self.idempotency.as_ref()
-    }
-    fn told(&self) -> Value {
-        json!({
-            "product_id": self.product_id, "name": self.name, "price": self.price, "status": self.status.as_str(),
-            "stock": self.stock_after, "created": self.created,
-        })
-    }
-}
+told!(OrderCancelled, "cancellation", user: user_id, id: order_id; |it| {
+    "order_id": it.order_id.0, "refund": it.refund, "coupon_id": it.coupon_id.map(|id| id.0),
+    "coupon_returned": it.coupon_returned, "balance": it.balance_after,
+    "cancelled_at": rfc3339(it.cancelled_at),
+});
 
-impl Told for StockAdjusted {
-    const KIND: &'static str = "stock";
-    fn idempotency(&self) -> Option<&Idempotency> {
-        self.idempotency.as_ref()
-    }
-    fn told(&self) -> Value {
-        json!({
-            "product_id": self.product_id, "delta": self.delta, "reason": self.reason, "stock": self.stock_after,
-        })
-    }
-}
+told!(ProductPut, "product"; |it| {
+    "product_id": it.product_id, "name": it.name, "price": it.price, "status": it.status.as_str(),
+    "stock": it.stock_after, "created": it.created,
+});
 
-impl Told for TemplatePut {
-    const KIND: &'static str = "template";
-    fn idempotency(&self) -> Option<&Idempotency> {
-        self.idempotency.as_ref()
-    }
-    fn told(&self) -> Value {
-        json!({
-            "template_id": self.template_id, "name": self.terms.name, "max_issued": self.terms.max_issued,
-            "issued": self.issued, "created": self.created,
-        })
-    }
+told!(StockAdjusted, "stock"; |it| {
+    "product_id": it.product_id, "delta": it.delta, "reason": it.reason, "stock": it.stock_after,
+});
+
+told!(TemplatePut, "template"; |it| {
+    "template_id": it.template_id, "name": it.terms.name, "max_issued": it.terms.max_issued,
+    "issued": it.issued, "created": it.created,
+});
+
+fn items(lines: &[PlacedLine]) -> Vec<Value> {
+    let item = |line: &PlacedLine| json!({ "product_id": line.product_id, "quantity": line.quantity, "amount": line.amount });
+    lines.iter().map(item).collect()
 }
 
 /// One fact of an entry as it was told.
@@ -171,17 +115,24 @@ impl ToldFact {
     }
 }
 
+/// The same expression for the facts of any kind.
+macro_rules! of_any_kind {
+    ($facts:expr, $all:ident => $do:expr) => {
+        match $facts {
+            Facts::CouponsIssued($all) => $do,
+            Facts::WalletsCharged($all) => $do,
+            Facts::OrdersPlaced($all) => $do,
+            Facts::OrdersCancelled($all) => $do,
+            Facts::ProductsPut($all) => $do,
+            Facts::StocksAdjusted($all) => $do,
+            Facts::TemplatesPut($all) => $do,
+        }
+    };
+}
+
 impl Facts {
     pub fn len(&self) -> usize {
-        match self {
-            Self::CouponsIssued(all) => all.len(),
-            Self::WalletsCharged(all) => all.len(),
-            Self::OrdersPlaced(all) => all.len(),
-            Self::OrdersCancelled(all) => all.len(),
-            Self::ProductsPut(all) => all.len(),
-            Self::StocksAdjusted(all) => all.len(),
-            Self::TemplatesPut(all) => all.len(),
-        }
+        of_any_kind!(self, all => all.len())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -190,30 +141,11 @@ impl Facts {
 
     /// Keeps the first `len` facts.
     pub fn truncate(&mut self, len: usize) {
-        match self {
-            Self::CouponsIssued(all) => all.truncate(len),
-            Self::WalletsCharged(all) => all.truncate(len),
-            Self::OrdersPlaced(all) => all.truncate(len),
-            Self::OrdersCancelled(all) => all.truncate(len),
-            Self::ProductsPut(all) => all.truncate(len),
-            Self::StocksAdjusted(all) => all.truncate(len),
-            Self::TemplatesPut(all) => all.truncate(len),
-        }
+        of_any_kind!(self, all => all.truncate(len));
     }
 
     /// What was told of each, in their order.
     pub fn told(&self) -> Vec<ToldFact> {
-        fn all<T: Told>(facts: &[T]) -> Vec<ToldFact> {
-            facts.iter().map(ToldFact::new).collect()
-        }
-        match self {
-            Self::CouponsIssued(facts) => all(facts),
-            Self::WalletsCharged(facts) => all(facts),
-            Self::OrdersPlaced(facts) => all(facts),
-            Self::OrdersCancelled(facts) => all(facts),
-            Self::ProductsPut(facts) => all(facts),
-            Self::StocksAdjusted(facts) => all(facts),
-            Self::TemplatesPut(facts) => all(facts),
-        }
+        of_any_kind!(self, all => all.iter().map(ToldFact::new).collect())
     }
 }

@@ -333,7 +333,8 @@ async fn a_poison_entry_halts_the_cell_and_is_skipped_by_hand() {
 
     let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
     let reader = LogReader::connect(&shop.servers.redis_url, 0).await.unwrap();
-    let shown = log::admin::show(&mut conn, &reader, None, 5).await.unwrap();
+    let which = log::admin::Which { from: None, limit: 20, json: false };
+    let shown = log::admin::show(&mut conn, &reader, which).await.unwrap().to_string();
     assert!(shown.contains("HALTED") && shown.contains("cat"), "{shown}");
     let poison = shop.meta().await.seq - 2;
     let mut operator = shop.second_reconciler().await;

@@ -10,6 +10,7 @@ use rushgate::reconciler::quarantine::{self, Choice};
 use rushgate::reconciler::{Reconciler, SkipError, Step};
 use sqlx::{Connection, PgConnection, PgPool};
 
+use crate::cluster::Settings;
 use crate::shop::*;
 use crate::truth::{self, execute, number};
 
@@ -173,9 +174,8 @@ async fn of_a_batch_only_the_named_fact_is_left_out() {
     let command = reason.split("rushgate log skip ").nth(1).unwrap();
     let words: Vec<&str> = command.trim_end_matches('`').split(' ').collect();
     let (seq, fact): (u64, usize) = (words[1].parse().unwrap(), words[3].parse().unwrap());
-    let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
     let reader = LogReader::connect(&shop.servers.redis_url, 0).await.unwrap();
-    let shown = log::admin::show(&mut conn, &reader, None, 1).await.unwrap();
+    let shown = show(&shop).await;
     let line = shown.lines().find(|line| line.contains(&format!("    fact {fact} "))).unwrap();
     assert!(line.contains("u29") && shown.contains("HALTED"), "{shown}");
     let facts = reader.after(1, seq - 1, 1).await.unwrap()[0].decode().unwrap().facts.len();
@@ -184,6 +184,52 @@ async fn of_a_batch_only_the_named_fact_is_left_out() {
     assert_eq!(rows(&shop.pool).await, [row("skipped", "charge", "u29")]);
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM wallet_entries").await, 39);
     shop.assert_audit_clean().await;
+}
+
+/// `rushgate log show` for people and for programs; the limit counts lines, and no key is shown.
+#[tokio::test]
+async fn log_show_prints_as_many_lines_as_it_is_allowed_and_json_where_it_is_asked_for() {
+    let shop = Shop::open().await;
+    let charges = (1..=30).map(|n| {
+        let charge = ChargeWallet { user_id: user("ann"), amount: n };
+        shop.gate.charge_wallet(charge, key("ann", &format!("the key {n}")), soon())
+    });
+    let told = futures::future::join_all(charges).await;
+    assert!(told.into_iter().all(|told| told.unwrap().is_ok()));
+    let settings = Settings::default()
+        .with("RUSHGATE_REDIS_URL", &shop.servers.redis_url)
+        .with("RUSHGATE_DATABASE_URL", &shop.servers.database_url);
+    let show = async |limit: &str, more: &[&str]| {
+        let args = [&["log", "show", "--limit", limit], more].concat();
+        let shown = settings.run(&args).await.assert_success().stdout;
+        assert!(!shown.contains("the key"), "keys are secrets: {shown}");
+        shown
+    };
+
+    let json = show("1000", &["--json", "--seq", "1"]).await;
+    let facts: Vec<serde_json::Value> =
+        json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut amounts: Vec<u64> =
+        facts.iter().map(|fact| fact["answered"]["amount"].as_u64().unwrap()).collect();
+    amounts.sort_unstable();
+    assert_eq!(amounts, (1..=30).collect::<Vec<u64>>(), "one line for each fact: {json}");
+    for fact in &facts {
+        let (epoch, seq) = (fact["epoch"].as_u64().unwrap(), fact["seq"].as_u64().unwrap());
+        assert_eq!((&fact["cell"], &fact["entry"]), (&0.into(), &format!("{epoch}-{seq}").into()));
+        assert_eq!((&fact["kind"], &fact["user_id"]), (&"charge".into(), &"ann".into()));
+        assert_eq!((&fact["idempotency_key"], &fact["id"]), (&true.into(), &fact["answered"]["charge_id"]));
+    }
+    let batch = facts.iter().find(|fact| fact["fact"].as_u64() > Some(4)).expect("a batch is one entry");
+    let seq = batch["seq"].as_u64().unwrap();
+    let some = show("3", &["--json", "--seq", "1"]).await;
+    assert_eq!(some.lines().collect::<Vec<_>>(), json.lines().take(3).collect::<Vec<_>>());
+
+    let lines =
+        |text: &str| text.lines().filter(|line| line.contains("fact ") || line.contains("tip ")).count();
+    let text = show("1000", &["--seq", "1"]).await;
+    assert!(lines(&text) > 30 && !text.contains("is reached"), "{text}");
+    let some = show("4", &["--seq", &seq.to_string()]).await;
+    assert!(lines(&some) == 4 && some.contains(&format!("go on with --seq {seq}")), "{some}");
 }
 
 /// With nothing skipped, applying by differences writes what applying by after-images writes.
@@ -347,7 +393,8 @@ async fn a_log_that_begins_where_a_restored_postgresql_stands_is_applied() {
 async fn show(shop: &Shop) -> String {
     let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
     let reader = LogReader::connect(&shop.servers.redis_url, 0).await.unwrap();
-    log::admin::show(&mut conn, &reader, None, 20).await.unwrap()
+    let which = log::admin::Which { from: None, limit: 200, json: false };
+    log::admin::show(&mut conn, &reader, which).await.unwrap().to_string()
 }
 
 #[tokio::test]
