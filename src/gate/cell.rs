@@ -1,4 +1,10 @@
-//! What one instance knows of a cell: its epoch, the highest `seq` seen, the watermark and the gate's clock.
+//! The state of a cell as one instance knows it: its epoch, the highest `seq` seen, the watermark
+//! and the gate's clock.
+//!
+//! A [`Cell`] holds the connections and this state. Every reply of a script updates it
+//! ([`Cell::learn_from`]). Before each call, [`Cell::pass`] turns it into a [`Pass`]: a [`View`]
+//! for the script and the fence's lease. The functions outside of `Cell` read or close a cell
+//! without that state.
 
 use ::metrics::Gauge;
 use fred::interfaces::HashesInterface;
@@ -19,31 +25,31 @@ use crate::domain::TimestampMs;
 use crate::log::wire;
 use crate::telemetry::metrics;
 
-/// Pause between two looks at the watermark while somebody waits for it.
+/// The interval of watermark reads while a request waits for it.
 const WATERMARK_POLL: Duration = Duration::from_millis(3);
 
-/// Why nothing is decided by a clock that was set far forward.
-pub const CLOCK_AHEAD: &str = "Redis' clock is far ahead of this machine's: set the wrong one right, then see `rushgate clock \
-                               show`";
+/// The reason for refusing decisions while Redis' clock is too far ahead.
+pub const CLOCK_AHEAD: &str = "Redis' clock is far ahead of this machine's: correct the wrong one, then run \
+                               `rushgate clock show`";
 
-/// MessagePack of an empty list.
+/// An empty list in MessagePack.
 const EMPTY_LIST: u8 = 0x90;
 
-/// The gate's clock when a reply came.
+/// The clocks at the time of a reply.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
     now_ms: TimestampMs,
     time_ms: TimestampMs,
-    /// By how much the server's clock was ahead of this machine's.
+    /// The server's clock minus this machine's clock.
     ahead_ms: i64,
     received: Instant,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// 0: not known yet.
+    /// 0 until the first reply.
     epoch: u64,
-    /// When this epoch was heard of first.
+    /// When this epoch was first received.
     learned: Option<Instant>,
     seen_seq: u64,
     /// The tip of the entry `seen_seq`.
@@ -52,18 +58,18 @@ struct Known {
     clock: Option<Clock>,
 }
 
-/// What allows a call: as long as its lease lasts, and on the server that PostgreSQL names.
+/// The permission for a call: until the end of the lease, on the server that PostgreSQL names.
 #[derive(Clone, Debug)]
 pub struct Pass {
     pub view: View,
-    /// Run id of the gate's server; `None`: any.
+    /// The run id of the server that is the gate; `None`: any server.
     pub gate: Option<String>,
     pub until: Instant,
-    /// The same on the server's clock, rather early.
+    /// `until` on the server's clock, never later than that.
     pub until_ms: TimestampMs,
 }
 
-/// What a script call needs to know of the cell.
+/// The state of a cell that a script call needs.
 #[derive(Clone, Debug)]
 pub struct View {
     pub epoch: u64,
@@ -74,8 +80,8 @@ pub struct View {
 }
 
 impl View {
-    /// `at` on the server's clock, in milliseconds: an estimate that is never ahead of it, so that deadlines come
-    /// rather early.
+    /// `at` on the server's clock, in milliseconds. The estimate is never ahead of that clock, so a
+    /// deadline comes too early rather than too late.
     pub fn server_time(&self, at: Instant) -> TimestampMs {
         let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX / 2);
         match at.checked_duration_since(self.clock.received) {
@@ -88,13 +94,13 @@ impl View {
         self.clock.received.elapsed() < FENCE_CLOCK_AGE
     }
 
-    /// What the gate would date a fact by, now.
+    /// The time by which the gate would date a fact now.
     pub fn now(&self) -> TimestampMs {
         self.server_time(Instant::now()).max(self.clock.now_ms)
     }
 }
 
-/// The `meta` key of a cell, as read at one moment.
+/// The `meta` key of a cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     pub epoch: u64,
@@ -119,7 +125,7 @@ impl Meta {
         const FIELDS: [&str; 8] = ["epoch", "seq", "tip", "applied", "clock", "state", "reason", "claim"];
         let values: Vec<Option<String>> =
             match client.with_options(&once()).hmget(Keys::meta(cell), FIELDS.to_vec()).await {
-                // no gate of ours; a rebuild puts one in its place
+                // Not a gate of Rushgate; a rebuild replaces the key.
                 Err(e) if e.details().starts_with("WRONGTYPE") => return Ok(Self::default()),
                 other => other?,
             };
@@ -139,13 +145,13 @@ impl Meta {
     }
 }
 
-/// Closes a cell if it is open in this epoch: from now on every script refuses.
+/// Closes a cell if it is open in this epoch. From then on every script refuses.
 pub async fn close(client: &Client, cell: u32, epoch: u64, reason: &str) -> Result<(), Error> {
     close_as(client, cell, epoch, reason, "").await
 }
 
-/// Closes a cell whose Redis does not hold the entry that a caller has seen. It is looked for once more, there: who found it
-/// missing may have asked another server than this one.
+/// Closes a cell whose Redis does not hold an entry that this instance has seen. The script checks
+/// for the entry once more, since the entry may have been missing on another server than this one.
 async fn close_behind(client: &Client, cell: u32, epoch: u64, seen: (u64, &str)) -> Result<(), Error> {
     let keys = vec![Keys::meta(cell), Keys::new(cell, epoch).log()];
     let reason = "Redis went back in time";
@@ -157,8 +163,8 @@ async fn close_behind(client: &Client, cell: u32, epoch: u64, seen: (u64, &str))
     Ok(())
 }
 
-/// Closes a cell that only an operator can open. Whoever asks why must be told that, also where it was closed before
-/// for another reason, or a rebuild has died there.
+/// Closes a cell that needs an operator. The instruction replaces any earlier reason, also that of
+/// a cell that was closed before or of a rebuild that has died, so that every status shows it.
 pub async fn stop(client: &Client, cell: u32, epoch: u64, instruction: &str) -> Result<(), Error> {
     close_as(client, cell, epoch, instruction, "over").await
 }
@@ -172,27 +178,27 @@ async fn close_as(client: &Client, cell: u32, epoch: u64, reason: &str, how: &st
     Ok(())
 }
 
-/// One cell as an instance sees it.
+/// One cell, as known to this instance.
 pub struct Cell {
     pub number: u32,
-    /// The connection of decisions.
+    /// The connection for decisions.
     pub writer: Vetted,
-    /// The connection of reads, so that they do not queue behind decisions.
+    /// The connection for reads, so that they do not queue behind decisions.
     pub reader: Client,
     pub writes: WriteState,
     known: Mutex<Known>,
     watermark: watch::Sender<(u64, u64)>,
     watched: Notify,
     pub fence: CellFence,
-    /// PostgreSQL names another epoch or gate than when the connections were last looked at.
+    /// The epoch or gate in PostgreSQL has changed since the connections were last probed.
     pub probe_due: AtomicBool,
-    /// By how much the gate's clock is ahead of this machine's.
+    /// The gate's clock minus this machine's clock.
     clock_ahead: Gauge,
 }
 
 impl Cell {
     pub fn new(number: u32, writer: Vetted, reader: Client, fence: CellFence) -> Self {
-        let _ = metrics::CELL_CLOSES.counter_of_cell(number); // stands at 0 until there is something to count
+        let _ = metrics::CELL_CLOSES.counter_of_cell(number); // registers the counter at 0
         Self {
             number,
             writer,
@@ -207,12 +213,13 @@ impl Cell {
         }
     }
 
-    /// What the next call is allowed; asks PostgreSQL or Redis first where what is known is not enough.
+    /// Obtains the permission for the next call. Reads PostgreSQL or Redis first if the known state
+    /// is not sufficient.
     pub async fn pass(&self) -> Result<Pass, GateError> {
         for round in 0..=GATE_REPEATS {
             let (view, now) = (self.view().await?, Instant::now());
             match self.fence.judge(now, view.epoch, view.learned) {
-                // A batch needs some time to be decided in.
+                // The rest of the lease must be long enough for a batch to be decided.
                 Verdict::Decide { until, seen: true, .. }
                     if round == 0 && until < now + FENCE_LEASE_LEAST =>
                 {
@@ -221,12 +228,13 @@ impl Cell {
                 Verdict::Decide { until, until_ms: Some(until_ms), gate, .. } => {
                     return Ok(Pass { view, gate, until, until_ms });
                 }
-                // Without PostgreSQL there is no lease that a frozen process might outlive.
+                // While PostgreSQL is unreachable, an instance in `available` mode has no real
+                // lease that a frozen process could outlive, so an estimated end is enough.
                 Verdict::Decide { until, gate, seen: false, .. } => {
                     let until_ms = view.server_time(until);
                     return Ok(Pass { view, gate, until, until_ms });
                 }
-                // The look began when the gate's clock was not known.
+                // The server's clock was not known when the look began.
                 Verdict::Decide { .. } => {
                     self.refresh().await?;
                     self.fence.instance.look().await;
@@ -238,7 +246,7 @@ impl Cell {
                     self.fence.instance.look().await;
                 }
                 Verdict::Over(later) => {
-                    // After a rebuild the new epoch may be open here already.
+                    // After a rebuild the new epoch may already be open here.
                     self.refresh().await?;
                     let epoch = self.view().await?.epoch;
                     if epoch < later {
@@ -248,43 +256,45 @@ impl Cell {
                 Verdict::Refuse(why) => return Err(GateError::Unavailable(why)),
             }
         }
-        Err(GateError::Unavailable("PostgreSQL's cursors could not be looked at in time".into()))
+        Err(GateError::Unavailable("PostgreSQL's cursors could not be read in time".into()))
     }
 
-    /// `at` on the gate's clock, if that was heard of lately.
+    /// `at` on the server's clock, if a recent reply has shown that clock.
     pub fn server_time_at(&self, at: Instant) -> Option<TimestampMs> {
         let view = self.known_view().filter(View::is_fresh)?;
         Some(view.server_time(at))
     }
 
-    /// Whether the fence keeps the cell from deciding.
+    /// Whether the fence refuses decisions in this cell.
     pub fn is_refused(&self) -> bool {
         self.refusal().is_some()
     }
 
-    /// Whether the server's clock is too far ahead to decide by.
+    /// Whether the server's clock is too far ahead for decisions.
     pub async fn clock_jumped(&self) -> bool {
         let jumped = || {
             let ahead = self.known_view().map_or(0, |view| view.clock.ahead_ms);
             ahead > CLOCK_JUMP_LIMIT.as_millis() as i64
         };
-        // It may have been set right since; nobody asks an instance that is not ready.
+        // The clock may have been corrected since. An instance that is not ready gets no requests
+        // whose replies would show that, so this asks.
         jumped() && (self.refresh().await.is_err() || jumped())
     }
 
-    /// Why.
+    /// Why the fence refuses decisions in this cell; `None` if it does not.
     pub fn refusal(&self) -> Option<String> {
         self.fence.trouble(self.known_view()?.epoch)
     }
 
-    /// Finds out where both connections lead; closes the gate there if its epoch is over.
+    /// Asks on both connections which server they lead to. Closes the gate there if its epoch is
+    /// over.
     pub async fn probe(&self) {
         let known = || self.known_view().map_or(0, |view| view.epoch);
         let before = known();
         let ask = || futures::future::join(self.refresh_on(Side::Reader), self.refresh_on(Side::Writer));
-        let _ = ask().await; // Redis may be away; what it answered is noted
+        let _ = ask().await; // an unreachable Redis is no error here; any answer has been recorded
         if known() != before {
-            let _ = ask().await; // which server decides in the epoch that was heard of just now
+            let _ = ask().await; // the gate of a newly received epoch can be checked only now
         }
         let Some(View { epoch, learned, .. }) = self.known_view() else { return };
         if let Verdict::Over(later) = self.fence.judge(Instant::now(), epoch, learned) {
@@ -292,11 +302,11 @@ impl Cell {
         }
     }
 
-    /// Makes both connections anew: their addresses may lead elsewhere by now.
+    /// Reconnects both clients: the address may lead to another server by now.
     pub async fn reconnect(&self) {
         for client in [&self.writer.client, &self.reader] {
             if let Err(error) = client.force_reconnection().await {
-                tracing::debug!(cell = self.number, %error, "cannot connect anew");
+                tracing::debug!(cell = self.number, %error, "cannot reconnect to Redis");
             }
         }
     }
@@ -308,12 +318,13 @@ impl Cell {
         }
     }
 
-    /// The present view; asks Redis first when there is none.
+    /// The current view. Asks Redis first if nothing is known yet.
     pub async fn view(&self) -> Result<View, GateError> {
         match self.known_view() {
             Some(view) => Ok(view),
             None => {
-                // Boxed: only the first call comes here, and the future of every order would carry it.
+                // Boxed: only the first call gets here, but the future of every order would carry
+                // its size.
                 Box::pin(self.refresh()).await?;
                 self.known_view().ok_or_else(|| GateError::Unavailable("the gate is not built yet".into()))
             }
@@ -326,7 +337,8 @@ impl Cell {
         (epoch > 0).then_some(View { epoch, learned: learned?, seen_seq, seen_tip, clock: clock? })
     }
 
-    /// Asks Redis where the cell stands, and whether it still holds what this instance has seen.
+    /// Reads the cell's place from Redis, and lets the script check that its log still holds the
+    /// entry that this instance has seen.
     pub async fn refresh(&self) -> Result<Place, GateError> {
         self.refresh_on(Side::Reader).await
     }
@@ -372,13 +384,14 @@ impl Cell {
         }
     }
 
-    /// Takes over what a script's reply tells.
+    /// Updates the known state from a script's reply.
     pub fn learn_from(&self, reply: &Reply) {
         match reply {
             Reply::Decided(decided) => self.learn(&decided.place, true),
-            // nothing of a Redis that went back in time is to be believed
+            // A Redis that went back in time, or is not the gate, is no source of state.
             Reply::Refused(refused) if ["behind", "elsewhere"].contains(&refused.why.as_str()) => {}
-            // a closed cell's or another epoch's log was not compared with what was seen
+            // For a closed cell or another epoch, the script has not compared the log with the
+            // entry seen, so only the epoch and the clock are taken.
             Reply::Refused(refused) => self.learn(&refused.place, false),
         }
     }
@@ -408,20 +421,20 @@ impl Cell {
         self.watermark.send_if_modified(|old| std::mem::replace(old, mark) != mark);
     }
 
-    /// Asks Redis whether it takes writes, without writing.
+    /// Asks Redis whether it accepts writes, without writing.
     pub async fn probe_writes(&self) {
         let asked = PROBE_WRITES.call(&self.writer.client, vec![Keys::meta(self.number)], vec![]).await;
         self.writes.learn(self.number, asked.as_ref().map(|_| ()).map_err(|e| e.details()));
     }
 
-    /// Closes the cell where this connection leads, if the entry that was seen is not there.
+    /// Closes the cell on the server of this connection, if the entry seen is not there.
     pub async fn close_behind(&self, side: Side, epoch: u64, seen: (u64, &str)) {
         if let Err(e) = close_behind(self.client(side), self.number, epoch, seen).await {
             tracing::error!(cell = self.number, epoch, error = %e, "could not close the cell");
         }
     }
 
-    /// Closes the cell, so that the reconciler verifies it or builds it anew.
+    /// Closes the cell, so that the reconciler verifies or rebuilds it.
     pub async fn close(&self, epoch: u64, reason: &str) {
         if let Err(e) = close(&self.writer.client, self.number, epoch, reason).await {
             tracing::error!(cell = self.number, epoch, reason, error = %e, "could not close the cell");
@@ -449,11 +462,11 @@ impl Cell {
         tokio::time::timeout_at(deadline.into(), reached).await.unwrap_or(Err(NotApplied::TimedOut))
     }
 
-    /// Keeps the watermark fresh while somebody waits for it; ends with the process.
+    /// Polls the watermark while a request waits for it. Never returns.
     pub async fn follow_watermark(&self) {
         loop {
             self.watched.notified().await;
-            // One waiter may have gone, another come: look on as long as anybody listens.
+            // The waiter that notified may be gone and another one there: poll while there is any.
             while self.watermark.receiver_count() > 0 {
                 if let Err(e) = self.refresh().await {
                     tracing::debug!(cell = self.number, error = %e, "cannot read the watermark");

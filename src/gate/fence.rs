@@ -1,11 +1,16 @@
 //! The fence: an instance decides only while PostgreSQL names its Redis as the cell's gate.
 //!
-//! `cell_cursors` holds the cell's epoch and the run id of the one Redis server that decides in it. [`Watcher`] reads it at
-//! least every `FENCE_LOOK_EVERY`. Each look gives a *lease*: for `FENCE_LEASE` from its beginning the instance may decide
-//! in that epoch on that server. The lease goes with every batch, as a moment on the gate's clock that the script holds
-//! against its own, so that a batch that is late (a frozen process, a stalled network) is refused by the old Redis, too.
-//! A rebuild on another server moves the row, waits until every lease is over, and only then opens. docs/architecture.md
+//! The table `cell_cursors` holds each cell's epoch and the run id of the one Redis server that
+//! decides in that epoch. [`Watcher`] reads it at least every `FENCE_LOOK_EVERY`; one such read is
+//! a *look*. Each look grants a *lease*: for `FENCE_LEASE` from the look's beginning, the instance
+//! may decide in that epoch on that server. Every batch carries the end of the lease as a time on
+//! the server's clock, and the script compares it with that clock. So a batch that arrives late (a
+//! frozen process, a stalled network) is refused by the old Redis, too. A rebuild on another server
+//! changes the row, waits until every lease has ended, and only then opens. docs/architecture.md
 //! ("The fence") has the reasons.
+//!
+//! One [`Fence`] per instance starts looks and counts them. One [`CellFence`] per cell holds the
+//! row and the lease of the last look, and judges each batch.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,10 +29,10 @@ use crate::config::bounds::{
 use crate::domain::TimestampMs;
 use crate::telemetry::metrics;
 
-/// What an instance's cells share.
+/// The part of the fence that all cells of an instance share.
 pub struct Fence {
     mode: FenceMode,
-    /// Counts looks that were answered, have failed, or take too long.
+    /// Counts looks that have succeeded, failed, or exceeded `FENCE_LOOK_LIMIT`.
     looks: watch::Sender<u64>,
     asked: Notify,
 }
@@ -37,29 +42,31 @@ impl Fence {
         Arc::new(Self { mode, looks: watch::Sender::new(0), asked: Notify::new() })
     }
 
-    /// Waits for the end of the next look, which begins at once unless one is under way.
+    /// Waits for the end of the next look. It starts at once unless a look is in flight.
     pub async fn look(&self) {
         let mut looks = self.looks.subscribe();
         self.asked.notify_one();
-        let _ = timeout(FENCE_LOOK_LIMIT * 3, looks.changed()).await; // the caller judges what is known then
+        // After a timeout the caller judges by the last known state.
+        let _ = timeout(FENCE_LOOK_LIMIT * 3, looks.changed()).await;
     }
 }
 
-/// What PostgreSQL says of a cell.
+/// A cell's row in `cell_cursors`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
     pub epoch: u64,
-    /// Run id of the server that decides in this epoch; empty: none may, for now; `None`: not known.
+    /// The run id of the server that decides in this epoch. Empty: no server may decide for now.
+    /// `None`: no server is named.
     pub gate: Option<String>,
 }
 
-/// For how long something may be decided.
+/// The period in which the instance may decide.
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     /// When the look began.
     began: Instant,
     until: Instant,
-    /// The same on the gate's clock, if that was known when the look began.
+    /// The end on the server's clock, if that clock was known when the look began.
     until_ms: Option<TimestampMs>,
 }
 
@@ -72,32 +79,34 @@ pub enum Side {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By the last look that was answered; `None`: PostgreSQL knows no such cell, or was never seen.
+    /// The row of the last successful look. `None`: PostgreSQL has no row for the cell, or no look
+    /// has succeeded yet.
     row: Option<Row>,
     lease: Option<Lease>,
-    /// Whether the last look was answered.
+    /// Whether the last look succeeded.
     seen: bool,
-    /// Why the last look failed.
+    /// When and why the last look failed.
     failing: Option<(Instant, String)>,
-    /// Which connections lead to another server than the gate.
+    /// Per [`Side`], whether the connection leads to a server other than the gate.
     elsewhere: [bool; 2],
-    /// While the cell is refused: when its connections are made anew next, and the pause before that.
+    /// While the cell is fenced off: the time of the next reconnect, and the pause before it.
     follow: Option<(Instant, Duration)>,
 }
 
-/// What the fence says of deciding now, in an epoch.
+/// Whether the instance may decide now, in a given epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Until then, on this server if one is named; `until_ms`: as far as the gate's clock was known.
+    /// Yes, until `until`, and only on the server `gate` if one is named. `until_ms` is the same
+    /// time on the server's clock, if that clock was known. `seen`: the last look succeeded.
     Decide {
         until: Instant,
         until_ms: Option<TimestampMs>,
         gate: Option<String>,
         seen: bool,
     },
-    /// Not before PostgreSQL was looked at again.
+    /// Not before another look at PostgreSQL.
     Look,
-    /// PostgreSQL is in this later epoch.
+    /// No: PostgreSQL is in this later epoch.
     Over(u64),
     Refuse(String),
 }
@@ -109,20 +118,20 @@ pub struct CellFence {
 }
 
 const TAKING_OVER: &str = "another Redis is taking over the cell";
-const ELSEWHERE: &str = "PostgreSQL names another Redis as the cell's gate: RUSHGATE_REDIS_URL leads to one that was \
-                         replaced, or the leader has not taken this one over yet";
+const ELSEWHERE: &str = "PostgreSQL names another Redis as the cell's gate: RUSHGATE_REDIS_URL leads to a server \
+                         that was replaced, or the leader has not taken over this server yet";
 
 impl CellFence {
     pub fn new(instance: Arc<Fence>) -> Self {
         Self { instance, state: Mutex::default() }
     }
 
-    /// `learned`: when this instance heard of `epoch` first.
+    /// `learned`: when this instance first received `epoch` from Redis.
     pub fn judge(&self, now: Instant, epoch: u64, learned: Instant) -> Verdict {
         let state = self.lock();
         let Some(lease) = state.lease.filter(|lease| now < lease.until) else {
             return match &state.failing {
-                // Who hears no answer is not asked again by every batch.
+                // A failed look is not repeated for every batch.
                 Some((at, why)) if now < *at + FENCE_LOOK_EVERY => Verdict::Refuse(unseen(why)),
                 _ => Verdict::Look,
             };
@@ -133,7 +142,8 @@ impl CellFence {
         };
         match &state.row {
             Some(row) if row.epoch > epoch => Verdict::Over(row.epoch),
-            // What was refused when PostgreSQL went away stays refused until it is seen again.
+            // A cell that was refused when PostgreSQL went away stays refused until the next
+            // successful look.
             Some(Row { gate: Some(gate), .. }) if !state.seen && gate.is_empty() => {
                 Verdict::Refuse(TAKING_OVER.into())
             }
@@ -147,15 +157,15 @@ impl CellFence {
         }
     }
 
-    /// The server that is the gate of `epoch`, where that is known.
+    /// The run id of the server that is the gate of `epoch`, if known.
     pub fn gate_of(&self, epoch: u64) -> Option<String> {
         let state = self.lock();
         let row = state.row.as_ref().filter(|row| state.seen && row.epoch == epoch)?;
         row.gate.clone().filter(|gate| !gate.is_empty())
     }
 
-    /// Whether something decided in `epoch`, on the server `gate` if it was named, counts although its answer came after
-    /// the lease: not when the row has moved meanwhile.
+    /// Whether a decision in `epoch` (on the server `gate`, if it was named) is valid although its
+    /// answer came after the end of the lease. It is not if the row has changed meanwhile.
     pub fn still_counts(&self, now: Instant, epoch: u64, gate: Option<&str>) -> bool {
         match self.judge(now, epoch, now) {
             Verdict::Decide { gate: of, seen, .. } => !seen || gate.is_none() || of.as_deref() == gate,
@@ -163,7 +173,7 @@ impl CellFence {
         }
     }
 
-    /// One of the connections leads to the gate, or to another server.
+    /// Records whether a connection leads to a server other than the gate.
     pub fn leads(&self, side: Side, elsewhere: bool) {
         self.lock().elsewhere[side as usize] = elsewhere;
     }
@@ -172,7 +182,7 @@ impl CellFence {
         self.lock().elsewhere[side as usize]
     }
 
-    /// Why the cell, whose gate here is open in `epoch`, may not decide.
+    /// Why the cell may not decide, although its Redis here is open in `epoch`.
     pub fn trouble(&self, epoch: u64) -> Option<String> {
         let now = Instant::now();
         match self.judge(now, epoch, now) {
@@ -184,7 +194,7 @@ impl CellFence {
         }
     }
 
-    /// A look that began then has found this; whether the gate is another than before.
+    /// Records a successful look that began at `began`. Returns whether the row has changed.
     fn seen(&self, began: Instant, began_ms: Option<TimestampMs>, row: Option<Row>) -> bool {
         let mut state = self.lock();
         let until_ms = began_ms.map(|ms| ms + FENCE_LEASE.as_millis() as i64);
@@ -195,7 +205,7 @@ impl CellFence {
         changed
     }
 
-    /// PostgreSQL does not answer.
+    /// Records a failed look. With `RUSHGATE_FENCE=available` the instance continues to decide.
     fn unseen(&self, why: &str) {
         let (now, mut state) = (Instant::now(), self.lock());
         state.seen = false;
@@ -205,7 +215,7 @@ impl CellFence {
         }
     }
 
-    /// Notes whether the cell is refused. True when that has lasted so long that the connections are to be made anew.
+    /// Records whether the cell is refused. Returns true when it is time to reconnect.
     fn should_follow(&self, refused: bool) -> bool {
         let (now, mut state) = (Instant::now(), self.lock());
         if !refused {
@@ -227,18 +237,18 @@ impl CellFence {
 }
 
 fn unseen(why: &str) -> String {
-    format!("PostgreSQL's cursors were not seen for {FENCE_LEASE:?} ({why}; RUSHGATE_FENCE=strict)")
+    format!("PostgreSQL's cursors could not be read for {FENCE_LEASE:?} ({why}; RUSHGATE_FENCE=strict)")
 }
 
-/// What is said of an epoch that is over.
+/// The message for a gate whose epoch is over.
 pub fn over(later: u64, epoch: u64) -> String {
     format!(
         "PostgreSQL is in epoch {later}, the gate here in {epoch}: the cell was rebuilt on another Redis, or is being \
-         rebuilt; if this stays, correct RUSHGATE_REDIS_URL"
+         rebuilt; if this persists, correct RUSHGATE_REDIS_URL"
     )
 }
 
-/// Looks for all cells of an instance; ends with the gate.
+/// The task that looks at PostgreSQL for all cells of an instance. It ends with the gate.
 pub struct Watcher {
     fence: Arc<Fence>,
     cells: Vec<Arc<Cell>>,
@@ -267,7 +277,9 @@ impl Watcher {
         }
     }
 
-    /// One look. An answer that is late counts from the beginning of the question; until it comes, PostgreSQL is away.
+    /// One look. Its lease counts from the beginning of the query, however late the answer comes.
+    /// After `FENCE_LOOK_LIMIT` without an answer the look counts as failed until the answer
+    /// arrives.
     async fn look(&mut self) {
         let began = Instant::now();
         let clocks: Vec<_> = self.cells.iter().map(|cell| cell.server_time_at(began)).collect();
@@ -277,7 +289,7 @@ impl Watcher {
             let asked = Instant::now();
             match timeout(FENCE_LOOK_LIMIT, &mut reading).await {
                 Ok(answer) => break answer,
-                // This process stood still, so that says nothing of PostgreSQL.
+                // This process was suspended, so the timeout says nothing about PostgreSQL.
                 Err(_) if asked.elapsed() > FENCE_LOOK_LIMIT * 2 => {}
                 Err(_) => {
                     cells.iter().for_each(|cell| cell.fence.unseen("no answer in time"));
@@ -292,7 +304,7 @@ impl Watcher {
                     let row = rows.iter().find(|(number, _)| *number == cell.number);
                     let changed = cell.fence.seen(began, began_ms, row.map(|(_, row)| row.clone()));
                     if changed {
-                        tracing::debug!(cell = cell.number, ?row, "PostgreSQL names epoch and gate");
+                        tracing::debug!(cell = cell.number, ?row, "PostgreSQL has a new epoch or gate");
                     }
                     cell.probe_due.fetch_or(changed, std::sync::atomic::Ordering::Relaxed);
                 }
@@ -309,12 +321,12 @@ impl Watcher {
         self.fence.looks.send_modify(|looks| *looks += 1);
     }
 
-    /// Finds out where the cell's connections lead if that may have changed, closes a gate that is over, and makes
-    /// connections anew that lead to it. Whether the cell is refused.
+    /// Probes where the cell's connections lead if that may have changed, closes a gate whose epoch
+    /// is over, and reconnects a cell that stays refused. Returns whether the cell is refused.
     async fn attend(&self, cell: &Cell) -> bool {
         let due = cell.probe_due.swap(false, std::sync::atomic::Ordering::Relaxed);
         if due || cell.is_refused() {
-            // Redis may be away; the next look must not wait for it.
+            // Redis may be unreachable; the next look must not wait for it.
             let _ = timeout(FENCE_LOOK_LIMIT, cell.probe()).await;
         }
         let refused = cell.is_refused();
@@ -323,7 +335,7 @@ impl Watcher {
             tracing::warn!(
                 cell = cell.number,
                 why = cell.refusal(),
-                "decides nothing; connects to Redis anew"
+                "the cell is fenced off; reconnecting to Redis"
             );
             cell.reconnect().await;
         }
@@ -331,7 +343,8 @@ impl Watcher {
     }
 }
 
-/// All cursors. A connection that has failed since it was used last says nothing of PostgreSQL: a new one asks again.
+/// Reads all rows. A kept connection may have broken since the last look, which says nothing about
+/// PostgreSQL: after a failure on it, the query is repeated on a new connection.
 async fn rows(conn: &mut Option<PgConnection>, url: &str) -> Result<Vec<(u32, Row)>, sqlx::Error> {
     if let Some(kept) = conn {
         match read(kept).await {
@@ -369,7 +382,7 @@ mod tests {
         Some(Row { epoch, gate: gate.map(str::to_owned) })
     }
 
-    /// The server that may decide; `None`: any.
+    /// The server that may decide; `None`: any server.
     fn allowed(
         fence: &CellFence,
         now: Instant,
@@ -393,7 +406,8 @@ mod tests {
             Verdict::Decide { until, until_ms: Some(6_000), .. } if until == began + FENCE_LEASE));
         assert_eq!(allowed(&fence, began + FENCE_LEASE, 3, began), Err(Verdict::Look));
         assert_eq!(allowed(&fence, almost, 2, began), Err(Verdict::Over(3)));
-        // Of an epoch that it heard of since, PostgreSQL must be asked again; if it was, nothing speaks against it.
+        // An epoch first seen after the look needs another look. An epoch seen before the look is
+        // allowed: the leader may not have moved the row yet.
         assert_eq!(allowed(&fence, almost, 4, almost), Err(Verdict::Look));
         assert_eq!(allowed(&fence, almost, 4, began), Ok(None));
     }

@@ -1,7 +1,8 @@
-//! The gate's state read in pages, for the audit: plain values outwards, nothing is changed.
+//! Reads the gate's whole state in pages, for the audit. Returns plain values and changes nothing.
 //!
-//! Each page is one bounded command (`HMGET`, `HSCAN`, …), so a scan never holds up Redis. Pages together are *not* one
-//! moment: who compares them with something else reads [`Scan::meta`] before and after.
+//! Each page is one bounded command (`HMGET`, `HSCAN`, …), so a scan never blocks Redis for long.
+//! The pages are *not* a snapshot: to compare them with another source, read [`Scan::meta`] before
+//! and after, and discard the result if it has changed.
 
 use bytes::Bytes;
 use fred::prelude::*;
@@ -25,7 +26,7 @@ pub enum ScanError {
     Redis(#[from] fred::error::Error),
     #[error(transparent)]
     Setup(#[from] RedisSetupError),
-    #[error("Redis answered {0} with something else than expected")]
+    #[error("unexpected answer from Redis to {0}")]
     Answer(&'static str),
 }
 
@@ -37,7 +38,7 @@ pub struct LogEnd {
     pub tip: String,
 }
 
-/// A part of the state that has one value per id.
+/// A part of the state with one value per id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Wallets,
@@ -47,27 +48,28 @@ pub enum Part {
     Templates,
     Issued,
     TemplateIds,
-    /// By number.
+    /// The ids here are the templates' numbers.
     TemplateNumbers,
 }
 
-/// Some elements, and where to go on; `None`: that was the last page. An element may come twice.
+/// One page of elements, and the position of the next page (`None` after the last). An element may
+/// occur twice, as with `SCAN`.
 #[derive(Clone, Debug)]
 pub struct Page<T> {
     pub elements: Vec<T>,
     pub next: Option<String>,
 }
 
-/// What a user holds.
+/// The coupons of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     pub user: String,
     pub coupons: Vec<HeldCoupon>,
-    /// What follows the last whole coupon.
+    /// The bytes after the last whole coupon.
     pub rest: Vec<u8>,
 }
 
-/// An idempotency record: whose key, and the record as [`Part`]s' values are given.
+/// An idempotency record: its scope, and its value as JSON, like the values of a [`Part`].
 #[derive(Clone, Debug)]
 pub struct Record {
     pub scope: String,
@@ -75,7 +77,7 @@ pub struct Record {
     pub shown: Json,
 }
 
-/// A connection of its own.
+/// A scan's own connection, so that it does not delay decisions and reads.
 pub struct Scan {
     client: Client,
 }
@@ -85,13 +87,13 @@ impl Scan {
         Ok(Self { client: redis::connect(redis_url).await? })
     }
 
-    /// `None`: there is no such cell.
+    /// `None`: Redis holds no gate for the cell.
     pub async fn meta(&self, cell: u32) -> Result<Option<Meta>, ScanError> {
         let meta = Meta::read(&self.client, cell).await?;
         Ok((!meta.absent()).then_some(meta))
     }
 
-    /// `None`: the log is gone.
+    /// The newest entry of the log. `None`: the log is missing or empty.
     pub async fn log_end(&self, keys: Keys) -> Result<Option<LogEnd>, ScanError> {
         let newest: Vec<(String, HashMap<String, Bytes>)> =
             self.client.xrevrange(keys.log(), "+", "-", Some(1)).await?;
@@ -106,7 +108,8 @@ impl Scan {
         }))
     }
 
-    /// The values of these ids, in their order; what cannot be decoded is shown as it is.
+    /// The values of these ids, in their order. An undecodable value is returned as hexadecimal
+    /// digits.
     pub async fn values(
         &self,
         keys: Keys,
@@ -120,7 +123,7 @@ impl Scan {
         let values: Vec<Option<Bytes>> =
             self.command(part.command("HMGET", "ZMSCORE"), part.key(keys), names).await?;
         if values.len() != ids.len() {
-            return Err(ScanError::Answer("a look-up"));
+            return Err(ScanError::Answer("a lookup"));
         }
         Ok(values.into_iter().map(|value| value.map(|value| part.shown(&value))).collect())
     }
@@ -129,13 +132,13 @@ impl Scan {
         self.command(part.command("HLEN", "ZCARD"), part.key(keys), Vec::new()).await
     }
 
-    /// The ids that a part has.
+    /// A page of the ids in a part.
     pub async fn ids(&self, keys: Keys, part: Part, from: Option<String>) -> Result<Page<String>, ScanError> {
         let page = self.page(part.command("HSCAN", "ZSCAN"), part.key(keys), from).await?;
         Ok(page.map_pairs(|field, _| part.id(&field)))
     }
 
-    /// What these users hold, in their order.
+    /// The coupons of these users, in their order.
     pub async fn held_by(&self, keys: Keys, users: Vec<String>) -> Result<Vec<Holder>, ScanError> {
         if users.is_empty() {
             return Ok(Vec::new());
@@ -149,21 +152,22 @@ impl Scan {
             .collect())
     }
 
-    /// All that is held, a page of users at a time.
+    /// A page of users with their coupons.
     pub async fn held(&self, keys: Keys, from: Option<String>) -> Result<Page<Holder>, ScanError> {
         let page = self.page("HSCAN", keys.held(), from).await?;
         Ok(page.map_pairs(|user, held| holder(lossy(&user), &held)))
     }
 
-    /// Orders cancelled in this epoch.
+    /// A page of the orders cancelled in this epoch.
     pub async fn cancelled(&self, keys: Keys, from: Option<String>) -> Result<Page<String>, ScanError> {
         let page = self.page("SSCAN", keys.cancelled(), from).await?;
         let elements = page.elements.iter().map(|id| uuid_text(id)).collect();
         Ok(Page { elements, next: page.next })
     }
 
-    /// The idempotency records of one day; a record's `day` is its `decided_at` in days. Beside them stand, by user, how many
-    /// there are: fields without a space, which every record's scope has.
+    /// A page of the idempotency records of one day; a record's `day` is its `decided_at` in days.
+    /// The same hash holds each user's number of records. Those fields contain no space; the scope
+    /// of a record always does.
     pub async fn records(
         &self,
         keys: Keys,
@@ -176,7 +180,7 @@ impl Scan {
         Ok(page)
     }
 
-    /// How many idempotency records these users have made on this day, as the gate counts.
+    /// The gate's counts of idempotency records that these users have created on this day.
     pub async fn records_made(
         &self,
         keys: Keys,
@@ -251,7 +255,7 @@ impl Part {
         }
     }
 
-    /// An id's name in Redis.
+    /// The name of an id's field (or member) in Redis.
     fn field(self, id: &str) -> Bytes {
         match (self, id.parse::<u32>()) {
             (Self::TemplateNumbers, Ok(number)) => Bytes::copy_from_slice(&number.to_be_bytes()),

@@ -1,4 +1,8 @@
-//! The scripts: pulled in from `lua/` here and nowhere else, called by their hash.
+//! The Lua scripts. Only this module includes the sources of `lua/`; Redis gets them with
+//! `SCRIPT LOAD` and runs them by hash.
+//!
+//! [`Script`] is a script that decides or reads a batch, and [`Reply`] its answer.
+//! [`ControlScript`] is one of the small scripts for the reconciler and for probes.
 
 use bytes::Bytes;
 use fred::interfaces::{ClientLike, LuaInterface};
@@ -16,9 +20,10 @@ use crate::log::wire::{Packed, hex};
 pub struct Script {
     pub name: &'static str,
     source: &'static str,
-    /// The keys after the shared ones, in the order of the script's header.
+    /// The script's own keys, after the shared ones, in the order of the script's header.
     own_keys: fn(&Keys) -> Vec<String>,
-    /// Whether the four keys of `gate.lua` come first, and requests carry deadline and idempotency key.
+    /// Whether the script decides: the four keys of `gate.lua` come first, and each request carries
+    /// a deadline and an idempotency key.
     pub decides: bool,
     hash: OnceLock<String>,
 }
@@ -87,10 +92,10 @@ fn sha1_hex(text: &str) -> String {
     hex(&Sha1::digest(text.as_bytes()))
 }
 
-/// What a script answered to a whole batch.
+/// The answer of a script to a whole batch.
 #[derive(Debug)]
 pub enum Reply {
-    /// Nothing was changed.
+    /// The batch was refused as a whole, without any change.
     Refused(Refused),
     Decided(Decided),
 }
@@ -101,28 +106,28 @@ pub struct Refused {
     pub place: Place,
 }
 
-/// Where a cell's log stands, and the clock, in milliseconds.
+/// The end of a cell's log, the watermark, and the clocks in milliseconds.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Place {
     pub epoch: u64,
     pub seq: u64,
     pub tip: String,
     pub applied: u64,
-    /// Never runs backwards; what facts are dated by.
+    /// The gate's clock, which never runs backwards. Facts are dated by it.
     pub now: i64,
-    /// As the server tells it; what deadlines are held against.
+    /// The server's clock. Deadlines are compared with it.
     pub time: i64,
 }
 
 #[derive(Debug)]
 pub struct Decided {
-    /// One per request, in order, each a part of the script's answer.
+    /// One per request, in order. Each is a slice of the script's answer.
     pub verdicts: Vec<Bytes>,
     pub place: Place,
 }
 
 impl Reply {
-    /// Reads what `lua/gate.lua` and `lua/read.lua` say that they return.
+    /// Parses the answer that the headers of `lua/gate.lua` and `lua/read.lua` describe.
     pub fn parse(answer: &Bytes) -> Result<Self, rmp_serde::decode::Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "snake_case")]
@@ -142,14 +147,15 @@ impl Reply {
     }
 }
 
-/// A call that brought no reply.
+/// A call without a valid reply.
 #[derive(Debug)]
 pub enum CallError {
-    /// Redis refused the command before it ran (out of memory, loading, read-only, no connection): nothing changed.
+    /// The script did not run, so nothing has changed: Redis refused the command (out of memory,
+    /// loading, read-only) or there was no connection.
     NotRun(String),
-    /// The script may have run: no answer came, or one that cannot be read.
+    /// The script may have run: there was no answer, or an unreadable one.
     Unknown(String),
-    /// The script failed inside. What it did before is not rolled back.
+    /// The script failed while running. Redis does not roll back its earlier writes.
     ScriptFailed(String),
 }
 
@@ -158,7 +164,8 @@ impl Script {
         self.source
     }
 
-    /// The same script with another source: for tests that plant a defect and see it found.
+    /// The same script with another source, for tests that plant a defect and expect it to be
+    /// found.
     pub fn with_source(&self, source: &'static str) -> Self {
         let Self { name, own_keys, decides, .. } = *self;
         Self { name, source, own_keys, decides, hash: OnceLock::new() }
@@ -168,13 +175,14 @@ impl Script {
         self.hash.get_or_init(|| sha1_hex(self.source))
     }
 
-    /// Whether this verdict (or answer) says that nothing was done, since the call would have taken too long: how many bytes of
-    /// coupons were in the way (1 for reads, which do not say; 0: it was not looked at).
+    /// `Some` if this verdict (or read answer) postpones its request, because the call would have
+    /// taken too long. The value is the bytes of the user's coupons that made it expensive: 1 for
+    /// reads, whose answer has no number; 0 if the script did not examine the request.
     pub fn to_ask_again(&self, verdict: &[u8]) -> Option<usize> {
         match verdict {
             [0xc1] if !self.decides => Some(1),
             [0x92, 5, bytes @ ..] if self.decides => {
-                rmp::decode::read_int(&mut &bytes[..]).ok().or(Some(0)) // it is always a number
+                rmp::decode::read_int(&mut &bytes[..]).ok().or(Some(0)) // always a number
             }
             _ => None,
         }
@@ -200,7 +208,8 @@ impl Script {
         self.call_traced(client, keys, head, batch, None).await
     }
 
-    /// Has the script executed once; loads it first where Redis does not know it (then it was not executed).
+    /// Runs the script once. If Redis does not know it (`NOSCRIPT`, so it has not run), loads it
+    /// first.
     pub async fn call_traced(
         &self,
         client: &Client,
@@ -215,7 +224,7 @@ impl Script {
         let parts = [Some(head), Some(batch), traces];
         let args: Vec<Value> = parts.into_iter().flatten().map(|part| Value::Bytes(part.into())).collect();
         let mut outcome = self.evaluate(client, keys.clone(), args.clone()).await;
-        // More than once: somebody may flush the scripts between the loading and the call.
+        // More than once: the scripts may be flushed between the load and the call.
         for _ in 0..GATE_REPEATS {
             if !matches!(&outcome, Err(e) if e.details().starts_with("NOSCRIPT")) {
                 break;
@@ -236,7 +245,7 @@ impl Script {
     }
 }
 
-/// Error prefixes of answers that Redis gives before it runs a script.
+/// Prefixes of the errors that Redis returns before it runs a script.
 const NOT_RUN: [&str; 10] = [
     "NOSCRIPT",
     "OOM",
@@ -252,7 +261,8 @@ const NOT_RUN: [&str; 10] = [
 
 fn classify(error: Error) -> CallError {
     let text = error.details().to_owned();
-    // A failing script may pass on such a prefix from a command inside it; Redis then names the script.
+    // A running script may fail with such a prefix from one of its commands. Redis then adds the
+    // script to the message.
     let inside = text.contains("script: ") || text.contains("user_script");
     let server_answered = matches!(
         error.kind(),
@@ -273,7 +283,8 @@ fn classify(error: Error) -> CallError {
     }
 }
 
-/// One of the small scripts of the reconciler: text arguments, mostly an integer answer.
+/// A small script of the reconciler or of a probe, with text arguments and mostly an integer
+/// answer.
 pub struct ControlScript {
     source: &'static str,
     hash: LazyLock<String>,
@@ -301,23 +312,23 @@ pub static CLAIM_EPOCH: ControlScript = control!(
 pub static OPEN_EPOCH: ControlScript =
     control!("#!lua\n", include_str!("../../lua/sight.lua"), include_str!("../../lua/open_epoch.lua"));
 pub static RESET_CLOCK: ControlScript = control!(include_str!("../../lua/reset_clock.lua"));
-/// The server's time, in milliseconds.
+/// Returns the server's time in milliseconds.
 static SERVER_TIME: ControlScript = control!(
     "#!lua flags=no-writes\n",
     "local time = redis.call('TIME') return time[1] * 1000 + math.floor(time[2] / 1000)"
 );
 
-/// The clock of the Redis that holds a cell, in milliseconds since the Unix epoch.
+/// The time of the Redis server that holds a cell, in milliseconds since the Unix epoch.
 pub async fn server_time(client: &Client, cell: u32) -> Result<i64, Error> {
     SERVER_TIME.ask(client, vec![Keys::meta(cell)], vec![]).await
 }
 
-/// The run id of the server that holds a key.
+/// Returns the run id of the server that holds a key.
 static SERVER_ID: ControlScript =
     control!("#!lua flags=no-writes\n", include_str!("../../lua/sight.lua"), "return server_id()");
 
-/// The run id of the Redis that holds a cell: its own, also where its data are a copy of another's. `None`: it does not
-/// say (a hosted one may forbid `INFO`).
+/// The run id of the Redis server that holds a cell. It is never copied with the data: a replica
+/// has a run id of its own. `None`: the server does not tell (a hosted one may forbid `INFO`).
 pub async fn server_id(client: &Client, cell: u32) -> Result<Option<String>, Error> {
     let said: String = SERVER_ID.ask(client, vec![Keys::meta(cell)], vec![]).await?;
     Ok(Some(said).filter(|id| !id.is_empty()))
@@ -333,13 +344,13 @@ pub static READ_LOG: ControlScript =
     control!("#!lua flags=no-writes\n", include_str!("../../lua/read_log.lua"));
 
 impl ControlScript {
-    /// `true` when the script did what it is for.
+    /// Runs the script. `true` if it answered 1, its success value.
     pub async fn call(&self, client: &Client, keys: Vec<String>, args: Vec<String>) -> Result<bool, Error> {
         let answer: i64 = self.ask(client, keys, args).await?;
         Ok(answer == 1)
     }
 
-    /// What the script answers.
+    /// Runs the script and returns its answer.
     pub async fn ask<R: FromValue>(
         &self,
         client: &Client,
