@@ -1,8 +1,10 @@
-//! One connection to RabbitMQ with one channel in confirm mode, and the certainty that it ends when it is dropped.
+//! One connection to RabbitMQ with one channel in confirm mode, whose socket is closed for certain
+//! when it is dropped.
 //!
-//! lapin ends a connection by sending a frame, from a thread of its own. A broker that has stopped reading (memory
-//! alarm, frozen, cut off) never takes that frame, and thread and socket would stay for ever, one pair per attempt. So
-//! the socket is duplicated when it is opened and shut down when the connection is given up.
+//! lapin closes a connection by sending a frame from a thread of its own. A broker that has stopped
+//! reading (memory alarm, frozen, cut off) never takes that frame, so thread and socket would leak,
+//! one pair per attempt. Therefore the socket is duplicated when it is opened, and shut down when
+//! the connection is dropped.
 
 use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::tcp::{AsyncTcpStream, TLSConfig};
@@ -22,30 +24,31 @@ use crate::config::bounds::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// Without the parser's reason, which may quote the password.
-    #[error("RUSHGATE_AMQP_URL is no AMQP address; use one like amqp://user:password@host:5672/%2f")]
+    /// Omits the parser's reason, which may quote the password.
+    #[error("RUSHGATE_AMQP_URL is not an AMQP address; use one like amqp://user:password@host:5672/%2f")]
     Address,
     #[error("RabbitMQ: {0}")]
     Amqp(#[from] lapin::Error),
     #[error("RabbitMQ did not finish {what} within {limit:?}")]
     TimedOut { what: &'static str, limit: Duration },
     #[error(
-        "RabbitMQ took events but did not confirm them within {RELAY_CONFIRM_TIMEOUT:?}; if this goes on, see whether the \
-         queue has a leader (rabbitmq-queues quorum_status data-platform.orders) and restart a node that has none"
+        "RabbitMQ received events but did not confirm them within {RELAY_CONFIRM_TIMEOUT:?}; if this goes on, check whether the \
+         queue has a leader (rabbitmq-queues quorum_status data-platform.orders) and restart a node without one"
     )]
     Unconfirmed,
     #[error("RabbitMQ takes no events (memory or disk alarm)")]
     Blocked,
     #[error(
-        "RabbitMQ already has something of that name that is declared otherwise: {0}; delete or rename it there \
-         (rabbitmqctl delete_queue NAME), then Rushgate declares it anew; until then events wait in the outbox"
+        "RabbitMQ already has an exchange or queue of that name with other properties: {0}; delete or rename it there \
+         (rabbitmqctl delete_queue NAME), then Rushgate declares it again; until then events wait in the outbox"
     )]
     DeclaredOtherwise(String),
 }
 
-/// A connection on which exchanges and queues are declared and confirms are on.
+/// A connection whose exchanges and queues are declared, with confirms turned on.
 pub struct Broker {
-    // Declared first, dropped first: with its socket gone, nothing that lapin still wants to send can hold it.
+    // The first field is dropped first: with its socket shut down, no frame that lapin still wants
+    // to send can keep the connection open.
     _socket: SocketEnd,
     connection: Connection,
     channel: Channel,
@@ -72,18 +75,18 @@ impl Broker {
         &self.channel
     }
 
-    /// Both ends still believe in the connection.
+    /// Whether connection and channel are still up, as far as lapin knows.
     pub fn is_usable(&self) -> bool {
         self.connection.status().connected() && self.channel.status().connected()
     }
 
-    /// The broker said that it takes nothing for now.
+    /// Whether the broker has announced that it accepts nothing for now.
     pub fn is_blocked(&self) -> bool {
         self.connection.status().blocked()
     }
 
-    /// Messages and consumers of the queues, as far as they can be seen. On a channel of its own, which ends where a queue
-    /// is missing; the events' channel must not.
+    /// Messages and consumers of the queues, as far as they can be read. A missing queue closes the
+    /// channel that asks for it, so this uses a channel of its own and not that of the events.
     pub async fn queues(&self) -> Vec<(&'static str, u32, u32)> {
         let mut seen = Vec::new();
         let look = async {
@@ -95,11 +98,11 @@ impl Broker {
             }
             channel.close(200, "OK".into()).await
         };
-        let _ = timeout(RELAY_CONNECT_TIMEOUT, look).await; // what is not seen is left out
+        let _ = timeout(RELAY_CONNECT_TIMEOUT, look).await; // unreadable queues are left out
         seen
     }
 
-    /// Says good-bye, for a shutdown without noise in the broker's log.
+    /// Closes the connection cleanly, so that a shutdown leaves no warning in the broker's log.
     pub async fn close(self) {
         let _ = timeout(Duration::from_secs(1), self.connection.close(200, "OK".into())).await;
     }
@@ -139,7 +142,8 @@ async fn open(uri: AMQPUri, handle: SocketHandle) -> Result<Connection, lapin::E
 
 type SocketHandle = Arc<SocketSlot>;
 
-/// A second handle of the socket. `given_up` covers the socket that is opened only after its owner has lost patience.
+/// A second handle of the socket. `given_up` covers a socket that opens only after the attempt to
+/// connect has timed out.
 #[derive(Default)]
 struct SocketSlot(Mutex<Slot>);
 

@@ -1,4 +1,4 @@
-//! What is counted about the relay.
+//! Metrics of the relay.
 
 use ::metrics::{Counter, Gauge, Histogram};
 
@@ -6,7 +6,7 @@ use super::publish::Window;
 use super::{Refusal, topology};
 use crate::telemetry::metrics;
 
-/// Handles, made once.
+/// Metric handles, created once.
 pub(super) struct RelayMeters {
     published: Counter,
     confirmed: Counter,
@@ -55,7 +55,8 @@ impl RelayMeters {
         self.leading.set(flag(leading));
         self.connected.set(flag(connected));
         if !connected {
-            // Nobody looks at the queues now, or another instance does; what was seen last must not stay.
+            // This instance does not measure the queues now; another one may. Its last values must
+            // not stay.
             for queue in [topology::ORDERS_QUEUE, topology::DEAD_ORDERS_QUEUE] {
                 seen(queue, f64::NAN, f64::NAN);
             }
@@ -63,7 +64,7 @@ impl RelayMeters {
     }
 }
 
-/// How a queue was found.
+/// Sets the gauges of a queue.
 pub(super) fn seen(queue: &'static str, messages: f64, consumers: f64) {
     metrics::RABBITMQ_MESSAGES.gauge(&[("queue", queue)]).set(messages);
     metrics::RABBITMQ_CONSUMERS.gauge(&[("queue", queue)]).set(consumers);

@@ -1,14 +1,19 @@
-//! The relay: carries events from the outbox to RabbitMQ, in order, at least once.
+//! The relay carries events from the outbox to RabbitMQ: in order, at least once.
 //!
-//! One relay in the cluster publishes: it holds an advisory lock on a PostgreSQL connection of its own, and does all its
-//! reading and deleting there. The others stand by. The lock is for order and economy; two relays at once (a leader that
-//! lost its session while publishing) could repeat events, never lose one, nor count one twice.
+//! One relay in the cluster publishes. It holds an advisory lock on a PostgreSQL connection of its
+//! own, and does all its reading and deleting there. The others stand by. The lock is for order and
+//! economy. Two relays at once (a leader that lost its session while publishing) could repeat
+//! events, but never lose one or count one twice.
 //!
-//! A [`Relay::step`] claims the next rows, publishes them (persistent, `mandatory`, confirms), awaits each confirm, and
-//! deletes exactly the delivered rows. A PostgreSQL that deletes nothing (it is read-only, a right is missing) is noticed before
-//! anything is published, and what was confirmed is never published again by the same process. On any doubt the connection to RabbitMQ is dropped and a later step begins again at
-//! the first row that is left. lapin's own recovery is off. The outbox is polled ([`bounds::RELAY_POLL`]): a look
-//! at the head of an index costs less than the lock that NOTIFY takes in each of the reconciler's commits.
+//! A [`Relay::step`] claims the next rows, publishes them (persistent, `mandatory`, with confirms),
+//! awaits each confirm, and deletes exactly the confirmed rows.
+//!
+//! - A PostgreSQL that cannot delete (it is read-only, a right is missing) is detected before
+//!   anything is published. The same process never publishes a confirmed event again.
+//! - On any doubt the connection to RabbitMQ is dropped, and a later step starts again at the first
+//!   row that is left. lapin's own recovery is off.
+//! - The outbox is polled ([`bounds::RELAY_POLL`]): reading the head of an index costs less than
+//!   the lock that NOTIFY takes in each of the reconciler's commits.
 
 mod broker;
 mod meters;
@@ -43,11 +48,11 @@ pub enum Step {
     StandBy,
     /// The outbox is empty.
     Idle,
-    /// Events were sent: `delivered` are confirmed and gone from the outbox, `refused` are kept.
+    /// Events were sent: `delivered` are confirmed and deleted from the outbox, `refused` are kept.
     Published { delivered: usize, refused: Vec<Refused> },
 }
 
-/// Why a step could not do its work. Everything undelivered is still in the outbox.
+/// Why a step failed. Every undelivered event is still in the outbox.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
     #[error(transparent)]
@@ -63,33 +68,37 @@ pub struct Relay {
     outbox: Option<Outbox>,
     broker: Option<Broker>,
     measured: Option<Instant>,
-    /// Events that RabbitMQ has confirmed and PostgreSQL may still hold, because their deletion failed.
+    /// Events (outbox id, event id) that RabbitMQ has confirmed and PostgreSQL may still hold,
+    /// because deleting them failed.
     undeleted: HashSet<(i64, String)>,
     meters: Arc<RelayMeters>,
 }
 
 impl Relay {
-    /// Connects to nothing yet. `pool` only says where PostgreSQL is.
+    /// Does not connect yet. `pool` only supplies the address of PostgreSQL.
     pub fn new(amqp_url: impl Into<String>, pool: PgPool) -> Self {
         let meters = Arc::new(RelayMeters::new());
         let amqp_url = amqp_url.into();
         Self { amqp_url, pool, outbox: None, broker: None, measured: None, undeleted: HashSet::new(), meters }
     }
 
-    /// Delivers the next events, if this relay leads. Can be dropped at any await: events may then be sent again.
+    /// Delivers the next events, if this relay leads. It may be dropped at any await; some events
+    /// may then be sent again.
     pub async fn step(&mut self) -> Result<Step, RelayError> {
-        // Taken out while in use: whatever ends this step early, drops them, and with the session the lock.
+        // Taken out of `self` while in use: a step that ends early drops the session, and the lock
+        // with it.
         let Some(mut outbox) = self.lead().await? else {
             return Ok(Step::StandBy);
         };
-        // A step that ends here, because RabbitMQ is away, claims nothing: PostgreSQL must hear of the leader all the same.
+        // A step that ends here, because RabbitMQ is away, claims nothing. PostgreSQL would end the
+        // leader's idle session, so it gets a statement all the same.
         if self.broker.is_none() {
             outbox.keep().await?;
         }
         let broker = match self.connected().await {
             Ok(broker) => broker,
             Err(error) => {
-                self.outbox = Some(outbox); // no doubt about PostgreSQL: keep leading
+                self.outbox = Some(outbox); // PostgreSQL works: keep leading
                 return Err(error.into());
             }
         };
@@ -119,12 +128,13 @@ impl Relay {
         }
         if window.refused.is_empty() {
             self.broker = Some(broker);
-        } // else: reconnecting declares anew what somebody may have taken away
+        } // else: reconnecting declares queues and bindings again; one may have been deleted
         Ok(Step::Published { delivered: window.confirmed.len(), refused: window.refused })
     }
 
-    /// Takes out of `rows`, and deletes, what RabbitMQ has confirmed before. Known by both of their ids: PostgreSQL may have
-    /// been restored meanwhile, and give numbers again.
+    /// Deletes the events that RabbitMQ has confirmed before, and removes them from `rows`. Both of
+    /// their ids must match: PostgreSQL may have been restored from a backup since then, and assign
+    /// the same numbers again.
     async fn delete_confirmed(
         &mut self,
         outbox: &mut Outbox,
@@ -146,7 +156,8 @@ impl Relay {
         }
     }
 
-    /// Also connects when there is nothing to send, so that exchanges and queues are there from the start.
+    /// Connects even if there is nothing to send, so that exchanges and queues exist from the
+    /// start.
     async fn connected(&mut self) -> Result<Broker, BrokerError> {
         match self.broker.take() {
             Some(broker) if broker.is_usable() => Ok(broker),
@@ -154,7 +165,7 @@ impl Relay {
         }
     }
 
-    /// Looks at the queues, for metrics only: what goes wrong here shows in the next publish.
+    /// Measures the queues, for metrics only: a problem here also shows in the next publish.
     async fn measure(&mut self, broker: &Broker) {
         if self.measured.is_none_or(|at| at.elapsed() >= bounds::RELAY_MEASURE) {
             self.measured = Some(Instant::now());
@@ -169,7 +180,7 @@ impl Relay {
         self.outbox.is_some()
     }
 
-    /// Gives lock and connections back.
+    /// Releases the lock and closes the connections.
     pub async fn stop(mut self) {
         if let Some(broker) = self.broker.take() {
             broker.close().await;
@@ -180,8 +191,9 @@ impl Relay {
     }
 }
 
-/// Runs the relay until `shutdown`. Whatever fails, it waits and tries again: no other role ever notices. `connected`
-/// is kept at whether RabbitMQ is connected; a stand-by, which has no need to be, counts as if it were.
+/// Runs the relay until `shutdown`. After any failure it pauses and retries; other roles are not
+/// affected. `connected` tells whether RabbitMQ is connected. A stand-by needs no connection and
+/// counts as connected.
 pub async fn run(amqp_url: &str, pool: PgPool, connected: Arc<AtomicBool>, shutdown: CancellationToken) {
     let mut relay = Relay::new(amqp_url, pool);
     let mut mood = Mood { connected, meters: Arc::clone(&relay.meters), state: None, failures: 0 };
@@ -198,7 +210,8 @@ pub async fn run(amqp_url: &str, pool: PgPool, connected: Arc<AtomicBool>, shutd
             }
         };
         let pause = mood.after(&outcome);
-        // The time that a window took counts; that of a failure does not, whoever fails slowly is to be left alone as well.
+        // The duration of a window counts towards the pause. That of a failure does not: a server
+        // that fails slowly needs the full pause, too.
         let pause = if outcome.is_ok() { pause.saturating_sub(began.elapsed()) } else { pause };
         tokio::select! {
             () = sleep(pause) => {}
@@ -209,7 +222,7 @@ pub async fn run(amqp_url: &str, pool: PgPool, connected: Arc<AtomicBool>, shutd
     mood.turn(State::Stopped, "");
 }
 
-/// How the relay is doing, to log each change once and to pause for longer while nothing gets better.
+/// The state of the relay: logs each change once, and lengthens the pause while failures go on.
 struct Mood {
     connected: Arc<AtomicBool>,
     meters: Arc<RelayMeters>,
@@ -229,13 +242,14 @@ enum State {
 }
 
 impl Mood {
-    /// Notes what a step did; returns how long to wait before the next.
+    /// Records the outcome of a step; returns the pause before the next one.
     fn after(&mut self, outcome: &Result<Step, RelayError>) -> Duration {
         let (state, detail, pause) = match outcome {
             Ok(Step::StandBy) => (State::StandBy, String::new(), bounds::RELAY_STANDBY_POLL),
             Ok(Step::Idle) => (State::Delivering, String::new(), bounds::RELAY_POLL),
             Ok(Step::Published { delivered, refused }) if refused.is_empty() => {
-                // A window costs the same for one event as for many: those of a while go together.
+                // A window costs the same for one event as for many, so events are collected for a
+                // while.
                 let full = *delivered as i64 >= bounds::RELAY_ROWS;
                 (State::Delivering, String::new(), if full { Duration::ZERO } else { bounds::RELAY_POLL })
             }
@@ -264,7 +278,7 @@ impl Mood {
     fn turn(&mut self, state: State, detail: &str) {
         let leading = !matches!(state, State::StandBy | State::NoTruth | State::Stopped);
         self.meters.state(leading, matches!(state, State::Delivering | State::Refused));
-        // Without PostgreSQL nothing is known of RabbitMQ: it stays what it was.
+        // A failure of PostgreSQL says nothing about RabbitMQ: the last known state stays.
         if state != State::NoTruth {
             let connected = matches!(state, State::StandBy | State::Delivering | State::Refused);
             self.connected.store(connected, Ordering::Relaxed);
@@ -273,12 +287,15 @@ impl Mood {
             return;
         }
         match state {
-            State::StandBy => info!("relay: another instance carries the events; standing by"),
+            State::StandBy => info!("relay: another instance publishes the events; standing by"),
             State::Delivering => info!("relay: carrying events to RabbitMQ"),
             State::Refused => error!(detail, "relay: RabbitMQ refused events; they are kept and sent again"),
             State::NoBroker => warn!(detail, "relay: RabbitMQ cannot be used; events wait in the outbox"),
             State::Misdeclared => {
-                error!(detail, "relay: RabbitMQ is set up otherwise; events wait in the outbox")
+                error!(
+                    detail,
+                    "relay: exchanges or queues in RabbitMQ are declared differently; events wait in the outbox"
+                )
             }
             State::NoTruth => warn!(detail, "relay: PostgreSQL cannot be used; events wait in the outbox"),
             State::Stopped => info!("relay: stopped"),
@@ -286,7 +303,7 @@ impl Mood {
     }
 }
 
-/// However the relay ends, its gauges do not say that it leads.
+/// However the relay ends, its gauges must not go on claiming that it leads.
 impl Drop for Mood {
     fn drop(&mut self) {
         self.meters.state(false, false);

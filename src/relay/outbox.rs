@@ -1,5 +1,6 @@
-//! The PostgreSQL side of the relay: one connection that holds the leader's lock and does all of the relay's reading
-//! and deleting. When it is lost, the lock is lost, and so is the ability to delete: there is nothing to keep in step.
+//! The PostgreSQL side of the relay: one connection holds the leader's lock and does all of the
+//! relay's reading and deleting. A lost connection takes the lock and the ability to delete with
+//! it, so the two cannot disagree.
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Row};
@@ -16,10 +17,10 @@ use crate::truth::{BY_KEY, lead_with};
 /// Key of the advisory lock: "rgrelay" in ASCII.
 const LEADER_LOCK: i64 = 0x0072_6772_656c_6179;
 
-/// Beside [`BY_KEY`]: events come in the order of their keys.
+/// In addition to [`BY_KEY`]: events are read through the index, in the order of their keys.
 const IN_ORDER: [(&str, &str); 2] = [("enable_bitmapscan", "off"), ("enable_sort", "off")];
 
-/// One event on its way.
+/// One event of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxRow {
     pub outbox_id: i64,
@@ -44,24 +45,25 @@ pub enum OutboxError {
     TimedOut(Duration),
 }
 
-/// The outbox in the hands of the only relay that publishes.
+/// The outbox, as held by the one relay that publishes.
 pub struct Outbox {
     connection: PgConnection,
-    /// Below it, nothing is left and nothing will come. It is stored with each delivery: deleted rows that an old snapshot
-    /// still sees stay in the index, and a claim would walk over millions of them.
+    /// No row is left below it, and none will come. It is stored with each delivery: deleted rows
+    /// that an old snapshot still sees stay in the index, and without the floor a claim would walk
+    /// over millions of them.
     floor: i64,
-    /// Below it, all that was seen is delivered …
+    /// Every row that was seen below it is delivered …
     from: i64,
-    /// … and this is when it was last looked whether there is more, from the floor on: transactions of several cells need
-    /// not commit in the order of their rows' ids.
+    /// … and at this time the rows from the floor on were last checked for new ones: the
+    /// transactions of several cells need not commit in the order of their rows' ids.
     looked_below: Instant,
-    /// A former `from`, and the first transaction that had not begun then.
+    /// A former `from`, and the first transaction id that had not been assigned at that time.
     next_floor: Option<(i64, i64)>,
     claimed: bool,
 }
 
 impl Outbox {
-    /// `None`: another relay holds the lock.
+    /// Takes the leader's lock. `None`: another relay holds it.
     pub async fn lead(options: &PgConnectOptions) -> Result<Option<Self>, OutboxError> {
         let options = lead_with(options.clone(), "rushgate-relay").options(BY_KEY).options(IN_ORDER);
         let mut connection = limited(options.connect()).await?;
@@ -77,8 +79,8 @@ impl Outbox {
             let looked_below = Instant::now();
             let (from, next_floor, claimed) = (floor, None, false);
             let mut outbox = Self { connection, floor, from, looked_below, next_floor, claimed };
-            // Deletes no row, and proves that it could: a PostgreSQL that is read-only, or has not given the right, must be
-            // found before events are published and not after.
+            // This deletes no row, but proves that it could: a PostgreSQL that is read-only, or a
+            // missing right, must be detected before events are published.
             outbox.delivered(&[], false).await?;
             return Ok(Some(outbox));
         }
@@ -86,7 +88,7 @@ impl Outbox {
         Ok(None)
     }
 
-    /// The next rows in order; also proves that the lock's session lives.
+    /// Reads the next rows in order. This also proves that the lock's session is alive.
     pub async fn claim(&mut self) -> Result<Vec<OutboxRow>, OutboxError> {
         let from = self.from;
         let below = self.looked_below.elapsed() >= RELAY_LOOK_BELOW;
@@ -95,7 +97,8 @@ impl Outbox {
             settled = self.settled().await?;
             (self.from, self.looked_below) = (self.floor, Instant::now());
         }
-        // The first claim may have to walk over what was deleted before the floor was ever stored.
+        // The first claim may have to walk over rows that were deleted before the floor was first
+        // stored.
         let limit = if self.claimed { RELAY_TRUTH_TIMEOUT } else { RELAY_FIRST_CLAIM_TIMEOUT };
         let rows = limited_to(
             limit,
@@ -112,7 +115,7 @@ impl Outbox {
             (self.floor, self.next_floor) = (settled, None);
         }
         if below && first.is_none_or(|first| first >= from) {
-            self.from = from; // nothing has come below
+            self.from = from; // no row has appeared below
         }
         rows.iter()
             .map(|row| {
@@ -128,8 +131,9 @@ impl Outbox {
             .map_err(OutboxError::from)
     }
 
-    /// A former `from` below which everything is visible from now on: whatever transaction was under way then is over. (A
-    /// transaction that writes events has an id before it takes its rows' ids: it moves the cursor first.)
+    /// A former `from` below which every row is visible from now on, because every transaction that
+    /// was open at that time has ended. (A transaction that writes events gets its own id before
+    /// its rows get theirs: it moves the cursor first.)
     async fn settled(&mut self) -> Result<Option<i64>, OutboxError> {
         let sql = "SELECT pg_snapshot_xmin(now)::text::bigint, pg_snapshot_xmax(now)::text::bigint
                    FROM pg_current_snapshot() AS now";
@@ -138,13 +142,15 @@ impl Outbox {
         Ok((oldest >= begun_before).then_some(from))
     }
 
-    /// Speaks on the lock's session, which PostgreSQL would end after a silence, and proves that it lives.
+    /// Sends a statement on the lock's session, which PostgreSQL would end when idle. The answer
+    /// proves that the session is alive.
     pub async fn keep(&mut self) -> Result<(), OutboxError> {
         limited(sqlx::query("SELECT 1").execute(&mut self.connection)).await?;
         Ok(())
     }
 
-    /// Deletes exactly these rows and counts them as published. `all`: nothing of the last claim is left.
+    /// Deletes exactly these rows and counts them as published. `all`: no row of the last claim is
+    /// left.
     pub async fn delivered(&mut self, outbox_ids: &[i64], all: bool) -> Result<(), OutboxError> {
         let delivered = sqlx::query(include_str!("delivered.sql")).bind(outbox_ids).bind(self.floor);
         limited(delivered.execute(&mut self.connection)).await?;
@@ -155,14 +161,14 @@ impl Outbox {
         Ok(())
     }
 
-    /// Gives the lock back at once, instead of when PostgreSQL notices.
+    /// Releases the lock at once, instead of when PostgreSQL notices that the connection is gone.
     pub async fn resign(self) {
         let _ = timeout(RELAY_STOP_GRACE, self.connection.close()).await;
     }
 }
 
-/// No transaction is ever begun here (each statement is one), so a statement cut off by the limit leaves nothing half
-/// done; its connection must be dropped, though, and callers do.
+/// Each statement here is a transaction of its own, so one that is cut off by the limit leaves
+/// nothing half done. Its connection must be dropped all the same, and callers do that.
 async fn limited<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, OutboxError> {
     limited_to(RELAY_TRUTH_TIMEOUT, work).await
 }

@@ -1,4 +1,4 @@
-//! Publishing a window of events and learning for each what became of it.
+//! Publishes a window of events and determines the outcome of each.
 
 use futures::future::Either;
 use lapin::options::BasicPublishOptions;
@@ -19,10 +19,10 @@ use crate::config::bounds::{RELAY_CONFIRM_TIMEOUT, RELAY_PUBLISH_TIMEOUT};
 use crate::domain::event::{CLOUD_EVENTS_JSON, event_type};
 use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, TraceMark, is_exporting};
 
-/// AMQP's mark of a message that survives the broker's restart.
+/// AMQP's delivery mode of a message that survives a restart of the broker.
 const PERSISTENT: u8 = 2;
 
-/// An event that the broker did not take, and why.
+/// An event that the broker did not accept, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     pub outbox_id: i64,
@@ -36,31 +36,32 @@ pub enum Refusal {
     Unroutable(String),
     /// The broker could not store it.
     Nacked,
-    /// It cannot be put into an AMQP message.
+    /// It cannot be encoded as an AMQP message.
     Unpublishable(String),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unroutable(why) => write!(f, "no queue takes it ({why})"),
+            Self::Unroutable(why) => write!(f, "no queue is bound for it ({why})"),
             Self::Nacked => f.write_str("RabbitMQ could not store it"),
-            Self::Unpublishable(why) => write!(f, "it fits into no message ({why})"),
+            Self::Unpublishable(why) => write!(f, "it cannot be encoded as an AMQP message ({why})"),
         }
     }
 }
 
-/// What became of the events of one step. Those that are in neither list are unknown: they stay and are sent again.
+/// The outcomes of one step's events. An event in neither list has an unknown outcome: it stays in
+/// the outbox and is sent again.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     pub sent: usize,
     pub confirmed: Vec<i64>,
     pub refused: Vec<Refused>,
-    /// How long handing all over took …
+    /// How long it took to hand all events to lapin …
     pub publishing: Duration,
-    /// … and how long from there to the last confirm.
+    /// … and how long it took from there to the last confirm.
     pub confirming: Duration,
-    /// The connection is not to be used again.
+    /// Set if the connection must not be used again.
     pub doubt: Option<BrokerError>,
 }
 
@@ -78,7 +79,7 @@ pub(super) async fn publish_window(channel: &Channel, rows: &[OutboxRow]) -> Win
         Ok(Err(error)) => Some(error.into()),
         Err(_) => Some(BrokerError::TimedOut { what: "taking events", limit: RELAY_PUBLISH_TIMEOUT }),
     };
-    // After a failure only those confirms count that are already here.
+    // After a failure, only confirms that have already arrived count.
     let patience = if window.doubt.is_none() { RELAY_CONFIRM_TIMEOUT } else { Default::default() };
     let mut outcomes = Vec::with_capacity(pending.len());
     let published = Instant::now();
@@ -115,8 +116,9 @@ fn trace_delivery(rows: &[OutboxRow], confirmed: &[i64], took: Duration) {
     }
 }
 
-/// Hands all events over before it waits for the first to be written: lapin writes them together then, instead of waking
-/// its thread and the broker for each. The order is that of the first polls, in which lapin numbers and queues a message.
+/// Hands all events to lapin before it waits for the first to be written: lapin then writes them
+/// together, instead of waking its thread and the broker for each. lapin numbers and queues a
+/// message when its future is first polled, so the polls determine the order.
 async fn send_all<'a>(
     channel: &Channel,
     rows: &'a [OutboxRow],
@@ -152,7 +154,7 @@ async fn send_all<'a>(
     Ok(())
 }
 
-/// The request that an event tells of, as the event itself says it.
+/// The trace context of the request that an event came from, as the event itself records it.
 #[derive(Default, Deserialize)]
 struct Told {
     traceparent: Option<String>,
@@ -190,10 +192,11 @@ fn address(row: &OutboxRow) -> Result<(ShortString, BasicProperties), String> {
 
 /// An event is delivered when its own confirm is a plain ack *and* it was not returned.
 ///
-/// Both are needed: lapin hands a returned message to whichever confirm completes next, which, when the broker acks
-/// several at once, need not be the confirm of that message. A return always comes before its message's ack, so by
-/// the time that ack is here, the return is in one of the window's outcomes. An ack that carries somebody else's return
-/// proves nothing about its own event; that one is sent again.
+/// Both conditions are needed. lapin attaches a returned message to whichever confirm completes
+/// next; when the broker acks several messages at once, that need not be the confirm of the
+/// returned one. A return always comes before its message's ack. So once that ack is here, the
+/// return is in one of the window's outcomes. An ack that carries the return of another message
+/// proves nothing about its own event, which is sent again.
 fn judge(outcomes: Vec<(&OutboxRow, Option<Confirmation>)>, window: &mut Window) {
     let mut returned: HashMap<String, String> = HashMap::new();
     for (_, outcome) in &outcomes {

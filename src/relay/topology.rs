@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! rushgate.events (topic) ─ order.completed, order.cancelled → data-platform.orders (quorum)
-//!     ─ rejected, or delivered too often → rushgate.dead-letters (topic) ─ # → data-platform.orders.dead (quorum)
+//!     ─ rejected, or delivered too often
+//!       → rushgate.dead-letters (topic) ─ # → data-platform.orders.dead (quorum)
 //! ```
-//! Dead-lettering is RabbitMQ's default, at-most-once: the other strategy can strand a queue without a leader when nodes
-//! end abruptly (rabbitmq-server issue 16652), which would cost every event its delivery to save a rejected one.
+//! Dead-lettering uses RabbitMQ's default strategy, at-most-once. The other strategy can leave a
+//! queue without a leader when nodes end abruptly (rabbitmq-server issue 16652): every event would
+//! lose its delivery, to save a rejected one.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -14,13 +16,13 @@ use lapin::{Channel, ExchangeKind};
 use crate::config::bounds::RELAY_DELIVERY_LIMIT;
 use crate::domain::event::{ORDER_CANCELLED, ORDER_COMPLETED};
 
-/// Where every event is published.
+/// The exchange that every event is published to.
 pub const EVENTS_EXCHANGE: &str = "rushgate.events";
 /// The data platform's queue.
 pub const ORDERS_QUEUE: &str = "data-platform.orders";
-/// Where events go that a consumer rejected or failed on too often.
+/// The exchange for events that a consumer rejected or failed on too often.
 pub const DEAD_LETTER_EXCHANGE: &str = "rushgate.dead-letters";
-/// … and where they stay for a human.
+/// The queue in which those events wait for an operator.
 pub const DEAD_ORDERS_QUEUE: &str = "data-platform.orders.dead";
 
 pub(super) async fn declare(channel: &Channel) -> Result<(), lapin::Error> {

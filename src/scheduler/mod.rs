@@ -1,11 +1,13 @@
-//! The scheduler: makes the list of popular products once a day.
+//! The scheduler makes the list of popular products once a day.
 //!
-//! A list covers the three local days before a midnight of the shop's time zone, `[00:00 − 3 days, 00:00)`; 00:00 means
-//! the first moment of the local day, which clock changes may move. A midnight is *due* while no list reaches it, so a
-//! missed one is made up for at the next tick, whoever ticks first; of several missed only the newest matters, since only
-//! one list is shown. With no list at all, one up to now is made at once.
+//! A list covers the three local days before a midnight of the shop's time zone:
+//! `[00:00 − 3 days, 00:00)`. 00:00 means the first moment of the local day, which clock changes
+//! may move. A midnight is *due* while no list reaches it, so the next tick of any instance makes
+//! up for a missed one. If several were missed, only the newest matters, since only one list is
+//! shown. If there is no list at all, one up to now is made at once.
 //!
-//! Any number of instances may run this: the unique `list_day` lets one make a midnight's list.
+//! Any number of instances may run this: the unique `list_day` lets only one of them make the list
+//! of a midnight.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -27,21 +29,21 @@ use crate::telemetry::repeated::Repeated;
 /// The local days that a list covers.
 const WINDOW_DAYS: i64 = 3;
 
-/// Key of the advisory lock of the list that is made when there is none: "rgsched" in ASCII.
+/// Key of the advisory lock for making the first list: "rgsched" in ASCII.
 const FIRST_LIST_LOCK: i64 = 0x0072_6773_6368_6564;
 
 /// What a tick did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tick {
-    /// The newest midnight has its list.
+    /// The newest midnight already has its list.
     NothingDue,
     /// There was no list at all; one up to now was made.
     First,
     /// The list of this local day's midnight was made.
     Midnight(Date),
-    /// Another instance made it meanwhile.
+    /// Another instance made the list meanwhile.
     Elsewhere,
-    /// It waits for PostgreSQL to have the orders from before midnight; the reason.
+    /// PostgreSQL does not have all orders from before midnight yet; the reason.
     Waiting(String),
 }
 
@@ -49,18 +51,18 @@ pub enum Tick {
 pub enum SchedulerError {
     #[error("PostgreSQL: {0}")]
     Sql(#[from] sqlx::Error),
-    #[error("the time {0} is outside the calendar")]
+    #[error("the time {0} is out of range")]
     Calendar(TimestampMs),
 }
 
-/// A span of time, in milliseconds; `to` is outside.
+/// A time window in milliseconds; `to` is exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     pub from: TimestampMs,
     pub to: TimestampMs,
 }
 
-/// The newest local midnight that is not after `now`: its day and the window of its list.
+/// The newest local midnight that is not after `now`: its day, and the window of its list.
 pub fn newest_midnight(zone: &TimeZone, now: TimestampMs) -> Result<(Date, Window), SchedulerError> {
     let midnight = local(zone, now)?.start_of_day().map_err(|_| SchedulerError::Calendar(now))?;
     let to = midnight.timestamp().as_millisecond();
@@ -69,7 +71,7 @@ pub fn newest_midnight(zone: &TimeZone, now: TimestampMs) -> Result<(Date, Windo
     Ok((midnight.date(), Window { from, to }))
 }
 
-/// The window of a list that is made at any other time.
+/// The window of a list that is made at any other time than midnight.
 pub fn window_up_to(zone: &TimeZone, now: TimestampMs) -> Result<Window, SchedulerError> {
     let from = days_before(&local(zone, now)?).map_err(|_| SchedulerError::Calendar(now))?;
     Ok(Window { from: from.timestamp().as_millisecond(), to: now })
@@ -80,7 +82,8 @@ fn local(zone: &TimeZone, at: TimestampMs) -> Result<Zoned, SchedulerError> {
     Ok(at.to_zoned(zone.clone()))
 }
 
-/// The same time of day three local days before; where that does not exist, the first moment after.
+/// The same time of day three local days earlier. If that time does not exist, the first moment
+/// after it.
 fn days_before(at: &Zoned) -> Result<Zoned, jiff::Error> {
     at.checked_sub(WINDOW_DAYS.days())
 }
@@ -92,15 +95,17 @@ fn until_next_midnight(zone: &TimeZone, now: TimestampMs) -> Option<Duration> {
     u64::try_from(ms).ok().map(Duration::from_millis)
 }
 
-/// Makes a list of the last three days up to `now`, this millisecond included, for `POST /v1/products/popular/refresh`. `now`
-/// is the gate's clock, which dates orders. The caller has waited until PostgreSQL has what the gate has. Lists made at once are all correct; the newest is shown.
+/// Makes a list of the last three days up to `now`, this millisecond included, for
+/// `POST /v1/products/popular/refresh`. `now` is the gate's clock, which dates orders. The caller
+/// has waited until PostgreSQL has what the gate has. Lists that are made at the same time are all
+/// correct; the newest is shown.
 pub async fn refresh_now(pool: &PgPool, zone: &TimeZone, now: TimestampMs) -> Result<(), SchedulerError> {
     make_list(pool, None, window_up_to(zone, now + 1)?, now).await?;
     Ok(prune(pool).await?)
 }
 
-/// Makes the lists that are due. `caught_up` waits, up to the given moment, until PostgreSQL has applied what the gate had
-/// decided when it was called.
+/// Makes the lists that are due. `caught_up` waits until PostgreSQL has applied what the gate had
+/// decided when it was called, up to the given deadline.
 pub struct Scheduler<C> {
     pool: PgPool,
     zone: TimeZone,
@@ -117,7 +122,7 @@ where
         Self { pool, zone, caught_up }
     }
 
-    /// Does what is due at `now` (milliseconds since the Unix epoch).
+    /// Makes the list that is due at `now` (milliseconds since the Unix epoch), if any.
     pub async fn tick(&self, now: TimestampMs) -> Result<Tick, SchedulerError> {
         let (day, window) = newest_midnight(&self.zone, now.saturating_sub(ms(SCHEDULER_GRACE)))?;
         let reached: Option<TimestampMs> =
@@ -132,21 +137,26 @@ where
             if now.saturating_sub(window.to) < ms(SCHEDULER_PATIENCE) {
                 return Ok(Tick::Waiting(reason));
             }
-            warn!(reason, %day, "popular products: made from what PostgreSQL has, it may lack the latest orders");
+            warn!(reason, %day, "popular products: PostgreSQL has not caught up; the list may lack the latest orders");
         }
         let made = make_list(&self.pool, Some(day), window, now).await?;
         prune(&self.pool).await?;
         Ok(if made { Tick::Midnight(day) } else { Tick::Elsewhere })
     }
 
-    /// A list that may lack the latest orders is better than none, so this one does not insist on the wait.
+    /// A list that may lack the latest orders is better than none, so the first list does not
+    /// insist on the wait.
     async fn make_first(&self, now: TimestampMs) -> Result<Tick, SchedulerError> {
         if let Err(reason) = self.wait_for_truth().await {
-            warn!(reason, "popular products: first list made from what PostgreSQL has");
+            warn!(
+                reason,
+                "popular products: PostgreSQL has not caught up; the first list may lack the latest orders"
+            );
         }
         let window = window_up_to(&self.zone, now)?;
         let pool = self.pool.clone();
-        // `begin` must not be cut off, and whoever called this may be.
+        // `begin` is not cancel-safe, and the caller may drop this future: a task of its own runs
+        // it.
         let made = tokio::spawn(make_first_list(pool, window, now)).await;
         match made {
             Ok(Ok(true)) => Ok(Tick::First),
@@ -161,7 +171,8 @@ where
         (self.caught_up)(deadline).await.map_err(|error| error.to_string())
     }
 
-    /// Ticks at midnight, and every minute in between: the clock may be set, another instance may have failed.
+    /// Ticks at midnight, and every minute in between: the clock may be set, or another instance
+    /// may have failed.
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut trouble = Repeated::new("popular products: the list that is due cannot be made");
         loop {
@@ -192,7 +203,7 @@ fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Whether the list was made by this call.
+/// Makes a list. `false`: another instance has made it.
 async fn make_list<'e>(
     executor: impl sqlx::PgExecutor<'e>,
     day: Option<Date>,
@@ -209,7 +220,8 @@ async fn make_list<'e>(
     Ok(made.is_some())
 }
 
-/// No unique key keeps two instances from each making a first list, so the lock does.
+/// Makes the first list under a lock, because no unique key keeps two instances from making one
+/// each.
 async fn make_first_list(pool: PgPool, window: Window, now: TimestampMs) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(FIRST_LIST_LOCK).execute(&mut *transaction).await?;
