@@ -1,10 +1,12 @@
-//! What the compiler must know beside the sources: when the migrations change, and the version with its commit.
+//! Build script: rebuilds when the migrations change, checks their numbers, and sets the version
+//! with its commit.
 
 use std::env::var;
 use std::process::Command;
 
 fn main() {
-    // `sqlx::migrate!` reads the folder when it is expanded: a new file in it must expand it again.
+    // `sqlx::migrate!` reads the folder when the macro is expanded: a new file must expand it
+    // again.
     println!("cargo::rerun-if-changed=migrations");
     println!("cargo::rerun-if-changed=build.rs");
     if let Err(why) = check_migrations() {
@@ -14,13 +16,14 @@ fn main() {
     let build = match (var("RUSHGATE_COMMIT"), var("PROFILE").as_deref()) {
         (Ok(commit), _) if !commit.is_empty() => commit,
         (_, Ok("release")) => commit().unwrap_or_else(|| "unknown commit".to_owned()),
-        // Every commit would compile everything again.
+        // With the commit in it, each commit would recompile everything.
         _ => "development build".to_owned(),
     };
     println!("cargo::rustc-env=RUSHGATE_VERSION={} ({build})", var("CARGO_PKG_VERSION").unwrap_or_default());
 }
 
-/// Files have the numbers 0001, 0002 and so on, each once: two branches may have taken the same one.
+/// The files are numbered 0001, 0002 and so on, without a gap or a repeat: two branches may have
+/// taken the same number.
 fn check_migrations() -> Result<(), String> {
     let folder = std::path::Path::new(&var("CARGO_MANIFEST_DIR").unwrap_or_default()).join("migrations");
     let files = std::fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
@@ -35,9 +38,9 @@ fn check_migrations() -> Result<(), String> {
     Ok(())
 }
 
-/// The commit that is built, with a mark when files of the project were changed since.
+/// The commit that is built, marked if tracked files were changed since.
 fn commit() -> Option<String> {
-    // Not the commit of another project around this one.
+    // Not the commit of a repository that contains this project.
     let top = git(&["rev-parse", "--show-toplevel"])?;
     if std::fs::canonicalize(top).ok()? != std::fs::canonicalize(var("CARGO_MANIFEST_DIR").ok()?).ok()? {
         return None;

@@ -1,8 +1,8 @@
-//! `rushgate demo`: a whole shop in one terminal, on servers of its own that end with it.
+//! `rushgate demo`: a whole shop in one terminal, with its own servers, which end with it.
 //!
-//! In the data folder: `lock` (one demo at a time), `first-start` (until the shop has opened once), `jwt-secret` and
-//! `*.header` (made here, readable by the owner only), and a folder for each server. Everything but the tokens is found
-//! again by the next start.
+//! The data folder contains `lock` (one demo at a time), `first-start` (until the shop has opened
+//! once), `jwt-secret` and `*.header` (created by the demo, readable by the owner only), and a
+//! folder for each server. The next start uses all of it again except the tokens.
 
 mod shop;
 mod tour;
@@ -27,15 +27,15 @@ use crate::config::{self, InvalidSetting, Serve};
 
 const DATABASE: &str = "rushgate";
 const SECRET_FILE: &str = "jwt-secret";
-/// Serving ends within 10 s by itself; a demo that hung would be worse than one that is cut short.
+/// Serving ends within 10 s by itself; a demo that hangs would be worse than one that is cut off.
 const SERVE_STOP_LIMIT: Duration = Duration::from_secs(15);
-/// A demo that was just stopped with Ctrl-C may need a moment to let go of its folder.
+/// A demo that was just stopped with Ctrl-C may take a moment to release its folder.
 const DATA_LOCK_LIMIT: Duration = Duration::from_millis(200);
 
 pub struct DemoOptions {
     pub data: PathBuf,
-    /// As `rushgate serve` would read them. The demo replaces what is its own: the servers, the secret, the roles; and it
-    /// speaks plain HTTP.
+    /// As `rushgate serve` would read them. The demo overrides the servers, the secret and the
+    /// roles, and uses plain HTTP.
     pub settings: Serve,
 }
 
@@ -55,7 +55,7 @@ pub enum Error {
     Shop(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Runs until Ctrl-C or SIGTERM; no server is left when it returns.
+/// Runs until Ctrl-C or SIGTERM; all servers have ended when it returns.
 pub async fn run(options: DemoOptions) -> Result<(), Error> {
     let settings = shop::settings(options.settings);
     settings.check()?;
@@ -80,7 +80,7 @@ pub async fn run(options: DemoOptions) -> Result<(), Error> {
         Some(Err(error)) => Err(error),
         None => Ok(()),
     };
-    // Where the start was given up, the guards of the servers that had begun are still at work.
+    // After an interrupted start, the guards of servers that had begun to start are still at work.
     for folder in Servers::folders(&data) {
         servers::wait_until_free(&folder).await?;
     }
@@ -93,8 +93,9 @@ pub async fn run(options: DemoOptions) -> Result<(), Error> {
     outcome
 }
 
-/// Until the shop has opened once, there is nothing in the data folder that anybody would miss, and each server may
-/// have been cut off while it made its files: an interrupted first start is begun afresh.
+/// The marker of a first start that is not complete. Until the shop has opened once, the data
+/// folder holds nothing worth keeping, and a server may have been killed while it created its
+/// files: an interrupted first start begins with empty folders.
 struct FirstStart {
     marker: PathBuf,
 }
@@ -129,7 +130,7 @@ impl FirstStart {
     }
 }
 
-/// Serves, seeds once it serves, and tells how to use it.
+/// Serves, seeds the shop once it serves, and prints how to use it.
 async fn run_shop(
     servers: &Servers,
     settings: Serve,
@@ -142,7 +143,7 @@ async fn run_shop(
     let (ready_sender, ready) = oneshot::channel();
     let mut serving = tokio::spawn(shop::serve(settings.clone(), stop_serving.clone(), ready_sender));
     let opening = async {
-        // A sender that is gone means that serving has failed, which `serving` tells better.
+        // A dropped sender means that serving failed; `serving` has the error.
         if let Ok(addresses) = ready.await {
             let contents = shop::seed(&settings).await.map_err(Error::Shop)?;
             first_start.end()?;
@@ -219,13 +220,13 @@ impl Servers {
         Ok(Servers { redis, postgres, rabbitmq })
     }
 
-    /// All at once: nobody writes any more, so none of them waits for another.
+    /// All at once: nothing is written any more, so no server depends on another.
     async fn stop(&self) {
         tokio::join!(self.rabbitmq.stop(), self.redis.stop(), self.postgres.stop());
     }
 }
 
-/// The settings with what is the demo's own.
+/// The settings with the demo's own servers and secret.
 async fn connected(settings: Serve, servers: &Servers, data: &Path) -> Result<Serve, Error> {
     let secret = servers::remembered(&data.join(SECRET_FILE), || servers::random_hex(32))?;
     Ok(Serve {
@@ -247,7 +248,7 @@ fn announce(server: &str, port: u16, begin: Instant) {
     ));
 }
 
-/// To whoever is looking; a closed terminal is no reason to stop.
+/// Prints a line for the visitor; a closed terminal is no reason to stop.
 fn say(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
@@ -269,7 +270,7 @@ async fn lock(data: &Path) -> Result<std::fs::File, Error> {
     })
 }
 
-/// Cancelled by Ctrl-C, SIGTERM, or the end of the terminal.
+/// Cancelled by Ctrl-C, SIGTERM, or the end of the terminal (SIGHUP).
 fn stop_on_signals() -> Result<CancellationToken, Error> {
     let listen =
         |kind| signal(kind).map_err(|source| Error::Io { what: "listen for signals".into(), source });

@@ -37,30 +37,30 @@ enum Command {
     Seed(Servers),
     /// Print a token signed by RUSHGATE_JWT_SECRET
     Token(Token),
-    /// Prove that gate, truth and outbox agree: exit 0 when they do, 1 and each difference when not, 2 when they could not
-    /// be compared
+    /// Check that gate, truth and outbox agree: exit 0 if they do, 1 with each difference if not, 2
+    /// if they could not be compared
     Audit(Audit),
-    /// Close, drain and build the gate anew from PostgreSQL
+    /// Close the gate, drain its log and rebuild it from PostgreSQL
     Rebuild(Rebuild),
-    /// Look at log entries, or take one that PostgreSQL refuses out of the way
+    /// Show log entries, or skip one that PostgreSQL refuses
     #[command(subcommand)]
     Log(Log),
     /// Compare the gate's clock with the server's, or set it back after a jump
     #[command(subcommand)]
     Clock(ClockCommand),
-    /// Ask a running instance whether it can decide: exit 0 when it can, else 1 and why
+    /// Ask a running instance whether it can decide: exit 0 if it can, else 1 with the reason
     Ready {
         /// The instance's operations address
         #[arg(long, env = "RUSHGATE_OPS_LISTEN", default_value = "0.0.0.0:9090")]
         ops_listen: std::net::SocketAddr,
     },
-    /// A whole shop on private servers, for trying it out
+    /// Run a whole shop on private servers, for trying it out
     Demo(Box<Demo>),
 }
 
 #[derive(Args)]
 struct Token {
-    /// User that the token stands for
+    /// User whom the token identifies
     #[arg(long)]
     sub: String,
     /// shop, service or admin; several separated by spaces
@@ -79,10 +79,10 @@ struct Token {
 struct Audit {
     #[command(flatten)]
     servers: Servers,
-    /// How long to wait for PostgreSQL to have what the gate has decided
+    /// How long to wait until PostgreSQL has what the gate has decided
     #[arg(long, default_value = "30s", value_parser = parse_duration)]
     wait: Duration,
-    /// How long all of it may take
+    /// How long the whole audit may take
     #[arg(long, default_value = "1h", value_parser = parse_duration)]
     timeout: Duration,
     /// Print the report as JSON
@@ -97,7 +97,8 @@ struct Rebuild {
     /// The cell to rebuild
     #[arg(long, default_value_t = 0)]
     cell: u32,
-    /// File that gets what the log holds and cannot be applied, if there is anything [default: ./rushgate-lost-<cell>-<time>.jsonl]
+    /// File for the log entries that cannot be applied, written if there are any [default:
+    /// ./rushgate-lost-<cell>-<time>.jsonl]
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
@@ -128,7 +129,8 @@ enum Log {
         #[arg(long)]
         json: bool,
     },
-    /// Leave out one fact of the entry that halted a cell: the last resort, when it can never go in
+    /// Leave out one fact of the entry that halted a cell: the last resort, if it can never be
+    /// applied
     Skip {
         #[command(flatten)]
         servers: Servers,
@@ -137,13 +139,15 @@ enum Log {
         /// The entry at which the cell is halted
         #[arg(long)]
         seq: u64,
-        /// The fact of that entry, as `log show` numbers them; all: the whole entry, where it cannot be read
+        /// The fact's number in that entry, as in `log show`; all: the whole entry, if it cannot be
+        /// read
         #[arg(long, value_name = "K", value_parser = parse_choice)]
         fact: Choice,
-        /// Why, for those who look at the quarantine later
+        /// Reason, for later readers of the quarantine
         #[arg(long, default_value = "skipped by an operator")]
         reason: String,
-        /// File that gets, per user, what was answered and is not true [default: ./rushgate-skip-<cell>-<epoch>-<seq>.jsonl]
+        /// File for the answers that are no longer true, per user [default:
+        /// ./rushgate-skip-<cell>-<epoch>-<seq>.jsonl]
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
     },
@@ -158,7 +162,8 @@ struct Demo {
     settings: Serve,
 }
 
-/// What the demo decides itself: settings that may stand in the environment, and are not for it.
+/// Settings that the demo sets itself. They may be in the environment, but do not apply to the
+/// demo.
 const NOT_FOR_THE_DEMO: [&str; 9] = [
     "redis_url",
     "database_url",
@@ -171,8 +176,8 @@ const NOT_FOR_THE_DEMO: [&str; 9] = [
     "roles",
 ];
 
-/// A visitor has the token of an end user, and wants to see a wallet charged; and nobody balances load there, so stopping
-/// need not wait for that.
+/// Visitors have an end user's token and want to charge a wallet. No load balancer is in front of
+/// the demo, so stopping need not wait for one.
 fn for_visitors(demo: clap::Command) -> clap::Command {
     let demo = demo.mut_arg("charge_scope", |arg| arg.default_value("shop"));
     let demo = demo.mut_arg("drain_secs", |arg| arg.default_value("0"));
@@ -187,7 +192,7 @@ fn main() -> ExitCode {
         Ok(command_line) => command_line.command,
         Err(e) => return failed(format, &e),
     };
-    // Two parts of the tree bring TLS; they must agree on its provider.
+    // Two dependencies bring TLS; both must use the same provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -199,8 +204,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Flags, environment variables and files of secrets. What is wrong with them is for people to read, with hints on further
-/// lines, unless the log is for programs.
+/// Parses flags, environment variables and secret files. Errors are shown to people with hints on
+/// further lines, and as one line if the log is JSON.
 fn command_line(format: LogFormat) -> Result<CommandLine, Failure> {
     let command = CommandLine::command().mut_subcommand("demo", for_visitors);
     let command = secret_files::read(command)?;
@@ -218,7 +223,7 @@ fn command_line(format: LogFormat) -> Result<CommandLine, Failure> {
 
 fn failed(format: LogFormat, error: &Failure) -> ExitCode {
     logs::fatal(format, &error.to_string());
-    // 1 is for differences there.
+    // `audit` exits with 1 when it finds differences.
     match std::env::args().nth(1).as_deref() {
         Some("audit") => ExitCode::from(audit::NOT_COMPARED),
         _ => ExitCode::FAILURE,
@@ -255,7 +260,7 @@ async fn run(command: Command, format: LogFormat) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// To whoever is looking; a closed pipe is no reason to fail.
+/// Prints to standard output; a closed pipe is no reason to fail.
 fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
@@ -266,7 +271,7 @@ async fn run_serve(settings: Serve) -> Result<(), Failure> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = stopping.clone();
     tokio::spawn(async move {
-        // Who presses Ctrl-C, or asks twice, does not want to wait.
+        // Ctrl-C, or a second signal, means: stop without draining.
         tokio::select! {
             _ = interrupt.recv() => stop.at_once.cancel(),
             _ = terminate.recv() => stop.asked.cancel(),

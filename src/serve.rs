@@ -1,7 +1,9 @@
-//! `rushgate serve`: checks the settings, connects, migrates, runs its roles, and stops in order.
+//! `rushgate serve`: checks the settings, connects, migrates, runs the instance's roles, and stops
+//! them in order.
 //!
-//! What an instance needs at its start is Redis. PostgreSQL and RabbitMQ may be away: see [`database`] and [`reach_broker`].
-//! Roles that panic or end are started again ([`supervisor`]); a server loop that ends takes the process with it.
+//! Only Redis must be reachable at the start. PostgreSQL and RabbitMQ may be away: see [`database`]
+//! and [`reach_broker`]. Roles that panic or return are restarted ([`supervisor`]). A server task
+//! that ends stops the process ([`tasks`]).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -45,7 +47,7 @@ mod rights;
 mod supervisor;
 mod tasks;
 
-/// Why an instance cannot run; one line that says what to do.
+/// Why an instance cannot run. Displays as one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(transparent)]
@@ -60,7 +62,7 @@ pub enum ServeError {
     Unusable(String),
     #[error("{0}")]
     Rights(String),
-    #[error("a part of this process has ended ({0}): start it again, and report this")]
+    #[error("a task of this process has ended ({0}): restart the process, and report this as a defect")]
     Ended(String),
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -70,7 +72,7 @@ pub enum ServeError {
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
 }
 
-/// Where an instance listens, once it does; port 0 in the settings becomes a real one here.
+/// The addresses on which an instance listens; port 0 in the settings is a real port here.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     /// `None` without the role `api`.
@@ -80,19 +82,19 @@ pub struct Addresses {
 
 /// Connections that the scheduler and the relay share.
 const BACKGROUND_CONNECTIONS: u32 = 6;
-/// Background roles stop after the API; this much of the time to stop is left for them.
+/// Background roles stop after the API; this part of the time to stop is reserved for them.
 const BACKGROUND_STOP_LIMIT: Duration = Duration::from_secs(3);
-/// Statements outside the API may take longer: they work on many rows.
+/// Statements outside of the API may take longer: they work on many rows.
 const BACKGROUND_STATEMENT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs until `stopping`. `ready` is told the addresses once requests are accepted.
+/// Runs until `stopping`. Sends the addresses to `ready` once requests are accepted.
 pub async fn run(
     settings: Serve,
     stopping: impl Into<Stopping>,
     ready: oneshot::Sender<Addresses>,
 ) -> Result<(), ServeError> {
     settings.check()?;
-    // Before anything that counts.
+    // First, because metrics counted before the installation are lost.
     let metrics = telemetry::metrics::install()?;
     telemetry::trace::start(&settings)?;
     let verifier = match settings.has(Role::Api) {
@@ -114,7 +116,7 @@ pub async fn run(
     let background = CancellationToken::new();
     let stopping = stopping.into();
     let preparing = database::prepare(&settings.servers, &settings.roles, &background);
-    // A long migration goes on at the next start.
+    // A long migration continues at the next start.
     let (prepared, preparing) = tokio::select! {
         prepared = preparing => prepared?,
         () = stopping.asked.cancelled() => return Ok(()),
@@ -124,10 +126,11 @@ pub async fn run(
     let mut roles = JoinSet::new();
     roles.spawn(async move {
         if let Some(error) = preparing.await {
-            let _ = cannot_serve.send(error); // it may be stopping
+            let _ = cannot_serve.send(error); // the process may be stopping
         }
     });
-    let mut followers = Vec::new(); // their threads, which must live as long as they
+    // The threads of the following roles; they end when they are dropped.
+    let mut followers = Vec::new();
     if settings.has(Role::Reconciler) {
         let thread = OwnThread::start("rushgate-follow", settings.followers_niceness())?;
         for cell in 0..settings.servers.cells {
@@ -138,7 +141,8 @@ pub async fn run(
     let mut rabbitmq_connected = None;
     if settings.has(Role::Relay) {
         let url = settings.servers.amqp_url.clone();
-        let connected = Arc::new(AtomicBool::new(true)); // until somebody has found that it is not
+        // Until the relay has found that it is not.
+        let connected = Arc::new(AtomicBool::new(true));
         rabbitmq_connected = Some(Arc::clone(&connected));
         let thread = OwnThread::start("rushgate-relay", settings.followers_niceness())?;
         roles.spawn(reach_broker(amqp));
@@ -188,9 +192,7 @@ pub async fn run(
     background.cancel();
     let ended = async { while roles.join_next().await.is_some() {} };
     if tokio::time::timeout(BACKGROUND_STOP_LIMIT, ended).await.is_err() {
-        tracing::warn!(
-            "background work was cut off; what it had not finished is done again at the next start"
-        );
+        tracing::warn!("background work was cut off; the next start repeats what was not finished");
     }
     drop(followers);
     telemetry::trace::stop().await;
@@ -231,7 +233,7 @@ struct Listening<'a> {
     pool: PgPool,
     zone: TimeZone,
     prepared: Prepared,
-    /// Why this version must not go on, should that be found later.
+    /// Receives the reason why this version must not serve on this database, if it is found later.
     refused: oneshot::Receiver<ServeError>,
     rabbitmq_connected: Option<Arc<AtomicBool>>,
 }
@@ -315,21 +317,21 @@ impl Listening<'_> {
         let roles: Vec<&str> = settings.roles.iter().map(|role| role.name()).collect();
         let api = addresses.api.map(tracing::field::display);
         tracing::info!(api, ops = %addresses.ops, roles = roles.join(","), "serving");
-        let _ = ready.send(addresses); // nobody has to be interested
+        let _ = ready.send(addresses); // no receiver is required
         let outcome = tokio::select! {
             () = stopping.drained(settings.drain()) => Ok(()),
             ended = servers.one_ends() => Err(ServeError::Ended(ended)),
             Ok(error) = self.refused => {
-                tracing::error!(%error, "this instance must not go on, and stops");
+                tracing::error!(%error, "this version must not serve on this database; the instance stops");
                 stopping.asked.cancel();
                 stopping.drained(settings.drain()).await;
                 Err(error)
             }
         };
         closing.cancel();
-        tracing::info!("stopping: no new requests; those under way are finished");
+        tracing::info!("stopping: no new requests; requests in flight are finished");
         if tokio::time::timeout(SHUTDOWN_TIMEOUT - BACKGROUND_STOP_LIMIT, servers.all_end()).await.is_err() {
-            tracing::warn!("requests still under way were cut off");
+            tracing::warn!("requests in flight did not finish in time and were cut off");
         }
         outcome
     }
@@ -340,7 +342,7 @@ impl Listening<'_> {
 pub struct Stopping {
     /// `/readyz` turns 503, and the ports close after [`Serve::drain`].
     pub asked: CancellationToken,
-    /// … or at once.
+    /// The ports close immediately.
     pub at_once: CancellationToken,
 }
 
@@ -351,7 +353,7 @@ impl From<CancellationToken> for Stopping {
 }
 
 impl Stopping {
-    /// Waits until it is asked for, then until balancers of load have had the time to notice.
+    /// Waits for the request to stop, then until load balancers have had time to notice.
     async fn drained(&self, drain: Duration) {
         tokio::select! {
             () = self.asked.cancelled() => {}
@@ -359,19 +361,23 @@ impl Stopping {
         }
         if !drain.is_zero() {
             let secs = drain.as_secs();
-            tracing::info!(secs, "stopping: /readyz answers 503, and requests are taken for {secs} s more");
+            tracing::info!(
+                secs,
+                "stopping: /readyz answers 503, and requests are accepted for {secs} s more"
+            );
             let _ = self.at_once.run_until_cancelled(tokio::time::sleep(drain)).await;
         }
     }
 }
 
-/// One connection at start-up, so that a wrong address or password is said at once, also by an instance whose relay only
-/// stands by. Nothing waits for it: events wait in PostgreSQL, and the relay keeps trying.
+/// Tries one connection at start-up, so that a wrong address or password is logged immediately,
+/// also when the relay is only on standby. Nothing waits for this: events wait in PostgreSQL, and
+/// the relay keeps trying.
 async fn reach_broker(uri: lapin::uri::AMQPUri) {
     let connecting = lapin::Connection::connect_uri(uri, lapin::ConnectionProperties::default());
     let why = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => {
-            let _ = connection.close(200, "reached".into()).await; // it has served
+            let _ = connection.close(200, "reached".into()).await; // it was only a test
             return;
         }
         Ok(Err(error)) => error.to_string(),
@@ -384,7 +390,7 @@ async fn reach_broker(uri: lapin::uri::AMQPUri) {
 }
 
 async fn schedule(gate: Arc<Gate>, pool: PgPool, zone: TimeZone, stop: CancellationToken) {
-    // An instance that has just been started may have to build the gate first.
+    // After a start, the gate may have to be built first.
     while !stop.is_cancelled()
         && gate.status().await.is_ok_and(|cells| cells.iter().any(|c| c.state != "open"))
     {
@@ -400,7 +406,7 @@ async fn schedule(gate: Arc<Gate>, pool: PgPool, zone: TimeZone, stop: Cancellat
 fn refresher(pool: PgPool, zone: TimeZone) -> http::RefreshPopular {
     Arc::new(move |now| {
         let (pool, zone) = (pool.clone(), zone.clone());
-        // A task of its own: a client that hangs up must not cut a transaction off.
+        // A task of its own: a client that hangs up must not interrupt a transaction.
         let made = tokio::spawn(async move { scheduler::refresh_now(&pool, &zone, now).await });
         async move { made.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string()) }.boxed()
     })

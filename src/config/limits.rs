@@ -1,4 +1,4 @@
-//! How much of Rushgate one caller, one kind of request and one connection may take.
+//! Limits on what one caller, one kind of request and one connection may use.
 
 use clap::Args;
 use ipnet::IpNet;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Settings of limits. The defaults are those to go live with.
+/// The settings for limits. The defaults are meant for production.
 #[derive(Args, Clone, Debug)]
 pub struct Limits {
     /// Requests that one end user (scope shop) may send, such as 200/10s, or off; per instance
@@ -18,37 +18,40 @@ pub struct Limits {
     /// Idempotency-Keys that one user may use in a day (UTC), over all instances
     #[arg(long, env = "RUSHGATE_USER_KEYS_PER_DAY", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub user_keys: u64,
-    /// Requests that may come from one address (IPv6: one /64), such as 20000/10s, or off; per instance
+    /// Requests that may come from one address (IPv6: one /64), such as 20000/10s, or off; per
+    /// instance
     #[arg(long, env = "RUSHGATE_ADDRESS_RATE", default_value = "off")]
     pub address_rate: Rate,
-    /// Networks of proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8,fd00::/8
+    /// Networks of proxies whose X-Forwarded-For is trusted, such as 10.0.0.0/8,fd00::/8
     #[arg(long, env = "RUSHGATE_TRUSTED_PROXIES", value_delimiter = ',', value_parser = parse_network)]
     pub trusted_proxies: Vec<IpNet>,
-    /// Decisions (coupons, orders, charges) under way at once; as many again may wait, more are overloaded
+    /// Decisions (coupons, orders, charges) in flight at once; as many again may wait, more are
+    /// overloaded
     #[arg(long, env = "RUSHGATE_DECIDE_LIMIT", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub decide_limit: u32,
     /// The same for reads of the gate (products, templates, wallets, coupons)
     #[arg(long, env = "RUSHGATE_READ_LIMIT", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub read_limit: u32,
-    /// The same for what needs PostgreSQL (reads of orders, ledgers, popular products; cancelling)
+    /// The same for requests that need PostgreSQL (reads of orders, ledgers, popular products;
+    /// cancelling)
     #[arg(long, env = "RUSHGATE_TRUTH_LIMIT", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub truth_limit: u32,
-    /// The same for what staff do (products, stock, templates, status)
+    /// The same for requests by staff (products, stock, templates, status)
     #[arg(long, env = "RUSHGATE_STAFF_LIMIT", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub staff_limit: u32,
     /// Connections that one port serves at once; when all are taken, idle ones are closed
     #[arg(long, env = "RUSHGATE_MAX_CONNECTIONS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
-    /// Requests that one HTTP/2 connection may have under way at once
+    /// Requests that one HTTP/2 connection may have in flight at once
     #[arg(long, env = "RUSHGATE_MAX_STREAMS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_streams: u32,
-    /// How long a client may take for its headers; an idle connection is closed after it
+    /// How long a client may take to send its headers; an idle connection is closed after it
     #[arg(long, env = "RUSHGATE_HEADER_TIMEOUT_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub header_timeout_ms: u64,
-    /// How long a client may take for its body
+    /// How long a client may take to send its body
     #[arg(long, env = "RUSHGATE_BODY_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub body_timeout_ms: u64,
-    /// How long a client may let an answer lie before its connection is cut
+    /// How long a client may leave an answer unread before its connection is cut
     #[arg(long, env = "RUSHGATE_WRITE_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub write_timeout_ms: u64,
 }
@@ -88,7 +91,7 @@ impl Limits {
     }
 }
 
-/// So many requests in so many seconds; or no limit.
+/// A number of requests in a number of seconds; or no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate(pub Option<Quota>);
 

@@ -1,5 +1,6 @@
-//! Secrets from files: `NAME_FILE` names a file whose text stands for the setting `NAME`, as container platforms mount
-//! secrets. A value in a file is in no process list, no environment dump and no `--help`.
+//! Secrets from files: `NAME_FILE` names a file that contains the value of the setting `NAME`, as
+//! container platforms mount secrets. A value in a file appears in no process list, no environment
+//! dump and no `--help`.
 
 use std::ffi::OsString;
 
@@ -7,7 +8,7 @@ use clap::Command;
 
 use super::InvalidSetting;
 
-/// What is secret, or holds a password: the flag's id and the variable.
+/// Settings that are secret or contain a password: the flag's id and the variable.
 const SECRETS: [(&str, &str); 4] = [
     ("redis_url", "RUSHGATE_REDIS_URL"),
     ("database_url", "RUSHGATE_DATABASE_URL"),
@@ -15,7 +16,7 @@ const SECRETS: [(&str, &str); 4] = [
     ("jwt_secret", "RUSHGATE_JWT_SECRET"),
 ];
 
-/// The command line with what the files say as defaults; flags go over them.
+/// Sets the files' contents as defaults of the command line; flags override them.
 pub fn read(command: Command) -> Result<Command, InvalidSetting> {
     read_from(command, |name| std::env::var_os(name))
 }
@@ -37,13 +38,13 @@ fn read_from(
         if text.is_empty() {
             return Err(bad("the file is empty"));
         }
-        // Defaults of a command live as long as the process; there are four at most.
+        // clap keeps defaults for the life of the process; there are four at most.
         command = give(command, id, text.to_owned().leak());
     }
     Ok(command)
 }
 
-/// To every (sub)command that knows the flag.
+/// Sets the default in every (sub)command that has the flag.
 fn give(mut command: Command, id: &str, text: &'static str) -> Command {
     if command.get_arguments().any(|arg| arg.get_id() == id) {
         command = command.mut_arg(id, |arg| arg.default_value(text).hide_default_value(true).required(false));

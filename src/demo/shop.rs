@@ -1,4 +1,4 @@
-//! The things that the demo asks of the rest of the crate.
+//! The demo's calls into the rest of the crate.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,23 +13,23 @@ use crate::{http, seed, serve};
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Building the gate from an old demo's data may take a moment.
+/// Building the gate from an earlier demo's data may take a moment.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
 const OPEN_POLL: Duration = Duration::from_millis(50);
 
-/// What a visitor may have set, except for what the demo decides itself: one instance with every role, tokens by a
-/// secret of its own, and plain HTTP, so that the lines to paste work.
+/// The visitor's settings, except for those that the demo sets itself: one instance with every
+/// role, tokens signed with a secret of its own, and plain HTTP, so that the printed commands work.
 pub fn settings(asked: Serve) -> Serve {
     Serve {
         roles: vec![Role::Api, Role::Reconciler, Role::Relay, Role::Scheduler],
-        // A place holder until the data folder is open, which keeps the secret.
+        // A placeholder: the secret is in the data folder, which is not open yet.
         auth: Auth { jwt_secret: Some("kept in the data folder".into()), jwt_jwks_file: None, ..asked.auth },
         tls: TlsFiles::default(),
         ..asked
     }
 }
 
-/// Migrates, runs all roles, says where it listens, and returns once it has been stopped.
+/// Migrates, runs all roles, sends the addresses to `ready`, and returns once stopped.
 pub async fn serve(
     settings: Serve,
     stop: CancellationToken,
@@ -38,7 +38,7 @@ pub async fn serve(
     Ok(serve::run(settings, stop, ready).await?)
 }
 
-/// Waits until the gate is open, and fills it. Returns what the shop now has, for people to read.
+/// Waits until the gate is open and fills it. Returns a summary of the shop for the visitor.
 pub async fn seed(settings: &Serve) -> Result<String, Error> {
     let limits = BatchLimits::default();
     let gate: Arc<Gate> = Gate::with_limits(&settings.servers, limits).await?;

@@ -1,5 +1,5 @@
-//! What the demo prints once the shop is open: addresses, tokens, and lines to paste. Each of those stands alone on its
-//! line and works in any folder; tests/readme/run pastes them all.
+//! The text that the demo prints once the shop is open: addresses, tokens, and commands to paste.
+//! Each command is one line and works in any folder; tests/readme/run pastes them all.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use crate::relay::topology::ORDERS_QUEUE;
 
 const USER: &str = "user-1";
 const OTHER_USER: &str = "user-2";
-/// What the printed lines order and take: part of the seed.
+/// The product and the template of the printed commands; the seed has both.
 const PRODUCT: &str = "americano";
 const TEMPLATE: &str = "welcome";
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where to look, whom to be, what to paste.
+/// Prints the addresses, the tokens and the commands.
 pub fn introduce(settings: &Serve, management: &str, data: &Path) -> Result<(), Error> {
     let (api, ops) = (url(settings.listen), url(settings.ops_listen));
     let broker = management.trim_end_matches("/api");
@@ -31,7 +31,7 @@ pub fn introduce(settings: &Serve, management: &str, data: &Path) -> Result<(), 
     say(format_args!("Tokens for this demo, good for {} hours:\n", TOKEN_TTL.as_secs() / 3600));
     for (scope, subject) in [("shop", USER), ("service", "shop-backend"), ("admin", "shop-staff")] {
         let token = shop::token(settings, subject, scope, TOKEN_TTL).map_err(Error::Shop)?;
-        // curl reads a header from a file, which keeps the lines below short enough to read.
+        // curl reads a header from a file, which keeps the commands below short enough to read.
         servers::write_private(&header(data, scope), &format!("Authorization: Bearer {token}\n"))?;
         say(format_args!("  {scope} ({subject})\n    {token}"));
     }
@@ -95,7 +95,7 @@ fn mint(settings: &Serve, data: &Path) -> String {
     )
 }
 
-/// This very program, as a shell can start it from any folder.
+/// The path of this program, quoted so that a shell can start it from any folder.
 fn program() -> String {
     let path = std::env::current_exe().unwrap_or_else(|_| "rushgate".into());
     shell_word(&path.to_string_lossy())
@@ -105,7 +105,7 @@ fn header(data: &Path, scope: &str) -> PathBuf {
     data.join(format!("{scope}.header"))
 }
 
-/// The address as a browser on this machine would name it.
+/// The address as a browser on this machine would use it.
 fn url(address: SocketAddr) -> String {
     let local = if address.ip().is_unspecified() {
         SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port())

@@ -1,10 +1,12 @@
-//! PostgreSQL at the start of an instance: its schema and the rights of the roles there.
+//! PostgreSQL at the start of an instance: checks and migrates its schema, and checks the rights of
+//! the instance's roles.
 //!
-//! The gate decides without PostgreSQL, so an instance starts while PostgreSQL is away: it says so, keeps trying, and its
-//! followers (reconciler, relay, scheduler) begin once PostgreSQL is as it must be. What PostgreSQL itself calls wrong at
-//! the start (no such database, a wrong password, a missing right) ends the process. Found later, it does not: instances
-//! that can decide must not all end because PostgreSQL came back otherwise. Only a schema that is not for this version ends
-//! it then, too.
+//! The gate decides without PostgreSQL, so an instance starts while PostgreSQL is away: it logs
+//! that and keeps trying. Its followers (reconciler, relay, scheduler) start once PostgreSQL is
+//! ready. An error that PostgreSQL reports at the start (no such database, a wrong password, a
+//! missing right) ends the process. The same error later does not: instances that can decide must
+//! not all stop because PostgreSQL came back with other settings. Later, only a schema that is not
+//! for this version ends the process.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,17 +23,17 @@ use crate::telemetry::repeated::Repeated;
 use crate::truth;
 use crate::truth::migrate::{self, MigrateError};
 
-/// Statements that look whether PostgreSQL can be used.
+/// Time limit of each statement that checks PostgreSQL.
 const LOOK_LIMIT: Duration = CONNECT_TIMEOUT;
-/// Saying good-bye to PostgreSQL.
+/// Time limit for closing the connection.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Why the roles cannot begin.
+/// Why the roles cannot start.
 #[derive(Debug)]
 pub enum Unprepared {
-    /// PostgreSQL does not answer, or writes nothing for now. It may come back.
+    /// PostgreSQL does not answer or is read-only. This may pass.
     Away(String),
-    /// PostgreSQL answers, and says that something is set up wrongly.
+    /// PostgreSQL answers, and its setup is wrong.
     Wrong(ServeError),
 }
 
@@ -46,26 +48,27 @@ impl std::fmt::Display for Unprepared {
     }
 }
 
-/// Whether PostgreSQL has been found as the roles need it; cheap to clone.
+/// Whether PostgreSQL is ready for the roles; cheap to clone.
 #[derive(Clone)]
 pub struct Prepared(watch::Receiver<Option<Arc<str>>>);
 
 impl Prepared {
-    /// Waits until the roles may begin.
+    /// Waits until the roles may start.
     pub async fn wait(&mut self) {
         if self.0.wait_for(Option::is_none).await.is_err() {
             std::future::pending().await // the process stops
         }
     }
 
-    /// Why they may not begin yet.
+    /// Why the roles may not start yet; `None`: they may.
     pub fn trouble(&self) -> Option<String> {
         self.0.borrow().as_deref().map(str::to_owned)
     }
 }
 
-/// Prepares PostgreSQL for `roles`. Where it is away, says so and goes on trying in the future that is returned, until `stop`;
-/// that yields why this version must not serve on this database at all, should it find that.
+/// Prepares PostgreSQL for `roles`. If it is away, logs that; the returned future then keeps trying
+/// until `stop`. It resolves to an error if it finds that this version must not serve on this
+/// database at all.
 pub async fn prepare(
     servers: &Servers,
     roles: &[Role],
@@ -95,7 +98,7 @@ pub async fn prepare(
         }
         trouble.works();
         tell.send_replace(None);
-        stop.cancelled().await; // readers wait on the sender
+        stop.cancelled().await; // the receivers fail once the sender is dropped
         None
     };
     Ok((Prepared(told), going_on))
@@ -106,7 +109,7 @@ async fn try_once(servers: &Servers, roles: &[Role]) -> Result<(), Unprepared> {
         async { truth::leader_session(&servers.database_url, "rushgate-start")?.connect().await };
     let mut conn = limited(connecting).await?;
     let outcome = look(&mut conn, servers, roles).await;
-    let _ = tokio::time::timeout(CLOSE_LIMIT, conn.close()).await; // it has served
+    let _ = tokio::time::timeout(CLOSE_LIMIT, conn.close()).await; // the result is there already
     outcome
 }
 
@@ -114,10 +117,10 @@ async fn look(conn: &mut PgConnection, servers: &Servers, roles: &[Role]) -> Res
     let read_only = sqlx::query_scalar("SELECT current_setting('transaction_read_only')::bool");
     let read_only: bool = limited(read_only.fetch_one(&mut *conn)).await?;
     if let Err(error) = migrate::migrate(servers).await {
-        // Has it gone meanwhile?
+        // Has PostgreSQL gone away in the meantime? Then this fails as `Away`.
         let _: bool = limited(sqlx::query_scalar("SELECT true").fetch_one(&mut *conn)).await?;
         return Err(match read_only {
-            true => Unprepared::Away(format!("it is read-only, and has not this version's schema: {error}")),
+            true => Unprepared::Away(format!("it is read-only and lacks this version's schema: {error}")),
             false => Unprepared::Wrong(error.into()),
         });
     }
@@ -127,7 +130,7 @@ async fn look(conn: &mut PgConnection, servers: &Servers, roles: &[Role]) -> Res
     }
 }
 
-/// With a time limit, and an error sorted by whether PostgreSQL has answered.
+/// Runs `work` with a time limit, and classifies its error by whether PostgreSQL answered.
 async fn limited<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Unprepared> {
     match tokio::time::timeout(LOOK_LIMIT, work).await {
         Ok(Ok(value)) => Ok(value),
@@ -137,8 +140,8 @@ async fn limited<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Resul
     }
 }
 
-/// Class 08: connection exception, class 53: insufficient resources (too many connections), 57P01 to 57P03: shut down,
-/// crashed, starting.
+/// SQLSTATE class 08: connection exception; class 53: insufficient resources (too many
+/// connections); 57P01 to 57P03: shut down, crashed, starting.
 fn is_away(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)

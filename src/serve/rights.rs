@@ -1,5 +1,6 @@
-//! What the roles of an instance may do in PostgreSQL, asked before they begin: a role without one of its rights would fail
-//! again and again, some of them only after they have done half of their work.
+//! The rights in PostgreSQL that the roles of an instance need. They are checked before the roles
+//! start: a role without one of its rights would fail again and again, in some cases only after
+//! half of its work.
 
 use sqlx::PgConnection;
 
@@ -8,7 +9,7 @@ use crate::config::Role;
 /// A right on a table.
 type Right = (&'static str, &'static str);
 
-/// Every instance looks at these, for `/metrics`, `/readyz` and `/v1/admin/status`.
+/// Every instance reads these, for `/metrics`, `/readyz` and `/v1/admin/status`.
 const ALL: &[Right] = &[
     ("SELECT", "schema_migrations"),
     ("SELECT", "cell_cursors"),
@@ -75,8 +76,8 @@ fn needed_by(role: Role) -> &'static [Right] {
     }
 }
 
-/// What these roles lack, in one line that says what to do; `None`: nothing. Tables that do not exist are the migrations'
-/// business.
+/// The rights that these roles lack, in one line that says what to do; `None`: they lack nothing.
+/// Tables that do not exist are left to the migrations.
 pub async fn missing(conn: &mut PgConnection, roles: &[Role]) -> Result<Option<String>, sqlx::Error> {
     let mut lacking = Vec::new();
     let mut user = String::new();
@@ -106,7 +107,7 @@ mod tests {
 
     const FILE: &str = include_str!("../../deploy/roles.sql");
 
-    /// Whether `deploy/roles.sql` gives this to that role of PostgreSQL.
+    /// Whether `deploy/roles.sql` grants this right to that PostgreSQL role.
     fn given(role: &str, (kind, table): Right) -> bool {
         let words = |text: &str| -> Vec<String> {
             text.split([',', ' ', '\n']).filter(|word| !word.is_empty()).map(str::to_owned).collect()

@@ -1,4 +1,5 @@
-//! Keeps the background roles running: one that panics or ends is reported and started again after a growing pause.
+//! Keeps the background roles running: a role that panics or returns is logged and restarted after
+//! a growing pause.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -13,8 +14,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::bounds::{ROLE_RESTART_FIRST, ROLE_RESTART_MAX};
 use crate::telemetry::metrics;
 
-/// Runs a role on `runtime` until `stop`. `start` makes each run; what a run has told its gauges, it must take back when it
-/// is dropped, which a panic does, too.
+/// Runs a role on `runtime` until `stop`; `start` creates each run. A run must reset its gauges
+/// when it is dropped, which also happens on a panic.
 pub async fn supervise<F, E>(
     role: &'static str,
     runtime: Handle,
@@ -28,13 +29,13 @@ pub async fn supervise<F, E>(
     let mut pause = ROLE_RESTART_FIRST;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        // The run ends with us, also where this task is cut off at the end of a shutdown.
+        // Aborted when this task is dropped, as at the end of a shutdown.
         let ended = AbortOnDropHandle::new(runtime.spawn(start())).await;
         if stop.is_cancelled() {
             return;
         }
         let why = match ended {
-            Ok(Ok(())) => "it returned, which it must not".to_owned(),
+            Ok(Ok(())) => "it returned, which is a defect".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(error) => cause(error),
         };
@@ -47,12 +48,12 @@ pub async fn supervise<F, E>(
     }
 }
 
-/// A run that was longer than the longest pause had recovered.
+/// A run that lasted longer than the longest pause counts as recovered.
 fn next_pause(pause: Duration, ran_for: Duration) -> Duration {
     if ran_for > ROLE_RESTART_MAX { ROLE_RESTART_FIRST } else { pause }
 }
 
-/// Why a task has not returned, for people.
+/// Why a task ended, as text for the log.
 pub fn cause(error: JoinError) -> String {
     match error.try_into_panic() {
         Ok(panic) => format!("it panicked: {}", panic_message(&*panic)),
@@ -72,7 +73,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    /// As the roles do it: set while it runs, cleared when it is dropped.
+    /// Like the roles' gauges: set while the role runs, cleared when it is dropped.
     struct Leading(Arc<AtomicU32>);
 
     impl Drop for Leading {

@@ -1,5 +1,6 @@
-//! The tasks without which an instance is none: its ports, what refreshes readiness and figures. They end when the instance
-//! stops; one that ends before is a defect, and takes the process with it: whoever started it starts it again.
+//! The tasks that an instance cannot run without: its ports, and the refreshing of readiness and
+//! metrics. They end when the instance stops. One that ends earlier is a defect and ends the
+//! process, which the service manager then restarts.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -30,7 +31,7 @@ impl Tasks {
         self.names.insert(id, name);
     }
 
-    /// Waits until one of them ends; which, and why.
+    /// Waits until one task ends; returns its name and why it ended.
     pub async fn one_ends(&mut self) -> String {
         match self.set.join_next_with_id().await {
             Some(Ok((id, ()))) => format!("{} returned", self.name(id)),
@@ -39,12 +40,12 @@ impl Tasks {
         }
     }
 
-    /// Waits until all have ended, however they do.
+    /// Waits until all tasks have ended; panics are only logged.
     pub async fn all_end(&mut self) {
         while let Some(ended) = self.set.join_next_with_id().await {
             if let Err(error) = ended {
                 let (task, why) = (self.name(error.id()), cause(error));
-                tracing::error!(task, why, "a part of this process has not stopped well");
+                tracing::error!(task, why, "a task of this process failed while it stopped");
             }
         }
     }
