@@ -1,4 +1,5 @@
-//! The audit on real servers: clean on a clean shop, and each kind of difference, planted, is named.
+//! Tests of the audit on real servers: it is clean on a consistent shop, and reports each planted
+//! difference by name.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::cluster::{Cluster, Request, Settings};
 use crate::truth::{database, execute};
 
 const KEYS: Keys = Keys { cell: 0, epoch: 3 };
-/// A moment after the shop's idempotency record.
+/// A moment after the time of the shop's idempotency record.
 const CLOCK_MS: i64 = 1_700_000_200_000;
 
 const ORDER_1: &str = "00000000-0000-7000-8000-000000000001";
@@ -122,7 +123,7 @@ impl Shop {
         audit(&servers, &self.pool, Options { wait }).await.unwrap()
     }
 
-    /// Audits, expects the difference, and makes the shop clean again.
+    /// Runs the audit, expects this difference, and repairs the shop.
     async fn expect(&self, check: &str, id: &str, expected: &str, found: &str) {
         let report = self.audit().await;
         assert!(!report.clean, "{check}: seen as clean");
@@ -209,7 +210,7 @@ async fn differences_between_gate_and_truth_are_named() {
     shop.hset(&KEYS.wallets(), "u9", "100").await;
     shop.expect("gate-wallets", "u9", "nothing", "100").await;
     let _: i64 = shop.client.hdel(KEYS.wallets(), "u2").await.unwrap();
-    shop.hset(&KEYS.wallets(), "u9", "100").await; // same number of wallets on both sides
+    shop.hset(&KEYS.wallets(), "u9", "100").await; // keeps the number of wallets equal on both sides
     shop.expect("gate-wallets", "u9", "nothing", "100").await;
     let _: i64 = shop.client.hdel(KEYS.wallets(), "u2").await.unwrap();
     shop.expect("gate-wallets", "u2", "5000", "nothing").await;
@@ -264,7 +265,7 @@ async fn differences_between_gate_and_truth_are_named() {
     shop.expect("gate-records", "u2 key", "nothing", "93ff00").await;
     shop.put_record("u1 key", 1_700_000_100_251).await;
     shop.expect("gate-records", "u1 key", "1700000100250", "1700000100251").await;
-    shop.put_record("u2 old", CLOCK_MS - 25 * 3_600_000).await; // no longer answers anybody
+    shop.put_record("u2 old", CLOCK_MS - 25 * 3_600_000).await; // too old to answer any request
     assert!(shop.audit().await.clean);
 }
 
@@ -296,7 +297,7 @@ async fn a_cell_that_cannot_be_compared_is_named() {
     ])
     .await;
     shop.expect("gate-log", "cell 0", "3-7", "3-8").await;
-    // The rules within PostgreSQL are checked all the same.
+    // The rules within PostgreSQL are checked even if the gate cannot be.
     shop.hset(&meta, "state", "closed").await;
     execute(&shop.pool, "UPDATE wallets SET balance = 1 WHERE user_id = 'u1'").await;
     shop.expect("ledger-sum", "u1", "8500", "1").await;
@@ -436,7 +437,8 @@ async fn many_differences_are_counted_and_some_named_and_pages_are_bounded() {
 async fn cancelled_orders_are_looked_up_by_their_index() {
     let shop = Shop::open().await;
     let mut session = shop.pool.begin().await.unwrap();
-    // From its sixth page on, an audit keeps a plan for whatever ids.
+    // From the sixth page on, PostgreSQL uses a generic plan for the audit's query. The test forces
+    // one.
     let find = include_str!("../../src/audit/sql/find_orders.sql");
     let prepare = format!(
         "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; PREPARE find (uuid[]) AS {find}"
@@ -448,7 +450,8 @@ async fn cancelled_orders_are_looked_up_by_their_index() {
     session.rollback().await.unwrap();
 }
 
-/// 0: clean, 1: differences, 2: could not compare, and then in time and with a reason.
+/// Exit codes: 0 is clean, 1 is differences, and 2 means that the audit could not compare. In the
+/// last case it must end in time and give the reason.
 #[tokio::test]
 async fn the_exit_code_says_what_became_of_an_audit() {
     let cluster = Cluster::servers().await;
@@ -463,7 +466,7 @@ async fn the_exit_code_says_what_became_of_an_audit() {
     cluster.caught_up().await;
     assert_eq!(outcome(settings, &[]).await.0, 0);
 
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // takes connections and never answers
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // accepts connections and never answers
     let silent = format!("127.0.0.1:{}", silent.local_addr().unwrap().port());
     for (name, value) in [
         ("RUSHGATE_DATABASE_URL", "postgres://postgres@127.0.0.1:1/rushgate".to_owned()),

@@ -1,5 +1,7 @@
-//! docker-compose.yml, Dockerfile and .env.example: complete, without default passwords, and as Rushgate needs its servers.
-//! Where the client is there, `docker compose config` has the last word. `./dev containers` runs them (tests/containers/).
+//! Checks of docker-compose.yml, Dockerfile and .env.example: they are complete, have no default
+//! passwords, and configure the servers as Rushgate needs them. If the client is installed, `docker
+//! compose config` must accept the file. `./dev containers` runs the containers
+//! (tests/containers/).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,14 +29,14 @@ fn services() -> BTreeMap<String, Value> {
     serde_json::from_value(whole["services"].clone()).unwrap()
 }
 
-/// `${NAME}` with what follows the name.
+/// Every `${NAME}`, with the text after the name.
 fn variables(text: &str) -> BTreeSet<(String, String)> {
     let starts = text.split("${").skip(1);
     let name_end = |rest: &str| rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap();
     starts.map(|rest| (rest[..name_end(rest)].to_owned(), rest[name_end(rest)..].to_owned())).collect()
 }
 
-/// Name → value.
+/// The variables of .env.example with their values.
 fn example() -> BTreeMap<String, String> {
     let text = read(".env.example");
     let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
@@ -124,7 +126,8 @@ fn redis_keeps_what_it_acknowledges() {
 
 #[test]
 fn nobody_is_root_and_only_volumes_are_written() {
-    // These images are made for a user of their own; the test that runs them looks at the processes.
+    // These images have a user of their own. The test that runs the containers checks the
+    // processes.
     let has_own_user = |image: &str| {
         image.starts_with("rushgate") || image.starts_with("prom/") || image.starts_with("grafana/")
     };
@@ -154,11 +157,12 @@ fn ports_are_published_on_loopback_only() {
     assert_eq!(publishing, BTreeSet::from(["grafana".to_owned(), "rushgate".to_owned()]));
 }
 
-/// A stopping instance may serve for RUSHGATE_DRAIN_SECS (5) and finish what is under way (10 s) before it is killed.
+/// After SIGTERM an instance may serve for RUSHGATE_DRAIN_SECS (5) and then take 10 s to finish,
+/// before it is killed.
 #[test]
 fn nobody_is_killed_while_stopping() {
     for (name, service) in services().iter().filter(|(_, service)| service["restart"] == "unless-stopped") {
-        // Grafana has nothing to finish.
+        // Grafana has no work in progress.
         if name != "grafana" {
             let grace =
                 service["stop_grace_period"].as_str().unwrap_or_else(|| panic!("{name} has no grace period"));
@@ -210,7 +214,7 @@ async fn the_health_check_says_what_readiness_says() {
     let ready = asked.run(&["ready"]).await.assert_success();
     assert!(ready.stdout.contains(r#""ready":true"#), "{}", ready.stdout);
     cluster.redis.stop().await;
-    // Readiness is told from what is known, which may be a moment old.
+    // Readiness is answered from cached state, which may be slightly out of date.
     let not_ready = eventually("the health check fails", || async {
         let asked = asked.run(&["ready"]).await;
         (asked.code == 1).then_some(asked)
@@ -248,7 +252,7 @@ fn config(client: &[&str], env_file: &Path, more: &[&str]) -> Output {
     command.args(["config", "--quiet"]).current_dir(root()).output().unwrap()
 }
 
-/// The second generation; the first does not know nested variables.
+/// Docker Compose v2; v1 does not support nested variables.
 fn compose_client() -> Option<Vec<&'static str>> {
     let client = vec!["docker", "compose"];
     let mut asked = Command::new(client[0]);

@@ -1,5 +1,5 @@
-//! Dashboards and rules: each query is asked of a real Prometheus that watches a real instance under load, and must
-//! answer with figures; each alert rings for its cause, and has its paragraph in the runbook.
+//! Checks of dashboards and alert rules. A real Prometheus watches a real instance under load, and
+//! each query must return figures. Each alert fires for its cause and has a section in the runbook.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,9 +15,9 @@ use crate::cluster::{Cluster, Instance, eventually};
 use crate::metrics::shop_a_little;
 use crate::servers::{TempFolder, tempfile};
 
-/// From the first scrape until every query must have answered.
+/// From the first scrape until every query must have returned figures.
 const LIMIT: Duration = Duration::from_secs(90);
-/// The span that Grafana would show.
+/// The time range that Grafana would show.
 const SPAN_SECS: u64 = 20;
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn every_panel_and_every_rule_has_figures_from_a_real_instance_under_load(
         }
         waiting = empty;
     }
-    // Kept for whoever wants to see what stood in the panels.
+    // Kept, so that the values in the panels can be inspected after the test.
     let report: String = answered.iter().map(|(place, said)| format!("{place}: {said}\n")).collect();
     fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("dashboards.txt"), report).unwrap();
 
@@ -81,7 +81,7 @@ fn every_alert_has_a_case_and_a_paragraph_in_the_runbook() {
     assert!(alerts.len() >= 20, "{alerts:?}");
     let mut cases = after(&read("grafana/prometheus/alerts_test.yml"), "- name: ");
     assert!(cases.remove("just below every threshold"));
-    // What rings, and what does not, while a server is away.
+    // Test cases for which alerts fire, and which do not, while a server is away.
     let outages = cases.extract_if(.., |case| case.starts_with("'outage: ")).count();
     assert_eq!(outages, 3);
     assert_eq!(cases, alerts);
@@ -145,7 +145,7 @@ fn dashboards() -> Vec<(String, Value)> {
         .collect()
 }
 
-/// Every query of panels, variables, annotations and rules, with the place where it stands, ready to be asked.
+/// Every query in panels, variables, annotations and rules, with its place, ready to be sent.
 fn queries() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for (file, dashboard) in dashboards() {
@@ -183,15 +183,16 @@ fn queries() -> Vec<(String, String)> {
     all.into_iter().map(|(place, query)| (place, answerable(&query))).collect()
 }
 
-/// `label_values(metric, label)` as Prometheus can be asked for it.
+/// Grafana's `label_values(metric, label)` as a Prometheus query.
 fn label_values(definition: &str) -> String {
     let inside = definition.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')')).unwrap();
     let (metric, label) = inside.rsplit_once(", ").unwrap();
     format!("count by ({label}) ({metric})")
 }
 
-/// With Grafana's variables filled in; with comparisons that answer 0 or 1 where they would filter everything out, as an
-/// alert's must in a healthy shop; and without the 0 that stands for nothing (there are no failures to be counted).
+/// Prepares a query for a healthy shop: fills Grafana's variables in, turns comparisons into `bool`
+/// (an alert would otherwise return nothing), and drops `or vector(0)`, so that a missing metric
+/// shows. Failure rates keep it, because there are no failures.
 fn answerable(query: &str) -> String {
     let mut query = query.replace("$__rate_interval", "5s");
     if !query.contains("5..") {
@@ -207,7 +208,7 @@ fn answerable(query: &str) -> String {
     query
 }
 
-/// A Prometheus of its own, killed when dropped.
+/// A private Prometheus; killed on drop.
 struct Prometheus {
     process: Child,
     url: String,
@@ -254,7 +255,8 @@ impl Prometheus {
         }
     }
 
-    /// How many series have figures (not only NaN) within the last seconds, and the last figure of the first.
+    /// The number of series with figures (not only NaN) in the last seconds, and the latest figure
+    /// of the first series.
     async fn figures(&self, query: &str) -> Result<(usize, String), String> {
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
         let params = [
@@ -279,7 +281,7 @@ impl Prometheus {
         rules.filter(|rule| rule["health"] != "ok").collect()
     }
 
-    /// Alerts that somebody would be told of.
+    /// Alerts that would notify someone.
     async fn ringing(&self) -> Vec<Value> {
         let alerts = self.get("alerts", &[]).await.unwrap()["alerts"].take();
         let alerts = alerts.as_array().unwrap().iter();
@@ -289,7 +291,7 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        let _ = self.process.kill(); // it may have ended
+        let _ = self.process.kill(); // may have exited already
         let _ = self.process.wait();
     }
 }

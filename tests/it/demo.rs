@@ -1,4 +1,5 @@
-//! `rushgate demo` from outside: what it refuses, what it prints, and that it leaves nothing running.
+//! `rushgate demo` as a user sees it: what it refuses, what it prints, and that it leaves no
+//! process running.
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -83,7 +84,7 @@ fn an_interrupted_first_start_is_begun_afresh() {
     let trace = folder.path.join("rabbitmq").join("trace");
     std::fs::write(&trace, "of the first start").unwrap();
 
-    // Another interruption, this time by hand.
+    // A second interruption, this time by hand.
     let mut second = demo(&folder).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(second.stdout.take().unwrap()).lines().map(Result::unwrap);
     let told = "The first start in this folder was interrupted; beginning afresh.";
@@ -113,7 +114,8 @@ fn a_setting_that_cannot_work_is_one_clear_line() {
     assert_eq!(folder.path.read_dir().unwrap().count(), 0, "nothing may have been started");
 }
 
-/// A demo for somebody who tries settings, in a shell that also has those of a real installation.
+/// A demo by a visitor who tries settings, in a shell that also has the variables of a real
+/// installation.
 fn visited(folder: &TempFolder) -> Command {
     let mut command = demo(folder);
     command.envs([
@@ -144,7 +146,8 @@ fn settings_are_those_of_the_visitor(introduction: &[String], folder: &TempFolde
             token.trim_end()
         ),
     );
-    // The token is of another user: refused, but only after everything that was set has spoken.
+    // The token belongs to another user, so the request is refused, but only after all the settings
+    // have taken effect.
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
     let answer = answer.to_ascii_lowercase();
     assert!(answer.contains("access-control-allow-origin: https://shop.example"), "{answer}");
@@ -163,7 +166,7 @@ fn interrupt(demo: &Child) {
     kill(Pid::from_raw(demo.id().try_into().unwrap()), Signal::SIGINT).unwrap();
 }
 
-/// A demo on ports of the system's choice.
+/// A demo on ports that the system chooses.
 fn demo(folder: &TempFolder) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rushgate"));
     command.arg("demo").arg("--data").arg(&folder.path);

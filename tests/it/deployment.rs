@@ -1,5 +1,6 @@
-//! deploy/systemd and deploy/kubernetes as Rushgate needs them: known settings, all roles, enough time to stop, alerts in step.
-//! `./dev deployment` (tests/deployment/) holds them against the schemas.
+//! Checks of deploy/systemd and deploy/kubernetes: known settings only, every role, enough time to
+//! stop, and the same alerts everywhere. `./dev deployment` (tests/deployment/) validates the files
+//! against the schemas.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Seconds that an instance serves after SIGTERM (RUSHGATE_DRAIN_SECS, if not set), and has then to finish.
+/// Seconds that an instance keeps serving after SIGTERM (default of RUSHGATE_DRAIN_SECS), and that
+/// it then has to finish.
 const DRAIN_SECS: u64 = 5;
 const STOP_SECS: u64 = 10;
 
@@ -28,7 +30,7 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// Its lines, comments left out.
+/// The file's lines without comments.
 fn lines(path: &Path) -> String {
     read(path)
         .lines()
@@ -59,7 +61,7 @@ fn settings_are_known() {
         for rest in text.split("RUSHGATE_").skip(1) {
             let end = rest.find(|c: char| !(c.is_ascii_uppercase() || c == '_')).unwrap_or(rest.len());
             let name = format!("RUSHGATE_{}", &rest[..end]);
-            // A secret may come from a file; RUSHGATE_JWT_JWKS_FILE is a setting of its own.
+            // Any secret may come from a `_FILE`. RUSHGATE_JWT_JWKS_FILE is a setting itself.
             let known = [name.as_str(), name.trim_end_matches("_FILE")];
             let known = known
                 .iter()
@@ -116,7 +118,8 @@ fn followers_step_back() {
     }
 }
 
-/// One database role each, as deploy/roles.sql has them; the two that run once have their own, too.
+/// Each database role has its own credentials, as in deploy/roles.sql. So do the two commands that
+/// run once.
 #[test]
 fn credentials_are_split_as_the_rights_are() {
     let roles = read(&deploy().join("roles.sql"));

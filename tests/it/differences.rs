@@ -1,5 +1,5 @@
-//! Applying by differences, without servers: on random days of a shop that the model decides, with nothing skipped and with
-//! random facts skipped.
+//! Tests of applying by differences, without servers. Random days of a shop are decided by the
+//! model, either with nothing skipped or with random facts skipped.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +40,7 @@ fn request(rng: &mut Rng, shop: &Shop) -> Request {
             Request::AdjustStock { product_id, delta: rng.i64(-6..12), reason: None, highest: 1_000_000 }
         }
         24..42 => {
-            // Now and then up to the limit, so that a refund or a charge may find no room.
+            // Sometimes up to the balance limit, so that a refund or a charge may not fit.
             let amount = if rng.u8(..6) == 0 { 990_000 } else { 100 * rng.u64(..12) };
             Request::ChargeWallet { user_id, amount, charge_id: id(rng) }
         }
@@ -75,7 +75,8 @@ fn id(rng: &mut Rng) -> Id {
     Id(Uuid::from_u128(rng.u128(..)))
 }
 
-/// The entries of a random day, as scripts write them: facts of one kind that follow each other share an entry.
+/// The entries of a random day, in the form that scripts write. Consecutive facts of one kind share
+/// an entry.
 fn day(rng: &mut Rng) -> Vec<RawEntry> {
     let (mut shop, mut facts) = (Shop::default(), Vec::<(i64, Fact)>::new());
     for n in 0..REQUESTS as i64 {
@@ -98,7 +99,7 @@ fn day(rng: &mut Rng) -> Vec<RawEntry> {
     entries
 }
 
-/// All entries after one another, on an empty shop.
+/// Applies all entries in order to an empty shop.
 fn rebased(entries: &[RawEntry], skips: &BTreeMap<u64, Skips>) -> (Vec<Entry>, Vec<(u64, Untrue)>) {
     let (mut picture, mut kept, mut left) = (Picture::default(), Vec::new(), Vec::new());
     for raw in entries {
@@ -122,7 +123,8 @@ fn with_nothing_skipped_every_entry_stays_as_it_is() {
     }
 }
 
-/// What is left is a day that the shop's rules allow, and nothing was left out that they would have allowed.
+/// What remains is a day that the shop's rules allow, and nothing was left out that they would have
+/// allowed.
 #[test]
 fn without_a_skipped_fact_what_is_left_is_consistent_and_all_that_can_be() {
     let (mut gone, mut changed) = (0, 0);
@@ -137,7 +139,8 @@ fn without_a_skipped_fact_what_is_left_is_consistent_and_all_that_can_be() {
         }
         let (kept, left) = rebased(&entries, &skips);
         consistent(&kept).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
-        // Prices and limits are judged by the model, too: where a change of those was skipped, it judges otherwise.
+        // The model also judges prices and limits. If a change of those was skipped, its decisions
+        // may differ.
         let puts = skips.keys().any(|seq| {
             matches!(
                 entries[*seq as usize - 1].decode().unwrap().facts,
@@ -153,8 +156,8 @@ fn without_a_skipped_fact_what_is_left_is_consistent_and_all_that_can_be() {
     assert!(gone > 200 && changed > 1_000, "the days have become too tame: {gone} gone, {changed} changed");
 }
 
-/// Each fact of the day is kept, skipped or gone; the model decides the kept ones as they stand there now, and refuses those that
-/// are gone.
+/// Each fact of the day is kept, skipped or gone. The model must decide the kept ones as they stand
+/// now, and must refuse those that are gone.
 fn agrees_with_the_model(
     entries: &[RawEntry],
     kept: &[Entry],
@@ -198,7 +201,8 @@ fn agrees_with_the_model(
     Ok(())
 }
 
-/// Books kept from the facts alone: every after-image follows from the one before, and nothing is below zero or beyond a limit.
+/// Bookkeeping from the facts alone: every after-image follows from the previous one, and nothing
+/// is below zero or above a limit.
 fn consistent(entries: &[Entry]) -> Result<(), String> {
     let mut books = Books::default();
     for fact in entries.iter().flat_map(|entry| facts_of(entry.facts.clone())) {

@@ -1,4 +1,5 @@
-//! A door in front of a server: nobody there, silent, slow or open. What an instance meets when it starts in an outage.
+//! A TCP proxy in front of a server that can be closed, silent, slow or open. Simulates the outages
+//! that an instance may meet when it starts.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,14 +10,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::Settings;
 
-/// What one piece of data waits at a slow door.
+/// Delay of each piece of data in slow mode.
 const SLOW: Duration = Duration::from_millis(40);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Connections are taken; nothing is answered.
+    /// Accepts connections and never answers.
     Silent,
-    /// Everything passes, late.
+    /// Forwards everything with a delay.
     Slow,
     Open,
 }
@@ -30,7 +31,7 @@ pub struct Door {
 }
 
 impl Door {
-    /// Before the server that this setting names. Nobody listens there yet.
+    /// Creates a proxy for the server in this setting. It is closed at first.
     pub async fn before(settings: &Settings, setting: &'static str) -> Self {
         let url = settings.get(setting).to_owned();
         let (_, rest) = url.split_once("127.0.0.1:").unwrap();
@@ -42,12 +43,12 @@ impl Door {
         Self { setting, url, server, port, accepting: None }
     }
 
-    /// The settings of an instance that goes through the door.
+    /// The settings of an instance that connects through the proxy.
     pub fn through(&self, settings: &Settings) -> Settings {
         settings.with(self.setting, self.url.clone())
     }
 
-    /// From now on; connections of another mode are cut.
+    /// Changes the mode. Existing connections are closed.
     pub async fn set(&mut self, mode: Mode) {
         self.shut().await;
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
@@ -60,7 +61,7 @@ impl Door {
         })));
     }
 
-    /// Nobody listens there any more.
+    /// Stops listening.
     pub async fn shut(&mut self) {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();

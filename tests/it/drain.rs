@@ -1,4 +1,5 @@
-//! A rolling restart behind a balancer of load that asks `/readyz` once a second, as the usual ones do: nobody is refused.
+//! A rolling restart behind a load balancer that probes `/readyz` once a second, as usual ones do.
+//! No request may be refused.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,19 +13,19 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::*;
 
-/// How often the balancer asks each instance, and how long it waits for the answer.
+/// Probe interval, and timeout of each probe.
 const PROBE: Duration = Duration::from_secs(1);
-/// Requests a second, each on a connection of its own.
+/// Requests per second, each on a new connection.
 const RATE: u32 = 50;
-/// How long one request may take on a busy machine.
+/// Time limit of a request on a busy machine.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
-/// One instance as the balancer knows it.
+/// An instance as the balancer sees it.
 struct Backend {
     api: String,
     ops: String,
     ready: AtomicBool,
-    /// Taken out by whoever stops it, once it has ended.
+    /// Set by the test when it has stopped the instance and the process has ended.
     gone: AtomicBool,
 }
 
@@ -35,7 +36,7 @@ struct Balancer {
 }
 
 impl Balancer {
-    /// Adds an instance, and asks it from now on.
+    /// Adds an instance and starts to probe it.
     fn add(self: &Arc<Self>, instance: &Instance) -> (Arc<Backend>, AbortOnDropHandle<()>) {
         let (api, ops) = (instance.listens_on().to_owned(), instance.operations().to_owned());
         let backend = Arc::new(Backend { api, ops, ready: false.into(), gone: false.into() });
@@ -52,7 +53,7 @@ impl Balancer {
         (backend, AbortOnDropHandle::new(probing))
     }
 
-    /// Sends one request to the next instance that was ready when it was last asked.
+    /// Sends a request to the next instance whose last probe found it ready.
     async fn send(&self) -> Result<u16, String> {
         let backend = {
             let backends = self.backends.lock().unwrap();
@@ -67,7 +68,7 @@ impl Balancer {
     }
 }
 
-/// One GET on a connection of its own; the status.
+/// Sends a GET on a new connection and returns the status.
 async fn ask(address: &str, path: &str) -> std::io::Result<u16> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -79,7 +80,7 @@ async fn ask(address: &str, path: &str) -> std::io::Result<u16> {
     status.ok_or_else(|| std::io::Error::other("cut off before an answer"))
 }
 
-/// Sends requests at the rate until `stop`; how many went well, and what became of the others.
+/// Sends requests at the rate until `stop`. Returns the number of successes and the failures.
 async fn traffic(balancer: Arc<Balancer>, stop: Arc<AtomicBool>) -> (usize, Vec<String>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
     let mut sent = JoinSet::new();
@@ -112,7 +113,7 @@ async fn a_rolling_restart_behind_a_balancer_refuses_nobody() {
     let stop = Arc::new(AtomicBool::new(false));
     let traffic = tokio::spawn(traffic(Arc::clone(&balancer), Arc::clone(&stop)));
 
-    // One after the other is replaced, as operations.md says.
+    // Replaces one instance after the other, as operations.md describes.
     for (old, backend) in std::mem::take(&mut rest) {
         let asked = Instant::now();
         old.signal(Signal::SIGTERM);
@@ -140,7 +141,7 @@ async fn a_rolling_restart_behind_a_balancer_refuses_nobody() {
     assert!(sent > 10 * RATE as usize / 2, "{sent}");
     assert!(failed.is_empty(), "{} of {sent}: {failed:#?}", failed.len());
     for (instance, _) in rest {
-        // Whoever asks twice does not want to wait.
+        // A second signal means: stop without waiting.
         instance.signal(Signal::SIGTERM);
         eventually("it is about to stop", || {
             std::future::ready(instance.said("requests are taken for 5 s more").then_some(()))

@@ -1,4 +1,5 @@
-//! Two Redis seen by one instance, and clocks: what a trial with clients cannot set up as exactly.
+//! One instance with two Redis servers, and clock jumps: cases that need more control than a trial
+//! with clients offers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -21,11 +22,12 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::cluster::eventually;
 use crate::shop::*;
 
-/// An address whose connections lead to one Redis or another: each to where it led when it was made.
+/// A local port that can be switched between two Redis servers. Existing connections stay with
+/// their server.
 struct Switch {
     port: u16,
     leads_to: Arc<AtomicU16>,
-    /// Connections with a number below this are ended.
+    /// Connections with a lower number are closed.
     ended: Arc<watch::Sender<usize>>,
     _serving: AbortOnDropHandle<()>,
 }
@@ -53,7 +55,7 @@ impl Switch {
     }
 }
 
-/// Must be decided, as soon as a busy machine comes to it.
+/// Waits until the gate decides a charge, which may take a while on a busy machine.
 async fn decided(gate: &Gate, name: &str) {
     eventually("it is decided", || async { charge(gate, name).await.ok() }).await;
 }
@@ -63,7 +65,7 @@ async fn charge(gate: &Gate, name: &str) -> Result<(), GateError> {
     gate.charge_wallet(request, None, soon()).await.map(|decided| assert!(decided.is_ok()))
 }
 
-/// A replica of the shop's Redis that has all of it, and that nobody leads any more.
+/// A replica that has all data of the shop's Redis and has been promoted to a master.
 async fn promoted_replica(of: &Shop) -> (RedisServer, Client) {
     let master = of.servers.redis_url.rsplit_once(':').unwrap().1;
     let mut options = RedisOptions::new(DataFolder::Scratch);
@@ -79,14 +81,14 @@ async fn promoted_replica(of: &Shop) -> (RedisServer, Client) {
     (replica, raw)
 }
 
-/// An instance decides on a promoted replica while its connection for reads still leads to the old master. What it finds
-/// there must not close the healthy one.
+/// An instance decides on a promoted replica, while its connection for reads still leads to the old
+/// master. What it finds there must not close the healthy gate.
 #[tokio::test]
 async fn a_reader_on_an_old_master_closes_nothing_but_that() {
     let shop = Shop::open().await;
     let old_port = shop.servers.redis_url.rsplit_once(':').unwrap().1.parse().unwrap();
     let switch = Switch::start(old_port).await;
-    // No PostgreSQL: nothing else tells the two apart.
+    // Without PostgreSQL, nothing else tells the two apart.
     let servers = rushgate::config::Servers {
         redis_url: format!("redis://127.0.0.1:{}", switch.port),
         database_url: "postgres://nobody@127.0.0.1:1/nowhere".into(),
@@ -96,7 +98,7 @@ async fn a_reader_on_an_old_master_closes_nothing_but_that() {
     decided(&gate, "ann").await;
     let (promoted, new) = promoted_replica(&shop).await;
     switch.leads_to.store(promoted.port(), Ordering::SeqCst);
-    switch.ended.send_replace(1); // the writer's was made first
+    switch.ended.send_replace(1); // the writer's connection was made first
     eventually("decided on the promoted one", || async {
         let _ = charge(&gate, "ann").await; // the connection may not be back yet
         (Meta::read(&new, 0).await.unwrap().seq > shop.meta().await.seq).then_some(())
@@ -111,8 +113,9 @@ async fn a_reader_on_an_old_master_closes_nothing_but_that() {
     decided(&gate, "ann").await;
 }
 
-/// The same epoch on two masters: the one that the leader reaches takes over, after every lease on the other is over, and
-/// keeps the epoch. An instance on either side knows which one it is.
+/// The same epoch is open on two masters. The one that the leader reaches takes over after every
+/// lease on the other has expired, and keeps the epoch. Instances on both sides know which one is
+/// the gate.
 #[tokio::test]
 async fn a_promoted_replica_takes_over_after_a_wait_and_keeps_its_epoch() {
     let mut shop = Shop::open().await;
@@ -124,7 +127,7 @@ async fn a_promoted_replica_takes_over_after_a_wait_and_keeps_its_epoch() {
     let refused = charge(&there, "bob").await.unwrap_err();
     assert!(refused.to_string().contains("another Redis"), "{refused}");
     decided(&shop.gate, "ann").await;
-    shop.apply_all().await; // so the promoted one lacks what PostgreSQL has
+    shop.apply_all().await; // so that the promoted one lacks what PostgreSQL has
     assert_eq!(Meta::read(&new, 0).await.unwrap().epoch, 1);
 
     let (began, mut leader) = (Instant::now(), Reconciler::connect(&servers, 0).await.unwrap());
@@ -143,7 +146,7 @@ async fn a_promoted_replica_takes_over_after_a_wait_and_keeps_its_epoch() {
         "nor is it read"
     );
 
-    // Back again, by a replica that has everything: no rebuild.
+    // Takes over back, through a replica that has everything: without a rebuild.
     while leader.step().await.unwrap() != Step::Idle {}
     let master = promoted.port().to_string();
     let _: String = shop.raw.custom(cmd!("REPLICAOF"), vec!["127.0.0.1", &master]).await.unwrap();
@@ -165,7 +168,7 @@ async fn a_promoted_replica_takes_over_after_a_wait_and_keeps_its_epoch() {
     shop.assert_audit_clean().await;
 }
 
-/// A rebuild on the Redis that it closed itself does not wait.
+/// A rebuild on the Redis that the leader has closed itself does not wait for leases.
 #[tokio::test]
 async fn a_rebuild_on_the_same_redis_opens_at_once() {
     let mut shop = Shop::open().await;
@@ -178,7 +181,8 @@ async fn a_rebuild_on_the_same_redis_opens_at_once() {
     shop.assert_audit_clean().await;
 }
 
-/// An epoch that an older version opened names no server: it goes on at once, and has one from then on.
+/// An epoch that an older version opened has no server recorded. It continues at once, and the
+/// server is recorded from then on.
 #[tokio::test]
 async fn an_epoch_of_an_older_version_goes_on() {
     let mut shop = Shop::open().await;
@@ -194,7 +198,8 @@ async fn an_epoch_of_an_older_version_goes_on() {
     assert_eq!(named, rushgate::gate::script::server_id(&shop.raw, 0).await.unwrap());
 }
 
-/// After a jump the clock stands still, far ahead; an operator sets it back, and a rebuild does not bring it again.
+/// After a jump, the gate's clock stands still, far ahead. An operator sets it back, and a rebuild
+/// does not restore the jump.
 #[tokio::test]
 async fn a_clock_that_jumped_is_shown_and_set_back() {
     let mut shop = Shop::open().await;

@@ -1,6 +1,7 @@
-//! What every deciding script does, in the order of the design: refuse, repeat, decide, log first, chain.
+//! The steps that every deciding script takes, in order: refuse, replay, decide, log first, chain.
 //!
-//! Scripts are called directly, so that a test says exactly what stands in a batch and what the caller claims to know.
+//! The tests call the scripts directly, so that they control the contents of each batch and what
+//! the caller claims about the cell.
 
 use std::collections::BTreeMap;
 
@@ -26,10 +27,10 @@ use crate::shop::*;
 
 const NO_DEADLINE: i64 = 4_000_000_000_000;
 
-/// A request of a batch: deadline, idempotency record, body.
+/// A request in a batch: deadline, idempotency record, body.
 type Job<'a, B> = (i64, Option<(&'a str, Blob)>, B);
 
-/// What a caller claims to know of the cell.
+/// The caller's claims about the cell.
 #[derive(Clone)]
 struct Claim {
     epoch: u64,
@@ -52,7 +53,7 @@ impl Shop {
         }
     }
 
-    /// Calls a script with a whole batch of (deadline, idempotency, body).
+    /// Calls a script with a batch of (deadline, idempotency, body).
     async fn call(
         &self,
         script: &Script,
@@ -71,13 +72,13 @@ impl Shop {
         script.call(&self.raw, keys, wire::pack(&head).unwrap(), requests.into_bytes()).await
     }
 
-    /// A batch of charges that should be decided.
+    /// A batch of charges that must be decided.
     async fn charges(&self, batch: &[(&str, u64)]) -> Decided {
         let batch: Vec<_> = batch.iter().map(|(u, n)| (NO_DEADLINE, None, (*u, *n, Id::new()))).collect();
         decided(self.call(&script::CHARGE_WALLET, self.claim().await, &batch).await)
     }
 
-    /// Every key of the gate with its content.
+    /// Every key of the gate with its serialised value.
     async fn snapshot(&self) -> BTreeMap<String, Bytes> {
         let mut all = BTreeMap::new();
         let (_, keys): (String, Vec<String>) =
@@ -109,13 +110,13 @@ fn refused(reply: Result<Reply, CallError>) -> String {
     }
 }
 
-/// The code of a verdict, and its details.
+/// A verdict's code and details.
 fn verdict<T: DeserializeOwned>(packed: &Bytes) -> (u8, T) {
     rmp_serde::from_slice(packed).unwrap()
 }
 
 fn code(packed: &Bytes) -> u8 {
-    // an array of one or two elements, then the code
+    // The first byte is the array header (one or two elements), the second is the code.
     packed[1]
 }
 
@@ -152,7 +153,7 @@ async fn a_redis_that_went_back_in_time_is_refused_and_closed() {
     );
     assert_eq!(shop.snapshot().await, before);
 
-    // An instance that has seen more closes the cell; the reconciler then builds it anew.
+    // An instance that has seen a later entry closes the cell, and the reconciler rebuilds it.
     shop.apply_all().await;
     let _: i64 = shop.raw.hset(Keys::meta(0), ("seq", 0)).await.unwrap();
     let request = ChargeWallet { user_id: user("ann"), amount: 1 };
@@ -180,9 +181,10 @@ async fn a_redis_that_went_back_and_was_written_to_since_is_refused() {
     shop.charge("ann", 1_000).await;
     let reply = shop.call(&script::CHARGE_WALLET, forked, &batch()).await;
     assert_eq!(refused(reply), "behind", "another entry, and more after it");
-    // whoever saw the entry that is there goes on, also when it is no longer the last
+    // A caller that has seen the entry which is there continues, even if it is no longer the last
+    // one.
     decided(shop.call(&script::CHARGE_WALLET, claim.clone(), &batch()).await);
-    // … and when it was trimmed
+    // The same after that entry was trimmed.
     let _: i64 = shop.raw.xtrim(shop.keys().await.log(), ("MAXLEN", "=", 1)).await.unwrap();
     decided(shop.call(&script::CHARGE_WALLET, claim, &batch()).await);
 }
@@ -195,7 +197,8 @@ async fn an_instance_that_saw_a_lost_success_closes_the_cell() {
     let snapshot: std::collections::HashMap<String, String> = shop.raw.hgetall(Keys::meta(0)).await.unwrap();
     let lost = shop.gate.charge_wallet(ChargeWallet { user_id: user("ann"), amount: 5 }, None, soon()).await;
     let lost = lost.unwrap().unwrap().position;
-    // Redis loses that entry, unapplied, and another instance puts one of its own in its place.
+    // Redis loses that entry before it is applied, and another instance writes a different one in
+    // its place.
     let keys = shop.keys().await;
     let _: i64 = shop.raw.xdel(keys.log(), "1-2").await.unwrap();
     let _: () = shop.raw.custom(fred::cmd!("XSETID"), vec![keys.log(), "1-1".into()]).await.unwrap();
@@ -208,7 +211,8 @@ async fn an_instance_that_saw_a_lost_success_closes_the_cell() {
         .unwrap()
         .unwrap();
     shop.apply_all().await;
-    // The one who was told of the lost entry is not told that PostgreSQL has it, and sees to a rebuild.
+    // The instance that answered the lost entry does not report it as applied, and closes the cell
+    // for a rebuild.
     let soon_enough = std::time::Instant::now() + std::time::Duration::from_millis(300);
     assert!(shop.gate.wait_applied(lost, soon_enough).await.is_err());
     assert_eq!(shop.meta().await.state, "closed");
@@ -279,7 +283,7 @@ async fn a_caller_on_another_day_is_told_the_time() {
     let batch = [(NO_DEADLINE, None, ("ann", 1_000, Id::new()))];
     let wrong = Claim { day: claim.day - 1, ..claim.clone() };
     assert_eq!(refused(shop.call(&script::CHARGE_WALLET, wrong, &batch).await), "day");
-    // the typed gate learns the time from that refusal and repeats
+    // The typed gate learns the time from that refusal and repeats the call.
     shop.charge("ann", 1).await;
     shop.set_clock((claim.day + 3) * DAY_MS + 5).await;
     assert_eq!(shop.charge("ann", 1).await.charged_at, (claim.day + 3) * DAY_MS + 5);
@@ -298,7 +302,7 @@ async fn a_repeated_key_gets_the_first_answer_and_changes_nothing() {
     let other = shop.gate.charge_wallet(ask(501), key("ann", "k 1"), soon()).await.unwrap_err();
     assert_eq!(other, GateError::IdempotencyKeyReused);
     assert_eq!(shop.snapshot().await, before);
-    // somebody else's key of the same name is another key
+    // Another user's key of the same name is a different key.
     let bobs = ChargeWallet { user_id: user("bob"), amount: 500 };
     assert!(!shop.gate.charge_wallet(bobs, key("bob", "k 1"), soon()).await.unwrap().unwrap().replayed);
 }
@@ -383,7 +387,7 @@ async fn time_never_runs_before_the_last_time_used() {
     assert_eq!(shop.meta().await.clock_ms, ahead);
 }
 
-/// Its server's clock is set forward and back by libfaketime.
+/// libfaketime moves the Redis clock forward and back.
 #[tokio::test]
 async fn a_window_that_was_seen_closed_stays_closed_when_the_clock_goes_back() {
     let clock = Clock::new();
@@ -394,7 +398,7 @@ async fn a_window_that_was_seen_closed_stays_closed_when_the_clock_goes_back() {
     shop.issue("t", "ann").await.unwrap();
     clock.set_off(60 * 60_000);
     assert_eq!(shop.issue("t", "bob").await, Err(IssueRefusal::ClosedSince(until)));
-    // No entry was written for the refusal, and yet the time is remembered.
+    // The refusal wrote no entry, but the gate remembers the time.
     let remembered = shop.meta().await.clock_ms;
     assert!(remembered >= until);
     clock.set_off(0);
@@ -485,7 +489,7 @@ async fn every_key_of_a_wrong_type_fails_before_anything_is_written() {
                     let _: () = shop.raw.rename("saved", name).await.unwrap();
                 }
             }
-            // it was for the keys' types that this was not decided
+            // Only the wrong key types had prevented the decision.
             let batch = [(NO_DEADLINE, None, $body)];
             let reply = decided(shop.call(&script::$script, shop.claim().await, &batch).await);
             assert_eq!(code(&reply.verdicts[0]), 0);

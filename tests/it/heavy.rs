@@ -1,4 +1,5 @@
-//! Users who hold very many coupons: what they ask for is cut into short calls, and others pass them.
+//! Users with very many coupons: their requests are split into short calls, so that others are not
+//! delayed.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use crate::shop::*;
 
 const HOLDERS: u32 = 64;
 const COUPONS: u32 = 1_000;
-/// So many bytes of coupons are written by one call, see lua/gate.lua.
+/// Maximum bytes of coupons that one call writes; see lua/gate.lua.
 const HELD_WRITE_BYTES: usize = 160 * 1024;
 
 fn holder(n: u32) -> String {
@@ -40,7 +41,8 @@ fn coupon(holder: u32, n: u32) -> HeldCoupon {
     }
 }
 
-/// Puts templates and holders of all of them straight into the gate: issued one by one, they would take minutes.
+/// Writes templates and holders of all of them directly into the gate; issuing the coupons would
+/// take minutes.
 async fn put_holders(raw: &Client, keys: &Keys, holders: u32, coupons: u32) {
     let record = |n: u32| TemplateRecord {
         number: u64::from(n) + 1,
@@ -86,7 +88,7 @@ async fn reads_of_very_many_coupons_are_put_off_and_others_are_not() {
     let meta = shop.meta().await;
     let head = wire::pack(&(meta.epoch, 0, "")).unwrap();
     let lists: Vec<Vec<u8>> = (0..HOLDERS)
-        // The whole list has to be looked through.
+        // The whole list must be scanned.
         .map(|n| wire::pack(&("held", holder(n), "used", 20, Blob(vec![]))).unwrap())
         .collect();
     let mut reads = vec![0xdc, 0, u8::try_from(HOLDERS).unwrap() + 1];
@@ -99,7 +101,7 @@ async fn reads_of_very_many_coupons_are_put_off_and_others_are_not() {
     assert!((1..lists.len()).contains(&put_off), "{put_off} of {} were put off", lists.len());
     assert_eq!(rmp_serde::from_slice::<String>(balance).unwrap(), "500");
 
-    // Whoever asks the gate does not notice.
+    // Requests through the gate are not affected.
     let answers = join_all((0..HOLDERS).map(|n| {
         let (gate, holder) = (&shop.gate, user(&holder(n)));
         async move { gate.held_coupons(&holder, None, 20, None).await.unwrap().unwrap().value }
@@ -157,7 +159,7 @@ async fn who_holds_very_many_coupons_is_issued_more_in_calls_of_few() {
     assert_eq!(held[0].template.template_id, template("new"));
 }
 
-/// Latencies of what others ask for, in milliseconds: the middle, 95 of 100, the longest.
+/// Latencies of other clients: median, 95th percentile and maximum, in milliseconds.
 struct Latencies(Vec<Duration>);
 
 impl std::fmt::Display for Latencies {
@@ -169,7 +171,7 @@ impl std::fmt::Display for Latencies {
     }
 }
 
-/// While `HOLDERS` do what `ask` says over and over, somebody else sends `others`, one at a time.
+/// While `HOLDERS` users repeat what `ask` says, another client sends `others`, one at a time.
 async fn beside(
     instance: &Instance,
     ask: impl Fn(u32, u32) -> Request,
@@ -200,7 +202,8 @@ async fn beside(
     futures::join!(join_all(asking), watching).1
 }
 
-/// What Redis says that scripts took since the last time: the mean, and how many calls took more than 10 ms, with the longest.
+/// Script statistics of Redis since the last call: the mean duration, and the number of calls above
+/// 10 ms with the longest one.
 async fn calls(cluster: &Cluster) -> String {
     let info: String = cluster.raw.custom(fred::cmd!("INFO"), vec!["commandstats"]).await.unwrap();
     let line = info.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default().to_owned();
@@ -221,7 +224,7 @@ async fn file_bytes(cluster: &Cluster) -> u64 {
     size.trim().parse().unwrap()
 }
 
-/// Processor time of the thread that Redis decides on, in seconds: other processes on the machine do not change it.
+/// CPU seconds of Redis' main thread, which other processes on the machine do not affect.
 async fn redis_time(raw: &Client) -> f64 {
     let info: String = raw.custom(fred::cmd!("INFO"), vec!["cpu"]).await.unwrap();
     let of = |name: &str| -> f64 {
@@ -230,7 +233,7 @@ async fn redis_time(raw: &Client) -> f64 {
     of("used_cpu_user_main_thread:") + of("used_cpu_sys_main_thread:")
 }
 
-/// The middle of ten times what Redis needs for one call.
+/// The median of ten measurements of what one call costs Redis.
 async fn one_call<F: Future<Output = Reply>>(shop: &Shop, what: &str, call: impl Fn(u32) -> F) {
     let mut took = Vec::new();
     for round in 0..10 {
@@ -243,7 +246,7 @@ async fn one_call<F: Future<Output = Reply>>(shop: &Shop, what: &str, call: impl
     println!("one call, {what}: {:.1} ms of Redis' time", took[5]);
 }
 
-/// What one call costs Redis, whoever shares the machine.
+/// Measures the cost of one call for Redis, independently of the machine's load.
 #[tokio::test]
 #[ignore = "measures: cargo test --test it -- heavy::calls_of_redis --ignored --nocapture"]
 async fn calls_of_redis() {
@@ -280,7 +283,7 @@ async fn calls_of_redis() {
     one_call(shop, "256 coupons for who holds 1,000", issue(|_, n| holder(n))).await;
 }
 
-/// What others notice.
+/// Measures what other clients notice.
 #[tokio::test]
 #[ignore = "measures: cargo test --test it -- heavy::figures --ignored --nocapture"]
 async fn figures() {

@@ -1,4 +1,5 @@
-//! Several instances as one: whatever they are asked at once, nothing is sold, issued, paid or used twice.
+//! Several instances act as one: whatever they are asked concurrently, nothing is sold, issued,
+//! paid or used twice.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ async fn five_hundred_coupons_for_a_thousand_users_who_ask_twice() {
         let user = format!("user-{}", n % 1_000);
         Request::issue("rush", &user).by(&user)
     };
-    // The second round begins one user later: so each asks the one and the other instance.
+    // The second round skips one user, so that each user asks both instances.
     let answers = pair.at_once((0..1_000).chain(1_001..=2_000).map(ask)).await;
     let (issued, refused) = sorted(&answers);
     assert_eq!(issued.len(), 500, "{refused:?}");
@@ -159,7 +160,7 @@ async fn a_busy_shop_on_two_instances_stays_consistent() {
     }
 }
 
-/// Somebody who does this and that, by a die that rolls the same in every run.
+/// A client that makes pseudo-random requests, the same in every run.
 #[derive(Default)]
 struct Shopper {
     dice: u64,
@@ -177,7 +178,7 @@ impl Shopper {
     }
 
     async fn turn(&mut self, pair: &Pair) {
-        // Few users: they meet each other at the same wallets.
+        // Few users, so that requests contend for the same wallets.
         let (user, product) = (format!("user-{}", self.roll(12)), format!("p-{}", self.roll(4)));
         let (what, request) = match self.roll(10) {
             0 | 1 => ("charge", Request::charge(&user, 10_000)),

@@ -1,4 +1,5 @@
-//! The log is read by bytes, not by entries: also where an entry is many megabytes and the link is slow.
+//! The log is read in portions of limited bytes, not only of limited entries: even if an entry has
+//! many megabytes and the link is slow.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use crate::truth::execute;
 
 const EPOCH: u64 = 3;
 
-/// A Redis with a log of entries of these sizes: payload, traces.
+/// A Redis whose log has entries of these sizes (payload, traces).
 async fn log_of(sizes: &[(usize, usize)]) -> (RedisServer, Client, Vec<RawEntry>) {
     let redis = RedisServer::start(RedisOptions::new(DataFolder::Scratch)).await.unwrap();
     let client = rushgate::gate::redis::connect(&redis.url()).await.unwrap();
@@ -66,7 +67,7 @@ async fn a_page_of_the_log_is_bounded_in_bytes() {
     assert!(reader.after(EPOCH, 0, 100).await.unwrap() == entries, "all of them, page by page");
     assert!(reader.after(EPOCH, 1, 4).await.unwrap() == entries[1..5]);
 
-    // what is no entry ends the log
+    // Something that is not an entry ends the log.
     let key = Keys::new(0, EPOCH).log();
     let _: String =
         client.xadd(key.clone(), false, None::<()>, format!("{EPOCH}-8"), ("a", "b")).await.unwrap();
@@ -88,7 +89,7 @@ async fn the_age_of_an_entry_is_told_by_its_beginning() {
     shop.apply_all().await;
 }
 
-/// A link that brings an entry in twice the time that one command may take.
+/// The link needs twice a command's timeout for one entry.
 #[tokio::test]
 async fn entries_of_many_megabytes_come_through_a_slow_link() {
     let large = 8_700_000;
@@ -96,7 +97,7 @@ async fn entries_of_many_megabytes_come_through_a_slow_link() {
     let proxy = Proxy::start(redis.port()).await;
     proxy.throttle(1_700_000);
     let reader = Arc::new(LogReader::connect(&proxy.url(), 0).await.unwrap());
-    // What else is asked on the connection is answered in time.
+    // Other requests on the connection are answered in time.
     let asking = Arc::clone(&reader);
     let asked = tokio::spawn(async move {
         loop {
@@ -116,7 +117,8 @@ async fn entries_of_many_megabytes_come_through_a_slow_link() {
     asked.abort();
 }
 
-/// Batches of 256 orders of 50 lines with the longest names, as binaries before this bound wrote them.
+/// Batches of 256 orders with 50 lines and the longest names, which versions before this limit
+/// could write.
 #[tokio::test]
 async fn a_reconciler_behind_a_slow_link_applies_the_largest_entries() {
     const LINES: usize = 50;
@@ -151,11 +153,11 @@ async fn a_reconciler_behind_a_slow_link_applies_the_largest_entries() {
         let (count, values) = batch.shape();
         let head = wire::pack(&(meta.epoch, meta.seq, &meta.tip, day, 100_000, count, values)).unwrap();
         let keys = PLACE_ORDER.keys(&Keys::new(0, meta.epoch), day);
-        // On a busy machine it may take longer than a command may.
+        // On a busy machine it may take longer than the command timeout.
         let reply = PLACE_ORDER.call(&shop.raw, keys, head, batch.into_bytes()).await;
         assert!(matches!(reply, Ok(Reply::Decided(_)) | Err(CallError::Unknown(_))), "{reply:?}");
         eventually("the batch is decided", || async {
-            // What was answered last may still clog the connection.
+            // The last reply may still block the connection.
             Meta::read(&shop.raw, 0).await.is_ok_and(|now| now.seq == meta.seq + 1).then_some(())
         })
         .await;
@@ -182,7 +184,7 @@ async fn a_reconciler_behind_a_slow_link_applies_the_largest_entries() {
     shop.assert_audit_clean().await;
 }
 
-/// Each row of the ledger takes 20 ms, and a statement may take 600.
+/// Each row of the ledger takes 20 ms, and a statement may take 600 ms.
 const SLOW_LEDGER: &str = "
     CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END';
     CREATE TRIGGER slow BEFORE INSERT ON wallet_entries FOR EACH ROW EXECUTE FUNCTION slow();

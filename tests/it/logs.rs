@@ -1,4 +1,5 @@
-//! The process's own log: for programs where it is asked for, for people elsewhere, and quiet while an outage goes on.
+//! The process log: JSON for programs if configured, otherwise readable for people, and quiet
+//! during an outage.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use serde_json::Value;
 
 use crate::cluster::*;
 
-/// Every line is JSON with a level and a message; the messages.
+/// Checks that every line is JSON with a level and a message. Returns the messages.
 fn messages(stderr: &str) -> Vec<String> {
     let read = |line: &str| -> Value {
         serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON ({error}): {line}"))
@@ -26,7 +27,7 @@ async fn where_json_is_set_everything_is_json() {
     let settings = &cluster.settings; // which ask for JSON
     let instance = cluster.start().await;
     for line in instance.log() {
-        // Programs read values, not what Rust prints for its developers.
+        // Values must not be printed in Rust's debug format.
         assert!(!line.contains("Some(") && !line.contains("None") && !line.contains("[Api"), "{line}");
     }
     messages(&instance.log().join("\n"));
@@ -77,7 +78,7 @@ async fn an_outage_is_told_once_and_its_end() {
     for _ in 0..20 {
         let refused = instance.send(&read).await;
         assert_eq!(refused.status, 503, "{refused:?}");
-        tokio::time::sleep(Duration::from_millis(300)).await; // as long as a dozen retries
+        tokio::time::sleep(Duration::from_millis(300)).await; // enough for a dozen retries
     }
     for what in [
         "the reconciler starts over",

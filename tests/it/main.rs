@@ -1,4 +1,5 @@
-//! All integration tests in one binary: one link, servers shared, one file per concern.
+//! All integration tests in one binary: it is linked once and shares servers. Each file covers one
+//! subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod api;

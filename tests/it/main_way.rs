@@ -1,4 +1,4 @@
-//! The main way: a request, the gate, the log, PostgreSQL, on real servers.
+//! The main way of a request through the gate and the log to PostgreSQL, on real servers.
 
 use std::time::Duration;
 
@@ -64,7 +64,8 @@ async fn an_order_is_never_shown_without_its_items() {
     shop.apply_all().await;
     let truth = Truth::new(shop.pool.clone(), Duration::from_secs(5));
     assert_eq!(truth.order(id).await.unwrap().unwrap().items.len(), 1);
-    // As a restored backup would, between the statement that read the order and the one that reads its items.
+    // As if a backup were restored between the statement that reads the order and the one that
+    // reads its items.
     sqlx::query("DELETE FROM order_items").execute(&shop.pool).await.unwrap();
     assert!(truth.order(id).await.is_err());
     assert!(truth.orders_of(&user("ann"), None, 10).await.is_err());
@@ -85,7 +86,7 @@ async fn a_truth_that_went_back_since_it_was_waited_for_is_found_out() {
     }
 }
 
-/// Orders and entries of one user, as many as a shop's own account has.
+/// As many orders and entries of one user as a shop's own account may have.
 const MANY: &str = "
     INSERT INTO orders (order_id, user_id, status, subtotal, discount, total, balance_after, ordered_at)
     SELECT format('00000000-0000-7000-9000-%s', lpad(n::text, 12, '0'))::uuid, 'ann', 'paid', 100, 0, 100, 0, now()
@@ -102,7 +103,7 @@ const MANY: &str = "
 async fn a_page_far_back_is_read_from_its_place_on() {
     let url = empty_database().await;
     migrate_all(&url).await;
-    // One session: its statements' plans are kept from the sixth execution on.
+    // A single session, whose statements get generic plans from the sixth execution on.
     let pool = rushgate::truth::pool_for_reads(&url, 1, Duration::from_secs(30)).unwrap();
     sqlx::raw_sql(MANY).execute(&pool).await.unwrap();
     let truth = Truth::new(pool.clone(), Duration::from_secs(30));
@@ -136,7 +137,8 @@ async fn plans_that_were_made_for_an_empty_shop_do_for_a_full_one() {
     sqlx::raw_sql("ANALYZE orders").execute(&pool).await.unwrap();
     let truth = Truth::new(pool.clone(), Duration::from_secs(5));
     let ann = rushgate::domain::UserId::parse("ann").unwrap();
-    // PostgreSQL makes a plan to keep at a statement's sixth execution, and forgets it when the table is analysed.
+    // PostgreSQL makes a generic plan at a statement's sixth execution, and discards it when the
+    // table is analysed.
     for _ in 0..8 {
         assert_eq!(truth.order(Uuid::now_v7()).await.unwrap(), None);
         assert_eq!(truth.orders_of(&ann, None, 10).await.unwrap(), []);
@@ -150,7 +152,8 @@ async fn plans_that_were_made_for_an_empty_shop_do_for_a_full_one() {
     let read = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'orders'";
     let one_by_one: i64 = sqlx::query_scalar(read).fetch_one(&pool).await.unwrap();
     assert!(one_by_one < 5_000, "{one_by_one} orders were read one by one");
-    // A table of one row is still read whole, at a cost for which PostgreSQL would compile the plan, for 150 ms and more.
+    // A one-row table is still scanned, at an estimated cost for which PostgreSQL would compile the
+    // plan, which takes 150 ms or more.
     let jit: String = sqlx::query_scalar("SHOW jit").fetch_one(&pool).await.unwrap();
     assert_eq!(jit, "off");
 }

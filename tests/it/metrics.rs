@@ -1,14 +1,14 @@
-//! What `/metrics` says: what the documentation lists, and only what is seen now.
+//! `/metrics` exposes what the documentation lists, and only current values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Instance, Private, Request, eventually};
 
-/// Name → kind, labels.
+/// Name → type and labels.
 type Described = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// Something of everything that has metrics: all kinds of requests, accepted, refused and repeated.
+/// Exercises everything that has metrics: all kinds of requests, accepted, refused and replayed.
 pub async fn shop_a_little(instance: &Instance, round: usize) {
     let name = |what: &str| format!("{what}-{round}");
     instance.done(&Request::put_product(&name("mug"), 15_000, 5)).await;
@@ -41,7 +41,7 @@ async fn metrics_are_those_that_the_documentation_lists() {
     shop_a_little(&instance, 0).await;
     let documented = documented();
     assert!(documented.len() >= 50, "{documented:#?}");
-    // Some are looked at every few seconds only.
+    // Some are sampled every few seconds only.
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut seen = Described::new();
     while seen != documented && Instant::now() < deadline {
@@ -78,7 +78,7 @@ async fn lag_grows_with_time_and_what_cannot_be_seen_has_no_figure() {
     becomes(r#"rushgate_cell_state{cell="0",state="open"}"#, |it| it.is_none()).await;
 }
 
-/// The table of docs/operations.md.
+/// The table in docs/operations.md.
 fn documented() -> Described {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
     let page = std::fs::read_to_string(page).unwrap();
@@ -92,7 +92,7 @@ fn documented() -> Described {
     rows.collect()
 }
 
-/// What a text in Prometheus' format describes, as far as it has series.
+/// The metrics in a Prometheus text that have series.
 fn exposed(text: &str) -> Described {
     let mut described = Described::new();
     for line in text.lines() {
@@ -112,7 +112,7 @@ fn exposed(text: &str) -> Described {
     described
 }
 
-/// The value of a series, written as it stands in the text.
+/// The value of a series, named exactly as in the text.
 fn figure(text: &str, series: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }

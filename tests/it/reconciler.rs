@@ -1,4 +1,5 @@
-//! PostgreSQL follows the log: once, in order, or not at all; and the gate is rebuilt from it.
+//! The reconciler: PostgreSQL applies the log once and in order, or not at all; and the gate is
+//! rebuilt from PostgreSQL.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::cluster::eventually;
 use crate::shop::*;
 use crate::truth::{execute, number};
 
-/// Some of everything, with the coupon used.
+/// A shop with one of everything, in which the coupon is used.
 async fn busy_shop() -> Shop {
     let mut shop = Shop::open().await;
     shop.put_product("mug", 1_000, 50).await;
@@ -48,7 +49,7 @@ async fn busy_shop() -> Shop {
     shop
 }
 
-/// What the gate tells about the busy shop.
+/// Everything that the gate answers about the busy shop.
 async fn told(shop: &Shop) -> String {
     let mut told = String::new();
     for name in ["ann", "bob"] {
@@ -73,7 +74,7 @@ impl Shop {
         self.entry(seq).await.payload
     }
 
-    /// Puts something into Redis' log that no script has written.
+    /// Adds an entry to Redis' log that no script has written.
     async fn forge(&self, payload: Vec<u8>, tip: String) {
         let Meta { epoch, seq, .. } = self.meta().await;
         let id = format!("{epoch}-{}", seq + 1);
@@ -95,10 +96,10 @@ async fn after_a_wiped_redis_the_gate_is_as_before() {
     assert_eq!(told(&shop).await, before);
     shop.assert_audit_clean().await;
 
-    // a key that was used before still has its answer
+    // A key that was used before still returns its answer.
     let charge = ChargeWallet { user_id: user("ann"), amount: 20_000 };
     assert!(shop.gate.charge_wallet(charge, key("ann", "charge"), soon()).await.unwrap().unwrap().replayed);
-    // serials go on, held coupons are known, the next decisions are followed
+    // Serials continue, held coupons are known, and new decisions are applied.
     assert!(matches!(shop.issue("t", "ann").await, Err(IssueRefusal::AlreadyIssued(_))));
     assert_eq!(shop.issue("t", "bob").await.unwrap().serial, 2);
     shop.put_template(open_template("later", 1)).await;
@@ -127,7 +128,8 @@ async fn a_restart_goes_on_in_the_same_epoch() {
     shop.charge("ann", 1).await;
     let mut next = shop.second_reconciler().await;
     assert!(!next.try_lead().await.unwrap(), "the first still leads");
-    // the first dies; the lock goes with its connection, the cursor decides in any case
+    // The first reconciler is dropped, and its lock ends with its connection. The cursor protects
+    // the data in any case.
     shop.reconciler = shop.second_reconciler().await;
     assert!(matches!(next.step().await.unwrap(), Step::Applied(1)));
     assert_eq!(shop.meta().await.epoch, 1);
@@ -152,7 +154,7 @@ async fn two_leaders_apply_each_entry_once() {
     shop.assert_audit_clean().await;
 }
 
-/// PostgreSQL's own limits end a session that is idle, and none that waits for the rows of a COPY.
+/// PostgreSQL's own time limits end an idle session, but not one that waits for the rows of a COPY.
 #[tokio::test]
 async fn a_leader_that_stands_still_within_a_copy_is_ended_by_a_stand_by() {
     let shop = Shop::open().await;
@@ -187,7 +189,8 @@ async fn two_rebuilds_at_once_open_one_epoch() {
     shop.assert_audit_clean().await;
 }
 
-/// Rebuilders claim, open and overtake each other while money comes in: what was answered with success stays.
+/// Rebuilders claim, open and overtake each other while charges come in. Acknowledged charges
+/// survive.
 #[tokio::test]
 async fn rebuilds_under_traffic_lose_nothing_that_was_acknowledged() {
     const REBUILDS: u64 = 25;
@@ -198,7 +201,7 @@ async fn rebuilds_under_traffic_lose_nothing_that_was_acknowledged() {
             for n in 0..REBUILDS {
                 let step = reconciler.rebuild_now().await.unwrap();
                 assert!(matches!(step, Step::Rebuilt(_) | Step::Superseded), "{step:?}");
-                // pauses of different lengths, so that the two meet at different moments
+                // Pauses of different lengths, so that the two meet at different points.
                 tokio::time::sleep(Duration::from_millis(n % 5 * 3)).await;
             }
         })
@@ -228,11 +231,12 @@ async fn a_late_claim_applies_what_an_earlier_rebuild_has_opened_meanwhile() {
     let mut shop = Shop::open().await;
     shop.charge("ann", 100).await;
     shop.apply_all().await;
-    // A rebuilder looks while another has claimed epoch 2, and is slow …
+    // A slow rebuilder has read the state while another one had claimed epoch 2.
     let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
     let cursor = Cursor::read(&mut conn, 0).await.unwrap();
     let seen = Meta { claim: 2, ..shop.meta().await };
-    // … so that the other opens it, and somebody is told of a success that only its log has.
+    // Meanwhile the other one opens that epoch, and a success is acknowledged that only its log
+    // has.
     assert_eq!(shop.second_reconciler().await.rebuild_now().await.unwrap(), Step::Rebuilt(2));
     shop.charge("ann", 11).await;
     let step = shop.reconciler.rebuild(&cursor, &seen, "slow").await.unwrap();
@@ -250,7 +254,7 @@ async fn a_claim_that_redis_has_forgotten_opens_nothing() {
     let cursor = Cursor::read(&mut conn, 0).await.unwrap();
     assert_eq!(shop.second_reconciler().await.rebuild_now().await.unwrap(), Step::Rebuilt(2));
     let _: () = shop.raw.flushall(false).await.unwrap();
-    // The emptied Redis gives epoch 2 away a second time; the cursor does not.
+    // The emptied Redis would grant epoch 2 a second time; the cursor does not.
     let step = shop.reconciler.rebuild(&cursor, &Meta::default(), "slow").await.unwrap();
     assert_eq!(step, Step::Superseded);
     assert!(shop.meta().await.absent());
@@ -263,7 +267,8 @@ async fn an_epoch_opens_only_when_all_that_was_loaded_is_there() {
     let mut shop = busy_shop().await;
     let keys = Keys::new(0, 2);
     assert!(CLAIM_EPOCH.call(&shop.raw, vec![Keys::meta(0)], vec!["2".into()]).await.unwrap());
-    // A replica that lacks a part was promoted while the epoch was loaded: one wallet of two has come through.
+    // As if a replica that lacks some data had been promoted while the epoch was loaded: one wallet
+    // of two is there.
     let _: i64 = shop.raw.hset(keys.wallets(), ("ann", 1)).await.unwrap();
     let open = async |wallets: &str| {
         let names = vec![Keys::meta(0), keys.log(), keys.wallets()];
@@ -305,7 +310,7 @@ async fn a_watermark_that_was_not_told_is_told_by_the_next_step() {
 #[tokio::test]
 async fn a_poison_entry_halts_the_cell_and_is_skipped_by_hand() {
     let mut shop = busy_shop().await;
-    // Something that is not there for the gate: PostgreSQL will refuse cat's coupon.
+    // A conflict that the gate does not know: PostgreSQL will refuse cat's coupon.
     execute(
         &shop.pool,
         "INSERT INTO coupons (coupon_id, template_id, user_id, serial, issued_at, expires_at)
@@ -327,7 +332,7 @@ async fn a_poison_entry_halts_the_cell_and_is_skipped_by_hand() {
     assert_eq!(number(&shop.pool, "SELECT balance FROM wallets WHERE user_id = 'cat'").await, 100);
     assert_eq!(shop.charge("cat", 1).await.balance_after, 301, "the gate stays open");
     assert!(!shop.audit().await.clean);
-    // a rebuild would lose what comes after it
+    // A rebuild would lose the entries after it.
     assert!(matches!(shop.reconciler.rebuild_now().await.unwrap(), Step::Halted(_)));
     assert_eq!(shop.meta().await.state, "open");
 
@@ -347,7 +352,7 @@ async fn a_poison_entry_halts_the_cell_and_is_skipped_by_hand() {
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM quarantined_facts").await, 1);
 }
 
-/// Nobody has to restart a leader once the cause is mended.
+/// A leader resumes without a restart once the cause is repaired.
 #[tokio::test]
 async fn a_halted_leader_tries_again_by_itself() {
     let mut shop = Shop::open().await;
@@ -390,7 +395,7 @@ async fn a_broken_chain_is_not_applied_and_the_gate_is_rebuilt() {
     let mut shop = Shop::open().await;
     shop.charge("ann", 1_000).await;
     shop.apply_all().await;
-    // A forged entry: ann's charge once more, with a tip that does not follow.
+    // A forged entry: ann's charge again, with a tip that does not follow.
     let payload = shop.entry_payload(1).await;
     shop.forge(payload, "0".repeat(40)).await;
     let _ = shop.reconciler.step().await.unwrap();
@@ -408,7 +413,7 @@ async fn a_redis_that_lost_its_tail_is_rebuilt_even_when_it_was_refilled() {
     let early: HashMap<String, String> = shop.raw.hgetall(Keys::meta(0)).await.unwrap();
     shop.charge("ann", 1_000).await;
     shop.apply_all().await;
-    // Redis as it was one entry ago, then another charge takes the lost one's place.
+    // Redis goes back by one entry, and another charge takes the place of the lost one.
     let keys = shop.keys().await;
     let _: i64 = shop.raw.xdel(keys.log(), "1-2").await.unwrap();
     let _: () = shop.raw.xtrim(keys.log(), ("MAXLEN", "=", 10)).await.unwrap();
@@ -423,7 +428,8 @@ async fn a_redis_that_lost_its_tail_is_rebuilt_even_when_it_was_refilled() {
     shop.assert_audit_clean().await;
 }
 
-/// Two batches and two entries more, of which the first batch is applied, and the second one read ahead.
+/// Two batches and two more entries in the log. The first batch is applied, and the second has been
+/// prefetched.
 async fn shop_read_ahead() -> (Shop, u64) {
     let mut shop = Shop::open().await;
     for _ in 0..2 * APPLY_ENTRIES + 2 {
@@ -451,7 +457,8 @@ async fn what_was_read_ahead_is_applied_though_the_log_has_been_trimmed_meanwhil
 #[tokio::test]
 async fn what_was_read_ahead_is_dropped_when_redis_has_lost_it_and_went_on() {
     let (mut shop, batch) = shop_read_ahead().await;
-    // Redis as it was when the first batch had been decided, then a charge in the place of the first lost one.
+    // Redis goes back to the state after the first batch, and another charge takes the place of the
+    // first lost entry.
     let (keys, tip) = (shop.keys().await, shop.entry(batch).await.tip);
     let lost: Vec<String> = (batch + 1..=2 * batch + 2).map(|seq| format!("1-{seq}")).collect();
     let _: i64 = shop.raw.xdel(keys.log(), lost).await.unwrap();
@@ -543,7 +550,8 @@ async fn a_log_or_meta_that_somebody_else_wrote_to_is_rebuilt() {
                 let _: () = shop.raw.set(meta, "no hash", None, None, false).await.unwrap();
             }
             _ => {
-                // the log vanishes with an entry that PostgreSQL has not, and nobody writes any more
+                // The log vanishes with an entry that PostgreSQL lacks, and no more requests
+                // arrive.
                 shop.charge("ann", 5).await;
                 let _: i64 = shop.raw.del(keys.log()).await.unwrap();
             }
@@ -580,7 +588,7 @@ async fn template_numbers_are_never_given_twice() {
         shop.put_template(open_template(id, 5)).await;
     }
     shop.apply_all().await;
-    // as after an entry that was skipped
+    // As after a skipped entry.
     execute(&shop.pool, "DELETE FROM coupon_templates WHERE template_id = 'b'").await;
     let _: () = shop.raw.flushall(false).await.unwrap();
     assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
@@ -628,7 +636,7 @@ async fn a_script_that_stopped_half_way_is_seen_applied_and_rebuilt() {
     shop.apply_all().await;
     let before = shop.meta().await;
     shop.charge("ann", 500).await;
-    // As if the script had died after its entry: the balance and meta are still those from before.
+    // As if the script had died after it wrote the entry: balance and meta are those from before.
     let keys = shop.keys().await;
     let _: i64 = shop.raw.hset(keys.wallets(), ("ann", 1_000)).await.unwrap();
     let meta = [("seq", before.seq.to_string()), ("tip", before.tip.clone())];
@@ -653,7 +661,7 @@ async fn a_truth_that_went_back_opens_nothing_until_an_operator_says_so() {
         assert!(matches!(&step, Step::Halted(why) if why.contains("rushgate rebuild")), "{step:?}");
     }
     assert_eq!((shop.meta().await.epoch, shop.meta().await.state.as_str()), (epoch, "closed"));
-    // It tells so, too, where the cell was closed before, by a rebuild that then lost its PostgreSQL.
+    // It also reports this if a rebuild had closed the cell before and then lost its PostgreSQL.
     let claim = (epoch + 1).to_string();
     assert!(CLAIM_EPOCH.call(&shop.raw, vec![Keys::meta(0)], vec![claim]).await.unwrap());
     assert_eq!(shop.gate.status().await.unwrap()[0].state, "rebuilding");
@@ -661,7 +669,7 @@ async fn a_truth_that_went_back_opens_nothing_until_an_operator_says_so() {
     let CellStatus { state, reason, .. } = shop.gate.status().await.unwrap().remove(0);
     assert!(state == "closed" && reason.unwrap().contains("rushgate rebuild"));
     let _: () = shop.raw.flushall(false).await.unwrap();
-    // and a database that never knew this shop, beside a gate from another one
+    // A database that never knew this shop, combined with a gate from another database.
     let other = crate::truth::database().await;
     let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&other).await.unwrap();
     let mut servers = shop.servers.clone();

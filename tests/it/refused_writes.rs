@@ -1,10 +1,11 @@
-//! A Redis that answers and takes no writes decides nothing, and everybody who looks is told.
+//! A Redis that answers but refuses writes: nothing is decided, and readiness, status, metrics and
+//! log report it.
 
 use fred::prelude::*;
 
 use crate::cluster::{Cluster, Instance, Private, Request, eventually};
 
-/// How many of the log's lines say this.
+/// The number of log lines with this text.
 fn said(instance: &Instance, text: &str) -> usize {
     instance.log().iter().filter(|line| line.contains(text)).count()
 }
@@ -15,8 +16,8 @@ async fn command(cluster: &Cluster, words: &str) {
     let _: Value = cluster.raw.custom(name, words.collect::<Vec<_>>()).await.unwrap();
 }
 
-/// While Redis is as `begin` leaves it, and after `end`. Nobody sends a decision before the looks: an instance that no traffic
-/// reaches must notice, too, when it begins and when it ends.
+/// Checks the reports while Redis is as `begin` leaves it, and after `end`. No decision is
+/// requested first: an instance without traffic must notice both the beginning and the end.
 async fn refuses(cluster: &Cluster, instance: &Instance, reason: &str, begin: &[&str], end: &[&str]) {
     let (begun, ended) = ("Redis refuses writes", "Redis takes writes again");
     let before = (said(instance, begun), said(instance, ended));
@@ -64,11 +65,11 @@ async fn refuses(cluster: &Cluster, instance: &Instance, reason: &str, begin: &[
 async fn a_redis_that_takes_no_writes_is_told_of_wherever_operators_look() {
     let redis_config = vec!["enable-protected-configs local".to_owned()];
     let cluster = Cluster::with(Private { redis_config, ..Private::default() }).await;
-    // The reconciler stands apart: what it says is no part of this.
+    // The reconciler runs separately, so that its log lines are not counted.
     let _reconciler = cluster.start_roles("reconciler").await;
     let instance = cluster.start_roles("api").await;
     instance.done(&Request::charge("ann", 1)).await;
-    // A snapshot that fails: there is a folder where it should stand.
+    // Makes the snapshot fail: its file name is taken by a folder.
     std::fs::create_dir(cluster.redis.folder().join("in-the-way")).unwrap();
     let snapshot = ["CONFIG SET dbfilename in-the-way", "CONFIG SET save 3600_1", "BGSAVE"];
     refuses(&cluster, &instance, "misconf", &snapshot, &["CONFIG SET save ''"]).await;

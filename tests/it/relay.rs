@@ -1,4 +1,5 @@
-//! The relay against real servers: in order, at least once, never lost, whatever the broker does.
+//! The relay with real servers: events are delivered in order, at least once, and never lost,
+//! whatever the broker does.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -38,7 +39,7 @@ async fn events_are_delivered_in_order_once_and_then_gone() {
         .with_type("rushgate.order.completed.v1".into())
         .with_app_id("rushgate".into())
         .with_timestamp(1_700_000_001);
-    // quorum queues add a header that counts deliveries
+    // Quorum queues add a header that counts deliveries.
     assert_eq!(
         properties.clone().with_headers(FieldTable::default()),
         expected.with_headers(FieldTable::default())
@@ -49,7 +50,7 @@ async fn events_are_delivered_in_order_once_and_then_gone() {
 async fn an_event_that_is_committed_after_later_ones_is_delivered_too() {
     let (pool, url) = (database().await, virtual_host().await);
     put(&pool, 1..=3, event::ORDER_COMPLETED).await;
-    // An earlier one's transaction is still under way, as another cell's may be.
+    // The transaction of an earlier event is still open, as another cell's may be.
     let mut hidden = pool.begin().await.unwrap();
     let sql = "INSERT INTO outbox (outbox_id, event_id, routing_key, payload, created_at)
                OVERRIDING SYSTEM VALUE VALUES (0, 'late', 'order.completed', '{}', now())";
@@ -66,14 +67,14 @@ async fn an_event_that_is_committed_after_later_ones_is_delivered_too() {
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }
 
-/// As often as the relay would try within a minute.
+/// The number of attempts that the relay would make within a minute.
 const TRIES: usize = 12;
 
 #[tokio::test]
 async fn nothing_is_published_that_cannot_be_deleted() {
     let (pool, url) = (database().await, virtual_host().await);
     let mut first = Relay::new(&url, pool.clone());
-    first.step().await.unwrap(); // the queue is there
+    first.step().await.unwrap(); // declares the queue
     first.stop().await;
     put(&pool, 1..=3, event::ORDER_COMPLETED).await;
     for (broken, mended) in [
@@ -105,7 +106,7 @@ async fn nothing_is_published_that_cannot_be_deleted() {
     }
 }
 
-/// A role of PostgreSQL without rights, of a name that no other test has.
+/// A PostgreSQL role without rights, with a unique name.
 async fn role(pool: &PgPool) -> String {
     let name = format!("r{}", uuid::Uuid::now_v7().simple());
     sqlx::raw_sql(&format!("CREATE ROLE {name} LOGIN")).execute(pool).await.unwrap();
@@ -132,7 +133,7 @@ async fn what_is_confirmed_and_cannot_be_deleted_is_not_published_again() {
     assert_eq!((number(&pool, OUTBOX).await, number(&pool, PUBLISHED).await), (0, 5));
     assert_eq!(ids(&take_all(&url, ORDERS_QUEUE).await), (1..=5).map(id).collect::<Vec<_>>(), "each once");
 
-    // Numbers that a restored PostgreSQL gives again stand for other events.
+    // After a restore, PostgreSQL may assign the same numbers to other events.
     put(&pool, 6..=6, event::ORDER_COMPLETED).await;
     execute(&pool, "CREATE TRIGGER keep BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION keep()").await;
     assert!(matches!(leading_step(&mut relay).await, Err(RelayError::Outbox(_))));
@@ -141,7 +142,7 @@ async fn what_is_confirmed_and_cannot_be_deleted_is_not_published_again() {
     assert_eq!(ids(&take_all(&url, ORDERS_QUEUE).await), [id(6), "another".to_owned()]);
 }
 
-/// Deletions stay in the index as long as an audit or a backup that began before them may still see the rows.
+/// Deleted rows stay in the index as long as an older audit or backup may still see them.
 #[tokio::test]
 async fn deleted_rows_that_an_old_snapshot_sees_are_not_walked_over_again_and_again() {
     const ROWS: i64 = 3_000;
@@ -154,7 +155,7 @@ async fn deleted_rows_that_an_old_snapshot_sees_are_not_walked_over_again_and_ag
     let mut relay = Relay::new(&url, pool.clone());
     step_until_idle(&mut relay).await;
     steps_for(&mut relay, 3 * bounds::RELAY_LOOK_BELOW).await;
-    put(&pool, ROWS + 1..=ROWS + 1, event::ORDER_COMPLETED).await; // with its delivery the place is stored
+    put(&pool, ROWS + 1..=ROWS + 1, event::ORDER_COMPLETED).await; // its delivery stores the position
     step_until_idle(&mut relay).await;
     relay.stop().await;
 
@@ -202,7 +203,8 @@ async fn unroutable_events_are_kept_and_named_and_hold_up_no_other() {
     }
     let mut relay = Relay::new(&url, pool.clone());
     let mut named = HashSet::new();
-    // An ack that carries somebody else's return counts for nothing, so a second round may be needed.
+    // An ack that arrives together with another event's return is not counted, so a second round
+    // may be needed.
     for _ in 0..3 {
         let Step::Published { refused, .. } = relay.step().await.unwrap() else { panic!("nothing sent") };
         for refused in refused {
@@ -241,11 +243,11 @@ async fn a_binding_that_somebody_removed_is_made_again() {
 async fn exchanges_and_queues_are_as_specified() {
     let (pool, url) = (database().await, virtual_host().await);
     let mut relay = Relay::new(&url, pool.clone());
-    relay.step().await.unwrap(); // declared before there is anything to send
+    relay.step().await.unwrap(); // declares before there is anything to send
     put(&pool, 1..=1, event::ORDER_CANCELLED).await;
     relay.step().await.unwrap();
 
-    // What a consumer rejects goes to the dead letters, at least once.
+    // A rejected message is dead-lettered, at least once.
     let (_connection, channel) = connect(&url).await;
     let message = channel.basic_get(ORDERS_QUEUE.into(), BasicGetOptions::default()).await.unwrap().unwrap();
     assert_eq!(message.routing_key.as_str(), "order.cancelled");
@@ -254,7 +256,7 @@ async fn exchanges_and_queues_are_as_specified() {
         eventually(|| async { Some(take_all(&url, DEAD_ORDERS_QUEUE).await).filter(|got| !got.is_empty()) });
     assert_eq!(ids(&dead.await), vec![id(1)]);
 
-    // So does what it fails on too often.
+    // So is a message whose delivery fails too often.
     put(&pool, 2..=2, event::ORDER_COMPLETED).await;
     relay.step().await.unwrap();
     let mut deliveries = 0;
@@ -296,7 +298,7 @@ async fn of_two_relays_one_publishes_and_the_other_takes_over() {
     assert_eq!(second.step().await.unwrap(), Step::StandBy);
     assert_eq!(first.step().await.unwrap(), Step::Published { delivered: 10, refused: vec![] });
 
-    // The leader's session ends: it notices, and cannot delete what it no longer owns.
+    // The leader's session ends. The leader notices, and can no longer delete rows.
     put(&pool, 11..=12, event::ORDER_COMPLETED).await;
     number(
         &pool,
@@ -305,7 +307,7 @@ async fn of_two_relays_one_publishes_and_the_other_takes_over() {
     )
     .await;
     assert!(matches!(first.step().await.unwrap_err(), RelayError::Outbox(_)));
-    // PostgreSQL gives the lock back when the session's process has ended.
+    // PostgreSQL releases the lock when the session's process has ended.
     let free = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
                 WHERE l.locktype = 'advisory' AND d.datname = current_database()";
     eventually(|| async { (number(&pool, free).await == 0).then_some(()) }).await;
@@ -335,7 +337,7 @@ async fn an_idle_relay_is_quick_and_stops_at_once() {
         tokio::time::sleep(Duration::from_millis(70)).await;
     }
     lags.sort();
-    // The best two of five: others may want the machine.
+    // The second best of five, because other processes may use the machine.
     assert!(lags[1] < Duration::from_millis(150), "{lags:?}");
     let since = Instant::now();
     shutdown.cancel();
@@ -347,7 +349,8 @@ async fn an_idle_relay_is_quick_and_stops_at_once() {
 async fn plans_that_were_made_for_an_empty_outbox_do_for_a_full_one() {
     let (pool, url) = (database().await, virtual_host().await);
     let mut relay = Relay::new(&url, pool.clone());
-    // PostgreSQL makes a plan to keep at a statement's sixth execution, and forgets it when the table is analysed.
+    // PostgreSQL makes a generic plan at a statement's sixth execution, and discards it when the
+    // table is analysed.
     sqlx::raw_sql("ANALYZE outbox").execute(&pool).await.unwrap();
     for n in 1..=8 {
         insert(&pool, n, event::ORDER_COMPLETED, "{}").await;
@@ -362,7 +365,7 @@ async fn plans_that_were_made_for_an_empty_outbox_do_for_a_full_one() {
     }
     assert_eq!(relay.step().await.unwrap(), Step::Idle);
     relay.stop().await;
-    // A session tells its figures when it ends, if not before.
+    // A session flushes its statistics when it ends, at the latest.
     let sessions = "SELECT count(*) FROM pg_stat_activity \
                     WHERE application_name = 'rushgate-relay' AND datname = current_database()";
     eventually(|| async { (number(&pool, sessions).await == 0).then_some(()) }).await;
@@ -370,7 +373,8 @@ async fn plans_that_were_made_for_an_empty_outbox_do_for_a_full_one() {
     assert!(after < before + 1_000, "{before} rows of the outbox were read one by one, then {after}");
 }
 
-/// Of the outbox, as far as sessions have told.
+/// Rows of the outbox that were read by sequential scans, according to the statistics flushed so
+/// far.
 async fn rows_read_without_an_index(pool: &PgPool) -> i64 {
     let read = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'outbox'";
     sqlx::query_scalar(read).fetch_one(pool).await.unwrap()
@@ -383,7 +387,8 @@ async fn what_piled_up_while_the_broker_was_away_is_delivered() {
     let url = broker.url();
     let mut relay = Relay::new(&url, pool.clone());
     assert_eq!(relay.step().await.unwrap(), Step::Idle);
-    // RabbitMQ 3.10 cannot lead a queue again that it declared a moment before it was killed.
+    // RabbitMQ 3.10 cannot elect a leader for a quorum queue that was declared just before it was
+    // killed.
     tokio::time::sleep(Duration::from_secs(6)).await;
     broker.kill().await;
     put(&pool, 1..=20, event::ORDER_COMPLETED).await;
@@ -397,7 +402,8 @@ async fn what_piled_up_while_the_broker_was_away_is_delivered() {
     assert_eq!(ids(&take_all(&url, ORDERS_QUEUE).await), (1..=20).map(id).collect::<Vec<_>>());
     relay.stop().await;
 
-    // Crashes in the midst of publishing: repeats, no loss, and first deliveries in order.
+    // The broker crashes during publishing: messages are repeated, none is lost, and first
+    // deliveries are in order.
     put(&pool, 21..=6_000, event::ORDER_COMPLETED).await;
     let (running, shutdown) = start(&pool, &url);
     for at_least in [1_000, 3_000] {
@@ -414,10 +420,10 @@ async fn what_piled_up_while_the_broker_was_away_is_delivered() {
     assert_eq!(got, (21..=6_000).map(id).collect::<Vec<_>>());
     assert_eq!(number(&pool, PUBLISHED).await, 6_000);
 
-    // Frozen: the step gives up in time, and no connection is left hanging.
+    // The broker is frozen: the step times out, and no connection leaks.
     put(&pool, 6_001..=6_001, event::ORDER_COMPLETED).await;
     let mut relay = Relay::new(&url, pool.clone());
-    // What the test itself had open must be closed while the broker can still say so.
+    // The test's own connections must be closed before the broker is frozen.
     eventually(|| async { (connections_to(broker.port()) == 0).then_some(()) }).await;
     broker.pause();
     let since = Instant::now();
@@ -435,7 +441,8 @@ async fn what_piled_up_while_the_broker_was_away_is_delivered() {
 async fn a_leader_without_a_broker_keeps_its_session_alive() {
     let pool = database().await;
     let mut relay = Relay::new("amqp://127.0.0.1:1/%2f", pool.clone());
-    // PostgreSQL ends a leader's session that has been silent for too long.
+    // PostgreSQL ends a leader's session that has been idle for too long, so the relay must keep it
+    // active.
     let spoken = || {
         number(
             &pool,
@@ -496,7 +503,8 @@ async fn insert(pool: &PgPool, n: i64, routing_key: &str, payload: &str) {
         .unwrap();
 }
 
-/// The next step of a relay that leads: PostgreSQL may still hold the session that it had before.
+/// The next step of a relay that leads. PostgreSQL may still hold its previous session's lock for a
+/// while.
 async fn leading_step(relay: &mut Relay) -> Result<Step, RelayError> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -509,7 +517,8 @@ async fn leading_step(relay: &mut Relay) -> Result<Step, RelayError> {
     }
 }
 
-/// Steps until the outbox is empty, over failures of the broker; how many were delivered.
+/// Steps until the outbox is empty, ignoring failures of the broker. Returns the number of
+/// deliveries.
 async fn step_until_idle(relay: &mut Relay) -> usize {
     let mut total = 0;
     for _ in 0..50 {
@@ -564,7 +573,7 @@ fn ids(got: &Got) -> Vec<String> {
         .collect()
 }
 
-/// Connections of this machine to a local port that are still open at our end.
+/// The number of established connections from this machine to a local port.
 fn connections_to(port: u16) -> usize {
     let established = |line: &&str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -573,7 +582,7 @@ fn connections_to(port: u16) -> usize {
     std::fs::read_to_string("/proc/self/net/tcp").unwrap().lines().skip(1).filter(established).count()
 }
 
-/// Asks until there is an answer, for a minute at most.
+/// Polls until `ask` returns a value; panics after a minute.
 async fn eventually<T, F: Future<Output = Option<T>>>(ask: impl Fn() -> F) -> T {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {

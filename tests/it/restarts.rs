@@ -1,4 +1,4 @@
-//! Servers and instances that go away and come back, under whatever is asked of them meanwhile.
+//! Servers and instances that stop and come back, under traffic.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::*;
 
-/// What a shopper can see of the shop, to compare before and after.
+/// Everything that a shopper can see, to compare before and after.
 const VIEWS: [&str; 9] = [
     "/v1/products",
     "/v1/coupon-templates",
@@ -127,7 +127,8 @@ async fn a_redis_that_was_away_goes_on_where_it_was() {
             .await;
             eventually("orders are known not to be done", || async {
                 let answer = instance.send(&order).await;
-                // Sent on a connection whose end is not known yet, it may have been done.
+                // If it was sent on a connection that was already closed, its outcome may be
+                // unknown.
                 unknown.fetch_add(u64::from(answer.code() == "outcome-unknown"), Ordering::Relaxed);
                 let expected = ["gate-unavailable", "outcome-unknown"].contains(&answer.code());
                 assert!(answer.status == 503 && answer.retry_after && expected, "{answer:?}");
@@ -155,7 +156,7 @@ async fn a_redis_that_was_away_goes_on_where_it_was() {
     assert!((5..=5 + unknown.into_inner()).contains(&sold), "{sold}");
 }
 
-/// As behind a Sentinel, or after a restart with another configuration.
+/// As after a Sentinel failover, or a restart with another configuration.
 #[tokio::test]
 async fn a_redis_that_comes_back_unsafe_decides_nothing_until_it_is_mended() {
     let cluster = Cluster::servers().await;
@@ -281,7 +282,7 @@ async fn when_the_leader_is_killed_the_other_goes_on() {
     rush.assert_sold_exactly(&cluster).await;
 }
 
-/// Many who want what there is too little of, over whatever happens.
+/// Many buyers compete for scarce stock during an event.
 struct Rush {
     stopped: AtomicBool,
 }
@@ -299,7 +300,7 @@ impl Rush {
         Self { stopped: AtomicBool::new(false) }
     }
 
-    /// Buyers order from the instances until `event` is over.
+    /// Buyers send orders to the instances until `event` is over.
     async fn run(&self, instances: &[&Instance], event: impl Future<Output = ()>) {
         let buyers = (0..BUYERS).map(|n| async move {
             let user = format!("user-{n}");
@@ -311,7 +312,7 @@ impl Rush {
                 let answer = instance.send(&Request::order(&user, "mug", 1)).await;
                 let fine = [201, 503].contains(&answer.status) || answer.code() == "insufficient-stock";
                 assert!(fine, "{answer:?}");
-                // No faster than a person clicks: the stock must last for what is to happen meanwhile.
+                // At the pace of a person, so that the stock lasts for the whole event.
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
@@ -329,7 +330,7 @@ impl Rush {
         .await;
     }
 
-    /// Buys all that is left, and a little more.
+    /// Orders everything that is left, and a little more.
     async fn sell_out(&self, instance: &Instance) {
         let left = instance.done(&Request::get("/v1/products/mug")).await["stock"].as_u64().unwrap();
         assert!(left > 0 && left < STOCK, "{left}");
@@ -349,7 +350,8 @@ impl Rush {
         }
     }
 
-    /// What PostgreSQL has sold is the stock, and what it has been paid is the price of that.
+    /// The number of pieces sold in PostgreSQL equals the stock, and the payments equal their
+    /// price.
     async fn assert_sold_exactly(&self, cluster: &Cluster) {
         cluster.assert_consistent().await;
         let sold = cluster.number("SELECT sum(quantity)::bigint FROM order_items").await;

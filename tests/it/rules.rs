@@ -1,4 +1,4 @@
-//! The rules of the shop, as the scripts decide them, with a clock that the tests set.
+//! The shop's rules as the scripts decide them, with a clock that the tests set.
 
 use rushgate::domain::limits::COUPON_USABLE_MS;
 use rushgate::domain::{Discount, ProductStatus};
@@ -23,7 +23,8 @@ async fn an_amount_is_never_more_than_the_subtotal() {
     assert_eq!((placed.subtotal, placed.discount, placed.total), (900, 900, 0));
 }
 
-/// (That it is rounded down cannot show here: prices are multiples of 100. The scripts' tests use other prices.)
+/// Rounding down cannot show here, because prices are multiples of 100. The scripts' tests use
+/// other prices.
 #[tokio::test]
 async fn a_percentage_applies_to_the_whole_order() {
     let (shop, coupon) = shop_with(Discount::Percent { value: 33, max: None }, 0).await;
@@ -172,7 +173,7 @@ async fn a_cancelled_order_gives_back_stock_balance_and_coupon_once() {
     assert!(cancelled.coupon_returned);
     assert_eq!((shop.stock("a").await, shop.stock("b").await), (1_000, 1_000));
     assert_eq!(shop.cancel(&placed).await, Err(CancelRefusal::AlreadyCancelled));
-    // the coupon can be used again, by one order
+    // The coupon can be used again, by one order.
     let second = shop.place(order("ann", &[("b", 1)], Some(coupon))).await.unwrap();
     assert_eq!(second.discount, 100);
     let third = shop.place(order("ann", &[("b", 1)], Some(coupon))).await;

@@ -1,4 +1,5 @@
-//! A shop for tests: a Redis of its own, a database of its own, a gate and a reconciler that the test drives.
+//! A shop for tests: a private Redis and database, with a gate and a reconciler that the test
+//! drives.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ pub const LIMITS: BatchLimits =
 
 pub struct Shop {
     redis: RedisServer,
-    /// A plain connection, for looking at keys and for breaking things.
+    /// A plain connection, for inspecting and damaging keys.
     pub raw: Client,
     pub pool: PgPool,
     pub servers: Servers,
@@ -54,7 +55,7 @@ pub fn lines(wanted: &[(&str, u64)]) -> Vec<Line> {
 pub fn order(user_id: &str, wanted: &[(&str, u64)], coupon_id: Option<Uuid>) -> PlaceOrder {
     PlaceOrder { user_id: user(user_id), lines: lines(wanted), coupon_id, expected_total: None }
 }
-/// A template that is open now, 1,000 won off.
+/// A template whose window is open now, with a discount of 1,000 won.
 pub fn open_template(id: &str, max_issued: u64) -> PutTemplate {
     let now = jiff::Timestamp::now().as_millisecond();
     PutTemplate {
@@ -78,7 +79,7 @@ impl Shop {
         Self::on(RedisOptions::new(DataFolder::Scratch), limits).await
     }
 
-    /// The same on a Redis that runs under this command; see [`RedisOptions::under`].
+    /// The same with a Redis that runs under this command; see [`RedisOptions::under`].
     pub async fn under(command: Vec<std::ffi::OsString>) -> Self {
         let mut options = RedisOptions::new(DataFolder::Scratch);
         options.under = command;
@@ -119,7 +120,7 @@ impl Shop {
         Keys::new(0, self.meta().await.epoch)
     }
 
-    /// Applies all that is in the log.
+    /// Applies everything in the log.
     pub async fn apply_all(&mut self) {
         loop {
             match self.reconciler.step().await.unwrap() {
@@ -130,7 +131,7 @@ impl Shop {
         }
     }
 
-    /// Sets the gate's clock forward; it stays there until real time has passed it.
+    /// Sets the gate's clock ahead. It stands still until real time has caught up.
     pub async fn set_clock(&self, at_ms: i64) {
         let _: i64 = self.raw.hset(Keys::meta(0), ("clock", at_ms)).await.unwrap();
     }

@@ -1,4 +1,5 @@
-//! `rushgate log skip` and what `rushgate rebuild` does with a log that does not follow: on a real Redis and PostgreSQL.
+//! Tests of `rushgate log skip`, and of `rushgate rebuild` with a log that PostgreSQL cannot apply,
+//! on a real Redis and PostgreSQL.
 
 use fred::prelude::*;
 use rushgate::gate::cell::Meta;
@@ -14,11 +15,11 @@ use crate::cluster::Settings;
 use crate::shop::*;
 use crate::truth::{self, execute, number};
 
-/// A charge of this amount is what PostgreSQL never takes.
+/// PostgreSQL refuses every charge of this amount.
 const POISON: u64 = 777;
 const PLANTED: &str = "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 777)";
 
-/// Steps until the cell halts; returns the reason.
+/// Steps until the cell halts. Returns the reason.
 async fn halted(shop: &mut Shop) -> String {
     loop {
         match shop.reconciler.step().await.unwrap() {
@@ -29,7 +30,8 @@ async fn halted(shop: &mut Shop) -> String {
     }
 }
 
-/// Cat spends, cancels and is charged again with money that PostgreSQL never takes; others go on. Returns the poison's entry.
+/// Cat is charged an amount that PostgreSQL refuses, spends it, and is charged again; others
+/// continue. Returns the number of the refused entry.
 async fn poisoned() -> (Shop, u64) {
     let mut shop = Shop::open().await;
     shop.put_product("mug", 1_000, 50).await;
@@ -60,7 +62,7 @@ fn row(outcome: &str, kind: &str, user: &str) -> (String, String, String) {
     (outcome.into(), kind.into(), user.into())
 }
 
-/// What PostgreSQL holds after the poison of [`poisoned`] was skipped.
+/// Checks what PostgreSQL holds after the charge from [`poisoned`] was skipped.
 async fn assert_as_if_never_charged(shop: &Shop) {
     let expected =
         [row("skipped", "charge", "cat"), row("gone", "order", "cat"), row("changed", "charge", "cat")];
@@ -113,19 +115,20 @@ async fn a_skipped_charge_takes_with_it_what_it_paid_for_and_nothing_else() {
     );
     assert!(!file.contains("the key"), "keys are secrets: {file}");
 
-    // The key answers nothing untrue: the charge is decided anew.
+    // The key must not replay the lost charge: the charge is decided anew.
     execute(&shop.pool, "ALTER TABLE wallet_entries DROP CONSTRAINT planted").await;
     let charge = ChargeWallet { user_id: user("cat"), amount: POISON };
     let again = shop.gate.charge_wallet(charge, key("cat", "the key"), soon()).await.unwrap().unwrap();
     assert_eq!((again.replayed, again.fact.balance_after), (false, 1_327));
     while !matches!(shop.reconciler.step().await.unwrap(), Step::Idle) {}
     shop.assert_audit_clean().await;
-    // Asked once more, it finds it done.
+    // When it is asked again, it finds the work done.
     assert_eq!(operator.skip(poison, Choice::One(1), "again").await.unwrap(), 1);
     assert_eq!(shop.meta().await.epoch, 2);
 }
 
-/// Whoever skips dies at each place where it can: after it is registered, after some of the log is applied. A leader finishes.
+/// The skipping process dies at any point: after registering the skip, or after applying a part of
+/// the log. A leader finishes the work.
 #[tokio::test]
 async fn a_skip_that_was_interrupted_is_finished_by_a_leader() {
     for applied_before in [0, 1, 2] {
@@ -137,7 +140,8 @@ async fn a_skip_that_was_interrupted_is_finished_by_a_leader() {
         let entry = reader.after(1, poison - 1, 1).await.unwrap().remove(0);
         assert!(quarantine::register(&mut conn, &cursor, &entry, Choice::One(1), "a test").await.unwrap());
         assert!(!cursor.lock(&mut conn).await.unwrap(), "who has read the cursor before writes nothing");
-        // A gate that is open goes on until the rebuild claims it: what is decided now is in the log, too.
+        // An open gate continues until the rebuild claims it; what is decided now is in the log
+        // too.
         shop.charge("dan", 1).await;
         for _ in 0..applied_before {
             let cursor = Cursor::read(&mut conn, 0).await.unwrap();
@@ -145,7 +149,7 @@ async fn a_skip_that_was_interrupted_is_finished_by_a_leader() {
             let entries = reader.after(1, cursor.seq, 2).await.unwrap();
             rushgate::reconciler::apply_differences(&mut conn, &cursor, &entries).await.unwrap();
         }
-        // A binary that knows nothing of this cannot move the cursor.
+        // A version that does not know skipping cannot move the cursor.
         let old = "UPDATE cell_cursors SET seq = seq + 1 WHERE cell = 0";
         let refused = sqlx::query(old).execute(&mut conn).await.unwrap_err().to_string();
         assert!(refused.contains("this version cannot apply what follows"), "{refused}");
@@ -158,7 +162,8 @@ async fn a_skip_that_was_interrupted_is_finished_by_a_leader() {
     }
 }
 
-/// A batch of one script is one entry: the halt names the fact, and the others of the batch go in.
+/// A batch of one script is one entry. The halt names the fact, and the batch's other facts are
+/// applied.
 #[tokio::test]
 async fn of_a_batch_only_the_named_fact_is_left_out() {
     let mut shop = Shop::open().await;
@@ -186,7 +191,7 @@ async fn of_a_batch_only_the_named_fact_is_left_out() {
     shop.assert_audit_clean().await;
 }
 
-/// `rushgate log show` for people and for programs; the limit counts lines, and no key is shown.
+/// `rushgate log show` as text and as JSON. The limit counts lines, and no key is shown.
 #[tokio::test]
 async fn log_show_prints_as_many_lines_as_it_is_allowed_and_json_where_it_is_asked_for() {
     let shop = Shop::open().await;
@@ -232,7 +237,7 @@ async fn log_show_prints_as_many_lines_as_it_is_allowed_and_json_where_it_is_ask
     assert!(lines(&some) == 4 && some.contains(&format!("go on with --seq {seq}")), "{some}");
 }
 
-/// With nothing skipped, applying by differences writes what applying by after-images writes.
+/// If nothing is skipped, applying by differences writes the same as applying by after-images.
 #[tokio::test]
 async fn differences_and_after_images_lead_to_the_same_postgresql() {
     let mut shop = Shop::open().await;
@@ -280,7 +285,7 @@ async fn dump(pool: &PgPool) -> Vec<(&'static str, Vec<String>)> {
     ]
 }
 
-/// Requests of all kinds, several at once, none of them applied.
+/// Concurrent requests of all kinds, none of which is applied.
 async fn random_day(shop: &Shop, requests: usize) {
     let mut rng = fastrand::Rng::with_seed(11);
     for (id, price) in [("mug", 700), ("pen", 300), ("cap", 1_100)] {
@@ -327,7 +332,7 @@ async fn random_day(shop: &Shop, requests: usize) {
     }
 }
 
-/// A copy of the database as it is now; the shop goes on with the original.
+/// Copies the database in its present state. The shop continues with the original.
 async fn backup(shop: &mut Shop) -> String {
     shop.reconciler = Reconciler::connect(&shop.servers, 0).await.unwrap();
     let original = shop.servers.database_url.clone();
@@ -336,7 +341,8 @@ async fn backup(shop: &mut Shop) -> String {
     let mut session = PgConnection::connect(&truth::database_url("postgres").await).await.unwrap();
     let copy = format!("{name}_copy");
     let create = format!("CREATE DATABASE {copy} TEMPLATE {name}");
-    // Instances look into the database all the time, and PostgreSQL copies none that is in use.
+    // Instances query the database all the time, and PostgreSQL cannot copy a database that is in
+    // use.
     let mut attempts = 0;
     loop {
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
@@ -358,7 +364,7 @@ async fn use_database(shop: &mut Shop, url: &str) {
     assert!(shop.reconciler.try_lead().await.unwrap());
 }
 
-/// Redis is emptied: the next epoch begins where PostgreSQL stands.
+/// Empties Redis: the next epoch begins where PostgreSQL stands.
 async fn next_epoch(shop: &mut Shop) {
     let epoch = shop.meta().await.epoch;
     let _: () = shop.raw.flushall(false).await.unwrap();
@@ -374,7 +380,7 @@ async fn a_log_that_begins_where_a_restored_postgresql_stands_is_applied() {
     next_epoch(&mut shop).await;
     shop.charge("ann", 20).await;
     shop.apply_all().await;
-    shop.charge("bob", 3).await; // PostgreSQL has not even had it
+    shop.charge("bob", 3).await; // PostgreSQL never had this one
 
     use_database(&mut shop, &copy).await;
     assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Halted(_)), "nothing opens by itself");
@@ -403,7 +409,7 @@ async fn a_log_that_a_restored_postgresql_cannot_follow_is_saved_before_it_is_re
     shop.charge("ann", 1_000).await;
     shop.apply_all().await;
     let copy = backup(&mut shop).await;
-    shop.charge("ann", 1).await; // nobody has this one any more
+    shop.charge("ann", 1).await; // lost with the original
     shop.apply_all().await;
     next_epoch(&mut shop).await;
     let ann = shop.charge("ann", 20).await;
@@ -422,7 +428,7 @@ async fn a_log_that_a_restored_postgresql_cannot_follow_is_saved_before_it_is_re
         "{shown}"
     );
 
-    // A file that cannot be written: nothing is removed.
+    // If the report cannot be written, nothing is removed.
     let nowhere = std::env::temp_dir().join("no such folder").join("lost.jsonl");
     let mut operator = Reconciler::connect(&shop.servers, 0).await.unwrap().reporting_to(nowhere);
     assert!(operator.rebuild_now().await.unwrap_err().to_string().contains("--report"));
@@ -454,7 +460,7 @@ async fn a_log_that_a_restored_postgresql_cannot_follow_is_saved_before_it_is_re
     let Meta { epoch, .. } = shop.meta().await;
     assert_eq!(number(&shop.pool, "SELECT epoch FROM cell_cursors").await.unsigned_abs(), epoch);
     shop.assert_audit_clean().await;
-    // Said once: the next rebuild has nothing to add.
+    // Reported once: the next rebuild has nothing to add.
     assert!(matches!(operator.rebuild_now().await.unwrap(), Step::Rebuilt(_)));
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM quarantined_facts").await, 2);
 }

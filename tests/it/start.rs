@@ -1,4 +1,4 @@
-//! Starting, stopping and the other commands, as an operator meets them.
+//! Start, shutdown and the other commands, as an operator sees them.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -14,13 +14,14 @@ use crate::cluster::*;
 use crate::servers::{niceness, niceness_at};
 use crate::truth;
 
-/// Where nobody listens.
+/// An address where nothing listens.
 const NOWHERE: &str = "127.0.0.1:1";
 
 #[tokio::test]
 async fn roles_of_several_processes_make_one_shop() {
     let cluster = Cluster::servers().await;
-    // The API starts before anybody has built the gate: it listens, says so, and is ready once there is one.
+    // The API starts before the gate has been built: it listens, reports that, and becomes ready
+    // when there is a gate.
     let api = Instance::listening(&cluster.settings.with("RUSHGATE_ROLES", "api")).await;
     let (status, body) = api.readiness().await;
     assert_eq!((status, &body["reasons"]), (503, &json!(["cell 0 is absent"])));
@@ -78,7 +79,7 @@ async fn what_follows_the_gate_steps_back_where_requests_are_answered_and_do_not
     }
 }
 
-/// Names and niceness of those that have a runtime of their own.
+/// Names and niceness of the threads with a runtime of their own.
 fn threads(pid: u32) -> Vec<(String, i32)> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let name = |path: &Path| std::fs::read_to_string(path.join("comm")).unwrap_or_default().trim().to_owned();
@@ -169,7 +170,8 @@ async fn a_stopping_instance_answers_what_it_has_begun() {
     pair.done(&Request::charge("ann", 1_000_000)).await;
     let [stopping, other] = pair.instances;
 
-    // Redis answers nobody while the orders arrive, so all of them are under way when the signal comes.
+    // Redis answers nothing while the orders arrive, so all of them are in flight when the signal
+    // comes.
     let order = Request::order("ann", "mug", 1);
     join_all((0..8).map(|_| stopping.done(&order))).await; // every connection is open
     cluster.redis.pause();
@@ -187,8 +189,9 @@ async fn a_stopping_instance_answers_what_it_has_begun() {
     assert!(stopping.try_send(&order).await.unwrap_err().is_connect());
     stopping.ended().await;
 
-    // The same under load: everybody whose request was begun gets its answer, so PostgreSQL has what was told, and
-    // nothing that was not. (A request on its way to a connection that closes finds nobody, and changes nothing.)
+    // The same under load. Every request that the instance has begun gets its answer, so PostgreSQL
+    // has exactly what was acknowledged. (A request sent to a connection that is closing is never
+    // read and changes nothing.)
     cluster.caught_up().await;
     let before = cluster.texts("SELECT order_id::text FROM orders").await;
     let third = cluster.start().await;
@@ -265,7 +268,7 @@ async fn the_commands_do_what_they_say() {
     let skipped = settings.run(&["log", "skip", "--seq", &seq, "--fact", "1"]).await;
     assert!(skipped.code == 1 && skipped.stderr.contains("not halted"), "{skipped:#?}");
 
-    // A rebuild beside the serving instance, which goes on afterwards.
+    // A rebuild beside the serving instance, which continues afterwards.
     let epoch = cluster.meta().await.epoch;
     settings.run(&["rebuild"]).await.assert_success();
     instance.until_ready().await;
@@ -274,7 +277,7 @@ async fn the_commands_do_what_they_say() {
         .await;
     cluster.assert_consistent().await;
 
-    // An audit that finds something says what, and fails.
+    // An audit that finds a difference reports it and fails.
     instance.stop().await;
     truth::execute(&cluster.pool, "UPDATE wallets SET balance = balance + 1 WHERE user_id = 'user-9'").await;
     let audit = settings.run(&["audit", "--wait", "1s"]).await;
@@ -344,7 +347,7 @@ async fn a_postgresql_that_went_back_in_time_opens_nothing_by_itself() {
     assert!(status["cells"][0]["reason"].as_str().unwrap().contains("rushgate rebuild"), "{status}");
     // A closed cell cannot be compared.
     assert_eq!(cluster.settings.run(&["audit", "--wait", "0s"]).await.code, 2);
-    // Neither a second instance nor some time changes that.
+    // Neither a second instance nor waiting changes that.
     let second = Instance::listening(&cluster.settings).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!((instance.readiness().await.0, second.readiness().await.0), (503, 503));
@@ -376,7 +379,7 @@ async fn the_version_has_its_commit() {
     let version = format!("rushgate {} (", env!("CARGO_PKG_VERSION"));
     assert!(said.starts_with(&version) && said.trim_end().ends_with(')'), "{said}");
 
-    // What the build script says where a release is built.
+    // Runs the build script as in a release build.
     let folder = std::env::temp_dir().join(format!("rushgate-build-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let root = env!("CARGO_MANIFEST_DIR");

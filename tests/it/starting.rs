@@ -1,6 +1,7 @@
-//! An instance that starts in an outage. Only Redis must be there: without it nothing can be decided, and the process ends
-//! with a line that says so. While PostgreSQL or RabbitMQ are away, silent, slow or read-only, it starts, says so once, and
-//! its followers begin when they can.
+//! Instances that start during an outage. Only Redis is required: without it nothing can be
+//! decided, and the process exits with a one-line message. If PostgreSQL or RabbitMQ is away,
+//! silent, slow or read-only, the instance starts, logs that once, and its followers begin when
+//! they can.
 
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ use crate::truth::{execute, psql};
 const REDIS: &str = "RUSHGATE_REDIS_URL";
 const POSTGRES: &str = "RUSHGATE_DATABASE_URL";
 const RABBITMQ: &str = "RUSHGATE_AMQP_URL";
-/// Longer than any start may take on a busy machine; time limits of connections are 5 s.
+/// Maximum duration of a start on a busy machine. Connection timeouts are 5 s.
 const START_LIMIT: Duration = Duration::from_secs(25);
 
-/// A shop whose gate is open, with a product and some money, and no instance.
+/// A shop with an open gate, a product and a charged wallet, but no instance.
 async fn shop(private: Private) -> Cluster {
     let cluster = Cluster::with(private).await;
     let instance = cluster.start().await;
@@ -86,7 +87,8 @@ async fn a_redis_that_is_slow_or_read_only_is_started_on() {
     rest.stop().await;
 }
 
-/// The API decides and all its reads of PostgreSQL are refused; a whole instance does the same, and follows when it can.
+/// An API-only instance decides, and all its reads of PostgreSQL are refused. An instance with all
+/// roles does the same, and follows the log when it can.
 async fn starts_without_postgres(mode: Option<Mode>, said: &str) {
     let cluster = shop(Private::default()).await;
     let mut door = Door::before(&cluster.settings, POSTGRES).await;
@@ -111,7 +113,7 @@ async fn starts_without_postgres(mode: Option<Mode>, said: &str) {
         let refused = instance.send(&read).await;
         assert_eq!((refused.status, refused.code()), (503, "truth-unavailable"), "{refused:?}");
     }
-    // An instance that decides nothing is not ready, and does not end.
+    // An instance that decides nothing is not ready, but does not exit.
     let relay = Instance::listening(&settings.with("RUSHGATE_ROLES", "relay")).await;
     let (status, body) = relay.readiness().await;
     assert!(status == 503 && body["reasons"].to_string().contains("PostgreSQL"), "{body}");
@@ -165,7 +167,8 @@ async fn with_a_read_only_postgres_an_instance_decides_reads_and_publishes_nothi
     cluster.caught_up().await;
     apart.stop().await;
     let database = cluster.pool.connect_options().get_database().unwrap().to_owned();
-    // Beside the database, which must take its own settings back.
+    // Connects to another database, because a read-only database must be able to get its settings
+    // back.
     let admin = cluster.settings.get(POSTGRES).replacen(&format!("/{database}"), "/postgres", 1);
     let admin = sqlx::PgPool::connect(&admin).await.unwrap();
     let alter = async |what: &str| {
@@ -182,7 +185,7 @@ async fn with_a_read_only_postgres_an_instance_decides_reads_and_publishes_nothi
         (tried("the reconciler starts over") && tried("relay: PostgreSQL cannot be used")).then_some(())
     })
     .await;
-    // The relay has tried more than once by now, or will have: it must not publish what it cannot delete.
+    // By now the relay has tried more than once. It must not publish what it cannot delete.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(waiting_messages(&cluster).await, 0, "published before it could be deleted");
     alter("RESET default_transaction_read_only").await;
@@ -194,7 +197,7 @@ async fn with_a_read_only_postgres_an_instance_decides_reads_and_publishes_nothi
     instance.stop().await;
 }
 
-/// Messages that lie in the queue of the data platform.
+/// The number of messages in the queue of the data platform.
 async fn waiting_messages(cluster: &Cluster) -> u32 {
     use lapin::options::QueueDeclareOptions;
     let connection =
@@ -273,7 +276,8 @@ async fn a_wrong_split_of_roles_is_refused_with_the_missing_rights() {
             assert!(ended.stderr.contains(part), "{part} is not in {}", ended.stderr);
         }
     }
-    // The right split: every instance sees what it shows, and says nothing of rights.
+    // With the right split of rights, every instance sees the figures that it exports, and logs
+    // nothing about rights.
     for (user, roles) in [("rushgate_reconciler", "reconciler"), ("rushgate_relay", "relay,scheduler")] {
         let instance = Instance::ready(&as_role(user, roles)).await;
         eventually("its figures of PostgreSQL", || async {
@@ -336,7 +340,8 @@ async fn housekeeping_that_fails_or_is_slow_holds_up_no_step() {
 
 #[tokio::test]
 async fn readiness_is_answered_in_time_while_a_server_hangs() {
-    /// 200 ms on a machine that is not starved; it took 2 s and more when servers were asked for each answer.
+    /// 200 ms, plus a margin for a busy machine. It took more than 2 s when the servers were
+    /// queried for each answer.
     const IN_TIME: Duration = Duration::from_millis(1_000);
     let cluster = shop(Private { postgres: true, ..Private::default() }).await;
     let instance = cluster.start().await;

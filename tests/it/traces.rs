@@ -1,4 +1,5 @@
-//! A request's id and trace: from the client through the log to the message and to the collector. And what is never logged.
+//! A request's id and trace, from the client through the log to the message and the collector; and
+//! what must never be logged.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,7 +18,7 @@ use crate::cluster::{Cluster, Instance, Request, SECRET, eventually, token};
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "b7ad6b7169203331";
 
-/// A request with headers of its own; the id that the answer has, and its body.
+/// Sends an order with these headers. Returns the request id in the answer, and the body.
 async fn post_order(instance: &Instance, headers: &[(&str, &str)]) -> (String, Value) {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let body = json!({ "user_id": "ann", "items": [{ "product_id": "mug", "quantity": 1 }] });
@@ -134,7 +135,7 @@ async fn no_token_key_or_body_is_logged() {
 
 type Message = (Value, Vec<(String, String)>);
 
-/// The first messages of the queue, by order: the event and the headers.
+/// The first messages in the queue, by order: event and headers.
 async fn messages(cluster: &Cluster, count: usize) -> std::collections::HashMap<String, Message> {
     cluster.caught_up().await;
     eventually("the outbox is delivered", || async {
@@ -152,7 +153,7 @@ async fn messages(cluster: &Cluster, count: usize) -> std::collections::HashMap<
         .await;
         let event: Value = serde_json::from_slice(&message.delivery.data).unwrap();
         let headers = message.delivery.properties.headers().clone().unwrap();
-        // A quorum queue adds one of its own, which is a number.
+        // A quorum queue adds a header of its own, which is a number.
         let headers = headers.inner().iter().filter_map(|(name, value)| match value {
             AMQPValue::LongString(text) => Some((name.to_string(), text.to_string())),
             _ => None,

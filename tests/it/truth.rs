@@ -1,5 +1,5 @@
-//! Databases and virtual hosts for tests: one PostgreSQL and one RabbitMQ for the whole binary, a database or virtual host
-//! of its own for each test.
+//! Databases and virtual hosts for tests. One PostgreSQL and one RabbitMQ serve the whole test
+//! binary; each test gets its own database or virtual host.
 
 use rushgate::truth::migrate;
 use rushgate_local_servers::{DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 static POSTGRES: OnceCell<PostgresServer> = OnceCell::const_new();
 static RABBITMQ: OnceCell<RabbitMqServer> = OnceCell::const_new();
 
-/// A migrated, empty database.
+/// Creates an empty, migrated database.
 pub async fn database() -> PgPool {
     let url = empty_database().await;
     migrate_all(&url).await;
@@ -19,19 +19,20 @@ pub async fn database() -> PgPool {
     PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap()
 }
 
-/// Brings a database to the present schema.
+/// Migrates a database to the current schema.
 pub async fn migrate_all(url: &str) {
     migrate::migrate_with(url, &migrate::migrations().unwrap()).await.unwrap();
 }
 
-/// The address of a database without any table.
+/// Creates a database without tables and returns its URL.
 pub async fn empty_database() -> String {
     let start = || async { PostgresServer::start(PostgresOptions::new(DataFolder::Scratch)).await.unwrap() };
     let server = POSTGRES.get_or_init(start).await;
     server.create_database(&format!("t{}", Uuid::now_v7().simple())).await.unwrap()
 }
 
-/// A copy of a database as a backup would be; the address of the copy. Nobody else may use the original meanwhile.
+/// Copies a database, as a backup would, and returns the copy's URL. No other session may use the
+/// original meanwhile.
 pub async fn copy_of(pool: &PgPool) -> String {
     let original = pool.connect_options().get_database().unwrap().to_owned();
     let copy = format!("{original}_copy");
@@ -42,7 +43,7 @@ pub async fn copy_of(pool: &PgPool) -> String {
     database_url(&copy).await
 }
 
-/// The address of an empty virtual host.
+/// Creates an empty virtual host and returns its URL.
 pub async fn virtual_host() -> String {
     let start = || async {
         let mut options = RabbitMqOptions::new(DataFolder::Scratch);
@@ -51,7 +52,7 @@ pub async fn virtual_host() -> String {
     };
     let server = RABBITMQ.get_or_init(start).await;
     let name = format!("t{}", Uuid::now_v7().simple());
-    // All tests share this server, on a machine that may be busy; making the same one again changes nothing.
+    // All tests share this server, and the machine may be busy. Repeating the request is harmless.
     let mut tries = 0;
     loop {
         match server.create_vhost(&name).await {
@@ -64,7 +65,7 @@ pub async fn virtual_host() -> String {
     }
 }
 
-/// Runs several statements.
+/// Executes several statements.
 pub async fn execute(pool: &PgPool, statements: &'static str) {
     sqlx::raw_sql(statements).execute(pool).await.unwrap();
 }
@@ -73,7 +74,8 @@ pub async fn number(pool: &PgPool, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
 }
 
-/// How many entries of an index were ever read, by sessions of that name as well: they tell when they end, as they must.
+/// The number of index entries that were ever read. Waits until the sessions with this name have
+/// ended, because they flush their statistics then at the latest.
 pub async fn entries_read(pool: &PgPool, index: &str, name: &str) -> i64 {
     let sessions =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1";
@@ -86,12 +88,13 @@ pub async fn entries_read(pool: &PgPool, index: &str, name: &str) -> i64 {
     sqlx::query_scalar(sql).bind(index).fetch_one(pool).await.unwrap()
 }
 
-/// The address of a database that [`database`] has made.
+/// The URL of a database that [`database`] has created.
 pub async fn database_url(name: &str) -> String {
     POSTGRES.get().unwrap().database_url(name)
 }
 
-/// `psql --file FILE URL`, as the documents say: whether it went well, and what it said.
+/// Runs `psql --file FILE URL`, as the documentation says. Returns whether it succeeded, and its
+/// output.
 pub fn psql(file: &str, url: &str) -> (bool, String) {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let mut command = std::process::Command::new("psql");

@@ -1,5 +1,6 @@
-//! An earlier version and this one side by side on the same servers, under load, with the migration in the middle; forth, back
-//! and forth again. `./dev upgrade` builds the earlier version and runs this.
+//! An earlier version and this one run side by side on the same servers under load, with the
+//! migration in between: upgrade, downgrade, and upgrade again. `./dev upgrade` builds the earlier
+//! version and runs this test.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use crate::cluster::{Instance, Settings, eventually};
 use crate::faults::{Outcome, Trial};
 use crate::history::client::{Fleet, Mix};
 
-/// The longest that clients may wait for their next successes after an exchange.
+/// How long clients may wait for their next successes after an exchange.
 const SERVES_AGAIN: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,7 +19,8 @@ enum Version {
 }
 use Version::{Earlier, This};
 
-/// Which of the two instances becomes which version. Each version leads, follows and rebuilds beside the other one.
+/// Which of the two instances is exchanged for which version. Each version leads, follows and
+/// rebuilds beside the other.
 const EXCHANGES: [(usize, Version); 8] =
     [(1, This), (0, This), (1, Earlier), (0, Earlier), (0, This), (0, Earlier), (0, This), (1, This)];
 
@@ -39,8 +41,9 @@ async fn run(earlier: &str, seed: u64) -> Outcome {
         This => settings.clone(),
     };
     let fleet = Fleet::start(&[&versions(Earlier), &versions(Earlier)]).await;
-    // A key of a cancellation that comes too late belongs to it since a later version, which logs that as a charge of 0. The
-    // earlier one answers otherwise, and makes a line of the ledger of it: both are known, and not what is tried here.
+    // A later version records the key of a cancellation that comes too late, as a logged charge of
+    // 0. The earlier version answers differently and adds a ledger line for it. Both are known, and
+    // are not tested here.
     let mix = Mix { keyed_cancels: false, ..Mix::default() };
     let mut trial = Trial::on(seed, cluster, settings.clone(), fleet, mix).await;
     trial.a_while().await;
@@ -51,7 +54,7 @@ async fn run(earlier: &str, seed: u64) -> Outcome {
         exchange(&trial, number, &versions(version)).await;
         trial.serves_within(SERVES_AGAIN).await;
         trial.a_while().await;
-        // What one version loads into a gate, the other decides on.
+        // Each version decides on a gate that the other has loaded.
         let epoch = trial.open_epoch().await;
         versions(version).run(&["rebuild"]).await.assert_success();
         trial.rebuilt_after(epoch).await;
@@ -63,11 +66,11 @@ async fn run(earlier: &str, seed: u64) -> Outcome {
     outcome
 }
 
-/// As an operator does it: the new one is ready before the old one gets its SIGTERM.
+/// Like an operator: the new instance is ready before the old one gets SIGTERM.
 async fn exchange(trial: &Trial, number: usize, settings: &Settings) {
     let instance = Arc::new(Instance::ready(settings).await);
     let mut former = trial.fleet.exchange(number, instance);
-    // Clients that are talking to it still hold it.
+    // Clients with requests in flight still hold the old instance.
     let deadline = Instant::now() + SERVES_AGAIN;
     let former = loop {
         match Arc::try_unwrap(former) {

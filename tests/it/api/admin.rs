@@ -1,4 +1,4 @@
-//! What operators see.
+//! Endpoints and ports for operators.
 
 use serde_json::json;
 
@@ -12,7 +12,8 @@ async fn the_status_tells_of_cells_outbox_and_connections() {
     let (user, mug) = (api.user(1_000).await, api.product(100, 5).await);
     let order = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
     api.cancel(&order, &user).ok(200).await;
-    api.get(&format!("/v1/orders/{}", text(&order, "order_id"))).user(&user).ok(200).await; // PostgreSQL has it
+    // This read waits until PostgreSQL has the order.
+    api.get(&format!("/v1/orders/{}", text(&order, "order_id"))).user(&user).ok(200).await;
     let status = until("the watermark has passed", async || {
         let status = api.get("/v1/admin/status").admin().ok(200).await;
         (status["cells"][0]["lag"] == 0).then_some(status)
@@ -32,7 +33,8 @@ async fn both_versions_of_http_are_spoken_and_idle_connections_are_kept() {
     assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_2));
     let mut first = tokio::net::TcpStream::connect(api.base.trim_start_matches("http://")).await.unwrap();
     for pause in [0, 12] {
-        tokio::time::sleep(Duration::from_secs(pause)).await; // an idle connection, longer than browsers' and load tests' pauses
+        // Longer than browsers and load tests leave a connection idle.
+        tokio::time::sleep(Duration::from_secs(pause)).await;
         first.write_all(b"GET /v1/products/none HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut answer = vec![0; 4_096];
         let length = first.read(&mut answer).await.unwrap();

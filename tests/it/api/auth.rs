@@ -15,7 +15,8 @@ fn hs256(claims: &Value, secret: &str) -> String {
     jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
 }
 
-/// What one caller is tried on; made anew for each, so that no row depends on the one before.
+/// What a caller may access. Created anew for each caller, so that no row depends on an earlier
+/// one.
 struct Belongings {
     user: String,
     product: String,
@@ -30,7 +31,8 @@ impl Belongings {
         Self { user, product, template: api.template(json!({})).await, order: text(&order, "order_id") }
     }
 
-    /// Every route of the contract, and what {no token, the user, another user, the backend, staff} are answered.
+    /// Every route of the contract, with the status for {no token, the user, another user, the
+    /// backend, staff}.
     fn routes(&self) -> Vec<(&'static str, String, Option<Value>, [u16; 5])> {
         const ALL: [u16; 5] = [200; 5];
         const OWN: [u16; 5] = [401, 200, 404, 200, 200];
@@ -68,7 +70,7 @@ impl Belongings {
         ]
     }
 
-    /// All that a forbidden call could have changed.
+    /// Everything that a forbidden call could have changed.
     async fn state(&self, api: &Api) -> Vec<Value> {
         let mut state = Vec::new();
         for (method, path, _, _) in self.routes() {
@@ -185,7 +187,7 @@ async fn a_token_that_is_missing_forged_or_expired_is_no_token() {
 
 #[tokio::test]
 async fn tokens_are_checked_by_the_keys_of_a_jwks_file() {
-    // The key of RFC 8037, appendix A; as PKCS #8: a fixed head, then its 32 bytes.
+    // The key of RFC 8037, appendix A. PKCS #8: a fixed prefix and the 32 key bytes.
     let key = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "kid": "one"});
     let mut private = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
     private.extend(BASE64_URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap());

@@ -1,4 +1,5 @@
-//! What cannot be read or is not acceptable: the refusal of the contract, nothing changed, never a 500.
+//! Malformed and unacceptable input: it is refused as the contract says, changes nothing, and never
+//! leads to a 500.
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -6,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 
-/// A shop in which nothing may change from here on.
+/// A shop in which nothing may change any more.
 struct Untouched {
     instance: Instance,
     backend: Backend,
@@ -31,7 +32,7 @@ impl Untouched {
         shop
     }
 
-    /// Where the log stands: every change is an entry there.
+    /// Position of the log: every change adds an entry.
     async fn log(&self) -> Value {
         let status = self.instance.client().get("/v1/admin/status").admin().ok(200).await;
         json!([status["cells"][0]["epoch"], status["cells"][0]["seq"]])
@@ -42,7 +43,7 @@ impl Untouched {
         self.backend.assert_audit_clean().await;
     }
 
-    /// Every call with a body, and a body that is good.
+    /// Every call with a body, and a valid body for it.
     fn calls(&self) -> Vec<(&'static str, String, Value)> {
         let items = json!([{"product_id": self.product, "quantity": 1}]);
         vec![
@@ -344,7 +345,7 @@ async fn a_method_that_a_route_does_not_know_is_refused_with_those_it_knows() {
     for (path, item) in described.0["paths"].as_object().unwrap() {
         let path = path.replace("{id}", "01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47").replace("{user}", &shop.user);
         for method in ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "BREW"] {
-            // A product of that id is refused, not the method.
+            // A product with that id is refused, but not the method.
             let refused_id = method == "PUT" && path == "/v1/products/popular";
             if item.get(method.to_lowercase()).is_none() && !refused_id {
                 let answer = api.call(method, &path).admin().json(&json!({})).send().await;
@@ -388,16 +389,16 @@ async fn an_idempotency_key_is_printable_and_single() {
     shop.assert_unchanged().await;
 }
 
-/// Sends bytes as they are, and returns status line and all, once the server closes or the answer seems whole.
+/// Sends raw bytes. Returns everything that the server sends until it closes.
 async fn raw(api: &Api, head: &str, body: &[u8]) -> String {
     let mut stream = TcpStream::connect(api.base.trim_start_matches("http://")).await.unwrap();
     let auth = token("staff", "admin");
     let head = format!("{head}\r\nhost: x\r\nauthorization: Bearer {auth}\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
-    let _ = stream.write_all(body).await; // the server may have answered and closed
+    let _ = stream.write_all(body).await; // the server may have answered and closed already
     let mut answer = Vec::new();
     let reading = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
-    let _ = reading.expect("an answer"); // a reset after the answer is no matter
+    let _ = reading.expect("an answer"); // a reset after the answer does not matter
     String::from_utf8_lossy(&answer).into_owned()
 }
 

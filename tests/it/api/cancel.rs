@@ -1,4 +1,4 @@
-//! Cancelled orders.
+//! Cancelling orders.
 
 use serde_json::json;
 
@@ -105,7 +105,7 @@ async fn a_coupon_expires_after_365_days_and_is_not_given_back_then() {
     backend.assert_audit_clean().await;
 }
 
-/// `Content-Type` as aiohttp, curl, .NET and others send it with an empty POST.
+/// The `Content-Type` that aiohttp, curl, .NET and others send with an empty POST.
 const OF_EMPTY_BODIES: [&str; 5] = [
     "application/octet-stream",
     "application/x-www-form-urlencoded",

@@ -1,4 +1,4 @@
-//! `/openapi.json` as a judge: whether an answer is one that the description allows.
+//! Checks answers against `/openapi.json`: whether the description allows them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use super::Answer;
 
-/// The description that an instance serves.
+/// The description served by an instance.
 pub struct Description(pub Value);
 
 impl Description {
-    /// Fetched once for each instance.
+    /// Fetched once per instance.
     pub async fn of(base: &str) -> Arc<Self> {
         static KNOWN: Mutex<Option<HashMap<String, Arc<Description>>>> = Mutex::new(None);
         if let Some(known) = KNOWN.lock().unwrap().get_or_insert_default().get(base) {
@@ -23,7 +23,7 @@ impl Description {
         description
     }
 
-    /// The operation behind a request, if the description has one.
+    /// The operation of a request, if the description has one.
     pub fn operation(&self, method: &str, path: &str) -> Option<&Value> {
         let path = path.split('?').next()?;
         let fits = |template: &str| {
@@ -44,7 +44,7 @@ impl Description {
         known.min_by_key(|(template, _)| template.matches('{').count()).map(|(_, operation)| operation)
     }
 
-    /// Fails when the answer is none of those that the description names.
+    /// Fails if the description does not allow the answer.
     pub fn check(&self, method: &str, path: &str, answer: &Answer) {
         let what = format!("{method} {path} {}", answer.status);
         let Some(operation) = self.operation(method, path) else {
@@ -57,12 +57,12 @@ impl Description {
         let media_type = answer.headers["content-type"].to_str().unwrap();
         let schema = &described["content"][media_type]["schema"];
         assert!(schema.is_object(), "{what} is not described as {media_type}");
-        // A refusal must be one of those that the route names, with that one's members and no others.
+        // A refusal must be one that the route lists, with exactly its members.
         if let Err(wrong) = self.conforms(schema, &answer.body) {
             panic!("{what}: {wrong} in {}", answer.body);
         }
         for name in described["headers"].as_object().into_iter().flatten().map(|(name, _)| name) {
-            // Not every limit has a policy that is told.
+            // Not every limit has a policy that clients are told.
             let optional = ["Idempotent-Replayed", "RateLimit", "RateLimit-Policy"].contains(&name.as_str());
             assert!(optional || answer.headers.contains_key(name), "{what} lacks {name}");
         }
@@ -77,7 +77,7 @@ impl Description {
         }
     }
 
-    /// The members that a schema knows, those of its parts included.
+    /// The members that a schema defines, including those of its parts.
     fn properties<'a>(&'a self, schema: &'a Value) -> HashMap<&'a str, &'a Value> {
         let schema = self.resolve(schema);
         let parts = schema["allOf"].as_array().into_iter().flatten();
@@ -88,7 +88,7 @@ impl Description {
         known
     }
 
-    /// Whether a value is what a schema says: types, words, and exactly its members.
+    /// Whether a value conforms to a schema: types, enum values and exactly its members.
     fn conforms(&self, schema: &Value, value: &Value) -> Result<(), String> {
         let schema = self.resolve(schema);
         if let Some(parts) = schema["oneOf"].as_array() {
@@ -124,7 +124,8 @@ impl Description {
         }
     }
 
-    /// As [`Self::conforms`], for one of several parts: members may belong to another.
+    /// Like [`Self::conforms`], but for one of several parts: other members may belong to other
+    /// parts.
     fn conforms_in_part(&self, part: &Value, value: &Value) -> Result<(), String> {
         let part = self.resolve(part);
         for missing in part["required"].as_array().into_iter().flatten() {

@@ -1,10 +1,11 @@
-//! `Idempotency-Key`: a repeat gets the first answer again, and does nothing.
+//! `Idempotency-Key`: a repeat returns the first answer and has no effect.
 
 use serde_json::json;
 
 use super::*;
 
-/// Sends a request twice with the same key: the same status and body, the second marked as a replay.
+/// Sends a request twice with the same key. Status and body must be equal, and the second answer
+/// marked as a replay.
 async fn replays(request: impl Fn() -> Call) -> Value {
     let key = fresh("key");
     let first = request().key(&key).send().await;

@@ -1,4 +1,4 @@
-//! What one user may do in a time: writes, and keys in a day.
+//! Limits per user: writes per period, and keys per day.
 
 use serde_json::json;
 
@@ -54,7 +54,7 @@ async fn a_user_may_use_so_many_keys_in_a_day_on_all_instances_together() {
     }
     assert_eq!(api.charge(&user, 5).user(&user).ok(201).await["balance"], 20, "without a key");
     api.charge(&another, 5).user(&another).key("d").ok(201).await;
-    // Another day begins.
+    // The next day begins.
     backend.set_clock_ahead(Duration::from_secs(24 * 60 * 60)).await;
     charge(&api, "d").ok(201).await;
 }

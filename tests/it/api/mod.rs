@@ -1,8 +1,10 @@
-//! Every route of the contract and every refusal, over real HTTP against `rushgate serve` on real servers.
+//! Tests of every route of the contract and of every refusal, over real HTTP against `rushgate
+//! serve` on real servers.
 //!
-//! [`Backend`] is a Redis and a database; [`Instance`] a `rushgate serve` on them; [`Api`] a client of one. Tests that
-//! leave each other alone share one instance ([`Api::shared`]) and use users, products and templates of their own
-//! ([`fresh`]). Every answer that a test gets is held against `/openapi.json`: its status, its members, its refusal code.
+//! A [`Backend`] is a Redis and a database, an [`Instance`] is a `rushgate serve` on them, and an
+//! [`Api`] is a client of one instance. Tests that do not disturb each other share an instance
+//! ([`Api::shared`]) and use their own users, products and templates ([`fresh`]). Every answer is
+//! checked against `/openapi.json`: its status, its members and its refusal code.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -43,7 +45,7 @@ mod wallets;
 use description::Description;
 
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
-/// A start of `rushgate serve`, or anything that a test waits for.
+/// Time limit for a start of `rushgate serve` and for anything that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An id that no other test uses.
@@ -57,7 +59,7 @@ pub fn token(sub: &str, scope: &str) -> String {
     mint_token(SECRET.as_bytes(), &sub, scope, Duration::from_secs(600)).unwrap()
 }
 
-/// A private Redis, and a database of its own.
+/// A private Redis and a database.
 pub struct Backend {
     pub redis: RedisServer,
     pub database_url: String,
@@ -72,12 +74,12 @@ impl Backend {
         Self { redis, database_url: truth::database_url(&name).await }
     }
 
-    /// `rushgate serve` with these settings over those that all tests have.
+    /// Starts `rushgate serve` with these settings in addition to those of all tests.
     pub async fn serve(&self, settings: &[(&str, &str)]) -> Instance {
         Instance::start(self, settings).await
     }
 
-    /// An instance that does everything but relaying, ready to decide.
+    /// Starts an instance with all roles except the relay, and waits until it can decide.
     pub async fn serve_all(&self, settings: &[(&str, &str)]) -> Instance {
         let instance = self.serve(settings).await;
         instance.wait_until_ready().await;
@@ -95,7 +97,7 @@ impl Backend {
         }
     }
 
-    /// Builds the gate, and returns the reconciler that did: from here on the test drives it.
+    /// Builds the gate. Returns the reconciler, which the test drives from then on.
     pub async fn open_gate(&self) -> Reconciler {
         let mut reconciler = Reconciler::connect(&self.servers(), 0).await.unwrap();
         assert!(reconciler.try_lead().await.unwrap());
@@ -103,13 +105,13 @@ impl Backend {
         reconciler
     }
 
-    /// What PostgreSQL answers to a question for a number.
+    /// The number that an SQL query returns.
     pub async fn number(&self, sql: &'static str) -> i64 {
         let mut session = sqlx::PgConnection::connect(&self.database_url).await.unwrap();
         sqlx::query_scalar(sql).fetch_one(&mut session).await.unwrap()
     }
 
-    /// Sets the gate's clock ahead of the server's.
+    /// Sets the gate's clock ahead of the server's clock.
     pub async fn set_clock_ahead(&self, by: Duration) {
         let now = jiff::Timestamp::now().as_millisecond() + by.as_millis() as i64;
         let raw = rushgate::gate::redis::connect(&self.redis.url()).await.unwrap();
@@ -117,7 +119,7 @@ impl Backend {
         raw.quit().await.unwrap();
     }
 
-    /// Runs `rushgate rebuild`, which takes over from the instance that leads.
+    /// Runs `rushgate rebuild`, which takes over from the leading instance.
     pub async fn rebuild(&self) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_rushgate"));
         command.arg("rebuild").env("RUSHGATE_REDIS_URL", self.redis.url());
@@ -125,7 +127,7 @@ impl Backend {
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// Gate, truth and outbox agree, and the rules hold.
+    /// Asserts that the audit finds no difference.
     pub async fn assert_audit_clean(&self) {
         let pool = sqlx::PgPool::connect(&self.database_url).await.unwrap();
         let options = rushgate::audit::Options { wait: Duration::from_secs(5) };
@@ -134,7 +136,7 @@ impl Backend {
     }
 }
 
-/// A running `rushgate serve`. Dropping it stops it, as does the end of this process, however that comes.
+/// A running `rushgate serve`. It is stopped on drop, and when this process ends in any way.
 pub struct Instance {
     pub base: String,
     pub ops: String,
@@ -175,7 +177,7 @@ impl Instance {
         Self { base: format!("http://{api}"), ops: format!("http://{ops}"), guard }
     }
 
-    /// Until it can decide requests.
+    /// Waits until the instance can decide requests.
     pub async fn wait_until_ready(&self) {
         until("the instance is ready", async || {
             let answer = reqwest::get(format!("{}/readyz", self.ops)).await.ok()?;
@@ -196,7 +198,7 @@ impl Drop for Instance {
     }
 }
 
-/// What the instance has logged about where it serves.
+/// The addresses that the instance has logged.
 fn addresses(log: &Path, guard: &mut Child) -> Option<(String, String)> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     assert!(guard.try_wait().unwrap().is_none(), "rushgate serve ended: {text}");
@@ -206,7 +208,7 @@ fn addresses(log: &Path, guard: &mut Child) -> Option<(String, String)> {
     Some((address("api")?, address("ops")?))
 }
 
-/// Asks again and again until there is an answer; fails after [`PATIENCE`].
+/// Polls until `ask` returns a value; fails after [`PATIENCE`].
 pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -224,7 +226,7 @@ pub struct Api {
     pub base: String,
 }
 
-/// One request; built, then sent with [`Call::ok`], [`Call::refused`] or [`Call::send`].
+/// A request under construction, sent with [`Call::ok`], [`Call::refused`] or [`Call::send`].
 pub struct Call {
     request: reqwest::RequestBuilder,
     method: String,
@@ -232,12 +234,12 @@ pub struct Call {
     base: String,
 }
 
-/// What came back.
+/// The answer to a call.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
-    /// `null` when it is no JSON.
+    /// `null` if it is not JSON.
     pub body: Value,
 }
 
@@ -270,7 +272,7 @@ impl Api {
         self.call("PUT", path).json(body)
     }
 
-    /// Ten million zero bytes, packed.
+    /// Ten million zero bytes, compressed.
     pub fn bomb() -> Vec<u8> {
         let packed =
             Command::new("sh").args(["-c", "head -c 10000000 /dev/zero | gzip -9"]).output().unwrap();
@@ -293,7 +295,7 @@ impl Api {
         id
     }
 
-    /// A user with this balance.
+    /// Creates a user with this balance.
     pub async fn user(&self, balance: u64) -> String {
         let id = fresh("user");
         self.charge(&id, balance).user(&id).ok(201).await;
@@ -304,7 +306,7 @@ impl Api {
         self.post(&format!("/v1/users/{user}/wallet/charges"), &json!({"amount": amount}))
     }
 
-    /// A coupon of `template` for `user`, who asks for it.
+    /// Issues a coupon of `template` to `user`, with the user's token.
     pub fn issue(&self, template: &str, user: &str) -> Call {
         self.post(&format!("/v1/coupon-templates/{template}/coupons"), &json!({"user_id": user})).user(user)
     }
@@ -313,7 +315,7 @@ impl Api {
         text(&self.issue(template, user).ok(201).await, "coupon_id")
     }
 
-    /// An order of `user`, who places it.
+    /// Places an order of `user`, with the user's token.
     pub fn order(&self, user: &str, items: &[(&str, u64)], more: Value) -> Call {
         let items: Vec<Value> =
             items.iter().map(|(id, quantity)| json!({"product_id": id, "quantity": quantity})).collect();
@@ -335,7 +337,7 @@ impl Api {
     }
 }
 
-/// The body of an open template that takes 1,000 won off, with `changes`.
+/// The body of an open template with a discount of 1,000 won, with `changes` applied.
 pub fn template(changes: Value) -> Value {
     let hours = |n: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(n)).to_string();
     let body = json!({"name": "A template", "discount": {"type": "amount", "value": 1_000}, "max_issued": 100,
@@ -343,7 +345,7 @@ pub fn template(changes: Value) -> Value {
     with(body, changes)
 }
 
-/// `value` with the members of `more`.
+/// `value` with the members of `more` added.
 pub fn with(mut value: Value, more: Value) -> Value {
     if let (Some(members), Value::Object(more)) = (value.as_object_mut(), more) {
         members.extend(more);
@@ -355,14 +357,14 @@ pub fn text(value: &Value, member: &str) -> String {
     value[member].as_str().unwrap_or_else(|| panic!("no text {member} in {value}")).to_owned()
 }
 
-/// The moment that a member holds; it must be RFC 3339 in UTC.
+/// The time in a member; it must be RFC 3339 in UTC.
 pub fn time(value: &Value, member: &str) -> jiff::Timestamp {
     let text = text(value, member);
     assert!(text.ends_with('Z'), "{member}: {text}");
     text.parse().unwrap()
 }
 
-/// A time within the last minute: the answer's own moment.
+/// Asserts that the member's time is within the last minute.
 pub fn assert_now(value: &Value, member: &str) {
     let ago = jiff::Timestamp::now().duration_since(time(value, member));
     assert!(ago.as_secs().abs() < 60, "{member} is {ago} ago");
@@ -372,7 +374,7 @@ pub fn members(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// What stands at `member` of each element.
+/// The value of `member` in each element.
 pub fn column<'a>(list: &'a Value, member: &str) -> Vec<&'a Value> {
     list["data"].as_array().unwrap().iter().map(|element| &element[member]).collect()
 }
@@ -382,12 +384,12 @@ impl Call {
         self.header("authorization", &format!("Bearer {token}"))
     }
 
-    /// An end user.
+    /// With the token of an end user.
     pub fn user(self, sub: &str) -> Self {
         self.bearer(&token(sub, "shop"))
     }
 
-    /// The shop's backend.
+    /// With the token of the shop's backend.
     pub fn service(self) -> Self {
         self.bearer(&token("backend", "service"))
     }
@@ -409,19 +411,19 @@ impl Call {
         self.raw(body.to_string().into_bytes())
     }
 
-    /// A body that says that it is JSON.
+    /// With a body labelled as JSON.
     pub fn raw(mut self, body: Vec<u8>) -> Self {
         self.request = self.request.header("content-type", "application/json").body(body);
         self
     }
 
-    /// A body of another kind.
+    /// With a body of another media type.
     pub fn body(mut self, content_type: &str, body: &str) -> Self {
         self.request = self.request.header("content-type", content_type).body(body.to_owned());
         self
     }
 
-    /// Sends the request, and holds the answer against the description.
+    /// Sends the request and checks the answer against the description.
     pub async fn send(self) -> Answer {
         let response = self.request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -441,7 +443,7 @@ impl Call {
         answer.body
     }
 
-    /// The body of a refusal with this code; it must be a whole problem.
+    /// The body of a refusal with this code; it must be a complete problem document.
     pub async fn refused(self, status: u16, code: &str) -> Value {
         let what = format!("{} {}", self.method, self.path);
         let answer = self.send().await;
@@ -449,7 +451,7 @@ impl Call {
         answer.body
     }
 
-    /// The field at fault of a 422 `invalid-field`.
+    /// The invalid field of a 422 `invalid-field`.
     pub async fn refused_field(self) -> String {
         text(&self.refused(422, "invalid-field").await, "field")
     }
@@ -479,7 +481,7 @@ impl Answer {
     }
 }
 
-/// A user's list, page by page.
+/// Reads a user's list page by page.
 pub async fn pages(api: &Api, path: &str, limit: usize) -> Vec<Value> {
     let separator = if path.contains('?') { '&' } else { '?' };
     let (mut found, mut after) = (Vec::new(), String::new());

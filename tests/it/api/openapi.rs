@@ -1,4 +1,5 @@
-//! The description and its page. That answers are as described, [`Call::send`] checks for every answer of these tests.
+//! The API description and its page. That answers conform to it is checked by [`Call::send`] for
+//! every answer of these tests.
 
 use rushgate::http::problem::Code;
 use serde_json::json;
@@ -82,7 +83,7 @@ fn collect_references(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Every operation: its method and path, and what is said of it.
+/// Every operation: its method and path, and its description.
 fn operations(description: &Value) -> Vec<(String, &Value)> {
     let paths = description["paths"].as_object().unwrap().iter();
     paths
@@ -193,7 +194,7 @@ async fn schemas_are_such_that_generated_clients_are_handy() {
     assert_eq!(description["info"]["title"], "Rushgate");
 }
 
-/// What `rushgate seed` makes is there in the demo: each example can be tried as it stands.
+/// The examples exist in the demo (`rushgate seed`), so each can be tried as it is.
 #[tokio::test]
 async fn examples_of_path_parameters_are_of_the_demo() {
     let backend = Backend::new().await;
@@ -220,7 +221,7 @@ async fn examples_of_path_parameters_are_of_the_demo() {
         let parameters = get["parameters"].as_array().cloned().unwrap_or_default();
         let Some(parameter) = parameters.iter().find(|it| it["in"] == "path") else { continue };
         let concrete = path.replace(&format!("{{{}}}", text(parameter, "name")), &text(parameter, "example"));
-        // An order's id is made when somebody orders.
+        // An order's id does not exist before the order.
         if !path.starts_with("/v1/orders/") {
             api.get(&concrete).admin().ok(200).await;
             tried += 1;
@@ -229,7 +230,7 @@ async fn examples_of_path_parameters_are_of_the_demo() {
     assert!(tried >= 6, "{tried}");
 }
 
-/// Redocly and Spectral find nothing, and two generated clients compile: see tests/openapi.
+/// Redocly and Spectral report nothing, and two generated clients compile: see tests/openapi.
 #[tokio::test]
 async fn linters_and_generators_of_clients_take_the_description() {
     let api = Api::shared().await;

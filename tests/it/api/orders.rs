@@ -1,4 +1,4 @@
-//! Orders: placed, paid, read.
+//! Placing, paying and reading orders.
 
 use serde_json::json;
 
@@ -163,7 +163,7 @@ async fn an_order_that_is_not_there_is_not_found() {
     api.call("POST", &format!("{path}/cancel")).user(&user).refused(404, "order-not-found").await;
 }
 
-/// A coupon can pay for all of an order: then a user needs no wallet, and has one afterwards.
+/// If a coupon covers the whole order, the user needs no wallet, and has one afterwards.
 #[tokio::test]
 async fn an_order_for_nothing_needs_no_wallet() {
     let backend = Backend::new().await;
@@ -189,7 +189,7 @@ async fn an_order_for_nothing_needs_no_wallet() {
     backend.assert_audit_clean().await;
 }
 
-/// Lists are in the order of ids. A UUIDv7 begins with its milliseconds.
+/// Lists are sorted by id, and a UUIDv7 begins with its milliseconds.
 #[tokio::test]
 async fn an_orders_id_is_of_the_gates_clock() {
     let backend = Backend::new().await;
@@ -197,7 +197,7 @@ async fn an_orders_id_is_of_the_gates_clock() {
     let api = instance.client();
     let (user, mug) = (api.user(1_000).await, api.product(100, 10).await);
     backend.set_clock_ahead(Duration::from_secs(3_600)).await;
-    api.charge(&user, 1).user(&user).ok(201).await; // the instance learns of it
+    api.charge(&user, 1).user(&user).ok(201).await; // the instance learns the gate's time
     let order = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
     let id: uuid::Uuid = text(&order, "order_id").parse().unwrap();
     let (secs, nanos) = id.get_timestamp().unwrap().to_unix();

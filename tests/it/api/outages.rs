@@ -1,5 +1,6 @@
-//! Servers that are away, hang or fall behind: 503 with the code that tells which, and service resumes by itself.
-//! Those that return codes are run by [`super::refusals`].
+//! Servers that are away, hang or fall behind: requests get 503 with a code that tells which server
+//! it is, and service resumes without intervention. The functions that return codes are run by
+//! [`super::refusals`].
 
 use fred::interfaces::{ClientLike, HashesInterface};
 use rushgate::reconciler::quarantine::Choice;
@@ -25,7 +26,7 @@ pub async fn without_redis() -> Codes {
     let (user, mug) = (api.user(5_000).await, api.product(1_000, 5).await);
     let order = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
     backend.redis.stop().await;
-    // The connection's end may be noticed only by the first that use it.
+    // Only the first requests on a connection may notice that it has ended.
     let noticed = async || {
         let answer = api.charge(&user, 1).user(&user).send().await;
         assert!(["gate-unavailable", "outcome-unknown"].contains(&answer.code()), "{answer:?}");
@@ -57,7 +58,8 @@ pub async fn without_redis() -> Codes {
 
     backend.redis.restart().await.unwrap();
     instance.wait_until_ready().await;
-    // Ready may be a moment older than the finding that another server is to be taken over: the restarted Redis is one.
+    // The instance may report ready a moment before it finds that the restarted Redis must be taken
+    // over.
     let taken_over = async || {
         let answer = api.get(&format!("/v1/users/{user}/wallet")).user(&user).send().await;
         (answer.status == 200).then_some(())
@@ -75,7 +77,7 @@ pub async fn while_redis_hangs() -> Codes {
     let api = instance.client();
     let user = api.user(0).await;
     backend.redis.pause();
-    // One is under way, one waits; there is no room for more.
+    // One request is in flight and one waits; there is no room for more.
     let charge = |n: u64| {
         let call = api.charge(&user, 10_u64.pow(u32::try_from(n).unwrap())).user(&user).key(&n.to_string());
         async move { (n, call.send().await) }
@@ -86,7 +88,7 @@ pub async fn while_redis_hangs() -> Codes {
     assert_eq!(readiness(&instance).await.0, 503);
     backend.redis.resume();
     instance.wait_until_ready().await;
-    // With the same keys, each is done once: now, or it was then.
+    // With the same keys, each charge takes effect once: either now or before.
     for n in 0..5 {
         let amount = 10_u64.pow(u32::try_from(n).unwrap());
         let charge = api.charge(&user, amount).user(&user).key(&n.to_string()).send().await;
@@ -216,11 +218,12 @@ pub async fn a_body_that_does_not_come(api: &Api) -> Codes {
     [text(&problem, "code")].into()
 }
 
-/// Reads wait for a table; before they get it, PostgreSQL is where it was an entry ago, as a restored backup would be.
+/// Reads wait for a table lock. Before they get it, PostgreSQL goes back by one entry, as if a
+/// backup had been restored.
 #[tokio::test]
 async fn a_truth_that_goes_back_while_it_is_read_is_not_believed() {
     let backend = Backend::new().await;
-    let roles = ("RUSHGATE_ROLES", "api,reconciler"); // the scheduler reads orders, too
+    let roles = ("RUSHGATE_ROLES", "api,reconciler"); // the scheduler reads orders too
     let instance = backend.serve_all(&[roles, ("RUSHGATE_TRUTH_TIMEOUT_MS", "20000")]).await;
     let api = instance.client();
     let (user, mug) = (api.user(5_000).await, api.product(1_000, 5).await);
@@ -368,7 +371,7 @@ async fn with_ack_truth_a_success_is_in_postgresql() {
     }
 }
 
-/// An instance that waits for PostgreSQL but for a moment, and does not follow the log itself.
+/// An instance that waits only briefly for PostgreSQL and does not follow the log itself.
 async fn serve_impatiently(backend: &Backend) -> Instance {
     let settings =
         [("RUSHGATE_ROLES", "api"), ("RUSHGATE_ACK", "truth"), ("RUSHGATE_TRUTH_TIMEOUT_MS", "200")];
@@ -423,7 +426,7 @@ async fn with_ack_truth_a_skipped_fact_is_never_a_success() {
     let first = charge().ok(202).await;
     assert!(matches!(reconciler.step().await.unwrap(), Step::Halted(_)));
     assert_eq!(reconciler.skip(1, Choice::One(1), "planted by a test").await.unwrap(), 1);
-    // PostgreSQL is past the entry and does not have it, and the gate does not know the key.
+    // PostgreSQL is past the entry but does not have it, and the gate no longer knows the key.
     sqlx::query("ALTER TABLE wallet_entries DROP CONSTRAINT planted").execute(&pool).await.unwrap();
     let anew = charge().ok(202).await;
     assert_ne!(anew["charge_id"], first["charge_id"]);
@@ -442,14 +445,14 @@ async fn with_ack_truth_a_coupon_that_only_the_gate_knows_is_not_told_of() {
     let put = api.put("/v1/coupon-templates/welcome", &template(json!({}))).admin();
     put.ok(202).await;
     let issued = api.issue("welcome", "ann").ok(202).await;
-    // Clients take `already-issued` for a success.
+    // Clients treat `already-issued` as a success.
     api.issue("welcome", "ann").refused(503, "truth-unavailable").await;
     apply_all(&mut reconciler).await;
     let refused = api.issue("welcome", "ann").refused(409, "already-issued").await;
     assert_eq!(refused["coupon_id"], issued["coupon_id"]);
 }
 
-/// A read does not wait longer than a request may take, however long Redis does.
+/// A read does not wait longer than the request timeout, even if Redis takes longer.
 #[tokio::test]
 async fn a_read_obeys_the_requests_time_limit() {
     let backend = Backend::new().await;
@@ -461,6 +464,6 @@ async fn a_read_obeys_the_requests_time_limit() {
     let _: () = raw.custom(pause, vec!["PAUSE", "30000", "ALL"]).await.unwrap();
     let asked = Instant::now();
     api.get(&format!("/v1/products/{id}")).refused(503, "gate-unavailable").await;
-    // A command of Redis may take 2.5 s.
+    // The timeout of a Redis command is 2.5 s.
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
 }

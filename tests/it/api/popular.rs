@@ -62,7 +62,7 @@ async fn a_list_made_right_after_an_order_has_it() {
     }
 }
 
-/// The gate's clock dates orders; that of the instance may be behind.
+/// Orders are dated by the gate's clock; the instance's clock may be behind.
 #[tokio::test]
 async fn a_refresh_is_cut_by_the_gates_clock() {
     let backend = Backend::new().await;

@@ -1,4 +1,4 @@
-//! The table of refusals: every code that the code defines is answered by a real server.
+//! The table of refusals: a real server gives every code that is defined in the code.
 
 use std::pin::pin;
 
@@ -7,13 +7,13 @@ use serde_json::json;
 
 use super::*;
 
-/// Codes that these tests do not bring about, and why.
+/// Codes that these tests do not provoke, and why.
 const NOT_HERE: [(&str, &str); 2] = [
-    ("rate-limited", "reserved by the contract; nothing limits rates yet"),
+    ("rate-limited", "needs a low rate limit; limits.rs brings it about"),
     ("internal-error", "only a defect brings it about; unit tests panic on purpose"),
 ];
 
-/// One request for each code that needs no outage.
+/// One request for each code that does not need an outage.
 async fn ordinary(api: &Api) -> BTreeSet<String> {
     let (user, rich) = (api.user(10_000).await, api.user(1_000_000).await);
     let (mug, suspended) = (api.product(1_000, 5).await, api.product(1_000, 5).await);
@@ -74,7 +74,7 @@ async fn ordinary(api: &Api) -> BTreeSet<String> {
     answered
 }
 
-/// The table of the contract, and what the code adds to it.
+/// The status of each code in the contract, plus those that the code adds.
 fn status_of(code: &str) -> u16 {
     match code {
         "malformed-request" => 400,

@@ -103,7 +103,7 @@ async fn coupons_are_issued_first_come_first_served_once_per_user() {
     assert_eq!(api.issue(&id, &fresh("dan")).ok(201).await["serial"], 3, "a raised limit counts at once");
 }
 
-/// What a template was made of, with `changes`.
+/// The body from which a template was made, with `changes` applied.
 fn template_body(view: &Value, changes: Value) -> Value {
     let mut body = with(view.clone(), changes);
     for computed in ["id", "issued", "remaining", "state"] {

@@ -1,4 +1,4 @@
-//! Abuse within the rules of HTTP: of keys, ids and quotas.
+//! Abuse within the rules of HTTP: of idempotency keys, ids and quotas.
 
 use serde_json::json;
 
@@ -15,13 +15,14 @@ pub async fn keys_across_users(effort: usize) -> usize {
         let key = format!("key {round}");
         let order = |user: &str| api.order(user, &[(&product, 1)], json!({})).key(&key);
         let first = order(&ann).ok(201).await;
-        // The same key of another user is another key: no replay, no refusal, nothing told.
+        // The same key of another user is a different key: no replay, no refusal, and nothing is
+        // revealed.
         let second = order(&bob).send().await;
         assert!(second.status == 201 && !second.replayed() && second.body["user_id"] == *bob, "{second:?}");
-        // A key that looks like another user's and theirs (`<user> <key>` is how records are named).
+        // A key that imitates another user's record (records are named `<user> <key>`).
         let forged = api.order(&bob, &[(&product, 1)], json!({})).key(&format!("{ann} {key}")).send().await;
         assert!(forged.status == 201 && !forged.replayed(), "{forged:?}");
-        // For somebody else it cannot be used at all.
+        // The key does not help with a request in another user's name.
         let body = json!({"user_id": ann, "items": [{"product_id": product, "quantity": 1}]});
         api.post("/v1/orders", &body).user(&bob).key(&key).refused(404, "user-not-found").await;
         let again = order(&ann).send().await;
@@ -45,7 +46,8 @@ pub async fn ids_guessed(effort: usize) -> usize {
         let order = text(&api.order(&ann, &[(&product, 1)], json!({})).ok(201).await, "order_id");
         let coupon = api.coupon(&template, &ann).await;
         let nobodys = uuid::Uuid::now_v7().to_string();
-        // What is told of a thing that is somebody's is what is told of a thing that is nobody's.
+        // The answer for another user's resource equals the answer for a resource that does not
+        // exist.
         for path in ["/v1/orders/@", "/v1/orders/@/cancel"] {
             let method = if path.ends_with("cancel") { "POST" } else { "GET" };
             let ask = async |id: &str| api.call(method, &path.replace('@', id)).user(&eve).send().await;
@@ -62,7 +64,7 @@ pub async fn ids_guessed(effort: usize) -> usize {
             same(&ask(&ann).await, &ask("nobody-at-all").await);
             tried += 2;
         }
-        // A page cannot be begun at somebody else's.
+        // A page cannot start after another user's resource.
         for (path, after) in [("orders", &order), ("coupons", &coupon)] {
             let answer = api.get(&format!("/v1/users/{eve}/{path}?after={after}")).user(&eve).send().await;
             let told = answer.body.to_string();
@@ -71,7 +73,8 @@ pub async fn ids_guessed(effort: usize) -> usize {
         }
         tried += 2;
     }
-    // Ids are UUIDv7: the time, and 74 bits that nobody else knows. Two in a row share the time at most.
+    // Ids are UUIDv7: a timestamp and 74 random bits. Consecutive ids may share the timestamp, but
+    // nothing else.
     let user = api.user(100_000).await;
     let mut ids = Vec::new();
     for _ in 0..20 {
@@ -83,7 +86,7 @@ pub async fn ids_guessed(effort: usize) -> usize {
     tried
 }
 
-/// Status and every byte of the body; headers but those that are each answer's own.
+/// Both answers are 404 with equal bodies and the same header names.
 fn same(one: &Answer, other: &Answer) {
     assert_eq!((one.status, one.code()), (404, other.code()));
     assert_eq!(one.body, other.body);
@@ -100,7 +103,7 @@ pub async fn quota_by_many_tokens(effort: usize) -> usize {
     let api = instance.client();
     let mut served = 0;
     for n in 0..effort * 60 {
-        // Each is another text, and so another entry in every memory of tokens.
+        // Each token is different, and so a new entry in every token cache.
         let claims = json!({"sub": "greedy", "exp": jsonwebtoken::get_current_timestamp() + 600 + n as u64,
             "scope": "shop", "jti": n});
         let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
@@ -108,7 +111,7 @@ pub async fn quota_by_many_tokens(effort: usize) -> usize {
         served += usize::from(api.get("/v1/users/greedy/wallet").bearer(&token).send().await.status == 200);
     }
     assert!((20..=22).contains(&served), "{served}");
-    // Whose scope allows nothing is counted, too; another user is not concerned.
+    // A token whose scope allows nothing counts too. Other users are not affected.
     api.get("/v1/users/greedy/wallet").bearer(&token("greedy", "openid")).refused(429, "rate-limited").await;
     api.get("/v1/users/modest/wallet").user("modest").ok(200).await;
     effort * 60

@@ -1,4 +1,4 @@
-//! Connections that cost and bring nothing.
+//! Connections that consume resources without doing anything useful.
 
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,12 @@ use super::wire::{
 };
 use crate::api::Instance;
 
-/// A limit that tests can wait for.
+/// A timeout that tests can wait for.
 const LIMIT_MS: u64 = 1_000;
-/// … with what a busy machine adds.
+/// The same plus a margin for a busy machine.
 const CUT_BY: Duration = Duration::from_secs(8);
 
-/// Opens connections, some at a time.
+/// Opens this many connections, in groups.
 async fn open(instance: &Instance, count: usize) -> Vec<TcpStream> {
     let mut opened = Vec::with_capacity(count);
     while opened.len() < count {
@@ -37,7 +37,7 @@ pub async fn idle_connections(effort: usize) -> usize {
     let idle = open(&instance, (effort * 2_000).min(10_000)).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let answered = bystander.content().await;
-    // New ones get in as before.
+    // New connections are accepted as before.
     assert!(
         exchange(&instance, b"GET /v1/products HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
             .await
@@ -50,7 +50,8 @@ pub async fn all_connections_taken(effort: usize) -> usize {
     let (instance, _backend) = victim(&[("RUSHGATE_MAX_CONNECTIONS", "64")]).await;
     let mut tried = 0;
     for _ in 0..effort.min(5) {
-        // More than may stand: the rest waits in the kernel. Some have said a little, some have been served once.
+        // More connections than the limit allows; the rest waits in the kernel. Some have sent part
+        // of a request, some have been served once.
         let mut idle = open(&instance, 40).await;
         for stream in &mut idle[..10] {
             stream.write_all(b"GET /v1/products HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
@@ -68,7 +69,8 @@ pub async fn all_connections_taken(effort: usize) -> usize {
         let mut answer = [0; 12];
         tokio::time::timeout(PATIENCE, late.read_exact(&mut answer)).await.expect("an answer").unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200");
-        // Each second of idleness makes room for 64 of those before it; the header timeout (30 s) would take minutes.
+        // Once a second, up to 64 idle connections are closed to make room. The header timeout (30
+        // s) would take minutes.
         assert!(started.elapsed() < Duration::from_secs(25), "{:?}", started.elapsed());
         tried += idle.len() + more.len();
     }
@@ -87,7 +89,7 @@ pub async fn slow_headers(effort: usize) -> usize {
             if silent {
                 return closed_within(&mut stream, CUT_BY).await.unwrap_or(CUT_BY);
             }
-            // A byte now and then keeps nobody waiting for ever.
+            // A byte now and then does not extend the timeout.
             while started.elapsed() < CUT_BY && stream.write_all(b"x").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -117,7 +119,8 @@ pub async fn slow_bodies(effort: usize) -> usize {
     let settings =
         [("RUSHGATE_BODY_TIMEOUT_MS", "1000"), ("RUSHGATE_DECIDE_LIMIT", "4"), ("RUSHGATE_USER_RATE", "off")];
     let (instance, _backend) = victim(&settings).await;
-    // More of them than there are places for decisions, and the bystander decides all the same.
+    // More slow bodies than there are permits for decisions; the bystander's requests are still
+    // decided.
     let bystander = Bystander::start(&instance).await;
     let one = || async {
         let whole = request("POST", "/v1/users/slow/wallet/charges", "slow", "shop", "{\"amount\":5}");
@@ -145,7 +148,8 @@ pub async fn answers_left_unread(effort: usize) -> usize {
     let bystander = Bystander::start(&instance).await;
     let mut tried = 0;
     for _ in 0..effort {
-        // HTTP/1: many large answers asked for, none read. The kernel takes some, then writes stand still.
+        // HTTP/1: requests many large answers and reads none. The kernel buffers some, then the
+        // server's writes block.
         let mut unread = Vec::new();
         for _ in 0..5 {
             let mut stream = connect(&instance).await;
@@ -156,7 +160,7 @@ pub async fn answers_left_unread(effort: usize) -> usize {
         }
         tokio::time::sleep(Duration::from_millis(LIMIT_MS * 3)).await;
         for mut stream in unread {
-            // What the kernel holds comes, and then the end, not all that was asked for.
+            // Only what the kernel has buffered arrives, then the connection ends.
             let mut read = 0;
             let mut buffer = vec![0; 256 * 1024];
             while let Ok(Ok(more @ 1..)) = tokio::time::timeout(CUT_BY, stream.read(&mut buffer)).await {
@@ -171,7 +175,7 @@ pub async fn answers_left_unread(effort: usize) -> usize {
     tried
 }
 
-/// HTTP/2: the connection is read, but one stream is never given room.
+/// HTTP/2: the connection is read, but the stream's window stays at zero.
 async fn starved_stream(instance: &Instance) {
     let stream = connect(instance).await;
     let mut builder = h2::client::Builder::new();
@@ -204,7 +208,7 @@ pub async fn half_closed(effort: usize) -> usize {
             stream.write_all(beginning).await.unwrap();
             stream.shutdown().await.unwrap();
             assert!(closed_within(&mut stream, CUT_BY).await.is_some(), "{beginning:?}");
-            // The same, gone without a word (a reset).
+            // The same with a reset instead of a clean close.
             let mut stream = connect(&instance).await;
             stream.write_all(beginning).await.unwrap();
             stream.set_zero_linger().unwrap();
@@ -267,7 +271,7 @@ pub async fn pipelined(effort: usize) -> usize {
     count
 }
 
-/// "Rapid reset" (CVE-2023-44487): streams are opened and reset faster than they are served.
+/// "Rapid reset" (CVE-2023-44487): opens streams and resets them faster than they are served.
 pub async fn streams_reset(effort: usize) -> usize {
     let (instance, _backend) = victim(&[]).await;
     let bystander = Bystander::start(&instance).await;
@@ -283,7 +287,7 @@ pub async fn streams_reset(effort: usize) -> usize {
             if let Ok((_, mut stream)) = client.send_request(ask.body(()).unwrap(), true) {
                 stream.send_reset(h2::Reason::CANCEL);
             }
-            tokio::task::yield_now().await; // the connection and the bystander want to work, too
+            tokio::task::yield_now().await; // lets the connection and the bystander run
             tried += 1;
         }
         assert!(tokio::time::timeout(CUT_BY, ended).await.is_ok(), "{tried} resets and it stands");

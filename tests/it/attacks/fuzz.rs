@@ -1,5 +1,5 @@
-//! Decoders on what nobody meant: entries of the log, refusals, request bodies, tokens. None may panic; what is taken must
-//! mean the same again.
+//! Fuzzing of the decoders with log entries, refusals, request bodies and tokens. No input may
+//! panic. What a decoder accepts must decode to the same value again.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -21,7 +21,7 @@ const CASES: u32 = 2_000;
 
 pub async fn decoders_fuzzed(effort: usize) -> usize {
     let cases = CASES * u32::try_from(effort).unwrap();
-    // On a thread of its own: it works, it does not wait.
+    // On a blocking thread, because this is CPU work.
     tokio::task::spawn_blocking(move || {
         let fuzzed: [fn(&mut TestRunner); 5] = [entries, refusals, bodies, tokens, queries];
         for fuzz in fuzzed {
@@ -33,7 +33,7 @@ pub async fn decoders_fuzzed(effort: usize) -> usize {
     .unwrap()
 }
 
-/// Some change of some bytes.
+/// A mutation of some bytes.
 #[derive(Clone, Debug)]
 enum Change {
     Set(usize, u8),
@@ -144,7 +144,7 @@ fn entries(runner: &mut TestRunner) {
             drop(decode(noise, traces.clone()));
             let mutant = changed(payloads[which].clone(), &changes);
             if let Ok(Entry { facts, raw_facts, .. }) = decode(mutant.clone(), traces) {
-                // Taken: then it is read the same again, and there is one fact for each that stood there.
+                // Accepted: it must decode to the same again, with one fact for each raw fact.
                 let again = decode(mutant, vec![]).map_err(|e| TestCaseError::fail(e.to_string()))?;
                 prop_assert_eq!((again.facts, again.raw_facts), (facts, raw_facts));
             }
@@ -166,7 +166,7 @@ fn refusals(runner: &mut TestRunner) {
         .unwrap();
 }
 
-/// Whatever JSON can say.
+/// Arbitrary JSON.
 fn any_json() -> impl Strategy<Value = Value> {
     let words =
         ["user_id", "items", "product_id", "quantity", "amount", "name", "type", "value", "\u{0}", "한"];
@@ -219,7 +219,8 @@ fn bodies(runner: &mut TestRunner) {
             let mutant = changed(good[which].to_string().into_bytes(), &changes);
             for body in [mutant, value.to_string().into_bytes()] {
                 let statuses = parse(&body);
-                // What is no JSON is none for everybody; what is has another fault, or none.
+                // Invalid JSON is a 400 for every decoder. Valid JSON is accepted, or has another
+                // fault.
                 for status in statuses.into_iter().flatten() {
                     prop_assert!([400, 422].contains(&status));
                     prop_assert!(is_json(&body) || status == 400, "{}", String::from_utf8_lossy(&body));

@@ -1,4 +1,4 @@
-//! Texts that would be something else in SQL, Lua, Redis' protocol, headers or a log.
+//! Texts that have a special meaning in SQL, Lua, the Redis protocol, headers or a log.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::wire::{exchange, victim};
 use crate::api::{fresh, template, text, token};
 use crate::cluster::{Cluster, Instance, Request};
 
-/// What would happen, were it not a text.
+/// Texts that would do harm if they were not treated as plain text.
 const HOSTILE: [&str; 26] = [
     "'; DROP TABLE orders; --",
     "' OR '1'='1",
@@ -71,7 +71,7 @@ pub async fn ids_and_keys(effort: usize) -> usize {
                 api.post("/v1/orders", &body).admin().refused(422, "invalid-field").await;
                 tried += 1;
             }
-            // Names and reasons may hold nearly everything; they come back as they were.
+            // Names and reasons may contain nearly everything, and are returned unchanged.
             let id = fresh("named");
             let named = json!({"name": hostile, "price": 100, "status": "on_sale", "stock": 5});
             let answer = api.put(&format!("/v1/products/{id}"), &named).admin().send().await;
@@ -102,7 +102,8 @@ pub async fn ids_and_keys(effort: usize) -> usize {
     tried
 }
 
-/// A key may hold every printable ASCII character: what of a text it may hold, and something of its own.
+/// A key may contain any printable ASCII character. Keeps what is allowed of `text` and makes it
+/// unique.
 fn key_of(text: &str, round: usize, at: usize) -> String {
     let printable: String = text.chars().filter(|c| (' '..='~').contains(c)).collect();
     format!("{printable} {round} {at}!")
@@ -121,7 +122,7 @@ pub async fn log_lines(_: usize) -> usize {
         instance.send(&Request::put("/v1/products/hostile", body).admin()).await;
         tried += 4;
     }
-    // What no client library would send.
+    // Requests that no client library would send.
     for hostile in ["a\u{1b}[31mb", "a\tlevel=error", "\u{7f}", "a\u{b}b", "{\"level\":\"ERROR\"}"] {
         let raw = format!(
             "GET /v1/products HTTP/1.1\r\nhost: {hostile}\r\nx-request-id: {hostile}\r\ntraceparent: {hostile}\r\n\
@@ -139,7 +140,7 @@ pub async fn log_lines(_: usize) -> usize {
         assert!(serde_json::from_str::<Value>(line).is_ok(), "not one event: {line}");
         assert!(!line.chars().any(char::is_control), "{line:?}");
     }
-    // For people, too: the other form.
+    // The log format for people.
     let pretty = cluster
         .settings
         .with("RUSHGATE_LOG_FORMAT", "pretty")
@@ -151,7 +152,7 @@ pub async fn log_lines(_: usize) -> usize {
     tried
 }
 
-/// An answer is one answer: nothing of a request's can end its headers.
+/// Nothing in a request can end the headers of the answer.
 #[tokio::test]
 async fn headers_cannot_be_split() {
     let (instance, _backend) = victim(&[]).await;

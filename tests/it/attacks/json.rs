@@ -1,4 +1,4 @@
-//! JSON that is hard to read, or means two things.
+//! JSON that is expensive to parse, or ambiguous.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use serde_json::json;
 use super::wire::victim;
 use crate::api::Call;
 
-/// A body that is refused must be refused at once.
+/// A body must be refused within this time.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// Texts that are no charge of anything, whatever a lenient reader would make of them.
+/// Texts that are not valid charges, whatever a lenient parser would make of them.
 fn charges() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = [
         r#"{"amount":5,"amount":6}"#,
@@ -91,7 +91,7 @@ pub async fn hostile_json(effort: usize) -> usize {
             refused(api.call("PUT", "/v1/coupon-templates/t").admin().raw(body.clone()), &body).await;
             tried += 3;
         }
-        // Bodies are read as they come; a bomb stays packed.
+        // Bodies are not decompressed, so a compression bomb has no effect.
         let bomb = crate::api::Api::bomb();
         for coding in ["gzip", "deflate", "br", "zstd", "gzip, gzip"] {
             let call = api.call("POST", "/v1/users/ann/wallet/charges").user("ann");

@@ -1,4 +1,4 @@
-//! More requests than one should send, and more than can be served.
+//! More requests than a client may send, and more than can be served.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ pub async fn one_user_on_many_connections(effort: usize) -> usize {
         assert!(header("ratelimit").starts_with("\"user\";r=0;t="), "{answer:?}");
         assert_eq!(header("ratelimit-policy"), "\"user\";q=50;w=50");
     }
-    // What was refused changed nothing; what the backend did was not counted against the user.
+    // Refused requests changed nothing. The backend's requests did not count against the user.
     assert_eq!(clients[0].balance("greedy").await, served as u64 + 20);
     backend.assert_audit_clean().await;
     greedy.len()
@@ -72,7 +72,7 @@ pub async fn addresses_made_up(effort: usize) -> usize {
         }
         answer.status
     };
-    // (The description is fetched from the same address: ask for it first.)
+    // (The client also fetches the API description from this address; this happens first.)
     let (api, proxied) = (untrusting.client(), behind_proxy.client());
     ask(&api, "192.0.2.1".into()).await;
     ask(&proxied, "192.0.2.1".into()).await;
@@ -84,7 +84,7 @@ pub async fn addresses_made_up(effort: usize) -> usize {
         tried += 2;
     }
     assert!(refused >= effort * 100 - 22, "{refused} refused");
-    // A client adds hops of its own before the one that the proxy tells: they do not count.
+    // A client adds forged hops before the one that the proxy reports. They do not count.
     let mut refused = 0;
     for n in 0..60 {
         refused += usize::from(ask(&proxied, format!("10.9.8.{n}, 203.0.113.5")).await == 429);
@@ -106,7 +106,7 @@ pub async fn a_truth_that_hangs(effort: usize) -> usize {
     let order = api.order(&user, &[(&product, 1)], json!({})).ok(201).await;
     let path = format!("/v1/orders/{}", text(&order, "order_id"));
     api.get(&path).service().ok(200).await;
-    // Somebody holds a lock on the table that reads of orders need.
+    // Another session locks the table that reads of orders need.
     let pool = sqlx::PgPool::connect(&backend.database_url).await.unwrap();
     let mut hanging = pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE orders").execute(&mut *hanging).await.unwrap();
@@ -128,7 +128,7 @@ pub async fn a_truth_that_hangs(effort: usize) -> usize {
     };
     let (reads, slowest) = futures::join!(reads, others);
     let codes = |code: &str| reads.iter().filter(|read| read.code() == code).count();
-    // Four have places and four wait; everybody else is told at once.
+    // Four reads run and four wait; all others are refused at once.
     assert!(codes("overloaded") >= reads.len() - 8, "{} of {}", codes("overloaded"), reads.len());
     assert!(codes("truth-unavailable") <= 8 && count(&reads, 503) == reads.len());
     assert!(slowest < super::wire::LATENCY_BOUND * 2, "{slowest:?}");

@@ -1,7 +1,8 @@
-//! Attacks on a real instance, each holding one defence to its word.
+//! Attacks on a real instance. Each tests one defence.
 //!
-//! [`ATTACKS`] lists all of them. `./dev test` runs each once in a short form; `./dev attack` runs them at length
-//! ([`attack`]) and prints a table. Each returns how many things it tried; what must not happen, it asserts.
+//! [`ATTACKS`] lists all of them. `./dev test` runs each once in a short form. `./dev attack` runs
+//! them at length ([`attack`]) and prints a table. An attack returns its number of attempts and
+//! asserts that the defence holds.
 
 mod business;
 mod connections;
@@ -21,16 +22,16 @@ use std::time::Instant;
 
 use futures::future::LocalBoxFuture;
 
-/// One way of abusing the service.
+/// A way of abusing the service.
 #[derive(Clone, Copy)]
 pub struct Attack {
     pub name: &'static str,
-    /// What holds.
+    /// The property that must hold.
     pub defence: &'static str,
     run: fn(usize) -> LocalBoxFuture<'static, usize>,
 }
 
-/// Lists attacks, and makes a test of each for `./dev test`.
+/// Builds the list of attacks, and a test of each for `./dev test`.
 macro_rules! attacks {
     ($($module:ident :: $name:ident: $defence:literal;)*) => {
         pub const ATTACKS: &[Attack] = &[$(Attack {
@@ -82,7 +83,7 @@ attacks! {
     schemathesis::described_api: "no 5xx; every answer as described, by each scope and by none";
 }
 
-/// What `./dev attack` runs; its settings stand there.
+/// Run by `./dev attack`, which documents the settings.
 #[test]
 #[ignore = "takes long; run it by ./dev attack"]
 fn attack() {
@@ -92,7 +93,7 @@ fn attack() {
     println!("| attack | what holds | tried | result |\n|---|---|---|---|");
     for attack in ATTACKS.iter().filter(|attack| only.is_empty() || attack.name == only) {
         let started = Instant::now();
-        // On a thread and a runtime of its own, as a test is.
+        // On a separate thread and runtime, like a test.
         let outcome = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             runtime.unwrap().block_on((attack.run)(effort))

@@ -1,4 +1,5 @@
-//! Least rights behind the service: the files of deploy/ are enough for the main way, and nothing more is allowed.
+//! Least privilege behind the service: the rights that the files of deploy/ grant are sufficient
+//! for the main way, and nothing more is allowed.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,14 +18,14 @@ use crate::truth::psql;
 const ACL: &str = include_str!("../../../deploy/redis-acl.conf");
 const ROLES: &str = include_str!("../../../deploy/roles.sql");
 
-/// Roles, with the users that they have in Redis and in PostgreSQL.
+/// Roles with their users in Redis and in PostgreSQL.
 const ROLES_OF: [(&str, &str, &str); 3] = [
     ("api", "rushgate-api", "rushgate_api"),
     ("reconciler", "rushgate-reconciler", "rushgate_reconciler"),
     ("relay,scheduler", "rushgate-api", "rushgate_relay"),
 ];
 
-/// What nobody behind the service needs: it would make them more than users of the shop's keys.
+/// Commands that no user of the service needs, and that go beyond the shop's own keys.
 const NEVER: [&str; 20] = [
     "flushall",
     "flushdb",
@@ -48,10 +49,10 @@ const NEVER: [&str; 20] = [
     "script|flush",
 ];
 
-/// The user of the tests' own connection, beside those of the file.
+/// The user of the tests' own connection, in addition to the users in the file.
 const TESTS: (&str, &str) = ("tests", "of-tests");
 
-/// The file's users of Rushgate.
+/// Rushgate's users in the file.
 fn users() -> impl Iterator<Item = &'static str> {
     ACL.lines().filter(|line| line.starts_with("user rushgate-"))
 }
@@ -61,7 +62,7 @@ fn password(user: &str) -> String {
     line.split(' ').find_map(|word| word.strip_prefix('>')).unwrap().to_owned()
 }
 
-/// The file as an operator has it in place, and the tests' own user.
+/// A copy of the ACL file as an operator would install it, with the tests' own user added.
 struct AclFile(PathBuf);
 
 impl AclFile {
@@ -115,7 +116,7 @@ pub async fn least_rights(_: usize) -> usize {
         redis_rights(&cluster).await + operations(&cluster, &acl).await + postgres_rights(&cluster).await;
     for instance in instances {
         let instance = Arc::into_inner(instance).unwrap();
-        // Nothing was refused on the main way, not even something that is only logged.
+        // Nothing was refused on the main way, not even something that would only be logged.
         let said: Vec<String> =
             instance.log().into_iter().filter(|line| line.contains("permission denied")).collect();
         assert!(said.is_empty() && !instance.said("NOPERM"), "{said:?}");
@@ -124,7 +125,7 @@ pub async fn least_rights(_: usize) -> usize {
     tried
 }
 
-/// Instances with one role each, under their own users, do all that a shop does.
+/// Instances with one role each, under their own users, do everything that a shop does.
 async fn main_way(cluster: &Cluster) -> Vec<Instance> {
     let mut instances = Vec::new();
     for (roles, redis, postgres) in ROLES_OF.iter().rev() {
@@ -134,7 +135,7 @@ async fn main_way(cluster: &Cluster) -> Vec<Instance> {
     let api = instances.last().unwrap();
     api.done(&Request::put_product("mug", 1_000, 10)).await;
     api.done(&Request::restock("mug", 5)).await;
-    api.done(&Request::put_product("mug", 1_000, 10)).await; // its first stock is looked up
+    api.done(&Request::put_product("mug", 1_000, 10)).await; // looks up its initial stock
     api.done(&Request::put_template("welcome", 5)).await;
     api.done(&Request::charge("ann", 100_000).key("k")).await;
     assert!(api.send(&Request::charge("ann", 100_000).key("k")).await.replayed);
@@ -159,7 +160,7 @@ async fn main_way(cluster: &Cluster) -> Vec<Instance> {
     api.done(&Request::get("/v1/products/popular")).await;
     api.done(&Request::get("/v1/admin/status").admin()).await;
     assert!(api.ops("/metrics").await.1.contains("rushgate_log_length_entries"));
-    // Redis is lost, and the gate is rebuilt.
+    // Redis loses its data, and the gate is rebuilt.
     cluster.caught_up().await;
     cluster.flush_redis().await;
     eventually("the gate is rebuilt", || async {
@@ -173,9 +174,10 @@ async fn main_way(cluster: &Cluster) -> Vec<Instance> {
     instances
 }
 
-/// Redis ends and starts again under traffic, in order and as in a crash: nothing acknowledged is lost, and nothing has to
-/// be rebuilt. (Redis 7.0 reads its append-only file as the user `default`, also when that one is off: without commands, it
-/// would refuse each transaction and come up empty.)
+/// Redis is stopped and started again under traffic, both cleanly and as after a crash. Nothing
+/// acknowledged is lost, and nothing is rebuilt. Redis 7.0 reads its append-only file as the user
+/// `default`, even if that user is off. If `default` had no commands, Redis would refuse every
+/// transaction and come up empty.
 async fn redis_restarts(cluster: &Cluster, api: &Arc<Instance>) {
     let epoch = cluster.meta().await.epoch;
     let stop = tokio_util::sync::CancellationToken::new();
@@ -213,7 +215,7 @@ async fn redis_restarts(cluster: &Cluster, api: &Arc<Instance>) {
     for payer in payers {
         let (user, acknowledged) = payer.await.unwrap();
         assert!(acknowledged > 0);
-        // The last one may have been cut off; its key belongs to it.
+        // The last request may have been interrupted. Its key makes the repeat safe.
         let last = Request::charge(&user, 1).key(&format!("{acknowledged}"));
         eventually("the last charge is answered", || async {
             api.try_send(&last).await.is_ok_and(|answer| answer.status == 201).then_some(())
@@ -225,7 +227,7 @@ async fn redis_restarts(cluster: &Cluster, api: &Arc<Instance>) {
     assert_eq!(cluster.meta().await.epoch, epoch, "the same epoch goes on: nothing was rebuilt");
 }
 
-/// What the operator, a replica and Sentinel need, and nothing of the shop's keys.
+/// The operator, a replica and Sentinel have what they need, and no access to the shop's keys.
 async fn operations(cluster: &Cluster, acl: &AclFile) -> usize {
     let (port, mut tried) = (cluster.redis.port(), 0);
     for (user, needed) in [
@@ -260,7 +262,7 @@ async fn operations(cluster: &Cluster, acl: &AclFile) -> usize {
             tried += 1;
         }
     }
-    // A replica follows as its user.
+    // A replica follows with its own user.
     let extra_config = vec![
         format!("replicaof 127.0.0.1 {port}"),
         "masteruser replication".to_owned(),
@@ -285,7 +287,7 @@ async fn operations(cluster: &Cluster, acl: &AclFile) -> usize {
     tried + 3
 }
 
-/// Every command of Redis that a user was not given, and keys that are not the shop's.
+/// Tries every Redis command that a user was not granted, and keys outside the shop's.
 async fn redis_rights(cluster: &Cluster) -> usize {
     let all: Vec<String> = custom(&cluster.raw, "COMMAND", &["LIST"]).await.unwrap().convert().unwrap();
     let mut tried = 0;
@@ -296,7 +298,7 @@ async fn redis_rights(cluster: &Cluster) -> usize {
             assert!(!given.contains(never), "{user} is given {never}");
         }
         assert!(line.contains(" -@all ") && !line.contains("+@"), "{user}: by name only");
-        // `reset` ends a session's rights; everybody may.
+        // Every user may call `reset`, which ends a session's rights.
         for command in all.iter().filter(|name| *name != "reset" && !given.contains(name.as_str())) {
             let said = judged(&cluster.raw, user, command).await;
             assert!(said.contains("has no permissions to run"), "{user} may run {command}: {said}");
@@ -315,14 +317,14 @@ async fn redis_rights(cluster: &Cluster) -> usize {
             assert!(said.contains("has no permissions to run"), "{user} may {words:?}: {said}");
             tried += 1;
         }
-        // Another shop's keys, or a session store's, on the same Redis.
+        // Keys of another shop or of a session store on the same Redis.
         for key in ["session:1", "r", "rg", "rgx", "RG:{0}:meta"] {
             let said = dry_run(&cluster.raw, user, "hmget", &[key, "x"]).await;
             assert!(said.contains("no permissions to access"), "{user}: {key}: {said}");
             tried += 1;
         }
     }
-    // The auditor reads and does not write, whatever the command.
+    // The auditor can read but not write, whatever the command.
     let port = cluster.redis.port();
     let auditor = connected_as("rushgate-audit", &password("rushgate-audit"), port).await.unwrap();
     let error = custom(&auditor, "HSET", &["rg:{0}:meta", "epoch", "9"]).await.unwrap_err();
@@ -336,7 +338,8 @@ async fn custom(client: &Client, name: &'static str, args: &[&str]) -> Result<Va
     client.custom(command, args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>()).await
 }
 
-/// What Redis itself says of a command, with as many arguments as it takes; nothing is run.
+/// The answer of `ACL DRYRUN` for a command, with as many arguments as it takes. Nothing is
+/// executed.
 async fn judged(client: &Client, user: &str, command: &str) -> String {
     let (command, part) = command.split_once('|').unwrap_or((command, ""));
     let mut args: Vec<&str> = if part.is_empty() { vec![] } else { vec![part] };
@@ -346,7 +349,7 @@ async fn judged(client: &Client, user: &str, command: &str) -> String {
             _ if said.contains("wrong number of arguments") && args.len() < 9 => {
                 args.push(if args.is_empty() { "rg:{0}:meta" } else { "1" });
             }
-            // A command of several: each of those has this part.
+            // A container command: every one has the subcommand `help`.
             _ if said.contains("not found") && args != ["help"] => args = vec!["help"],
             _ => return said,
         }
@@ -361,7 +364,7 @@ async fn dry_run(client: &Client, user: &str, command: &str, args: &[&str]) -> S
     }
 }
 
-/// Every right on every table, for every role: given by the file and used, or refused.
+/// Tries every right on every table for every role: it is either granted by the file or refused.
 async fn postgres_rights(cluster: &Cluster) -> usize {
     let tables: Vec<String> =
         cluster.texts("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").await;
@@ -411,8 +414,8 @@ async fn postgres_rights(cluster: &Cluster) -> usize {
     tried
 }
 
-/// Whether the file gives this right: read from it, so that test and file cannot drift apart unseen; what is too much is
-/// seen by who reads this table of the rights that matter most.
+/// Whether the file grants this right. Reading it from the file keeps test and file in step.
+/// `NEVER` lists the rights that matter most and that no file may grant.
 fn given(role: &str, right: &str, table: &str) -> bool {
     const NEVER: [(&str, &str, &str); 6] = [
         ("rushgate_api", "UPDATE", "wallets"),
@@ -433,7 +436,7 @@ fn given(role: &str, right: &str, table: &str) -> bool {
     grants
 }
 
-/// The SQLSTATE of a refusal; empty when it was done.
+/// The SQLSTATE of a refusal; empty if the statement succeeded.
 async fn refusal(pool: &PgPool, statement: String) -> String {
     match sqlx::raw_sql(&statement).execute(pool).await {
         Ok(_) => String::new(),

@@ -1,5 +1,5 @@
-//! schemathesis (from PyPI; `./dev` installs it) reads the description and tries what it can think of: each route by its
-//! parts, with values at and beyond their bounds, and routes in turn, each with what the one before has answered.
+//! schemathesis (from PyPI; `./dev` installs it) generates requests from the API description: each
+//! route with values at and beyond their bounds, and sequences of routes that use earlier answers.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -7,12 +7,13 @@ use std::process::Stdio;
 use super::wire::victim;
 use crate::api::{Instance, token};
 
-/// Where `./dev` puts it.
+/// The path where `./dev` installs it.
 const PROGRAM: &str = "target/schemathesis/bin/schemathesis";
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
     response_schema_conformance,negative_data_rejection,missing_required_header,unsupported_method,ignored_auth,\
     use_after_free";
-/// A PUT of this path is a PUT of a product, whose id is refused: no route of its own.
+/// For PUT, this path is that of a product with a reserved id, which is refused. The route itself
+/// has no PUT.
 const CONFIGURATION: &str = r#"
 [[operations]]
 include-path = "/v1/products/popular"
@@ -22,7 +23,7 @@ checks.unsupported_method.enabled = false
 pub async fn described_api(effort: usize) -> usize {
     let (instance, backend) = victim(&[("RUSHGATE_USER_RATE", "off")]).await;
     let api = instance.client();
-    // Something to find.
+    // Some data to find.
     api.charge("user-1", 100_000).service().ok(201).await;
     let examples = if effort == 1 { 3 } else { effort * 10 };
     let mut tried = 0;
@@ -33,14 +34,14 @@ pub async fn described_api(effort: usize) -> usize {
     tried
 }
 
-/// Runs it by one scope; returns how many cases it made.
+/// Runs schemathesis with the token of one scope. Returns the number of generated cases.
 async fn run(instance: &Instance, sub: &str, scope: &str, examples: usize) -> usize {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(PROGRAM);
     assert!(program.exists(), "schemathesis is missing: ./dev test installs it");
     let mut command = tokio::process::Command::new(program);
     command.args(["run", &format!("{}/openapi.json", instance.base), "--url", &instance.base]);
     command.args(["--checks", CHECKS, "--max-examples", &examples.to_string()]);
-    // What it needs to know: nobody but us, and the same each time.
+    // Deterministic, and without a stored database of examples.
     command.args(["--seed", "6", "--generation-database", "none", "--no-color", "--request-timeout", "20"]);
     command.args(["--suppress-health-check", "all"]);
     if !scope.is_empty() {

@@ -1,10 +1,10 @@
-//! Whoever looks for secrets in what the process says.
+//! Searches everything that the process prints or serves for secrets.
 
 use super::wire::victim;
 use crate::api::SECRET;
 use crate::cluster::{Cluster, Instance, Private, Request};
 
-/// A password that stands nowhere else.
+/// A password that occurs nowhere else.
 const PASSWORD: &str = "hunter2-0815-hunter2";
 
 pub async fn secrets_looked_for(_: usize) -> usize {
@@ -29,7 +29,7 @@ pub async fn secrets_looked_for(_: usize) -> usize {
         .with("RUSHGATE_REDIS_URL_FILE", file("redis", &url))
         .with("RUSHGATE_JWT_SECRET_FILE", file("jwt", crate::cluster::SECRET))
         .with("RUST_LOG", "debug");
-    // Everything works with secrets from files …
+    // Everything works with secrets from files.
     let instance = Instance::ready(&from_files).await;
     instance.done(&Request::charge("ann", 5)).await;
     let status = instance.done(&Request::get("/v1/admin/status").admin()).await;
@@ -52,7 +52,7 @@ pub async fn secrets_looked_for(_: usize) -> usize {
             }
         }
     }
-    // … and what cannot work is said without them.
+    // Errors are reported without the secrets.
     for (name, scheme) in [
         ("RUSHGATE_REDIS_URL", "redis"),
         ("RUSHGATE_DATABASE_URL", "postgres"),

@@ -1,10 +1,11 @@
-//! A request hidden behind another: where a proxy and we disagree on a request's end, somebody's request is read as
-//! another's. What is hidden is never answered, in whatever way its cover is written.
+//! Request smuggling: a request hidden inside another one. If a proxy and the server disagreed
+//! about where a request ends, one client's request could be read as another's. The hidden request
+//! must never be answered, however its cover is written.
 
 use super::wire::{exchange, victim};
 use crate::api::token;
 
-/// Covers; `{}` stands for what is hidden. None of them is a request that a proxy and a server must both take.
+/// Covering requests; `{}` marks the hidden part. A proxy and a server need not accept any of them.
 fn covers() -> Vec<(&'static str, String)> {
     let post = |headers: &str, rest: &str| {
         let bearer = token("ann", "shop");
@@ -51,7 +52,7 @@ pub async fn smuggled_requests(effort: usize) -> usize {
     let (mut tried, mut seen) = (0, Vec::new());
     for _ in 0..effort {
         for (what, cover) in covers() {
-            // It would do something, and its answer would tell.
+            // If it were executed, it would change a wallet, and its answer would carry this id.
             let hidden = format!(
                 "POST /v1/users/hidden/wallet/charges HTTP/1.1\r\nhost: x\r\nx-request-id: hidden-one\r\n\
                  authorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: 12\r\n\r\n{{\"amount\":1}}",
@@ -66,7 +67,8 @@ pub async fn smuggled_requests(effort: usize) -> usize {
     }
     assert!(seen.is_empty(), "what was hidden is seen: {seen:#?}");
     assert_eq!(instance.client().balance("hidden").await, 0);
-    // The same, written well, is two requests: the covers were at fault, not what they hid.
+    // The same hidden requests, pipelined correctly, are answered. So the covers were refused, not
+    // their contents.
     let bearer = token("hidden", "shop");
     let well =
         format!("GET /v1/users/hidden/wallet HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {bearer}\r\n");

@@ -1,4 +1,4 @@
-//! TLS where it is set, and nothing else there.
+//! With TLS configured, only TLS is served.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::api::{Backend, Instance, until};
 
 const ASK: &[u8] = b"GET /v1/products HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
-/// Writes a new certificate for `localhost`; returns who trusts it.
+/// Writes a new certificate for `localhost`. Returns a connector that trusts it.
 fn certify(folder: &Path) -> TlsConnector {
     let CertifiedKey { cert, signing_key }: CertifiedKey<KeyPair> =
         generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -33,7 +33,7 @@ fn trusting(
     let provider = Arc::new(crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
-    config.resumption = rustls::client::Resumption::disabled(); // each looks at the certificate
+    config.resumption = rustls::client::Resumption::disabled(); // so that each handshake checks the certificate
     Arc::new(config).into()
 }
 
@@ -62,7 +62,8 @@ pub async fn another_protocol(effort: usize) -> usize {
         let answer = ask(&instance, &connector).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
         assert!(answer.contains("strict-transport-security: max-age="), "{answer}");
-        // Plain HTTP, an empty hand-shake, none at all: nothing is told, nobody is waited for.
+        // Plain HTTP, an empty handshake, garbage, or nothing: the connection is closed without an
+        // answer.
         for bytes in [ASK, b"\x16\x03\x01\x00\x05hello", b"\0\0\0\0", b""] {
             let mut stream = connect(&instance).await;
             stream.write_all(bytes).await.unwrap();
@@ -70,7 +71,7 @@ pub async fn another_protocol(effort: usize) -> usize {
             tried += 1;
         }
         assert!(!exchange(&instance, ASK).await.contains("HTTP/1.1"), "plain HTTP is answered");
-        // A new certificate, no restart; a key that does not fit changes nothing.
+        // A new certificate is used without a restart. A key that does not match changes nothing.
         std::fs::write(file("key.pem"), "nonsense").unwrap();
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         assert!(ask(&instance, &connector).await.is_ok());

@@ -1,4 +1,4 @@
-//! Tokens that are none.
+//! Invalid tokens.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::wire::victim;
 use crate::api::{Api, Backend, Instance, SECRET, until, with};
 
-/// Private keys of Ed25519, made up; the first is that of RFC 8037, appendix A.
+/// Private Ed25519 keys for tests. The first is from RFC 8037, appendix A.
 const SEEDS: [&str; 2] =
     ["nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE"];
 const PUBLIC: [&str; 2] =
@@ -30,7 +30,7 @@ fn jwks(keys: &[usize]) -> String {
 }
 
 fn signed(key: usize, kid: Option<&str>, claims: &Value) -> String {
-    // PKCS #8 of an Ed25519 private key: a fixed head, then its 32 bytes.
+    // PKCS #8 of an Ed25519 private key: a fixed prefix and the 32 key bytes.
     let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
     der.extend(BASE64_URL_SAFE_NO_PAD.decode(SEEDS[key]).unwrap());
     let mut header = Header::new(Algorithm::EdDSA);
@@ -47,7 +47,8 @@ fn unsigned(header: &Value, claims: &Value, signature: &str) -> String {
     format!("{}.{}.{signature}", part(header), part(claims))
 }
 
-/// An instance that checks tokens by `file`, for audience `shop`, issued by `https://id.example`.
+/// An instance that verifies tokens with the keys in `file`, for audience `shop` and issuer
+/// `https://id.example`.
 async fn guarded(file: &Path, keys: &[usize]) -> (Instance, Backend) {
     std::fs::write(file, jwks(keys)).unwrap();
     victim(&[
@@ -66,13 +67,13 @@ fn folder() -> crate::servers::TempFolder {
     crate::servers::tempfile()
 }
 
-/// Every route that wants a token, as the description lists them.
+/// Every route that requires a token, according to the description.
 async fn guarded_routes(api: &Api) -> Vec<(String, String)> {
     let description = api.get("/openapi.json").ok(200).await;
     let mut routes = Vec::new();
     for (path, item) in description["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            // `security: []` says that a route is public.
+            // `security: []` marks a public route.
             if operation["security"].as_array().is_some_and(|schemes| !schemes.is_empty()) {
                 let path =
                     path.replace("{id}", "01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47").replace("{user}", "ann");
@@ -84,7 +85,7 @@ async fn guarded_routes(api: &Api) -> Vec<(String, String)> {
     routes
 }
 
-/// Every token that must not be taken, and what it tries.
+/// Tokens that must be refused, each with the attack that it tries.
 fn strange(good: &Value) -> Vec<(&'static str, String)> {
     let changed = |more: Value| signed(0, Some("key-0"), &with(good.clone(), more));
     let without = |name: &str| {
@@ -154,7 +155,7 @@ pub async fn strange_tokens(_: usize) -> usize {
             );
             tried += 1;
         }
-        // The door is not simply shut.
+        // A valid token is accepted, so the refusals above have a reason.
         let answer = call().bearer(&signed(0, Some("key-0"), &good)).send().await;
         assert!(![401, 403].contains(&answer.status), "{method} {path}: {answer:?}");
         for scope in ["", "openid", "SHOP", "shop,admin", "admins"] {
@@ -178,7 +179,8 @@ pub async fn keys_rotated(effort: usize) -> usize {
     assert_eq!((status(0).await, status(1).await), (200, 401));
     for round in 0..effort {
         let (kept, gone) = (if round % 2 == 0 { 1 } else { 0 }, if round % 2 == 0 { 0 } else { 1 });
-        // First both, as an issuer does; then the new one alone; a rename, as careful tools do.
+        // First both keys, as an issuer rotates them, then only the new one. The file is replaced
+        // by a rename, so that it is never read half-written.
         for keys in [vec![0, 1], vec![kept]] {
             std::fs::write(file.with_extension("new"), jwks(&keys)).unwrap();
             std::fs::rename(file.with_extension("new"), &file).unwrap();
@@ -195,7 +197,7 @@ pub async fn keys_rotated(effort: usize) -> usize {
             tokio::time::sleep(Duration::from_millis(300)).await;
             assert_eq!((status(kept).await, status(gone).await), (200, 401), "{broken}");
         }
-        // Long enough for the last broken one to have been looked at.
+        // Long enough for the instance to have read the last broken file.
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         assert_eq!((status(kept).await, status(gone).await), (200, 401));
     }

@@ -1,4 +1,4 @@
-//! Bytes on a connection, and a bystander who wants answers meanwhile.
+//! Raw connections, and a bystander whose requests must be answered during an attack.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{Api, Backend, Instance, token};
 
-/// The longest that a bystander may wait: a machine that others use, too, and an attack at full speed.
+/// Maximum response time for the bystander, with a margin for a busy machine and an attack at full
+/// speed.
 pub const LATENCY_BOUND: Duration = Duration::from_millis(1_500);
-/// The longest wait for something that must come.
+/// Time limit for anything that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Servers, an instance with these settings, and a client of it.
+/// Starts servers and an instance with these settings.
 pub async fn victim(settings: &[(&str, &str)]) -> (Instance, Backend) {
     let backend = Backend::new().await;
     let settings = [&[("RUSHGATE_USER_WRITE_RATE", "off")], settings].concat();
@@ -32,7 +33,7 @@ pub async fn connect(instance: &Instance) -> TcpStream {
     TcpStream::connect(address(instance)).await.unwrap()
 }
 
-/// A whole request as bytes.
+/// A complete request as bytes.
 pub fn request(method: &str, path: &str, sub: &str, scope: &str, body: &str) -> String {
     format!(
         "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
@@ -42,7 +43,7 @@ pub fn request(method: &str, path: &str, sub: &str, scope: &str, body: &str) -> 
     )
 }
 
-/// Everything that comes until the other end closes, or nothing comes for `quiet`.
+/// Reads until the other end closes, or until nothing arrives for `quiet`.
 pub async fn drain(stream: &mut TcpStream, quiet: Duration) -> String {
     let mut all = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
@@ -52,14 +53,14 @@ pub async fn drain(stream: &mut TcpStream, quiet: Duration) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// Sends bytes on a connection of its own and returns all that comes back.
+/// Sends bytes on a new connection and returns everything that comes back.
 pub async fn exchange(instance: &Instance, bytes: &[u8]) -> String {
     let mut stream = connect(instance).await;
-    let _ = stream.write_all(bytes).await; // it may be cut while we send
+    let _ = stream.write_all(bytes).await; // the server may close meanwhile
     drain(&mut stream, Duration::from_secs(1)).await
 }
 
-/// How long it takes until the other end closes; `None`: it does not within `limit`.
+/// The time until the other end closes; `None` if it does not within `limit`.
 pub async fn closed_within(stream: &mut TcpStream, limit: Duration) -> Option<Duration> {
     let started = Instant::now();
     let mut buffer = vec![0; 64 * 1024];
@@ -67,7 +68,7 @@ pub async fn closed_within(stream: &mut TcpStream, limit: Duration) -> Option<Du
     tokio::time::timeout(limit, reading).await.ok().map(|()| started.elapsed())
 }
 
-/// Somebody who does nothing wrong, on connections of its own: a read and a decision, over and over.
+/// A well-behaved client on its own connections: a read and a decision, over and over.
 pub struct Bystander {
     stop: CancellationToken,
     asking: AbortOnDropHandle<Vec<Duration>>,
@@ -81,7 +82,7 @@ impl Bystander {
         let stopped = stop.clone();
         let asking = tokio::spawn(async move {
             let mut took = Vec::new();
-            // Some at least, however short the attack.
+            // At least a few requests, however short the attack.
             while !stopped.is_cancelled() || took.len() < 10 {
                 let started = Instant::now();
                 api.get(&read).ok(200).await;
@@ -94,7 +95,8 @@ impl Bystander {
         Self { stop, asking: AbortOnDropHandle::new(asking) }
     }
 
-    /// Every one was answered, nearly all in time. Returns how many there were.
+    /// Asserts that every request was answered, and nearly all in time. Returns the number of
+    /// requests.
     pub async fn content(self) -> usize {
         self.stop.cancel();
         let mut took = self.asking.await.unwrap();
@@ -105,14 +107,14 @@ impl Bystander {
     }
 }
 
-/// A problem's code in a raw answer.
+/// The problem's code in a raw answer.
 pub fn code(answer: &str) -> String {
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let value: Value = serde_json::from_str(body).unwrap_or_default();
     value["code"].as_str().unwrap_or_default().to_owned()
 }
 
-/// A client of the instance, for what is no attack.
+/// A client of the instance for legitimate requests.
 pub fn shop(instance: &Instance) -> Api {
     instance.client()
 }

@@ -1,4 +1,4 @@
-//! Migrations: beside other versions, beside whoever reads and writes, and after an interruption.
+//! Migrations beside other versions, beside readers and writers, and after an interruption.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::truth::{empty_database, execute, migrate_all, number};
 
-/// Longer than a migration's step may hold others up, on a machine that is busy.
+/// Maximum time for which a migration step may delay others, on a busy machine.
 const MOMENT: Duration = Duration::from_secs(5);
 
 fn file(number: i64, sql: &'static str) -> sqlx::migrate::Migration {
     sqlx::migrate::Migration::new(number, "a test's".into(), MigrationType::Simple, sql.into(), false)
 }
 
-/// What binaries of commit fb10183 do at their start.
+/// The migrations that binaries of commit fb10183 run when they start.
 fn former(newest: usize) -> Migrator {
     let files = [
         file(1, include_str!("../../../migrations/0001_truth.sql")),
@@ -31,7 +31,7 @@ async fn pool_of(url: &str) -> PgPool {
     PgPoolOptions::new().max_connections(4).connect(url).await.unwrap()
 }
 
-/// This version's migrations, and further ones.
+/// This version's migrations, followed by others.
 fn with(more: &[&'static str]) -> Vec<Migration> {
     let mut all = migrations().unwrap();
     for sql in more {
@@ -41,7 +41,7 @@ fn with(more: &[&'static str]) -> Vec<Migration> {
     all
 }
 
-/// Tables, columns, rules and indexes, one a line.
+/// Tables, columns, constraints and indexes, one per line.
 async fn schema(pool: &PgPool) -> Vec<String> {
     let sql = "SELECT line FROM (
         SELECT format('%s %s: %s %s %s %s %s', table_name, ordinal_position, column_name, data_type, collation_name,
@@ -96,7 +96,7 @@ async fn an_older_version_says_that_it_is_too_old() {
     let url = empty_database().await;
     let pool = pool_of(&url).await;
     let newest = i32::try_from(migrations().unwrap().len()).unwrap();
-    // Compatible with the schema two before it, but not with ours.
+    // Compatible with the schema two versions before it, but not with this version.
     let more = ["-- oldest: 1\nSELECT 1;", "-- oldest: 4\nALTER TABLE wallets RENAME balance TO pence;"];
     let mut all = with(&more);
     all.last_mut().unwrap().oldest = newest + 1;
@@ -131,7 +131,7 @@ async fn many_instances_that_start_at_once_migrate_once() {
     assert_eq!(number(&pool_of(&url).await, "SELECT count(*) FROM wallets").await, 1);
 }
 
-/// A transaction that has read a table and goes on: an audit, a backup, somebody at a prompt.
+/// A transaction that has read a table and stays open, like an audit, a backup or a `psql` session.
 async fn long_reader(url: &str, table: &str) -> PgConnection {
     let mut session = PgConnection::connect(url).await.unwrap();
     let sql = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM {table}");
@@ -139,7 +139,7 @@ async fn long_reader(url: &str, table: &str) -> PgConnection {
     session
 }
 
-/// Reads and writes for as long as `work` goes on; each must be done in a moment.
+/// Reads and writes while `work` runs. Each must finish within [`MOMENT`].
 async fn nobody_waits(pool: &PgPool, work: &mut (impl Future<Output = ()> + Unpin), enough: u32) {
     for n in 0..enough {
         let began = Instant::now();
@@ -170,7 +170,7 @@ async fn readers_and_writers_go_on_while_a_full_shop_is_migrated() {
         let mut migrating = Box::pin(migrate_all(&url));
         nobody_waits(&pool, &mut migrating, 100).await;
         reader.close().await.unwrap();
-        // Cut off where it was, as by a restart.
+        // The migration is interrupted here, as by a restart.
     }
     migrate_all(&url).await;
     let whole = empty_database().await;
@@ -188,10 +188,10 @@ async fn a_step_that_needs_a_table_for_itself_lets_others_by() {
     let reader = long_reader(&url, "coupons").await;
     let mut migrating = Box::pin(async { migrate_with(&url, &all).await.unwrap() });
     let end = async {
-        tokio::time::sleep(MOMENT).await; // for as long as the longest that anybody else may wait
+        tokio::time::sleep(MOMENT).await; // as long as others may wait at most
         reader.close().await.unwrap();
     };
-    // The step waits for the reader; what comes after the step in the queue does not wait for both.
+    // The step waits for the reader. Statements queued after the step must not wait for both.
     let traffic = async { nobody_waits(&pool, &mut migrating, u32::MAX).await };
     tokio::join!(traffic, end);
     assert_eq!(number(&pool, "SELECT count(note) FROM coupons").await, 0);
