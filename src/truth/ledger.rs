@@ -1,11 +1,12 @@
-//! The ledger: what went into a wallet and out of it.
+//! The ledger: the credits and debits of a wallet.
 
 use uuid::Uuid;
 
 use super::{Truth, TruthError, limit_of, unsigned};
 use crate::domain::{TimestampMs, UserId};
 
-/// One entry of a wallet's ledger. `amount` is signed: charges and refunds add, payments take.
+/// One entry of a wallet's ledger. `amount` is signed: positive for charges and refunds, negative
+/// for payments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerEntry {
     pub entry_id: i64,
@@ -13,13 +14,13 @@ pub struct LedgerEntry {
     pub kind: String,
     pub amount: i64,
     pub balance_after: u64,
-    /// The charge or the order.
+    /// Id of the charge or the order.
     pub ref_id: Uuid,
     pub at: TimestampMs,
 }
 
 impl Truth {
-    /// A wallet's entries, newest first, those older than `after`.
+    /// A wallet's entries that are older than `after`, newest first.
     pub async fn wallet_entries(
         &self,
         user_id: &UserId,

@@ -1,4 +1,4 @@
-//! Which of some ids PostgreSQL knows.
+//! Finds out which of some ids PostgreSQL knows.
 
 use std::collections::HashSet;
 
@@ -7,33 +7,34 @@ use uuid::Uuid;
 use super::{Truth, TruthError};
 
 impl Truth {
-    /// The issued ones of these coupons.
+    /// Those of these coupons that were issued.
     pub async fn known_coupons(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, TruthError> {
         self.known("SELECT coupon_id FROM coupons WHERE coupon_id = ANY($1)", ids).await
     }
 
-    /// The placed ones of these orders.
+    /// Those of these orders that were placed.
     pub async fn known_orders(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, TruthError> {
         self.known("SELECT order_id FROM orders WHERE order_id = ANY($1)", ids).await
     }
 
-    /// The cancelled ones of these orders.
+    /// Those of these orders that were cancelled.
     pub async fn known_cancellations(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, TruthError> {
         self.known("SELECT order_id FROM orders WHERE order_id = ANY($1) AND status = 'cancelled'", ids).await
     }
 
-    /// The booked ones of these charges of these users.
+    /// Those of these charges, of these users, that were booked.
     pub async fn known_charges(&self, ids: &[Uuid], users: &[String]) -> Result<HashSet<Uuid>, TruthError> {
         if ids.is_empty() {
             return Ok(HashSet::new());
         }
-        // By user, for that is what the ledger has an index on.
+        // The index of the ledger is on the user, so the users narrow the search.
         let sql = "SELECT ref_id FROM wallet_entries WHERE user_id = ANY($2) AND kind = 'charge' AND ref_id = ANY($1)";
         let query = sqlx::query_scalar(sql).bind(ids).bind(users);
         Ok(self.read(query.fetch_all(&self.pool)).await?.into_iter().collect())
     }
 
-    /// Those of these ids that stand in the quarantine: skipped, gone without a skipped fact, or found by a rebuild.
+    /// Those of these ids that are in the quarantine: skipped, gone because they depend on a
+    /// skipped fact, or found by a rebuild.
     pub async fn quarantined(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, TruthError> {
         self.known("SELECT id FROM quarantined_facts WHERE id = ANY($1)", ids).await
     }

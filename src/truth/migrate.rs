@@ -1,13 +1,15 @@
-//! Brings the database to this version's schema, beside instances of other versions that go on.
+//! Brings the database to this version's schema while instances of other versions go on working.
 //!
-//! `schema_migrations` has what was made, and per migration the oldest version that may use the schema after it: a binary
-//! accepts a database with newer migrations as long as it is new enough for them. Each [`Step`] is recorded in its own
-//! transaction, so that an interrupted migration goes on where it was. A step waits for a lock only for a moment (whoever
-//! comes behind it in the lock's queue waits, too) and tries again later; statements may take as long as they take.
+//! `schema_migrations` records the migrations that were made and, for each, the oldest version that
+//! may use the schema after it: a binary accepts a database with newer migrations as long as it is
+//! new enough for them. Each [`Step`] is recorded in its own transaction, so an interrupted
+//! migration resumes where it stopped. A step waits for a lock only briefly, because every
+//! statement behind it in the lock's queue waits, too; it is retried later. Statements have no time
+//! limit.
 //!
-//! `_sqlx_migrations` is for binaries up to commit fb10183. They start only where it has exactly the migrations 1 and 2, so it
-//! keeps showing those, with the checksums of their time. A migration that such a binary must not use is written there as
-//! well: that is what makes it refuse.
+//! `_sqlx_migrations` is for binaries up to commit fb10183. They start only if it holds exactly the
+//! migrations 1 and 2, so it keeps showing these two, with their original checksums. A migration
+//! that such a binary must not use is added there as well, which makes the binary refuse to start.
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -23,14 +25,16 @@ use crate::config::{Servers, bounds};
 /// Key of the advisory lock: "rgschema" in ASCII.
 const LOCK: i64 = 0x7267_7363_6865_6d61;
 
-/// What binaries of commit fb10183 and before must find in `_sqlx_migrations`: the newest that they know, and the checksums.
+/// What binaries up to commit fb10183 must find in `_sqlx_migrations`: the newest migration that
+/// they know, and the checksums.
 const FORMER_NEWEST: i32 = 2;
 const FORMER_CHECKSUMS: [&str; 2] = [
     "5c175acb21096c63b8c6abb6d6b5b51991d9998aba709e1c1a7d5b835a14d2e4c0b9a7413fda4608b7e3febc847d2e81",
     "5932b175360106d01737e87f7634fbf02965149c4f016e83a75e99d3b4cf68d82394608df45fa6b9d8269e9101982a74",
 ];
 
-/// Why the database cannot be brought to this version's schema; one line that says what to do.
+/// Why the database cannot be brought to this version's schema. Each text is one line that says
+/// what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     #[error(
@@ -38,18 +42,18 @@ pub enum MigrateError {
     )]
     Unreachable(String),
     #[error(
-        "this version of Rushgate is too old for the database: its schema needs one that knows migration {oldest}, and \
+        "this version of Rushgate is too old for the database: its schema needs a version that knows migration {oldest}, and \
          this one knows {newest}: run a newer version"
     )]
     TooOld { oldest: i32, newest: i32 },
-    #[error("migration {0} of the database is another one than this version's: use the version that made it")]
+    #[error("migration {0} of the database differs from this version's: use the version that made it")]
     Changed(i32),
     #[error(
-        "the database needs migrating, and this role may not ({0}): run `rushgate migrate` as the owner of the tables, \
+        "the database needs a migration that this role may not make ({0}): run `rushgate migrate` as the owner of the tables, \
          then deploy/roles.sql"
     )]
     Forbidden(String),
-    #[error("migration {number} is stuck at its step {step} ({why}); started again, it goes on there")]
+    #[error("migration {number} is stuck at step {step} ({why}); run it again and it resumes there")]
     Stuck { number: i32, step: usize, why: String },
     #[error("another instance has been migrating for {0:?}: see its log, then start again")]
     Waited(Duration),
@@ -62,27 +66,29 @@ pub fn migrations() -> Result<Vec<Migration>, Malformed> {
     sqlx::migrate!().iter().map(Migration::parse).collect()
 }
 
-/// Brings the database to this version's schema. Several instances may do so at once: one does, the others wait.
+/// Brings the database to this version's schema. Several instances may call this at once: one makes
+/// the migrations, the others wait.
 pub async fn migrate(servers: &Servers) -> Result<(), MigrateError> {
     migrate_with(&servers.database_url, &migrations()?).await
 }
 
-/// The same with other migrations.
+/// [`migrate`] with the given migrations.
 pub async fn migrate_with(database_url: &str, migrations: &[Migration]) -> Result<(), MigrateError> {
     let mut conn = connect(database_url).await?;
     let mut run = Run { conn: &mut conn, migrations };
-    // Where nothing is to be done, nothing is touched: then a role that may only read is enough.
+    // If there is nothing to do, nothing is written: a role that may only read is enough then.
     if !run.is_current().await? {
         run.lock().await?;
         run.make().await?;
     }
-    let _ = conn.close().await; // its work is done
+    let _ = conn.close().await; // the migrations are made, whatever closing says
     Ok(())
 }
 
-/// Whether PostgreSQL can be used at all, and if not, why; a pool only says that it has waited.
+/// Whether PostgreSQL can be used at all, and if not, the reason. A pool would only report that it
+/// has waited.
 pub async fn reach(database_url: &str) -> Result<(), MigrateError> {
-    let _ = connect(database_url).await?.close().await; // it has served
+    let _ = connect(database_url).await?.close().await; // connecting was the test
     Ok(())
 }
 
@@ -106,7 +112,7 @@ fn milliseconds(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
 
-/// A migration as the database has it.
+/// A migration as the database has recorded it.
 #[derive(sqlx::FromRow)]
 struct Made {
     number: i32,
@@ -122,7 +128,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Whether all of this version's migrations are made; `Err` where this version must not use the database.
+    /// Whether all of this version's migrations are made. `Err`: this version must not use the
+    /// database.
     async fn is_current(&mut self) -> Result<bool, MigrateError> {
         let made = self.made().await?;
         let newest = self.migrations.last().map_or(0, |migration| migration.number);
@@ -151,8 +158,8 @@ impl Run<'_> {
         }
     }
 
-    /// Waits until nobody else migrates. It asks again and again, because a statement that waits would hold up the other's
-    /// `CREATE INDEX CONCURRENTLY`.
+    /// Waits until no other instance migrates. It polls, because a statement that waits for the
+    /// lock would hold up the other instance's `CREATE INDEX CONCURRENTLY`.
     async fn lock(&mut self) -> Result<(), MigrateError> {
         let began = Instant::now();
         let mut told = false;
@@ -165,7 +172,7 @@ impl Run<'_> {
                 return Err(MigrateError::Waited(began.elapsed()));
             }
             if !std::mem::replace(&mut told, true) {
-                tracing::info!("waiting for another instance that migrates the database");
+                tracing::info!("waiting until another instance has migrated the database");
             }
             sleep(bounds::RETRY_PAUSE).await;
         }
@@ -192,8 +199,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Makes this module's table, and takes over what former versions have made. While something of theirs is left to do,
-    /// the lock that they use stays taken, until the session ends.
+    /// Creates `schema_migrations` and imports the migrations that former versions have made. If
+    /// one of those is still to be made, the former versions' lock stays taken until the session
+    /// ends.
     async fn take_over(&mut self) -> Result<(), MigrateError> {
         let began = Instant::now();
         while let Err(error) = self.conn.lock().await {
@@ -224,7 +232,8 @@ impl Run<'_> {
         self.conn.unlock().await.map_err(former)
     }
 
-    /// Writes down that a migration has begun. A binary that must not use the schema after it starts no more.
+    /// Records that a migration has begun. From then on, a binary that must not use the schema
+    /// after it refuses to start.
     async fn begin(&mut self, migration: &Migration) -> Result<(), MigrateError> {
         let mut transaction = self.conn.begin().await.map_err(failed)?;
         sqlx::query(
@@ -257,7 +266,8 @@ impl Run<'_> {
         transaction.commit().await.map_err(failed)
     }
 
-    /// Takes a step, and again while it gets no lock. The others' statements must not wait for long in a row, so the pauses grow.
+    /// Takes a step, and retries it while it gets no lock. The pauses grow, so that the statements
+    /// of other sessions are not held up too often in a row.
     async fn patiently(&mut self, number: i32, place: usize, step: &Step) -> Result<(), MigrateError> {
         let (began, mut pause) = (Instant::now(), bounds::RETRY_PAUSE);
         loop {
@@ -265,12 +275,13 @@ impl Run<'_> {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            let blocked = has_code(&error, "55P03") || has_code(&error, "40P01"); // lock_not_available, deadlock_detected
+            // lock_not_available, deadlock_detected
+            let blocked = has_code(&error, "55P03") || has_code(&error, "40P01");
             if !blocked {
                 return Err(stuck(number, place, &error));
             }
             if began.elapsed() >= bounds::MIGRATION_PATIENCE {
-                return Err(stuck(number, place, &format!("{error}; end the transactions that hold it")));
+                return Err(stuck(number, place, &format!("{error}; end the transactions that block it")));
             }
             tracing::warn!(number, step = place, %error, "a migration waits for other transactions");
             sleep(pause).await;
@@ -300,7 +311,8 @@ impl Run<'_> {
         record(self.conn, number, place).await
     }
 
-    /// A statement that waits for other transactions without holding anybody up: it may wait as long as they last.
+    /// Runs a statement that waits for other transactions without holding anybody up, so it may
+    /// wait as long as they last.
     async fn alone(&mut self, sql: &str) -> Result<(), sqlx::Error> {
         self.conn.execute("SET lock_timeout = 0").await?;
         let done = self.conn.execute(sql).await;
@@ -326,7 +338,7 @@ async fn record(conn: &mut PgConnection, number: i32, steps: usize) -> Result<()
         .map(|_| ())
 }
 
-/// Shows a migration to binaries that only look at `_sqlx_migrations`.
+/// Shows a migration to binaries that read only `_sqlx_migrations`.
 async fn tell_former(conn: &mut PgConnection, migration: &Migration) -> Result<(), MigrateError> {
     let known = usize::try_from(migration.number - 1).ok().and_then(|place| FORMER_CHECKSUMS.get(place));
     sqlx::query(
@@ -348,7 +360,7 @@ fn has_code(error: &sqlx::Error, code: &str) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|found| found == code)
 }
 
-/// A statement about the migrations' own tables failed.
+/// The error of a failed statement on the tables that record migrations.
 fn failed(error: sqlx::Error) -> MigrateError {
     match has_code(&error, "42501") {
         true => MigrateError::Forbidden(error.to_string()),

@@ -1,8 +1,10 @@
-//! A migration's file, taken apart: the oldest version that may use the schema after it, and its steps.
+//! The parser of a migration file: the oldest version that may use the schema after it, and its
+//! steps.
 //!
-//! A line `-- oldest: N` says which binaries may go on: those that know migration N. Lines `-- step: TEXT` part the file
-//! into steps; without them all of it is one. A step is one transaction, unless it builds or drops an index
-//! `CONCURRENTLY`, which PostgreSQL does outside of transactions: such a statement is a step of its own.
+//! A line `-- oldest: N` says which binaries may go on working: those that know migration N. Lines
+//! `-- step: TEXT` split the file into steps; without them the whole file is one step. A step is
+//! one transaction, unless it builds or drops an index `CONCURRENTLY`, which PostgreSQL does only
+//! outside of transactions: such a statement is a step of its own.
 
 use std::borrow::Cow;
 
@@ -11,24 +13,25 @@ use std::borrow::Cow;
 pub struct Migration {
     pub number: i32,
     pub name: Cow<'static, str>,
-    /// The newest migration that a binary must know at least, to use the schema after this one.
+    /// The newest migration that a binary must know, at least, to use the schema after this one.
     pub oldest: i32,
     pub checksum: Vec<u8>,
     pub steps: Vec<Step>,
 }
 
-/// What is done at once, and recorded at once.
+/// A unit that is executed and recorded together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// All statements in one transaction.
     Together(String),
-    /// Builds an index without keeping writers out. An interrupted build leaves an invalid index behind.
+    /// Builds an index without blocking writers. An interrupted build leaves an invalid index
+    /// behind.
     BuildIndex { index: String, sql: String },
-    /// Another statement that cannot be in a transaction; it must be repeatable.
+    /// Another statement that cannot run in a transaction. It must be repeatable.
     Alone(String),
 }
 
-/// A file that is no migration; only a developer sees it.
+/// A file that is not a valid migration; only developers see this error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("migration {number}: {why}")]
 pub struct Malformed {
@@ -43,7 +46,7 @@ impl Migration {
         let oldest = source.sql.lines().find_map(|line| line.strip_prefix("-- oldest:"));
         let oldest = oldest.and_then(|text| text.trim().parse().ok());
         let oldest = match (number, oldest) {
-            (1, None) => 1, // the first file has been out before there was such a line
+            (1, None) => 1, // this file was released before the line existed
             (_, Some(oldest)) if (1..=number).contains(&oldest) => oldest,
             _ => return Err(malformed("it needs a line `-- oldest: N`, N between 1 and its own number")),
         };
@@ -56,7 +59,7 @@ impl Migration {
     }
 }
 
-/// What stands between the lines that begin a step, without comments.
+/// The text between the lines that begin a step, without comments.
 fn parts(sql: &str) -> impl Iterator<Item = String> {
     let mut parts = vec![String::new()];
     for line in sql.lines() {

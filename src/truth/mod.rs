@@ -1,8 +1,13 @@
-//! PostgreSQL, read for the API: orders, ledgers, popular products, and how far the log is applied.
+//! PostgreSQL as the API reads it: orders, ledgers, popular products, and how far the log is
+//! applied.
 //!
-//! Nothing here writes, but [`migrate`]: the reconciler, the relay and the scheduler do, each in its own module. Every query
-//! has a time limit on both sides (`statement_timeout` there, a deadline here), so that a hanging PostgreSQL costs an answer, never
-//! a request that waits for ever. Times leave and enter PostgreSQL as milliseconds since the Unix epoch.
+//! Only [`migrate`] writes here. The reconciler, the relay and the scheduler write, too, each in
+//! its own module. Every query has a time limit on both sides (`statement_timeout` there, a
+//! deadline here), so that a hanging PostgreSQL costs an answer and no request waits for ever.
+//! Times enter and leave PostgreSQL as milliseconds since the Unix epoch.
+//!
+//! A [`Truth`] wraps a pool and lives as long as the process; its methods are spread over the
+//! modules below.
 
 use std::future::Future;
 use std::str::FromStr;
@@ -40,17 +45,21 @@ pub struct Truth {
     timeout: Duration,
 }
 
-/// A pool that connects when it is first used. `timeout` bounds the wait for a connection and each statement.
+/// A pool that connects when it is first used. `timeout` bounds the wait for a connection and each
+/// statement.
 pub fn pool(database_url: &str, connections: u32, timeout: Duration) -> Result<PgPool, InvalidSetting> {
     Ok(pool_with(options_of(database_url, timeout)?, connections, timeout))
 }
 
-/// For sessions whose statements find rows by their keys. PostgreSQL keeps a statement's plan from its sixth execution on: one
-/// that it made while a table was nearly empty would read all of it once it is full. A table without another way is still read
-/// whole, at a cost that stands for "never"; it must not be taken for work that is worth compiling.
+/// Options for sessions whose statements find rows by their keys. PostgreSQL may keep a statement's
+/// plan from its sixth execution on: a plan that was made while a table was nearly empty would scan
+/// all of it once it is full. A table without a usable index is still scanned, at an estimated cost
+/// that stands for "never". Without `jit = off`, PostgreSQL would take that estimate for work that
+/// is worth compiling.
 pub const BY_KEY: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
 
-/// A [`pool`] whose statements find rows by their keys, as all of the API's do; see [`BY_KEY`].
+/// A [`pool`] whose statements find rows by their keys, as all statements of the API do; see
+/// [`BY_KEY`].
 pub fn pool_for_reads(
     database_url: &str,
     connections: u32,
@@ -60,7 +69,8 @@ pub fn pool_for_reads(
     Ok(pool_with(options, connections, timeout))
 }
 
-/// For an audit: it reads whole tables, so a statement may take as long as all of it; a server that is away must not.
+/// A pool for an audit. It scans whole tables, so one statement may take as long as the whole
+/// audit. Keepalives detect a server that is gone.
 pub fn pool_for_audit(database_url: &str, timeout: Duration) -> Result<PgPool, InvalidSetting> {
     let options = options_of(database_url, timeout)?.options([
         ("tcp_keepalives_idle", "10"),
@@ -73,7 +83,7 @@ pub fn pool_for_audit(database_url: &str, timeout: Duration) -> Result<PgPool, I
 fn options_of(database_url: &str, timeout: Duration) -> Result<PgConnectOptions, InvalidSetting> {
     let options = PgConnectOptions::from_str(database_url).map_err(|error| {
         InvalidSetting(format!(
-            "RUSHGATE_DATABASE_URL is no PostgreSQL address ({error}): use one like \
+            "RUSHGATE_DATABASE_URL is not a PostgreSQL address ({error}): use one like \
              postgres://user:password@host:5432/database"
         ))
     })?;
@@ -85,9 +95,9 @@ fn pool_with(options: PgConnectOptions, connections: u32, timeout: Duration) -> 
     PgPoolOptions::new().max_connections(connections).acquire_timeout(timeout).connect_lazy_with(options)
 }
 
-/// Options of a leader's session, which holds an advisory lock (reconciler, relay). A leader that has vanished, or whose
-/// process was stopped, must lose its session and with it the lock; one that works speaks every second. Needs
-/// PostgreSQL 14 or newer.
+/// Options of a leader's session, which holds an advisory lock (reconciler, relay). A leader that
+/// has vanished, or whose process is stopped, must lose its session, and with it the lock; a
+/// working leader sends something every second. Needs PostgreSQL 14 or newer.
 pub fn leader_session(database_url: &str, name: &str) -> Result<PgConnectOptions, sqlx::Error> {
     Ok(lead_with(PgConnectOptions::from_str(database_url)?, name))
 }
@@ -101,7 +111,8 @@ pub fn lead_with(options: PgConnectOptions, name: &str) -> PgConnectOptions {
         ("idle_session_timeout", "30s"),
         ("idle_in_transaction_session_timeout", "30s"),
         ("lock_timeout", "20s"),
-        // Thousands of rows by key look like work that is worth compiling; it never is.
+        // Reading thousands of rows by key looks expensive enough to compile; compiling never pays
+        // off.
         ("jit", "off"),
     ])
 }
@@ -126,7 +137,8 @@ impl Truth {
     }
 }
 
-/// Columns are `bigint` with a constraint that keeps them at or above zero; a negative one would be a broken database.
+/// For `bigint` columns with a constraint that keeps them at or above zero: a negative value means
+/// a broken database.
 fn unsigned(column: &'static str, value: i64) -> Result<u64, TruthError> {
     u64::try_from(value)
         .map_err(|_| TruthError(format!("column {column} holds {value}, which is below zero")))

@@ -34,7 +34,7 @@ struct ItemRow {
     amount: i64,
 }
 
-/// What an `Idempotency-Key` was used for before.
+/// What an `Idempotency-Key` has been used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyUse {
     /// Nothing, in the last 24 hours.
@@ -53,7 +53,7 @@ impl Truth {
         Ok(self.with_items(rows).await?.pop())
     }
 
-    /// A user's orders, newest first, those older than `after`.
+    /// A user's orders that are older than `after`, newest first.
     pub async fn orders_of(
         &self,
         user_id: &UserId,
@@ -101,10 +101,11 @@ impl Truth {
         }
         rows.into_iter()
             .map(|row| {
-                // Every order has some. Between the two statements, PostgreSQL may have been restored from a backup.
+                // Every order has items. If they are missing, PostgreSQL was restored from a backup
+                // between the two statements.
                 let items = items.remove(&row.order_id);
                 row.view(
-                    items.ok_or_else(|| TruthError("an order's items are gone since it was read".into()))?,
+                    items.ok_or_else(|| TruthError("an order's items disappeared between reads".into()))?,
                 )
             })
             .collect()

@@ -28,9 +28,11 @@ impl Truth {
         self.popular_at(None).await
     }
 
-    /// The list that was the latest at this moment, or is now. Old lists are removed: `None`.
+    /// The list that was the latest at this moment, or is the latest now. `None`: there was none,
+    /// or it has been removed since.
     pub async fn popular_at(&self, at: Option<TimestampMs>) -> Result<Option<PopularList>, TruthError> {
-        // One statement, so that the list is of one refresh also while the next one is being written.
+        // One statement, so that all rows are of one refresh even while the next one is being
+        // written.
         type Row = (TimestampMs, TimestampMs, TimestampMs, Option<i16>, Option<String>, Option<i64>);
         let query = sqlx::query_as::<_, Row>(include_str!("popular.sql")).bind(at);
         let rows = self.read(query.fetch_all(&self.pool)).await?;

@@ -1,4 +1,4 @@
-//! Products, as far as only PostgreSQL knows.
+//! What only PostgreSQL knows about products.
 
 use super::{Truth, TruthError, unsigned};
 use crate::domain::ProductId;

@@ -1,4 +1,4 @@
-//! How far the log is applied, and how much waits for RabbitMQ.
+//! How far the log is applied, and how many events wait for RabbitMQ.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ pub struct CellCursor {
     pub halted_reason: Option<String>,
 }
 
-/// What the truth knows of the cells and of the events that wait.
+/// The cursors of all cells, and the length of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Progress {
     pub cursors: Vec<CellCursor>,
     pub outbox_length: u64,
 }
 
-/// What is to be seen of the truth, for metrics.
+/// What the metrics read from PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vitals {
     pub progress: Progress,
-    /// How long the oldest event has waited; zero when none does.
+    /// How long the oldest event has waited; zero if the outbox is empty.
     pub outbox_oldest: Duration,
     /// When the newest list of popular products was made.
     pub popular_refreshed: Option<TimestampMs>,
@@ -41,7 +41,8 @@ impl Truth {
         Ok(Vitals { progress: self.progress().await?, outbox_oldest, popular_refreshed })
     }
 
-    /// Refuses unless PostgreSQL still is where it was said to be: it may have been restored from a backup since.
+    /// Fails unless PostgreSQL has still applied these positions, as it had before: it may have
+    /// been restored from a backup since then.
     pub async fn has_reached(&self, positions: &[Position]) -> Result<(), TruthError> {
         let query = sqlx::query_as::<_, (i32, i64, i64)>("SELECT cell, epoch, seq FROM cell_cursors");
         let cursors = self.read(query.fetch_all(&self.pool)).await?;
