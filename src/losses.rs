@@ -1,4 +1,4 @@
-//! Reports decisions that are lost: Redis lost them before PostgreSQL had applied them.
+//! Reports lost decisions: those that Redis lost before PostgreSQL had applied them.
 //!
 //! Each instance remembers the decisions that the gate has reported to it until PostgreSQL has them
 //! ([`crate::gate::Unsettled`]). After a rebuild of the gate, everything that the old log still

@@ -42,7 +42,7 @@ enum Command {
     Audit(Audit),
     /// Close the gate, drain its log and rebuild it from PostgreSQL
     Rebuild(Rebuild),
-    /// Show log entries, or skip one that PostgreSQL refuses
+    /// Show log entries, or skip facts that PostgreSQL refuses
     #[command(subcommand)]
     Log(Log),
     /// Compare the gate's clock with the server's, or set it back after a jump
@@ -146,7 +146,7 @@ enum Log {
         /// Reason, for later readers of the quarantine
         #[arg(long, default_value = "skipped by an operator")]
         reason: String,
-        /// File for the answers that are no longer true, per user [default:
+        /// File that lists, per user, the answers that are not true [default:
         /// ./rushgate-skip-<cell>-<epoch>-<seq>.jsonl]
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,

@@ -42,7 +42,7 @@ const PRODUCTS: [(&str, &str, u64, u64); 6] = [
     ("concert-ticket", "Concert ticket", 55_000, 50),
 ];
 
-/// id, name, discount, least subtotal, limit
+/// id, name, discount, minimum subtotal, limit
 fn templates() -> [(&'static str, &'static str, Discount, u64, u64); 3] {
     [
         ("welcome", "Welcome: 1,000 won off", Discount::Amount { value: 1_000 }, 0, 10_000),

@@ -1,4 +1,4 @@
-//! Coupon templates: what coupons there are, and what staff change in them.
+//! Coupon templates: reading them, and their changes by staff.
 
 use std::sync::Arc;
 

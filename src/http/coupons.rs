@@ -1,4 +1,4 @@
-//! Coupons: issued first come, first served; and what a user holds.
+//! Coupons: issuing them, first come, first served, and listing those of a user.
 
 use std::sync::Arc;
 

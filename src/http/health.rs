@@ -1,6 +1,8 @@
 //! Health of Redis and PostgreSQL, for `/readyz`. A background task checks both servers. A request
 //! for `/readyz` triggers a new check and waits for it only briefly: probes must be answered in
 //! time also while a server hangs.
+//!
+//! [`Health`] has a `Watched` for each server, which keeps the server's last check.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -95,7 +97,7 @@ impl Watched {
         self.asked.notify_one();
         let mut seen = self.seen.subscribe();
         let fresh = seen.wait_for(|seen| seen.as_ref().is_some_and(|seen| seen.at >= asked));
-        let _ = tokio::time::timeout(READY_PATIENCE, fresh).await; // or what was seen last
+        let _ = tokio::time::timeout(READY_PATIENCE, fresh).await; // or the last check
         let last = self.seen.borrow();
         let silent = asked.saturating_duration_since(last.as_ref().map_or(self.since, |seen| seen.at));
         match &*last {

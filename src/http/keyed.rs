@@ -1,7 +1,7 @@
 //! Idempotency keys of requests that no script of the gate decides: cancelling an order that is
-//! cancelled already, and refreshing the popular products. PostgreSQL tells whether a key was used
-//! before. The key's record is made through the gate, as all others are, so that the key belongs to
-//! this request from then on.
+//! cancelled already, and refreshing the popular products. Earlier use of a key is looked up in
+//! PostgreSQL. The key's record is made through the gate, as all others are, so that the key
+//! belongs to this request from then on.
 
 use super::Api;
 use super::problem::Problem;

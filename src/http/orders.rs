@@ -1,4 +1,4 @@
-//! Orders: placed and paid at once, read, cancelled.
+//! Orders: placing (which pays, too), reading and cancelling them.
 
 use std::sync::Arc;
 

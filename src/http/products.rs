@@ -1,4 +1,4 @@
-//! Products: the catalogue, and what staff change in it.
+//! Products: the catalogue for everyone, and its changes by staff.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Polls files that change while an instance runs (token keys, certificates) and compares their
-//! contents. Tools replace such files by rename, by link or in place; file-system notifications
-//! differ between these, contents do not.
+//! contents with those of the last poll. Tools replace such files by rename, by link or in place;
+//! file-system notifications differ between these, contents do not.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -75,7 +75,7 @@ async fn json(response: Response) -> Value {
     serde_json::from_slice(&body).unwrap()
 }
 
-/// Status and code of a refusal, which must be a whole problem.
+/// Status and code of a refusal, after checking that it is a complete problem.
 async fn refused(request: Request<Body>) -> (u16, String) {
     let response = send(request).await;
     let status = response.status();

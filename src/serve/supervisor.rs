@@ -1,5 +1,5 @@
-//! Keeps the background roles running: a role that panics or returns is logged and restarted after
-//! a growing pause.
+//! Keeps the background roles running: a role that panics or returns is logged, and restarted after
+//! a pause that grows with each restart.
 
 use std::any::Any;
 use std::fmt::Display;

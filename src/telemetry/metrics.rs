@@ -36,7 +36,7 @@ impl Kind {
     }
 }
 
-/// Seconds, from a call to a gate in memory to the longest time limits.
+/// Seconds, from a gate call in memory to the longest time limits.
 const SHORT: Kind = Kind::Histogram(&[
     0.000_5, 0.001, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0,

@@ -1,6 +1,9 @@
 //! Samples state every few seconds: cells, outbox, templates, pools, this process. Each round's
 //! text replaces the one before, so that a value which can no longer be read disappears instead of
 //! going stale.
+//!
+//! [`Sampler::run`] writes each round's text to a [`Sampled`], and `/metrics` appends it to the
+//! counters.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
