@@ -1,5 +1,5 @@
--- The next events in order, from $3 on: at most $1 rows and $2 bytes, but always at least one. Without $3, PostgreSQL
--- would walk over all that was deleted and is still visible to some transaction, again for every window.
+-- The next events in order, from $3 on: at most $1 rows and $2 bytes, but at least one row. Without
+-- $3, every window would walk over all deleted rows that are still visible to some transaction.
 SELECT outbox_id, event_id, routing_key, payload, created_secs
 FROM (
     SELECT outbox_id, event_id, routing_key, payload,

@@ -1,6 +1,6 @@
--- Takes the confirmed rows ($1) out of the outbox and counts those that were really there. One statement, so one
--- transaction: a row that another relay took away in between is neither lost nor counted twice. Claims need not look
--- below $2 any more.
+-- Deletes the confirmed rows ($1) from the outbox and counts those that were still there. This is
+-- one statement, and so one transaction: a row that another relay has deleted meanwhile is neither
+-- lost nor counted twice. Claims need not look below $2 any more.
 WITH gone AS (
     DELETE FROM outbox WHERE outbox_id = ANY ($1) RETURNING 1
 )

@@ -1,6 +1,7 @@
--- Makes one list: $1 its local day (null: not a midnight's list), window [$2, $3), made at $4; times in milliseconds.
--- One statement, so one transaction. Instances that make the same day's list at once: the second waits for the first
--- at the unique key, then does nothing. Only orders that are paid count.
+-- Makes one list: $1 its local day (null: not the list of a midnight), window [$2, $3), made at $4;
+-- times in milliseconds. One statement, so one transaction. If two instances make the list of the
+-- same day at once, the second waits at the unique key for the first, then does nothing. Only paid
+-- orders count.
 WITH fresh AS (
     INSERT INTO popular_refreshes (list_day, window_from, window_to, refreshed_at)
     VALUES ($1::date,

@@ -1,4 +1,4 @@
--- The items of a page of orders, each order's in its own order. $1: orders
+-- The items of a page of orders ($1), in the order of their lines.
 SELECT order_id, product_id, name, unit_price, quantity, amount
 FROM order_items
 WHERE order_id = ANY($1)

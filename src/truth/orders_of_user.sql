@@ -1,6 +1,8 @@
--- A page of a user's orders, newest first: ids are UUIDv7, so their order is that of time, and the index
--- orders_by_user serves the page without sorting. A plan that is kept for all parameters makes a filter of
--- "$2 IS NULL OR ..." and reads all newer orders; this way the index is entered at $2.
+-- A page of a user's orders, newest first. Ids are UUIDv7, so their order is the order of time, and
+-- the index orders_by_user serves the page without sorting. In a plan that is cached for all
+-- parameters, "$2 IS NULL OR ..." would become a filter that reads all newer orders. The coalesce
+-- makes the index scan start at $2.
+--
 -- $1: user, $2: the last order of the page before, or null, $3: limit
 SELECT
     order_id, user_id, status, subtotal, discount, total, coupon_id, balance_after,

@@ -1,4 +1,5 @@
--- The latest refresh (up to $1, in milliseconds, if it is given) with its products; one row without a product when nothing was sold.
+-- The latest refresh (up to $1, in milliseconds, if it is given) with its products. If nothing was
+-- sold, one row without a product.
 SELECT
     (extract(epoch FROM refreshes.refreshed_at) * 1000)::bigint,
     (extract(epoch FROM refreshes.window_from) * 1000)::bigint,

@@ -1,5 +1,6 @@
--- Each cell's cursor, and on each row the length of the outbox: events written less events published, because
--- counting a long outbox row by row would take longer the more urgently the number is needed.
+-- Each cell's cursor and, on each row, the length of the outbox. It is computed as events written
+-- less events published: counting the rows would take longest when the outbox is long and the
+-- number is needed most.
 SELECT
     cell, epoch, seq, halted_reason,
     greatest(

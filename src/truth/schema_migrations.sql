@@ -1,5 +1,5 @@
--- What was made of the migrations. `oldest`: the newest migration that a binary must know at least, to use the schema.
--- `made_at` is null while steps are left.
+-- The migrations that were made. `oldest` is the newest migration that a binary must know, at
+-- least, to use the schema. `made_at` is null while steps are left.
 CREATE TABLE IF NOT EXISTS schema_migrations (
     number      integer PRIMARY KEY CHECK (number > 0),
     name        text    NOT NULL,

@@ -1,4 +1,5 @@
--- How long the oldest event has waited (0: none does), and when the newest list of popular products was made.
+-- How long the oldest event has waited (0 if the outbox is empty), and when the newest list of
+-- popular products was made.
 SELECT
     coalesce(
         (SELECT greatest((extract(epoch FROM now() - created_at) * 1000)::bigint, 0)

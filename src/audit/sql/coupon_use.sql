@@ -1,5 +1,5 @@
--- A coupon is used exactly by the order that names it, and that order is its holder's. An order that gave its coupon back
--- when it was cancelled no longer uses it.
+-- A coupon is used by exactly the order that names it, and that order belongs to the coupon's
+-- holder. A cancelled order that gave its coupon back no longer uses it.
 SELECT coupon_id::text AS id,
        coalesce('order ' || o.order_id || ' of ' || o.user_id, 'not used') AS expected,
        coalesce('order ' || c.order_id || ' of ' || c.user_id, 'not used') AS found

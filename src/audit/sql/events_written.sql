@@ -1,4 +1,5 @@
--- Each order and each cancellation was put into the outbox once. An entry that was skipped by hand made neither.
+-- Each order and each cancellation was put into the outbox once. A skipped entry wrote neither an
+-- order nor an event.
 SELECT 'events' AS id, made::text AS expected, written::text AS found
 FROM (
     SELECT (SELECT count(*) + count(*) FILTER (WHERE status = 'cancelled') FROM orders) AS made,

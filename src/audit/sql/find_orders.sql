@@ -1,2 +1,3 @@
--- How orders stand. As text, ids would be compared with every order's.
+-- The status of these orders. The ids are typed: compared as text, they could not use the index and
+-- every order would be read.
 SELECT order_id, status FROM orders WHERE order_id = ANY ($1)

@@ -1,4 +1,4 @@
--- The last entry's balance is the wallet's.
+-- The balance after a wallet's last ledger entry is the wallet's balance.
 SELECT user_id AS id, l.balance_after::text AS expected, w.balance::text AS found
 FROM wallets w
 JOIN (

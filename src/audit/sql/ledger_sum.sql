@@ -1,4 +1,4 @@
--- Each wallet's balance is the sum of its ledger entries; no entries without a wallet.
+-- Each wallet's balance is the sum of its ledger entries, and no entry lacks a wallet.
 SELECT user_id AS id,
        coalesce(l.total, 0)::text AS expected,
        coalesce(w.balance::text, 'no wallet') AS found

@@ -1,4 +1,5 @@
--- Each order has items, they sum up to its subtotal, and subtotal less discount is its total; no items without an order.
+-- Each order has items, the items sum up to its subtotal, and subtotal less discount is its total.
+-- No item lacks an order.
 SELECT order_id::text AS id,
        CASE
            WHEN o.order_id IS NULL THEN 'no items'

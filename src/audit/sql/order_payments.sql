@@ -1,4 +1,5 @@
--- The ledger has each order's payment, and its refund when it is cancelled, once and from the orderer; and no others.
+-- The ledger has one payment for each order and one refund for each cancelled order, both of the
+-- user who placed the order. It has no other payments or refunds.
 SELECT coalesce(o.order_id, e.ref_id)::text AS id,
        CASE
            WHEN o.order_id IS NULL THEN 'no entries'

@@ -1,4 +1,4 @@
--- What was ever put into the outbox and is not published is still in it.
+-- Every event that was put into the outbox and is not published is still in it.
 SELECT 'outbox' AS id, waiting::text AS expected, present::text AS found
 FROM (
     SELECT (SELECT coalesce(sum(events_written), 0) FROM cell_cursors)

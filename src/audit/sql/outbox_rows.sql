@@ -1,4 +1,4 @@
--- Each waiting event tells of an order that is so: completed, or cancelled.
+-- Each waiting event belongs to an order, and names what happened to it: completed, or cancelled.
 SELECT event_id AS id,
        CASE
            WHEN order_id IS NULL THEN 'the id of an order and what became of it'

@@ -1,4 +1,5 @@
--- Each product's stock is what staff put in, less what paid orders hold (cancelled ones gave theirs back).
+-- Each product's stock is the sum of the staff's adjustments less the quantities in paid orders.
+-- Cancelled orders have given theirs back.
 SELECT product_id AS id,
        coalesce(m.remaining, 0)::text AS expected,
        coalesce(p.stock::text, 'no product') AS found

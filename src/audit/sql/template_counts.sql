@@ -1,5 +1,5 @@
--- Each template has issued as many coupons as there are, to one user each, numbered 1 … issued without gaps, and never
--- more than its limit; no coupons without a template.
+-- Each template's count of issued coupons is right: one coupon per user, serials 1 … issued without
+-- gaps, and never more than the limit. No coupon lacks a template.
 SELECT template_id AS id,
        coalesce('serials 1 to ' || t.issued || ' of at most ' || t.max_issued, 'no template') AS expected,
        coalesce(c.coupons || ' coupons of ' || c.users || ' users, serials ' || c.first || ' to ' || c.last,

@@ -1,4 +1,4 @@
--- Coupons issued after the last entry that touched each template.
+-- The number of coupons issued from each template after the last entry that touched it.
 UPDATE coupon_templates
 SET issued = i.issued
 FROM unnest($1::text[], $2::bigint[]) AS i (template_id, issued)

@@ -1,4 +1,4 @@
--- All coupons, each user's together and oldest first.
+-- All coupons, grouped by user, oldest first.
 SELECT c.coupon_id, t.number AS template_number, c.user_id, c.serial,
     (date_part('epoch', c.issued_at) * 1000)::bigint AS issued_at_ms, c.order_id
 FROM coupons AS c

@@ -1,5 +1,6 @@
--- What of one entry ($1 cell, $2 epoch, $3 seq, $4 tip) was answered and is not true. An operator's skip stands there before it
--- is applied, and a rebuild that was interrupted says the same again.
+-- Keeps the facts of one entry ($1 cell, $2 epoch, $3 seq, $4 tip) that were answered and are not
+-- true. Existing rows stay: an operator's skip is registered before it is applied, and a rebuild
+-- that was interrupted writes the same rows again.
 INSERT INTO quarantined_facts (
     cell, epoch, seq, tip, fact, outcome, kind, user_id, id, told, holds, keyed, reason, raw
 )

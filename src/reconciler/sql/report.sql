@@ -1,5 +1,6 @@
--- What was answered in cell $1 and is not true, each user's together: of what was skipped in epoch $2, or (null) of what
--- rebuilds could not apply and no file has yet. And what holds now.
+-- The facts of cell $1 that were answered and are not true, grouped by user, and what holds now.
+-- With an epoch $2: those that were skipped there or changed by a skip. With null: those that
+-- rebuilds could not apply and that no report file has yet.
 SELECT q.epoch, q.seq, q.fact, q.outcome, q.kind, q.user_id, q.id, q.told::text AS told, q.holds::text AS holds, q.keyed,
     q.reason, w.balance,
     CASE q.kind

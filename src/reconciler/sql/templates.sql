@@ -1,5 +1,6 @@
--- Templates as staff last put them. The issued count is written by issued.sql, in the same transaction; a new limit may
--- be below the count that stands here from before, so both are raised together.
+-- Templates as the staff last put them. issued.sql writes the issued count, in the same
+-- transaction. A new limit may be below the count that is stored from before, so limit and count
+-- change together.
 INSERT INTO coupon_templates (
     template_id, number, name, discount_type, discount_value, discount_max, min_subtotal, max_issued, issued,
     issue_from, issue_until, created_at, updated_at

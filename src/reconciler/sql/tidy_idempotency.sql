@@ -1,4 +1,5 @@
--- Removes records that are a day and an hour old at $1 (the gate's clock in milliseconds), at most $2 of them.
+-- Removes the records that are older than a day and an hour at $1 (the gate's clock in
+-- milliseconds), at most $2 of them.
 DELETE FROM idempotency_records
 WHERE scope IN (
     SELECT scope FROM idempotency_records
