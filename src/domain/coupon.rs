@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::{TemplateId, TimestampMs};
 
-/// What a coupon takes off an order's subtotal, never more than the subtotal. Amounts in won.
+/// A coupon's discount on an order's subtotal, capped at the subtotal. Amounts are in won.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Discount {
     /// A fixed amount.
@@ -15,7 +15,7 @@ pub enum Discount {
 }
 
 impl Discount {
-    /// The name that stands in requests, answers and the database.
+    /// The name in requests, answers and the database.
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::Amount { .. } => "amount",
@@ -36,7 +36,7 @@ impl Discount {
         }
     }
 
-    /// The reverse of the three above; `None` for an unknown type.
+    /// The inverse of the three functions above; `None` for an unknown type.
     pub fn from_parts(type_name: &str, value: u64, max: Option<u64>) -> Option<Self> {
         match type_name {
             "amount" => Some(Self::Amount { value }),
@@ -46,20 +46,20 @@ impl Discount {
     }
 }
 
-/// A coupon template as the gate knows it.
+/// A coupon template with its current count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CouponTemplate {
     pub template_id: TemplateId,
     pub name: String,
     pub discount: Discount,
-    /// The least subtotal that the coupon can be used on, in won; 0 for none.
+    /// The minimum subtotal of an order that uses the coupon, in won; 0 for none.
     pub min_subtotal: u64,
-    /// The limit: how many coupons may ever be issued.
+    /// The limit on the number of coupons issued.
     pub max_issued: u64,
     pub issued: u64,
-    /// Coupons are issued from this moment on …
+    /// Start of the issuing window, inclusive.
     pub issue_from: TimestampMs,
-    /// … and before this one.
+    /// End of the issuing window, exclusive.
     pub issue_until: TimestampMs,
 }
 
@@ -101,7 +101,7 @@ pub enum CouponStatus {
 }
 
 impl CouponStatus {
-    /// As requests, answers and `lua/read.lua` have it.
+    /// The name in requests, answers and `lua/read.lua`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Available => "available",

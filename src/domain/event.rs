@@ -1,7 +1,9 @@
-//! What the data platform is told: CloudEvents 1.0 in structured JSON, one per completed and per cancelled order.
+//! The events for the data platform: CloudEvents 1.0 in structured JSON, one for each completed and
+//! each cancelled order.
 //!
-//! The reconciler stores them in the outbox, in the transaction that applies the order; the relay only carries them.
-//! An event's `id` is made from the order's, so whoever repeats it, repeats the same event.
+//! The reconciler stores an event in the outbox, in the transaction that applies the order. The
+//! relay publishes it unchanged. An event's `id` is derived from the order's id, so a consumer can
+//! recognise a repeated delivery.
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -9,17 +11,17 @@ use uuid::Uuid;
 use super::{TimestampMs, rfc3339};
 use crate::telemetry::trace::TraceMark;
 
-/// Routing key of a completed order.
+/// The routing key of a completed order.
 pub const ORDER_COMPLETED: &str = "order.completed";
-/// Routing key of a cancelled order.
+/// The routing key of a cancelled order.
 pub const ORDER_CANCELLED: &str = "order.cancelled";
-/// Media type of an event's text.
+/// The media type of an event's payload.
 pub const CLOUD_EVENTS_JSON: &str = "application/cloudevents+json";
 
 /// One row of the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxEvent {
-    /// The same for every repeat of the event.
+    /// The same in every delivery of the event.
     pub event_id: String,
     pub routing_key: &'static str,
     /// The complete CloudEvent.
@@ -31,7 +33,7 @@ pub fn event_type(routing_key: &str) -> String {
     format!("rushgate.{routing_key}.v1")
 }
 
-/// `order` is the order as `GET /v1/orders/{id}` gives it right after it was paid.
+/// `order`: the order as `GET /v1/orders/{id}` returns it right after the payment.
 pub fn order_completed(
     order_id: Uuid,
     ordered_at: TimestampMs,
@@ -41,7 +43,7 @@ pub fn order_completed(
     order_event(format!("{order_id}.completed"), ORDER_COMPLETED, order_id, ordered_at, order, trace)
 }
 
-/// `order` is the order as `GET /v1/orders/{id}` gives it right after it was cancelled.
+/// `order`: the order as `GET /v1/orders/{id}` returns it right after the cancellation.
 pub fn order_cancelled(
     order_id: Uuid,
     cancelled_at: TimestampMs,
@@ -68,7 +70,7 @@ fn order_event(
         subject: Uuid,
         time: String,
         datacontenttype: &'static str,
-        // CloudEvents' extension for distributed tracing, and one of ours.
+        // CloudEvents' extension for distributed tracing, and an extension of Rushgate.
         #[serde(skip_serializing_if = "Option::is_none")]
         traceparent: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]

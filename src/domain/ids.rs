@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::limits::MAX_ID_CHARS;
 
-/// Says what an id may look like; shown to clients.
+/// The rule for ids, as shown to clients.
 pub const ID_RULE: &str = "1 to 64 characters of A-Z a-z 0-9 . _ -";
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! The shop's words and bounds, without I/O. Decisions themselves are made by the scripts in `lua/`; what stands here
-//! is what both sides of the gate must agree on.
+//! The shop's types and limits, without I/O. The scripts in `lua/` make the decisions; this module
+//! holds the definitions on which the scripts and the rest of the service must agree.
 
 pub mod coupon;
 pub mod event;
@@ -17,16 +17,16 @@ pub use product::{Product, ProductStatus};
 
 use jiff::fmt::temporal::DateTimePrinter;
 
-/// Milliseconds since the Unix epoch, as the gate's clock tells them.
+/// Milliseconds since the Unix epoch, on the gate's clock.
 pub type TimestampMs = i64;
 
-/// RFC 3339 in UTC with milliseconds, the form of every time in the API.
+/// RFC 3339 in UTC with milliseconds, the format of every time in the API.
 pub fn rfc3339(at_ms: TimestampMs) -> String {
     match jiff::Timestamp::from_millisecond(at_ms) {
         Ok(at) => {
             const MILLISECONDS: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
             let mut text = String::with_capacity("9999-12-31T23:59:59.999Z".len());
-            let _ = MILLISECONDS.print_timestamp(&at, &mut text); // a String takes everything
+            let _ = MILLISECONDS.print_timestamp(&at, &mut text); // writing to a String cannot fail
             text
         }
         Err(_) => String::from("9999-12-31T23:59:59.999Z"),

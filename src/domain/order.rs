@@ -1,4 +1,4 @@
-//! Orders: what a client may ask for.
+//! The lines of an order, and their rules.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -13,7 +13,7 @@ pub enum OrderStatus {
     Cancelled,
 }
 
-/// One product of an order and how many pieces of it.
+/// One product of an order, and the number of pieces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     pub product_id: ProductId,
@@ -32,7 +32,7 @@ pub enum InvalidLines {
     Quantity { product_id: ProductId },
 }
 
-/// Sums the lines of the same product, keeping the order in which products were first named.
+/// Sums the lines of the same product. Products keep the order of their first line.
 pub fn merge_lines(lines: Vec<Line>) -> Result<Vec<Line>, InvalidLines> {
     let mut merged: Vec<Line> = Vec::with_capacity(lines.len().min(MAX_ORDER_PRODUCTS));
     for line in lines {

@@ -1,4 +1,5 @@
-//! The order as clients and the data platform see it: one shape for every answer and for the events.
+//! The JSON form of an order: the same in every answer of the API and in the events for the data
+//! platform.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

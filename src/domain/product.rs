@@ -1,4 +1,4 @@
-//! Products.
+//! Products and their status.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -22,7 +22,7 @@ impl ProductStatus {
     }
 }
 
-/// A product as the gate knows it. `price` in won, `stock` in pieces.
+/// A product with its current stock. `price` is in won, `stock` in pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Product {
     pub product_id: ProductId,

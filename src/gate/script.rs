@@ -2,7 +2,8 @@
 //! `SCRIPT LOAD` and runs them by hash.
 //!
 //! [`Script`] is a script that decides or reads a batch, and [`Reply`] its answer.
-//! [`ControlScript`] is one of the small scripts for the reconciler and for probes.
+//! [`ControlScript`] is one of the small scripts for the reconciler, for operators' commands and
+//! for probes.
 
 use bytes::Bytes;
 use fred::interfaces::{ClientLike, LuaInterface};

@@ -1,4 +1,5 @@
-//! Entries: decoding and the hash chain.
+//! The decoding of log entries, and their hash chain. A [`RawEntry`] is read from Redis, checked
+//! with [`RawEntry::follows`], and decoded into an [`Entry`].
 
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -11,10 +12,10 @@ use super::wire::{Blob, Id, hex};
 use crate::domain::TimestampMs;
 use crate::telemetry::trace::TraceMark;
 
-/// The version of the entry format that this build reads and the scripts write.
+/// The version of the entry format that this build reads and its scripts write.
 pub const FORMAT_VERSION: u64 = 1;
 
-/// An entry as it stands in Redis.
+/// An entry as stored in Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawEntry {
     pub epoch: u64,
@@ -22,7 +23,8 @@ pub struct RawEntry {
     pub payload: Vec<u8>,
     /// `sha1(previous tip · payload)`, in hex.
     pub tip: String,
-    /// Of the batch's requests, refused ones among them; may be empty. No part of the chain: nothing rests on it.
+    /// The traces of the batch's requests, including refused ones; may be empty. They are not part
+    /// of the hash chain, since no decision depends on them.
     pub traces: Vec<u8>,
 }
 
@@ -32,15 +34,17 @@ pub struct Entry {
     pub seq: u64,
     pub decided_at: TimestampMs,
     pub facts: Facts,
-    /// Each fact as it stood in the entry: what an idempotency record keeps.
+    /// The bytes of each fact, as an idempotency record stores them.
     pub raw_facts: Vec<Vec<u8>>,
-    /// By the id of what was decided.
+    /// By the id of the order that was placed or cancelled.
     pub traces: HashMap<Uuid, TraceMark>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
-    #[error("the entry's format is version {0}, this build reads version {FORMAT_VERSION}: upgrade it")]
+    #[error(
+        "the entry has format version {0}, but this build reads version {FORMAT_VERSION}: upgrade Rushgate"
+    )]
     Version(u64),
     #[error("the entry's kind `{0}` is unknown")]
     Kind(String),
@@ -48,7 +52,7 @@ pub enum EntryError {
     Decode(#[from] rmp_serde::decode::Error),
 }
 
-/// The tip that an entry with this payload has after `previous_tip`.
+/// The tip of an entry with this payload that follows `previous_tip`.
 pub fn chain_tip(previous_tip: &str, payload: &[u8]) -> String {
     let mut hash = Sha1::new();
     hash.update(previous_tip.as_bytes());
@@ -74,7 +78,8 @@ impl RawEntry {
             decided_at: TimestampMs,
             facts: Vec<Blob>,
         }
-        // The version comes first, so that a later format with other fields is still recognised.
+        // The version comes first, so that an entry of a later format is reported as such even if
+        // its fields differ.
         if let Ok((version,)) = rmp_serde::from_slice::<(u64,)>(&self.payload)
             && version != FORMAT_VERSION
         {
@@ -94,7 +99,8 @@ impl RawEntry {
         let packed: Vec<(Id, Blob, Option<String>)> = rmp_serde::from_slice(&self.traces).unwrap_or_default();
         let mut marks = HashMap::with_capacity(packed.len());
         for (id, mark) in packed.into_iter().filter_map(TraceMark::unpacked) {
-            marks.entry(id).or_insert(mark); // whoever came first was decided
+            // Of several requests for one order, the first was decided.
+            marks.entry(id).or_insert(mark);
         }
         marks
     }

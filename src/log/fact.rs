@@ -1,14 +1,17 @@
-//! Facts: what one accepted request changed, as it stands in an entry, in an idempotency record and in the answer.
+//! Facts: the changes of one accepted request. The same bytes are part of the log entry, of the
+//! idempotency record and of the script's verdict.
 //!
-//! Each is a MessagePack array in the order of the fields below (the scripts write the same order, see `lua/`), with
-//! the ids and the after-images, so that it is meaningful alone. Money in won, times in milliseconds.
+//! Each fact is a MessagePack array in the order of the fields below; the scripts in `lua/` write
+//! the same order. A fact holds all ids and after-images, so it can be applied without reading
+//! other state. Money is in won, times are in milliseconds.
 
 use serde::{Deserialize, Serialize};
 
 use super::wire::{Blob, Id};
 use crate::domain::{Discount, ProductStatus, TimestampMs};
 
-/// The idempotency record that an accepted request leaves: whose key, and the request's hash (16 bytes).
+/// The idempotency record of an accepted request: the key's scope and the request's hash (16
+/// bytes).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idempotency {
     /// `<user> <key>`
@@ -16,7 +19,7 @@ pub struct Idempotency {
     pub request_hash: Blob,
 }
 
-/// A coupon was issued. `serial` is also the template's issued count after it.
+/// A coupon was issued. `serial` equals the template's issued count after this coupon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CouponIssued {
     pub coupon_id: Id,
@@ -66,7 +69,7 @@ pub struct OrderPlaced {
     pub idempotency: Option<Idempotency>,
 }
 
-/// One product that a cancelled order gave back.
+/// One product that a cancelled order has returned to stock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReturnedLine {
     pub product_id: String,
@@ -88,7 +91,7 @@ pub struct OrderCancelled {
     pub idempotency: Option<Idempotency>,
 }
 
-/// A product was created or changed.
+/// A product was created or changed by staff.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProductPut {
     pub product_id: String,
@@ -98,7 +101,7 @@ pub struct ProductPut {
     pub stock_after: u64,
     pub created: bool,
     pub put_at: TimestampMs,
-    /// Always absent: a PUT is repeatable by itself.
+    /// Always absent: a PUT is idempotent without a key.
     pub idempotency: Option<Idempotency>,
 }
 
@@ -113,7 +116,8 @@ pub struct StockAdjusted {
     pub idempotency: Option<Idempotency>,
 }
 
-/// A coupon template was created or changed. `number` is its place among all templates, from 1.
+/// A coupon template was created or changed by staff. Templates are numbered from 1 in the order of
+/// their creation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplatePut {
     pub template_id: String,
@@ -122,11 +126,11 @@ pub struct TemplatePut {
     pub issued: u64,
     pub created: bool,
     pub put_at: TimestampMs,
-    /// Always absent: a PUT is repeatable by itself.
+    /// Always absent: a PUT is idempotent without a key.
     pub idempotency: Option<Idempotency>,
 }
 
-/// What staff decide about a template.
+/// The terms of a template, as set by staff.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateTerms {
     pub name: String,
@@ -140,13 +144,13 @@ pub struct TemplateTerms {
 }
 
 impl TemplateTerms {
-    /// `None` when the type is unknown (only a foreign writer could have put it there).
+    /// `None` if the type is unknown, which only another writer could have stored.
     pub fn discount(&self) -> Option<Discount> {
         Discount::from_parts(&self.discount_type, self.discount_value, self.discount_max)
     }
 }
 
-/// All facts of one entry; an entry holds facts of one kind, in the order in which they were decided.
+/// All facts of one entry. They are of one kind, in the order of the decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Facts {
     CouponsIssued(Vec<CouponIssued>),

@@ -1,7 +1,9 @@
-//! Reading a cell's log, on connections of its own so that a blocking read holds up nobody.
+//! Reads a cell's log. A [`LogReader`] has its own connections, so that its blocking reads do not
+//! delay decisions or API reads.
 //!
-//! Every read is bounded by bytes, not by entries: an entry is a whole batch and may be many megabytes. A call reads as much as
-//! the link brings in time ([`Reach`]); an entry that is larger than that comes in parts.
+//! Every read is bounded by bytes, not by entries: an entry holds a whole batch and may be many
+//! megabytes. The bound adapts to the throughput of the link (`Reach`), so that a call stays within
+//! its time limit. An entry larger than the bound is read in parts.
 
 use bytes::Bytes;
 use fred::interfaces::{KeysInterface, StreamsInterface};
@@ -22,16 +24,17 @@ use crate::gate::keys::Keys;
 use crate::gate::redis::connect;
 use crate::gate::script::READ_LOG;
 
-/// What opens an epoch's log.
+/// The element that opens an epoch's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
     pub tip: String,
-    /// Epoch, number and tip at which PostgreSQL stood; an earlier version did not write it.
+    /// PostgreSQL's cursor when the epoch was opened: epoch, seq and tip. `None` if an earlier
+    /// version has written the element.
     pub origin: Option<(u64, u64, String)>,
 }
 
 impl Opening {
-    /// The form in which the origin is stored.
+    /// The stored format of the origin.
     pub fn origin_text(epoch: u64, seq: u64, tip: &str) -> String {
         format!("{epoch}-{seq} {tip}")
     }
@@ -47,7 +50,7 @@ impl Opening {
     }
 }
 
-/// Redis did not answer, or answered something that is no log.
+/// Redis did not answer, or its answer is not part of a log.
 #[derive(Debug, thiserror::Error)]
 #[error("Redis: {0}")]
 pub struct LogError(pub String);
@@ -58,19 +61,19 @@ impl From<Error> for LogError {
     }
 }
 
-/// Reads the log of one cell. A clone uses the same connections.
+/// Reads the log of one cell. Clones share the connections.
 #[derive(Clone)]
 pub struct LogReader {
     pub cell: u32,
-    /// For commands that answer at once.
+    /// For commands that do not block.
     pub client: Client,
     blocking: Client,
     reach: Arc<Reach>,
-    /// Whether the entries that were read last are large.
+    /// Whether one of the entries read last was large.
     large: Arc<AtomicBool>,
 }
 
-/// Entries that follow each other, and whether more may follow them.
+/// Consecutive entries, and whether more may follow.
 #[derive(Debug)]
 pub struct Page {
     pub entries: Vec<RawEntry>,
@@ -87,8 +90,8 @@ impl LogReader {
         Ok(Meta::read(&self.client, self.cell).await?)
     }
 
-    /// Up to `count` entries after `seq`, in order, of so many `bytes` together; at least the first, if there is any. Ends
-    /// before the first element that is no entry.
+    /// Up to `count` entries after `seq`, in order, of at most `bytes` in total, but at least one
+    /// entry if there is any. Stops before the first element that is not an entry.
     pub async fn page(&self, epoch: u64, seq: u64, count: u64, bytes: usize) -> Result<Page, LogError> {
         let mut part = Part::after(epoch, seq, count, bytes);
         let mut read = self.read(&part).await?;
@@ -104,7 +107,7 @@ impl LogReader {
         Ok(read.into_page())
     }
 
-    /// Up to `count` entries after `seq`, in order, however many bytes they are.
+    /// Up to `count` entries after `seq`, in order, without a limit on bytes.
     pub async fn after(&self, epoch: u64, seq: u64, count: u64) -> Result<Vec<RawEntry>, LogError> {
         let mut entries: Vec<RawEntry> = Vec::new();
         loop {
@@ -119,7 +122,7 @@ impl LogReader {
         }
     }
 
-    /// One call; with fewer bytes when that took too long.
+    /// One call. After a timeout, repeats it with fewer bytes.
     async fn read(&self, part: &Part) -> Result<Read, LogError> {
         loop {
             let (most, begun) = (self.reach.bytes().min(part.bytes), Instant::now());
@@ -132,7 +135,7 @@ impl LogReader {
         }
     }
 
-    /// The epochs of which Redis holds a log, in their order.
+    /// The epochs whose logs Redis holds, in ascending order.
     pub async fn epochs(&self) -> Result<Vec<u64>, LogError> {
         let (mut epochs, mut cursor) = (BTreeSet::new(), String::from("0"));
         loop {
@@ -147,7 +150,7 @@ impl LogReader {
         }
     }
 
-    /// The element that opens an epoch's log, as long as it was not trimmed.
+    /// The element that opens an epoch's log; `None` if it was trimmed.
     pub async fn opening(&self, epoch: u64) -> Result<Option<Opening>, LogError> {
         let (key, id) = (Keys::new(self.cell, epoch).log(), format!("{epoch}-0"));
         let elements: Vec<(String, HashMap<String, Bytes>)> =
@@ -158,7 +161,7 @@ impl LogReader {
         Ok(elements.into_iter().next().and_then(|(_, fields)| Opening::parse(&fields)))
     }
 
-    /// Returns when there is an entry after `seq`, or after a short time.
+    /// Returns when there is an entry after `seq`, at the latest after `LOG_POLL`.
     pub async fn wait_after(&self, epoch: u64, seq: u64) -> Result<(), LogError> {
         if self.large.load(Ordering::Relaxed) {
             return self.look_after(epoch, seq).await;
@@ -168,14 +171,14 @@ impl LogReader {
         let waited: Result<Value, Error> =
             self.blocking.xread(Some(1), Some(block_ms), key, format!("{epoch}-{seq}")).await;
         match waited {
-            // There is an entry, too large to be brought whole.
+            // There is an entry, but it is too large to be read within the time limit.
             Err(e) if *e.kind() == ErrorKind::Timeout => self.large.store(true, Ordering::Relaxed),
             other => drop(other?),
         }
         Ok(())
     }
 
-    /// As [`Self::wait_after`], without reading the entry.
+    /// As [`Self::wait_after`], but polls `meta` instead of reading the entry.
     async fn look_after(&self, epoch: u64, seq: u64) -> Result<(), LogError> {
         let until = Instant::now() + LOG_POLL;
         loop {
@@ -187,7 +190,7 @@ impl LogReader {
         }
     }
 
-    /// Removes what an abandoned rebuild has left under `epoch`.
+    /// Removes all keys of `epoch`, which an abandoned rebuild has left behind.
     pub async fn unlink_epoch(&self, epoch: u64) -> Result<(), LogError> {
         self.unlink_where(&format!("rg:{{{}}}:{epoch}:*", self.cell), |_, _| true).await
     }
@@ -203,7 +206,7 @@ impl LogReader {
         self.unlink_where(&pattern, |_, last| last.parse::<i64>().is_ok_and(|d| d < day)).await
     }
 
-    /// `chosen` gets a key's epoch and its last part.
+    /// Removes the keys that `chosen` selects by their epoch and the last part of their name.
     async fn unlink_where(&self, pattern: &str, chosen: impl Fn(u64, &str) -> bool) -> Result<(), LogError> {
         let mut cursor = String::from("0");
         loop {
@@ -228,20 +231,21 @@ impl LogReader {
     }
 }
 
-/// When the entry after `seq` was decided; reads no more of it than its beginning. `None`: there is none, or it is no entry.
+/// When the entry after `seq` was decided. Reads only the beginning of the entry. `None`: there is
+/// no further element, or it is not an entry.
 pub async fn decided_after(
     client: &Client,
     cell: u32,
     epoch: u64,
     seq: u64,
 ) -> Result<Option<TimestampMs>, LogError> {
-    /// Version, kind and time stand at the beginning.
+    /// The version, kind and time are within the first bytes of a payload.
     const HEAD_BYTES: usize = 64;
     let answer = Part::after(epoch, seq, 1, HEAD_BYTES).call(client, cell, HEAD_BYTES).await?;
     Ok(Read::of(answer)?.found.pop().and_then(|entry| decided_at(&entry.text)))
 }
 
-/// Of a payload's beginning.
+/// Parses `decided_at` from the beginning of a payload.
 fn decided_at(mut payload: &[u8]) -> Option<TimestampMs> {
     rmp::decode::read_array_len(&mut payload).ok()?;
     let _version: u64 = rmp::decode::read_int(&mut payload).ok()?;
@@ -250,7 +254,7 @@ fn decided_at(mut payload: &[u8]) -> Option<TimestampMs> {
     rmp::decode::read_int(&mut rest).ok()
 }
 
-/// How many bytes a call asks for: what the link brings in time.
+/// The number of bytes that a call asks for, adapted to the throughput of the link.
 struct Reach(AtomicUsize);
 
 impl Default for Reach {
@@ -264,8 +268,9 @@ impl Reach {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Halves it after a call that took too long (or failed, which a reply that clogs the link may be the cause of), doubles it
-    /// after one that took little. Whether the next call is for less.
+    /// Halves the number after a slow or failed call, since a large reply on a slow link may have
+    /// caused the failure. Doubles it after a fast call. Returns whether the next call asks for
+    /// less.
     fn learn(&self, took: Duration, answered: bool) -> bool {
         let now = self.bytes();
         let next = if !answered || took > LOG_READ_SHOULD_TAKE {
@@ -280,7 +285,7 @@ impl Reach {
     }
 }
 
-/// What to read; see `lua/read_log.lua`.
+/// The arguments of one read; see `lua/read_log.lua`.
 struct Part {
     epoch: u64,
     seq: u64,
@@ -302,14 +307,14 @@ impl Part {
     }
 }
 
-/// An entry, or its beginning.
+/// An entry, or the first part of one.
 struct Found {
     epoch: u64,
     seq: u64,
     tip: String,
     payload_bytes: usize,
     bytes: usize,
-    /// Payload and traces, as far as they were read.
+    /// The payload followed by the traces, as far as they were read.
     text: Vec<u8>,
 }
 
@@ -320,23 +325,23 @@ struct Read {
 
 impl Read {
     fn of(answer: Vec<Bytes>) -> Result<Self, LogError> {
-        let no_log = || LogError("an answer that is no part of the log".to_owned());
+        let no_log = || LogError("unexpected answer to a read of the log".to_owned());
         let (more, fields) = answer.split_first().ok_or_else(no_log)?;
         let (entries, rest) = fields.as_chunks::<5>();
         if !rest.is_empty() {
             return Err(no_log());
         }
-        // Somebody else may have put other elements into the log.
+        // Another writer may have added elements that are not entries.
         let found: Vec<Found> = entries.iter().map_while(Found::of).collect();
         Ok(Self { more: found.len() == entries.len() && more.as_ref() == b"1", found })
     }
 
-    /// The first entry, if it came in part only.
+    /// The first entry, if it was read only in part.
     fn unfinished(&self) -> Option<&Found> {
         self.found.first().filter(|entry| entry.text.len() < entry.bytes)
     }
 
-    /// Takes over a further part of the first entry.
+    /// Appends a further part of the first entry.
     fn go_on(&mut self, part: Self) -> Result<(), LogError> {
         let further = part.found.into_iter().next().filter(|further| !further.text.is_empty());
         match (self.found.first_mut(), further) {
@@ -361,7 +366,7 @@ impl Read {
 }
 
 impl Found {
-    /// `None`: it is no entry.
+    /// `None`: the element is not an entry.
     fn of([id, tip, payload_bytes, trace_bytes, text]: &[Bytes; 5]) -> Option<Self> {
         let number = |bytes: &Bytes| -> Option<usize> { std::str::from_utf8(bytes).ok()?.parse().ok() };
         let (epoch, seq) = std::str::from_utf8(id).ok()?.split_once('-')?;

@@ -1,5 +1,5 @@
-//! MessagePack as the scripts' `cmsgpack` speaks it: it has one string type and does not know the binary one, so bytes
-//! are written as strings, and read whatever their mark.
+//! MessagePack in the dialect of the scripts' `cmsgpack` library. It has strings but no binary
+//! type. So [`pack`] writes bytes as strings, and [`Blob`] and [`Id`] accept both types when read.
 
 use rmp::Marker;
 use serde::de::{Error, SeqAccess, Visitor};
@@ -7,10 +7,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use uuid::Uuid;
 
-/// Room for nearly every request, so that it is not copied while it grows.
+/// The initial capacity: large enough for nearly every request, so that the buffer rarely grows.
 const USUAL_BYTES: usize = 120;
 
-/// Packs a value so that the scripts can read it.
+/// Packs a value in the scripts' dialect.
 pub fn pack(value: &impl Serialize) -> Result<Vec<u8>, rmp_serde::encode::Error> {
     let mut packed = Vec::with_capacity(USUAL_BYTES);
     rmp_serde::encode::write(&mut packed, value)?;
@@ -18,7 +18,8 @@ pub fn pack(value: &impl Serialize) -> Result<Vec<u8>, rmp_serde::encode::Error>
     Ok(packed)
 }
 
-/// Binary and string marks have the same length fields, so only the mark's byte changes.
+/// Replaces each binary marker by the string marker with the same size of length field. Only the
+/// marker byte changes.
 fn mark_bytes_as_strings(packed: &mut [u8]) {
     let mut at = 0;
     while at < packed.len() {
@@ -39,7 +40,7 @@ fn mark_bytes_as_strings(packed: &mut [u8]) {
             Marker::U16 | Marker::I16 | Marker::Array16 | Marker::Map16 => 2,
             Marker::U32 | Marker::I32 | Marker::F32 | Marker::Array32 | Marker::Map32 => 4,
             Marker::U64 | Marker::I64 | Marker::F64 => 8,
-            // what is left carries nothing, or its elements follow
+            // All other markers have no content, or are followed by their elements.
             _ => 0,
         };
     }
@@ -49,7 +50,7 @@ fn mark_bytes_as_strings(packed: &mut [u8]) {
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}"); // a String takes everything
+        let _ = write!(out, "{byte:02x}"); // writing to a String cannot fail
         out
     })
 }
@@ -79,7 +80,7 @@ impl<'de> Visitor<'de> for AnyBytes {
     }
 }
 
-/// Bytes where they stand in what is read.
+/// Bytes borrowed from the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packed<'a>(pub &'a [u8]);
 
@@ -102,7 +103,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Packed<'a> {
     }
 }
 
-/// Bytes.
+/// Owned bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Blob(pub Vec<u8>);
 
@@ -118,17 +119,17 @@ impl<'de> Deserialize<'de> for Blob {
     }
 }
 
-/// A UUID as its 16 bytes.
+/// A UUID, packed as its 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(pub Uuid);
 
 impl Id {
-    /// A new UUIDv7.
+    /// A new UUIDv7 of the current time.
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// A new UUIDv7 of this moment, in milliseconds.
+    /// A new UUIDv7 of the given time, in milliseconds since the Unix epoch.
     pub fn at(ms: i64) -> Self {
         let ms = u64::try_from(ms).unwrap_or(0);
         let nanos = u32::try_from(ms % 1_000 * 1_000_000).unwrap_or(0);
@@ -197,7 +198,7 @@ mod tests {
             let id = Id(Uuid::from_bytes(bytes));
             let as_binary = rmp_serde::to_vec(&id).unwrap();
             assert_eq!(rmp_serde::from_slice::<Id>(&as_binary).unwrap(), id);
-            // what cmsgpack writes: a string mark (0xa0 | 16) before any bytes
+            // cmsgpack writes a string marker (0xa0 | 16) before any bytes.
             let mut as_string = vec![0xa0 | 16];
             as_string.extend(bytes);
             assert_eq!(rmp_serde::from_slice::<Id>(&as_string).unwrap(), id);
