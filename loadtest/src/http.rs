@@ -1,8 +1,11 @@
-//! A driver for HTTP/1.1 on one thread: many connections, one request at a time on each.
+//! An HTTP/1.1 load generator on one thread, with many connections and one request at a time on
+//! each.
 //!
-//! *As fast as it goes* ([`Pace::AtOnce`]), for filling a shop. Or *open loop* ([`Pace::PerSecond`]): request `i` is due
-//! at `i / rate` whether earlier ones were answered or not, and its latency counts from then. So a server that stalls is
-//! charged for all who had to wait meanwhile, not only for those that were under way (coordinated omission).
+//! [`Pace::AtOnce`] sends as fast as possible, for filling a shop. [`Pace::PerSecond`] is open
+//! loop: request `i` is due at `i / rate`, whether or not earlier ones were answered, and its
+//! latency counts from that moment. So a server that stalls is charged for all requests that had to
+//! wait, not only for those in flight. (Otherwise the result would suffer from coordinated
+//! omission.)
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,11 +17,12 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use crate::Outcome;
 
-/// An answer that takes longer ends the run.
+/// A missing answer ends the run after this time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const TIMER: u64 = u64::MAX;
-/// The driver sleeps at least as long, then sends all that is due: a timer for each request would take CPU time from what
-/// is measured. Latencies count from when a request was due, so this can only make them longer.
+/// Minimum sleep; afterwards all due requests are sent. A timer per request would take CPU time
+/// from what is measured. Latencies count from when a request was due, so this can only increase
+/// them.
 const TICK: Duration = Duration::from_micros(250);
 const READ_BYTES: usize = 16 * 1024;
 
@@ -32,17 +36,17 @@ pub struct Drive {
     pub address: SocketAddr,
     pub connections: usize,
     pub pace: Pace,
-    /// Requests in all.
+    /// Total number of requests.
     pub count: u64,
 }
 
-/// One answer.
+/// The answer to a request.
 pub struct Answer<'a> {
-    /// Which request it is the answer to: 0, 1, 2, …
+    /// Number of the request: 0, 1, 2, …
     pub index: u64,
     pub status: u16,
     pub body: &'a [u8],
-    /// From the moment the request was due.
+    /// Since the moment at which the request was due.
     pub latency: Duration,
 }
 
@@ -53,16 +57,17 @@ struct Connection {
     under_way: Option<(u64, Instant)>,
 }
 
-/// What came on a connection.
+/// What arrived on a connection.
 enum Received {
     Part,
     Answer,
-    /// The server closed it, while nothing was asked.
+    /// The server closed the connection while no request was in flight.
     End,
 }
 
 impl Drive {
-    /// Sends `count` requests, each written by `write`, and hands each answer to `take`. Returns how long it took.
+    /// Sends `count` requests, each written by `write`, and passes each answer to `take`. Returns
+    /// the total time.
     pub fn run(
         &self,
         mut write: impl FnMut(u64, &mut Vec<u8>),
@@ -71,7 +76,7 @@ impl Drive {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let timer =
             TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
-        // Edge-triggered: nobody has to read that it has run out.
+        // Edge-triggered, so that the timer need not be read when it expires.
         epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMER))?;
         let mut connections = Vec::with_capacity(self.connections);
         for number in 0..self.connections {
@@ -117,7 +122,8 @@ impl Drive {
                         answered += 1;
                         idle.push(number);
                     }
-                    // It was idle for longer than the server likes. The old one leaves epoll when it is dropped.
+                    // The connection was idle for longer than the server allows. The old one leaves
+                    // epoll when it is dropped.
                     Received::End => {
                         connections[number] = Connection::open(self.address)?;
                         let event = EpollEvent::new(EpollFlags::EPOLLIN, number as u64);
@@ -145,14 +151,15 @@ impl Connection {
         Ok(Self { stream, read: vec![0; READ_BYTES], filled: 0, under_way: None })
     }
 
-    /// Requests are far smaller than a socket's buffer, which is empty while no answer is awaited.
+    /// Cannot block: requests are far smaller than the socket's buffer, which is empty while no
+    /// answer is awaited.
     fn send(&mut self, request: &[u8], index: u64, due: Instant) -> Outcome<()> {
         self.stream.write_all(request)?;
         self.under_way = Some((index, due));
         Ok(())
     }
 
-    /// Takes what has arrived.
+    /// Reads what has arrived.
     fn receive(&mut self, take: &mut impl FnMut(&Answer<'_>) -> Outcome<()>) -> Outcome<Received> {
         if self.filled == self.read.len() {
             self.read.resize(self.filled * 2, 0);
@@ -178,7 +185,7 @@ impl Connection {
     }
 }
 
-/// Status, where the body begins, and how long it is; nothing while the head is incomplete.
+/// Status, start of the body and its length; `None` while the head is incomplete.
 fn head(bytes: &[u8]) -> Outcome<Option<(u16, usize, usize)>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let head = std::str::from_utf8(&bytes[..end])?;
@@ -193,7 +200,7 @@ fn head(bytes: &[u8]) -> Outcome<Option<(u16, usize, usize)>> {
     Ok(Some((status, end + 4, length)))
 }
 
-/// A request with a JSON body (or none), ready to be sent.
+/// The text of a request, with a JSON body if `body` is not empty.
 pub fn request(method: &str, path: &str, token: Option<&str>, more: &str, body: &str) -> String {
     let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let about_body = match body.is_empty() {
@@ -203,7 +210,7 @@ pub fn request(method: &str, path: &str, token: Option<&str>, more: &str, body: 
     format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{token}{about_body}{more}\r\n{body}")
 }
 
-/// One request and its answer: status and body.
+/// Sends one request. Returns the answer's status and body.
 pub fn ask(address: SocketAddr, request: &str) -> Outcome<(u16, String)> {
     let mut answer = (0, String::new());
     let once = Drive { address, connections: 1, pace: Pace::AtOnce, count: 1 };
@@ -222,7 +229,7 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// Answers `count` requests on one connection, the first after `stall`.
+    /// A server that answers `count` requests on one connection, the first one after `stall`.
     fn stalling_server(count: usize, stall: Duration) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -284,7 +291,7 @@ mod tests {
                 },
             )
             .unwrap();
-        // Request 5 was due at 50 ms, and nothing was answered before 200 ms.
+        // Request 5 was due at 50 ms, and no answer came before 200 ms.
         assert!(latencies[0] >= stall && latencies[5] >= Duration::from_millis(140), "{latencies:?}");
         assert_eq!(latencies.len(), 10);
     }

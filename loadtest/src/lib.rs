@@ -1,6 +1,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-//! What the bench and the load tests share: private servers, instances of Rushgate, a driver for HTTP, and a look at
-//! what processes use.
+//! Shared by the bench and the load tests: private servers, instances of Rushgate, an HTTP load
+//! generator, and the resource use of processes.
 
 pub mod http;
 pub mod process;
@@ -8,11 +8,11 @@ pub mod redis;
 pub mod shop;
 pub mod token;
 
-/// What goes wrong here ends the run, with a message that says where.
+/// An error ends the run with a message.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub type Outcome<T> = Result<T, Failure>;
 
-/// To whoever is looking; a closed pipe is no reason to fail.
+/// Prints to stdout. A closed pipe is ignored.
 pub fn say(text: impl std::fmt::Display) {
     use std::io::Write as _;
     let mut out = std::io::stdout();

@@ -1,4 +1,4 @@
-//! What processes use of the machine, from /proc.
+//! Resource use of processes, from /proc.
 
 use std::time::Duration;
 
@@ -6,29 +6,30 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::Outcome;
 
-/// Of less CPU time, a few ticks, nothing can be told.
+/// Below a few clock ticks of CPU time, a share is meaningless.
 const LEAST_TO_TELL: Duration = Duration::from_millis(100);
 
-/// CPU time of a process, its children that live, and those that have ended and were waited for.
+/// CPU time of a process, of its living children, and of children that it has waited for.
 pub fn cpu_of(pid: u32) -> Duration {
     let mut ticks = 0;
     for pid in family(pid) {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name, in parentheses, may hold spaces; utime, stime, cutime and cstime are the fields 14 to 17.
+        // The name in parentheses may contain spaces. Fields 14 to 17 are utime, stime, cutime and
+        // cstime.
         let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         ticks += fields.split(' ').skip(11).take(4).filter_map(|t| t.parse::<u64>().ok()).sum::<u64>();
     }
     of_ticks(ticks)
 }
 
-/// CPU time of our own children that have ended.
+/// CPU time of this process's children that have ended.
 pub fn cpu_of_ended_children() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
     of_ticks(fields.split(' ').skip(13).take(2).filter_map(|t| t.parse::<u64>().ok()).sum())
 }
 
-/// How much of the machine's CPU time was for us, up to a moment: this process, its children and theirs.
+/// CPU time at one moment: of this process and its descendants, and of the whole machine.
 pub struct UseOfMachine {
     ours: Duration,
     all: Duration,
@@ -39,14 +40,14 @@ impl UseOfMachine {
         Self { ours: cpu_of(std::process::id()), all: cpu_of_machine() }
     }
 
-    /// The share of others in what was used since.
+    /// The share of other processes in the CPU time used since `before`.
     pub fn foreign_since(&self, before: &Self) -> f64 {
         let (ours, all) = (self.ours - before.ours, self.all - before.all);
         if all < LEAST_TO_TELL { 0.0 } else { 1.0 - (ours.as_secs_f64() / all.as_secs_f64()).min(1.0) }
     }
 }
 
-/// CPU time that the whole machine has spent at work, whoever for.
+/// CPU time that the whole machine has spent working.
 fn cpu_of_machine() -> Duration {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let first: Vec<u64> =
@@ -61,7 +62,7 @@ fn of_ticks(ticks: u64) -> Duration {
     Duration::from_micros(ticks * 1_000_000 / per_s.unwrap_or(100).max(1))
 }
 
-/// A process with its living descendants.
+/// A process and its living descendants.
 pub fn family(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
@@ -74,14 +75,14 @@ pub fn family(pid: u32) -> Vec<u32> {
     found
 }
 
-/// The most memory that a process has had since [`forget_peak`], in bytes.
+/// Peak memory of a process since [`forget_peak`], in bytes.
 pub fn peak_memory(pid: u32) -> Outcome<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
 }
 
-/// Lets [`peak_memory`] begin at what the process has now.
+/// Resets the peak of [`peak_memory`] to the current use.
 pub fn forget_peak(pid: u32) -> Outcome<()> {
     Ok(std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
 }

@@ -1,4 +1,4 @@
-//! A few questions to Redis, on a connection of their own.
+//! A minimal Redis client with a connection of its own.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,17 +13,17 @@ pub struct Redis {
     stream: BufReader<TcpStream>,
 }
 
-/// Where the log of the first cell stands.
+/// State of the first cell's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Log {
     pub epoch: u64,
     pub seq: u64,
-    /// How far PostgreSQL has it, as the gate knows.
+    /// The last entry that PostgreSQL has applied, as the gate knows it.
     pub applied: u64,
     pub open: bool,
 }
 
-/// An answer, as far as it is needed here.
+/// A reply, limited to the types that are needed here.
 #[derive(Debug)]
 enum Reply {
     Text(Vec<u8>),
@@ -69,7 +69,7 @@ impl Redis {
         }
     }
 
-    /// All numbers that INFO tells.
+    /// All numeric fields of INFO.
     pub fn info(&mut self) -> Outcome<HashMap<String, u64>> {
         let Reply::Text(text) = self.call(&["INFO", "everything"])? else {
             return Err("INFO is no text".into());
@@ -90,7 +90,7 @@ impl Redis {
         Ok(Log { epoch: number(0), seq: number(1), applied: number(2), open: text(3) == "open" })
     }
 
-    /// Bytes that a key takes, all of its elements looked at.
+    /// Memory of a key in bytes, with all of its elements counted.
     pub fn bytes_of(&mut self, key: &str) -> Outcome<u64> {
         match self.call(&["MEMORY", "USAGE", key, "SAMPLES", "0"])? {
             Reply::Number(bytes) => Ok(u64::try_from(bytes)?),
@@ -98,7 +98,7 @@ impl Redis {
         }
     }
 
-    /// A setting, until Redis ends.
+    /// Changes a setting until Redis restarts.
     pub fn set_config(&mut self, name: &str, value: &str) -> Outcome<()> {
         self.call(&["CONFIG", "SET", name, value]).map(drop)
     }

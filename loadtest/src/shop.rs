@@ -1,6 +1,7 @@
-//! Private servers, and shops on them: one Redis, one database and any number of `rushgate serve` each.
+//! Private servers, and shops on them. A [`Shop`] has a Redis, a database and any number of
+//! `rushgate serve` processes ([`Instance`]).
 //!
-//! Everything that the drivers do goes through the HTTP API, as clients' requests do.
+//! All changes go through the HTTP API, like the requests of clients.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -29,15 +30,17 @@ const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(10);
-/// Connections that fill a shop.
+/// Connections used to fill a shop.
 const FILLERS: usize = 256;
-/// PostgreSQL gets its page cache's share of a small machine; all that makes commits durable stays as it is.
+/// The size of PostgreSQL's cache is chosen for a small machine. The settings that make commits
+/// durable keep their defaults.
 const POSTGRES_SETTINGS: [(&str, &str); 2] = [("shared_buffers", "512MB"), ("max_wal_size", "4GB")];
 
-/// How far servers step back that share a machine with what decides: Rushgate's `config::bounds::FOLLOWERS_NICENESS`.
+/// Niceness of servers that share a machine with the deciding path: Rushgate's
+/// `config::bounds::FOLLOWERS_NICENESS`.
 pub const FOLLOWERS_NICENESS: u8 = 10;
 
-/// Servers that several shops may share.
+/// Servers that may be shared by several shops.
 pub struct Servers {
     pub postgres: PostgresServer,
     pub rabbitmq: RabbitMqServer,
@@ -53,7 +56,7 @@ impl Servers {
         Ok(Self { postgres, rabbitmq })
     }
 
-    /// An empty shop.
+    /// Creates an empty shop.
     pub async fn shop(&self, name: &str) -> Outcome<Shop> {
         let redis = RedisServer::start(RedisOptions::new(DataFolder::Scratch)).await?;
         let database_url = self.postgres.create_database(name).await?;
@@ -75,12 +78,12 @@ pub struct Shop {
     instances: AtomicU32,
 }
 
-/// Where the relay's messages wait: Rushgate's `relay::topology::ORDERS_QUEUE`.
+/// The queue for the relay's messages: Rushgate's `relay::topology::ORDERS_QUEUE`.
 pub const ORDERS_QUEUE: &str = "data-platform.orders";
 
 impl Shop {
     fn command(&self, rushgate: &Path, args: &[&str]) -> Command {
-        // The kernel kills it when we are gone, however that comes.
+        // The kernel kills the process when this one ends in any way.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(rushgate).args(args);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -100,14 +103,14 @@ impl Shop {
         command
     }
 
-    /// An instance that is ready, with settings beside the defaults.
+    /// Starts an instance with additional settings and waits until it is ready.
     pub fn serve(&self, rushgate: &Path, settings: &[(&str, &str)]) -> Outcome<Instance> {
         let instance = self.start(rushgate, settings)?;
         instance.until_ready()?;
         Ok(instance)
     }
 
-    /// An instance that listens.
+    /// Starts an instance and waits until it listens.
     pub fn start(&self, rushgate: &Path, settings: &[(&str, &str)]) -> Outcome<Instance> {
         let number = self.instances.fetch_add(1, Ordering::Relaxed);
         let log = self.redis.folder().join(format!("rushgate-{number}.log"));
@@ -123,14 +126,14 @@ impl Shop {
         let fields = serde_json::from_str::<Value>(&line)?["fields"].take();
         let address = |name: &str| -> Outcome<SocketAddr> {
             let text = fields[name].as_str().unwrap_or("").trim_start_matches("Some(").trim_end_matches(')');
-            // An instance without the role `api` has no such address.
+            // Without the role `api` there is no API address.
             if text.is_empty() || text == "None" { Ok(([127, 0, 0, 1], 0).into()) } else { Ok(text.parse()?) }
         };
         (instance.api, instance.ops) = (address("api")?, address("ops")?);
         Ok(instance)
     }
 
-    /// The report of `rushgate audit`, which must be clean.
+    /// Runs `rushgate audit`, which must be clean, and returns its report.
     pub fn audit(&self, rushgate: &Path) -> Outcome<String> {
         let output = self.command(rushgate, &["audit", "--wait", "120s"]).stdout(Stdio::piped()).output()?;
         let report = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -141,14 +144,14 @@ impl Shop {
         }
     }
 
-    /// A command of Rushgate's that must succeed.
+    /// Runs a `rushgate` command that must succeed.
     pub fn run(&self, rushgate: &Path, args: &[&str]) -> Outcome<()> {
         let output = self.command(rushgate, args).stderr(Stdio::piped()).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         if output.status.success() { Ok(()) } else { Err(format!("rushgate {args:?}: {said}").into()) }
     }
 
-    /// Its Redis stops; the database stays until PostgreSQL stops.
+    /// Stops the shop's Redis. The database remains until PostgreSQL stops.
     pub async fn close(&self) {
         self.pool.close().await;
         self.redis.stop().await;
@@ -158,7 +161,8 @@ impl Shop {
         Redis::connect(self.redis.port())?.log()
     }
 
-    /// Waits until PostgreSQL has all, RabbitMQ has all, and Redis rewrites nothing.
+    /// Waits until PostgreSQL and RabbitMQ have everything and no rewrite of Redis' append-only
+    /// file is running.
     pub async fn settle(&self, limit: Duration) -> Outcome<()> {
         let mut redis = Redis::connect(self.redis.port())?;
         let give_up = Instant::now() + limit;
@@ -178,14 +182,15 @@ impl Shop {
         }
     }
 
-    /// By what was written and published: to look for a row would mean to read past all that were deleted, again and again.
+    /// Compares counters. A query for remaining rows would have to read past all deleted ones each
+    /// time.
     async fn outbox_is_empty(&self) -> Outcome<bool> {
         let counted = "SELECT (SELECT coalesce(sum(events_written), 0) FROM cell_cursors) \
                        = (SELECT coalesce(sum(events_published), 0) FROM relay_progress)";
         Ok(sqlx::query_scalar(counted).fetch_one(&self.pool).await?)
     }
 
-    /// Takes all messages out of the data platform's queue; says how many there were.
+    /// Purges the data platform's queue. Returns the number of messages.
     pub async fn empty_queue(&self) -> Outcome<u32> {
         use lapin::{Connection, ConnectionProperties, options::QueuePurgeOptions};
         let connection = Connection::connect(&self.amqp_url, ConnectionProperties::default()).await?;
@@ -196,12 +201,12 @@ impl Shop {
     }
 }
 
-/// A token for the shop's backend, for staff, or for a user.
+/// A token for the shop's backend, for staff or for a user.
 pub fn token(subject: &str, scope: &str) -> Outcome<String> {
     mint_token(SECRET.as_bytes(), subject, scope, TOKEN_TTL)
 }
 
-/// A running `rushgate serve`; killed when dropped.
+/// A running `rushgate serve`; killed on drop.
 pub struct Instance {
     child: Child,
     pub api: SocketAddr,
@@ -214,12 +219,12 @@ impl Instance {
         self.child.id()
     }
 
-    /// Waits for a line of its log with this text.
+    /// Waits for a log line that contains this text.
     pub fn until_said(&mut self, text: &str) -> Outcome<String> {
         let give_up = Instant::now() + START_LIMIT;
         loop {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-            // The last line may still be under way.
+            // The last line may be incomplete.
             let whole = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
             if let Some(line) = whole.into_iter().find(|line| line.contains(text)) {
                 return Ok(line.to_owned());
@@ -248,7 +253,7 @@ impl Instance {
         }
     }
 
-    /// How often it has answered what, by `<method> <route> <status> <refusal code>`.
+    /// The number of answers by `<method> <route> <status> <refusal code>`.
     pub fn answers(&self) -> Outcome<BTreeMap<String, u64>> {
         let (_, text) = http::ask(self.ops, &http::request("GET", "/metrics", None, "", ""))?;
         let mut answers = BTreeMap::new();
@@ -265,7 +270,7 @@ impl Instance {
         Ok(answers)
     }
 
-    /// One request by staff, which must succeed.
+    /// Sends a request by staff that must succeed.
     pub fn staff(&self, method: &str, path: &str, body: &Value) -> Outcome<Value> {
         let token = token("bench-staff", "admin")?;
         let request = http::request(method, path, Some(&token), "", &body.to_string());
@@ -282,7 +287,7 @@ impl Instance {
         self.staff("PUT", &format!("/v1/products/{id}"), &body).map(drop)
     }
 
-    /// A template of 500 won off that is open.
+    /// An open template with a discount of 500 won.
     pub fn put_template(&self, id: &str, max_issued: u64) -> Outcome<()> {
         let body = json!({
             "name": format!("Template {id}"), "discount": {"type": "amount", "value": 500}, "max_issued": max_issued,
@@ -291,7 +296,8 @@ impl Instance {
         self.staff("PUT", &format!("/v1/coupon-templates/{id}"), &body).map(drop)
     }
 
-    /// Sends `count` requests of the shop's backend, of which each must be answered 201; hands out the answers.
+    /// Sends `count` requests of the shop's backend, each of which must be answered with 201.
+    /// Passes on the answers.
     pub fn fill(
         &self,
         count: u64,
@@ -317,7 +323,7 @@ impl Instance {
         Ok(())
     }
 
-    /// SIGTERM, and waits for the end.
+    /// Sends SIGTERM and waits until the process has ended.
     pub fn stop(mut self) -> Outcome<()> {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM)?;
         let give_up = Instant::now() + STOP_LIMIT;
@@ -333,12 +339,12 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.kill(); // may have exited already
         let _ = self.child.wait();
     }
 }
 
-/// The empty handler that rows are compared with; killed when dropped.
+/// The empty handler that rows are compared with; killed on drop.
 pub struct EmptyHandler {
     child: Child,
     pub address: SocketAddr,
@@ -369,7 +375,7 @@ impl EmptyHandler {
 
 impl Drop for EmptyHandler {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.kill(); // may have exited already
         let _ = self.child.wait();
     }
 }

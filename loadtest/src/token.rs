@@ -1,5 +1,5 @@
-//! Tokens as the shop's own backend would sign them (RFC 7519, HS256). Rushgate's crate could, but with it came all of
-//! Rushgate's dependencies, built once more.
+//! Tokens as the shop's own backend would sign them (RFC 7519, HS256). Rushgate's crate has this
+//! too, but using it would mean building all its dependencies a second time.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

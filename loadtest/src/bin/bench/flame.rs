@@ -1,4 +1,4 @@
-//! Flame graphs: where the CPU time of Rushgate, Redis and PostgreSQL goes while a row is driven.
+//! Flame graphs of the CPU time of Rushgate, Redis and PostgreSQL during a row.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Cursor};
@@ -14,15 +14,15 @@ use rushgate_loadtest::process::family;
 
 const SAMPLES_PER_S: &str = "199";
 
-/// perf at work on some processes.
+/// A running `perf record`.
 pub struct Recording {
     perf: Child,
     data: PathBuf,
 }
 
 impl Recording {
-    /// Watches these processes and their children for `length`. Stacks are found by unwind tables: the programs have no
-    /// frame pointers.
+    /// Records these processes and their children for `length`. Uses unwind tables, because the
+    /// programs have no frame pointers.
     pub fn start(folder: &Path, pids: impl Iterator<Item = u32>, length: Duration) -> Outcome<Self> {
         let data = folder.join("perf.data");
         let pids: Vec<String> = pids.flat_map(family).map(|pid| pid.to_string()).collect();
@@ -39,7 +39,7 @@ impl Recording {
         Ok(Self { perf, data })
     }
 
-    /// Waits for the end and draws all of it, process by process, beside each other.
+    /// Waits for the end and draws the stacks, grouped by process.
     pub fn draw(mut self, title: &str, svg: &Path) -> Outcome<()> {
         if !self.perf.wait()?.success() {
             return Err("perf could not record: see kernel.perf_event_paranoid".into());

@@ -1,4 +1,4 @@
-//! What it was measured on.
+//! The machine and the versions on which the bench ran.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -14,7 +14,7 @@ pub struct Machine {
     pub cores: usize,
     pub memory_gib: f64,
     pub kernel: String,
-    /// Median of writing and fdatasync of 4 KiB, where the servers keep their data.
+    /// Median time to write and fdatasync 4 KiB, on the disk where the servers keep their data.
     pub fsync_us: f64,
     pub versions: Vec<String>,
 }
@@ -59,7 +59,7 @@ fn fsync_us(folder: &Path) -> Outcome<f64> {
     Ok(crate::report::median(took))
 }
 
-/// What the programs say of themselves.
+/// The programs' own version texts.
 fn versions() -> Vec<String> {
     let first_line = |program: &str, flag: &str| {
         let output = Command::new(program).arg(flag).output().ok()?;

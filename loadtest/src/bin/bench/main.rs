@@ -1,8 +1,11 @@
-//! `./dev bench`: what Rushgate does end to end on this machine, held against an empty handler behind the same server.
+//! `./dev bench`: the end-to-end performance of Rushgate on this machine, compared with an empty
+//! handler behind the same HTTP server.
 //!
-//! Everything is on: Redis with its append-only file fsynced always, PostgreSQL with fsync, RabbitMQ, one instance with
-//! all roles, tokens checked. [`stage`] has what all rows share; [`rows`] says what each row sends and how it is checked;
-//! [`wrk`] drives; [`figures`] are the numbers that are no rows of requests; [`report`] shows all of it.
+//! Nothing is switched off: Redis fsyncs its append-only file always, PostgreSQL runs with fsync,
+//! RabbitMQ runs, one instance has all roles, and tokens are verified. [`stage`] holds what all
+//! rows share. [`rows`] defines what each row sends and how it is checked. [`wrk`] sends the
+//! requests. [`figures`] has the measurements that are not rows of requests. [`report`] prints
+//! everything.
 
 mod figures;
 mod flame;
@@ -24,7 +27,7 @@ use crate::report::Report;
 use crate::rows::Row;
 use crate::stage::Stage;
 
-/// Measures Rushgate; prints a table
+/// Measures Rushgate and prints a table
 #[derive(Parser)]
 struct Options {
     /// Fewer and shorter rounds (3 of 3 s), for a first look
@@ -33,40 +36,41 @@ struct Options {
     /// Only these rows and figures, separated by commas
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
-    /// Print the names of all rows and figures, and measure nothing
+    /// Print the names of all rows and figures, and exit
     #[arg(long)]
     names: bool,
-    /// Rounds; each drives the empty handler and then the row [default: 5]
+    /// Number of rounds; each drives the empty handler and the row [default: 5]
     #[arg(long)]
     rounds: Option<usize>,
-    /// Length of one drive, in seconds [default: 10]
+    /// Length of a drive, in seconds [default: 10]
     #[arg(long)]
     seconds: Option<u64>,
-    /// Connections of wrk
+    /// Number of wrk's connections
     #[arg(long, default_value_t = 1_024)]
     connections: usize,
-    /// Threads of wrk
+    /// Number of wrk's threads
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Write all figures, round by round, to this file
+    /// Write all figures of every round to this file, as JSON
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Draw the ratios to this file
+    /// Draw a chart of the ratios into this file, as SVG
     #[arg(long)]
     svg: Option<PathBuf>,
-    /// Draw a flame graph of each row into this folder, from one more drive with `perf` that is not counted
+    /// Draw a flame graph of each row into this folder, from an additional drive under `perf` that
+    /// is not counted
     #[arg(long)]
     flame: Option<PathBuf>,
-    /// Put the tables into this page, between its lines `<!-- bench -->` and `<!-- /bench -->`
+    /// Replace the tables in this page, between its lines `<!-- bench -->` and `<!-- /bench -->`
     #[arg(long)]
     page: Option<PathBuf>,
-    /// The binary that is measured
+    /// Binary of Rushgate to measure
     #[arg(long)]
     rushgate: PathBuf,
-    /// The empty handler, built alike
+    /// Binary of the empty handler, built with the same profile
     #[arg(long)]
     empty_handler: PathBuf,
-    /// How both were built, for the report
+    /// Build profile of both, for the report
     #[arg(long, default_value = "release")]
     built: String,
 }
@@ -80,7 +84,7 @@ impl Options {
         self.seconds.unwrap_or(if self.quick { 3 } else { 10 }).max(1)
     }
 
-    /// What was asked for; all that the table needs unless something was named.
+    /// The selected rows and figures; by default all that have a target.
     fn selected(&self) -> Outcome<(Vec<Row>, Vec<Figure>)> {
         let (mut rows, mut figures) = (vec![], vec![]);
         for name in &self.rows {

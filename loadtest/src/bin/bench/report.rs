@@ -1,4 +1,5 @@
-//! All that was measured: as a table, as JSON, as a chart and in a page of the documentation.
+//! Formats all measurements: as tables for the terminal and for a documentation page, as JSON and
+//! as a chart.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,7 +15,7 @@ use crate::machine::Machine;
 use crate::rows::Row;
 use crate::stage::Round;
 
-/// Figures are in doubt when processes that are not ours used more of the CPU time that was used.
+/// If other processes used a larger share of the used CPU time, a figure is marked as doubtful.
 pub const FOREIGN_CPU: f64 = 0.1;
 
 #[derive(Serialize)]
@@ -25,7 +26,7 @@ pub struct Report {
     pub rounds: usize,
     pub seconds_each: u64,
     pub connections: usize,
-    /// The whole run.
+    /// Duration of the whole run.
     pub seconds: u64,
     #[serde(serialize_with = "by_name")]
     rows: Vec<(Row, Vec<Round>)>,
@@ -33,7 +34,7 @@ pub struct Report {
     pub audits: Vec<String>,
 }
 
-/// JSON: a row with its medians, then its rounds.
+/// Serialises each row as its medians, followed by its rounds.
 fn by_name<S: serde::Serializer>(rows: &[(Row, Vec<Round>)], to: S) -> Result<S::Ok, S::Error> {
     to.collect_seq(rows.iter().map(|(row, rounds)| {
         let medians = Medians::of(rounds);
@@ -45,7 +46,7 @@ fn by_name<S: serde::Serializer>(rows: &[(Row, Vec<Round>)], to: S) -> Result<S:
     }))
 }
 
-/// Each the median of a row's rounds.
+/// The medians over a row's rounds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Medians {
     pub per_s: f64,
@@ -119,7 +120,7 @@ impl Report {
         }
     }
 
-    /// The medians of a row, if it was measured.
+    /// A row's medians, if it was measured.
     pub fn medians(&self, row: Row) -> Option<Medians> {
         self.rows.iter().find(|(of, _)| *of == row).map(|(_, rounds)| Medians::of(rounds))
     }
@@ -128,14 +129,14 @@ impl Report {
         self.rows.iter().map(|(row, rounds)| (*row, Medians::of(rounds)))
     }
 
-    /// What a reader should know before trusting the figures.
+    /// Reasons to doubt some of the figures.
     fn doubts(&self) -> Vec<String> {
         let mut doubts = vec![];
         for (row, rounds) in &self.rows {
             let foreign = Medians::of(rounds).foreign_cpu;
             if foreign > FOREIGN_CPU {
                 doubts.push(format!(
-                    "{}: {:.0}% of the CPU time was other processes'",
+                    "{}: {:.0}% of the CPU time was used by other processes",
                     row.name(),
                     foreign * 100.0
                 ));
@@ -148,7 +149,7 @@ impl Report {
         }
         for it in self.figures.iter().filter(|it| it.foreign_cpu > FOREIGN_CPU) {
             doubts.push(format!(
-                "{}: {:.0}% of the CPU time was other processes'",
+                "{}: {:.0}% of the CPU time was used by other processes",
                 it.name,
                 it.foreign_cpu * 100.0
             ));
@@ -156,7 +157,7 @@ impl Report {
         doubts
     }
 
-    /// For a terminal.
+    /// The report for a terminal.
     pub fn text(&self) -> String {
         let mut text = String::new();
         let cells = self.cells();
@@ -187,7 +188,7 @@ impl Report {
         )
     }
 
-    /// The two tables: rows of requests, and figures. Each begins with its head.
+    /// The two tables, rows of requests and figures. The first line of each is its header.
     fn cells(&self) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
         let head = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let mut rows = vec![head(&[
@@ -258,7 +259,7 @@ impl Report {
         Ok(())
     }
 
-    /// Puts the tables into a page, between two marks.
+    /// Replaces the text between the two marks in a page.
     fn write_page(&self, path: &Path) -> Outcome<()> {
         const BEGIN: &str = "<!-- bench -->\n";
         const END: &str = "<!-- /bench -->";
@@ -277,7 +278,7 @@ impl Report {
         Ok(std::fs::write(path, format!("{before}{BEGIN}\n{text}\n{END}{after}"))?)
     }
 
-    /// Bars for the ratios, each with a mark at its target.
+    /// A bar chart of the ratios, with a mark at each target.
     fn chart(&self) -> Outcome<String> {
         const LEFT: f64 = 370.0;
         const SCALE: f64 = 440.0;
@@ -342,13 +343,13 @@ impl Report {
     }
 }
 
-/// With a question mark where others used the machine, too.
+/// `met` or `not met`, with a question mark if other processes used the machine too.
 fn met(it_is: bool, foreign_cpu: f64) -> String {
     let doubt = if foreign_cpu > FOREIGN_CPU { "?" } else { "" };
     format!("{}{doubt}", if it_is { "met" } else { "not met" })
 }
 
-/// A number as people read it: 12,345 or 1.23.
+/// A number for people to read: 12,345 or 1.23.
 pub fn sensible(value: f64) -> String {
     match value.abs() {
         v if v >= 1000.0 => thousands(value),
@@ -370,7 +371,7 @@ fn thousands(value: f64) -> String {
     text
 }
 
-/// Columns as wide as their widest cell; the first `left` are words, the others numbers.
+/// Pads each column to its widest cell. The first `left` columns are texts, the others numbers.
 fn aligned(table: &[Vec<String>], left: usize) -> String {
     let wide = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..table[0].len()).map(wide).collect();

@@ -1,4 +1,5 @@
-//! The rows: what each sends, what it must be answered, and where the truth shows it.
+//! The rows: the requests that each sends, the answer that it expects, and the number in PostgreSQL
+//! that proves it.
 
 use rushgate_loadtest::http::request;
 use rushgate_loadtest::shop::{Instance, token};
@@ -6,14 +7,14 @@ use rushgate_loadtest::{Outcome, say};
 
 use crate::wrk::{Gaps, Plan, scattered};
 
-/// Users with a wallet that orders, reads and charges go round.
+/// Users with a wallet, shared by the rows that order, read and charge.
 pub const POOL: u64 = 100_000;
-/// Products of the shop.
+/// Products in the shop.
 pub const PRODUCTS: u64 = 20;
 /// Coupons of the template that is sold out.
 const FIRST: u64 = 10;
 const NEVER_SOLD_OUT: u64 = 1_000_000_000;
-/// What a wallet may hold at most.
+/// The maximum balance of a wallet.
 const FULL_WALLET: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +87,8 @@ impl Row {
         }
     }
 
-    /// The least ratio to the empty handler; rows without one are measured when they are named.
+    /// The minimum ratio to the empty handler. Rows without a target are measured only if they are
+    /// selected.
     pub fn target(self) -> Option<f64> {
         match self {
             Row::Issue | Row::Already => Some(0.40),
@@ -100,7 +102,7 @@ impl Row {
         }
     }
 
-    /// What every answer must be: status and code, as wrk's script counts them.
+    /// The expected answer (status and code), as wrk's script counts it.
     pub fn expected(self) -> &'static str {
         match self {
             Row::SoldOut => "409 sold-out",
@@ -110,7 +112,7 @@ impl Row {
         }
     }
 
-    /// The same as the instance counts it, see `Instance::answers`.
+    /// The expected answer, as the instance's metric counts it; see `Instance::answers`.
     pub fn expected_metric(self) -> String {
         let route = match self {
             Row::Order1 | Row::Order3 | Row::Order1Keys | Row::Lines3 => "POST /v1/orders",
@@ -122,8 +124,8 @@ impl Row {
         format!("{route} {}", self.expected())
     }
 
-    /// A number in PostgreSQL that grows by one with each success, and that the audit ties to the rows themselves; for
-    /// the others one that must not grow.
+    /// A number in PostgreSQL that grows by one with each success, and that the audit compares with
+    /// the tables. For rows without changes, a number that must not grow.
     pub fn truth(self) -> &'static str {
         match self {
             Row::Order1 | Row::Order3 | Row::Order1Keys | Row::Lines3 => {
@@ -139,7 +141,7 @@ impl Row {
     }
 }
 
-/// The shop's contents, and what of them has been used up.
+/// What the shop contains, and how much of it has been used.
 #[derive(Default)]
 pub struct Contents {
     products: bool,
@@ -147,14 +149,14 @@ pub struct Contents {
     wallets: bool,
     charge_wallets: bool,
     holders: bool,
-    /// Numbers of users who have asked for the hot template's coupon.
+    /// Number of users who have requested the hot template's coupon.
     users: u64,
-    /// Coupons issued for orders: `meal-0`, `meal-1`, … one per user and template.
+    /// Coupons issued for orders, from templates `meal-0`, `meal-1`, …; one per user and template.
     meals: u64,
 }
 
 impl Contents {
-    /// Makes what a row needs and is not there yet.
+    /// Creates what the row needs, unless it exists already.
     pub fn prepare(&mut self, instance: &Instance, row: Row) -> Outcome<()> {
         match row {
             Row::Issue | Row::IssueTokens | Row::IssueKeys => self.template(instance, "rush", NEVER_SOLD_OUT),
@@ -210,7 +212,7 @@ impl Contents {
         Ok(())
     }
 
-    /// The requests of one drive, `count` of them at most where each must be prepared.
+    /// The requests of one drive. If each request needs preparation, there are at most `count`.
     pub fn plan(&mut self, instance: &Instance, row: Row, count: u64) -> Outcome<Plan> {
         let gaps = match row {
             Row::List => Gaps::Same,
@@ -223,7 +225,7 @@ impl Contents {
         Ok(Plan { parts: parts(row)?, gaps })
     }
 
-    /// Users who were never seen, enough for any drive.
+    /// Users that were not used before; enough for any drive.
     fn new_users(&mut self) -> Gaps {
         const ENOUGH: u64 = 10_000_000;
         let from = self.users;
@@ -245,7 +247,7 @@ impl Contents {
         Ok(Gaps::Lines { lines, first })
     }
 
-    /// A key is used once, so it cannot come from a pool.
+    /// An idempotency key is used only once, so keys cannot come from a pool.
     fn users_with_keys(&mut self, count: u64) -> Gaps {
         let keys = self.users..self.users + count;
         self.users = keys.end;
@@ -253,7 +255,7 @@ impl Contents {
         Gaps::Lines { lines: keys.map(line).collect(), first: 10 }
     }
 
-    /// Issues coupons, one for each order to come.
+    /// Issues one coupon for each order of the drive.
     fn users_with_coupons(&mut self, instance: &Instance, count: u64) -> Outcome<Gaps> {
         let mut lines = vec![];
         while (lines.len() as u64) < count {
@@ -291,9 +293,9 @@ fn charge(instance: &Instance, prefix: char, amount: u64) -> Outcome<()> {
     instance.fill(POOL, path, |_| format!("{{\"amount\":{amount}}}"), |_, _| {})
 }
 
-/// A row's request, cut at its gaps.
+/// A row's request, split at its gaps.
 pub fn parts(row: Row) -> Outcome<Vec<String>> {
-    // Stands for what goes in, with the same length, so that Content-Length is right.
+    // Placeholders with the lengths of the inserted texts, so that Content-Length is right.
     const GAP: &str = "##########";
     const KEY_GAP: &str = "@@@@@@@@@@";
     const COUPON_GAP: &str = "@@@@@@@@-@@@@-@@@@-@@@@-@@@@@@@@@@@@";

@@ -1,4 +1,5 @@
-//! What all rows share: the servers, a shop, an instance, the empty handler; and one round of a row.
+//! What all rows share: the servers, a shop, an instance and the empty handler; and how one round
+//! of a row is measured.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,13 +17,14 @@ use crate::report::FOREIGN_CPU;
 use crate::rows::{Contents, Row};
 use crate::wrk::{Driven, Looking, Plan, Wrk};
 
-/// Everything that was decided must be everywhere within this.
+/// Time limit until PostgreSQL and RabbitMQ have everything that was decided.
 pub const SETTLE_LIMIT: Duration = Duration::from_secs(600);
-/// wrk looks into every answer for as long.
+/// For this long, wrk inspects every answer before a row is measured.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Requests that are prepared for a drive, for each that the fastest drive before would have needed.
+/// Number of requests to prepare for a drive, relative to what the fastest earlier drive would have
+/// needed.
 const SPARE: f64 = 2.0;
-/// … and before there was one, per second.
+/// Requests per second to prepare as long as there was no earlier drive.
 const FIRST_GUESS: f64 = 20_000.0;
 
 pub struct Stage {
@@ -32,44 +34,45 @@ pub struct Stage {
     pub wrk: Wrk,
     pub length: Duration,
     pub rounds: usize,
-    /// `None` only while it is exchanged.
+    /// `None` only while it is being replaced.
     instance: Option<Instance>,
     empty: EmptyHandler,
     pub contents: Contents,
-    /// The fastest that each row has been, per second.
+    /// The highest rate of each row so far, per second.
     fastest: BTreeMap<&'static str, f64>,
-    /// The most memory that an instance has had, in bytes.
+    /// The highest memory use of an instance so far, in bytes.
     pub peak_memory: u64,
-    /// Audits of shops that are gone already.
+    /// Audit reports of shops that have been closed.
     pub audits: Vec<String>,
 }
 
-/// One round of a row.
+/// The result of one round of a row.
 #[derive(Clone, Debug, Serialize)]
 pub struct Round {
     pub row: &'static str,
-    /// Of answers as expected.
+    /// Expected answers per second.
     pub per_s: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
-    /// The empty handler, driven by the same requests.
+    /// Result of the empty handler with the same requests.
     pub empty_per_s: f64,
     pub empty_p99_ms: f64,
     pub empty_cpu_us: f64,
     pub ratio: f64,
-    /// What the ratio would be if the machine did nothing else and all followers kept pace: CPU time of a request to the
-    /// empty handler by that of the row's, both with wrk's. It hardly suffers when others use the machine, too.
+    /// What the ratio would be if nothing else ran on the machine and all followers kept pace: CPU
+    /// time per request of the empty handler divided by that of the row, both including wrk's.
+    /// Other load on the machine hardly affects it.
     pub cpu_ratio: f64,
     pub cpu_us: CpuPerRequest,
-    /// From the end of the drive until PostgreSQL and RabbitMQ had all of it.
+    /// Time from the end of the drive until PostgreSQL and RabbitMQ had everything.
     pub followed_after_s: f64,
-    /// Other answers than the expected one.
+    /// Unexpected answers.
     pub wrong: BTreeMap<String, u64>,
-    /// CPU time of processes that are not ours, as a share of all that was used.
+    /// CPU time of processes outside the bench, as a share of all CPU time used.
     pub foreign_cpu: f64,
 }
 
-/// CPU time in µs for each request, until all of it is in PostgreSQL and RabbitMQ.
+/// CPU time per request in µs, measured until PostgreSQL and RabbitMQ have everything.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct CpuPerRequest {
     pub rushgate: f64,
@@ -85,12 +88,12 @@ impl CpuPerRequest {
     }
 }
 
-/// What the drives of the empty handler in one round found.
+/// Sums over the drives of the empty handler in one round.
 #[derive(Default)]
 struct EmptyDrives {
     requests: u64,
     duration_us: u64,
-    /// Of the slower one.
+    /// From the slower drive.
     p99_us: f64,
     cpu: Duration,
     wrk_cpu: Duration,
@@ -138,14 +141,14 @@ impl Stage {
         Ok(self.instance.as_ref().ok_or("no instance runs")?)
     }
 
-    /// Another instance on the same shop instead of the present one.
+    /// Replaces the instance with one that has these settings, on the same shop.
     pub fn exchange(&mut self, settings: &[(&str, &str)]) -> Outcome<&Instance> {
         self.stop_instance()?;
         self.instance = Some(self.shop.serve(&self.rushgate, settings)?);
         self.instance()
     }
 
-    /// The same, after PostgreSQL was started again with this niceness.
+    /// The same, after restarting PostgreSQL with this niceness.
     pub async fn exchange_both(&mut self, niceness: u8, settings: &[(&str, &str)]) -> Outcome<()> {
         self.stop_instance()?;
         self.servers.postgres.set_niceness(niceness);
@@ -179,7 +182,7 @@ impl Stage {
         Ok(())
     }
 
-    /// … and looks into the answers of each.
+    /// The same; also sends requests of each row and checks the answers.
     pub fn prepare(&mut self, rows: &[Row]) -> Outcome<()> {
         self.prepare_shop(rows)?;
         for row in rows {
@@ -201,24 +204,25 @@ impl Stage {
 
     fn was_as_fast_as(&mut self, row: Row, driven: &Driven) {
         let before = self.fastest.entry(row.name()).or_default();
-        // With lines that did not last, it was faster than it seems.
+        // If the lines were used up, the true rate was higher than measured.
         *before = before.max(driven.per_s()) * if driven.used_up { SPARE } else { 1.0 };
     }
 
-    /// Requests for one drive of a row.
+    /// The requests for one drive of a row.
     pub fn plan(&mut self, row: Row, length: Duration) -> Outcome<Plan> {
         let rate = self.fastest.get(row.name()).map_or(FIRST_GUESS, |per_s| per_s * SPARE);
         let count = (rate * length.as_secs_f64()) as u64;
         self.contents.plan(self.instance.as_ref().ok_or("no instance runs")?, row, count)
     }
 
-    /// Drives the empty handler, the row, and the empty handler again, with the same requests: a machine that becomes faster
-    /// or slower meanwhile does so for both. All of it again, if there were too few requests.
+    /// Drives the empty handler, the row, and the empty handler again, with the same requests, so
+    /// that a change in the machine's speed affects both. Repeats everything if too few requests
+    /// were prepared.
     pub async fn round(&mut self, row: Row) -> Outcome<Round> {
         loop {
             match self.try_round(row).await? {
                 Some(round) => return Ok(round),
-                None => say(format_args!("{}: too few requests were prepared, again with more", row.name())),
+                None => say(format_args!("{}: too few requests were prepared, repeating", row.name())),
             }
         }
     }
@@ -268,7 +272,8 @@ impl Stage {
         }))
     }
 
-    /// For half as long as a row is driven, as wrk counts in whole seconds.
+    /// Drives the empty handler for half as long as a row, rounded up, because wrk takes whole
+    /// seconds.
     fn drive_empty(&self, plan: &Plan, so_far: &mut EmptyDrives) -> Outcome<()> {
         let half = Duration::from_secs(self.length.as_secs().div_ceil(2));
         let (cpu, wrk_cpu) = (cpu_of(self.empty.pid()), cpu_of_ended_children());
@@ -281,7 +286,7 @@ impl Stage {
         Ok(())
     }
 
-    /// One more drive of a row, watched by perf.
+    /// One additional drive of a row under perf.
     pub async fn flame(&mut self, row: Row, svg: &Path) -> Outcome<()> {
         let plan = self.plan(row, self.length)?;
         self.shop.settle(SETTLE_LIMIT).await?;
@@ -293,8 +298,8 @@ impl Stage {
         self.shop.settle(SETTLE_LIMIT).await
     }
 
-    /// What wrk counted as successes must be in PostgreSQL, and no more than what it had under way besides; refusals and
-    /// reads must have changed nothing.
+    /// PostgreSQL must have everything that wrk counted as a success, and at most the requests in
+    /// flight in addition. Refusals and reads must not have changed anything.
     fn check_truth(&self, row: Row, good: u64, grown: i64) -> Outcome<()> {
         let grown = u64::try_from(grown)?;
         let (least, most) = match row.changes_something() {
@@ -304,7 +309,7 @@ impl Stage {
         if (least..=most).contains(&grown) {
             return Ok(());
         }
-        Err(format!("{}: PostgreSQL has {grown} more, and wrk counted {good}", row.name()).into())
+        Err(format!("{}: PostgreSQL gained {grown}, but wrk counted {good}", row.name()).into())
     }
 
     pub async fn number(&self, sql: &'static str) -> Outcome<i64> {
@@ -324,7 +329,7 @@ impl Stage {
         })
     }
 
-    /// Audits, and stops everything; the reports of all audits.
+    /// Audits the shop and stops everything. Returns the reports of all audits.
     pub async fn finish(mut self) -> Outcome<Vec<String>> {
         self.shop.settle(SETTLE_LIMIT).await?;
         let begin = Instant::now();
@@ -362,7 +367,7 @@ impl Driven {
     }
 }
 
-/// Answers that the row should not have had, as the instance counted them; wrk's own counts must agree.
+/// Unexpected answers, as counted by the instance. wrk's own counts must agree.
 fn wrong_answers(
     row: Row,
     before: &BTreeMap<String, u64>,
@@ -382,9 +387,11 @@ fn wrong_answers(
     let refused =
         if row.expected().starts_with('4') { driven.requests - driven.refused } else { driven.refused };
     if refused > wrong.values().sum() {
-        return Err(
-            format!("{}: wrk saw {refused} wrong answers, the instance made {wrong:?}", row.name()).into()
-        );
+        return Err(format!(
+            "{}: wrk counted {refused} wrong answers, but the instance {wrong:?}",
+            row.name()
+        )
+        .into());
     }
     Ok(wrong)
 }
@@ -405,7 +412,7 @@ impl fmt::Display for Round {
             self.followed_after_s
         )?;
         if self.foreign_cpu > FOREIGN_CPU {
-            write!(f, "  {:.0}% of the CPU time was others'", self.foreign_cpu * 100.0)?;
+            write!(f, "  {:.0}% of the CPU time was used by other processes", self.foreign_cpu * 100.0)?;
         }
         if self.wrong.is_empty() { Ok(()) } else { write!(f, "  WRONG: {:?}", self.wrong) }
     }

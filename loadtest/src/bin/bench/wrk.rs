@@ -1,4 +1,4 @@
-//! wrk as the driver of rows, and the plan of what it sends (see `wrk/requests.lua`).
+//! Runs wrk, and tells it what to send (see `wrk/requests.lua`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,40 +11,40 @@ use rushgate_loadtest::Outcome;
 use serde::Deserialize;
 
 const SCRIPT: &str = include_str!("../../../wrk/requests.lua");
-/// wrk gives a request up after this.
+/// wrk gives up a request after this time.
 const ANSWER_LIMIT_S: u64 = 10;
 
-/// Numbers of ten digits, each once in ten thousand million, and far from the ones before and after.
+/// Ten-digit numbers in a scattered order that repeats only after ten billion.
 pub const MODULUS: u64 = 10_000_000_000;
 const STRIDE: u64 = 6_180_339_887;
 
-/// The `n`th of them.
+/// The `n`th of these numbers.
 pub fn scattered(n: u64) -> u64 {
     (u128::from(n) * u128::from(STRIDE) % u128::from(MODULUS)) as u64
 }
 
-/// What goes into the gaps of a request.
+/// The texts that are inserted into the gaps of a request.
 #[derive(Clone, Debug)]
 pub enum Gaps {
-    /// There are none.
+    /// The request has no gaps.
     Same,
-    /// [`scattered`] numbers from this one on; never the same twice.
+    /// [`scattered`] numbers from this one on, never the same twice.
     New { from: u64 },
-    /// Numbers below `pool`, again and again in an order that jumps about.
+    /// Numbers below `pool`, repeatedly, in a scattered order.
     Pool { pool: u64 },
-    /// Lines, of which the first gap takes `first` bytes.
+    /// Lines; the first gap takes the first `first` bytes of a line.
     Lines { lines: Vec<String>, first: usize },
 }
 
 /// The requests of one drive.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The request, cut at its gaps.
+    /// The request, split at its gaps.
     pub parts: Vec<String>,
     pub gaps: Gaps,
 }
 
-/// How wrk is to drive.
+/// How wrk is run.
 #[derive(Clone, Debug)]
 pub struct Wrk {
     pub folder: PathBuf,
@@ -52,36 +52,37 @@ pub struct Wrk {
     pub connections: usize,
 }
 
-/// How much wrk cares for answers.
+/// How closely wrk inspects the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Looking {
-    /// It reads every answer and counts them by status and code; that takes CPU time from what is measured.
+    /// Reads every answer and counts answers by status and code. This takes CPU time from what is
+    /// measured.
     Into,
-    /// It counts refusals.
+    /// Counts refusals only.
     At,
-    /// The empty handler: requests that were made once each may be sent again.
+    /// For the empty handler: requests that can be sent only once may be repeated.
     Away,
 }
 
-/// What wrk found.
+/// The result of a drive.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Driven {
     pub duration_us: u64,
     pub requests: u64,
-    /// Answers with a status of 400 or more.
+    /// Answers with status 400 or above.
     pub refused: u64,
     /// Connections that failed, and requests without an answer.
     pub broken: u64,
     pub p50_us: f64,
     pub p99_us: f64,
-    /// The lines did not last; what was measured is worth nothing.
+    /// The lines were used up, so the measurement is invalid.
     pub used_up: bool,
-    /// Answers by status and code, if they were to be counted.
+    /// Answers by status and code, if they were counted.
     pub counts: BTreeMap<String, u64>,
 }
 
 impl Wrk {
-    /// Drives for `length`.
+    /// Sends the plan's requests for `length`.
     pub fn drive(
         &self,
         address: SocketAddr,
@@ -110,7 +111,7 @@ impl Wrk {
         }
     }
 
-    /// The plan as Lua reads it. Each thread has numbers or lines of its own.
+    /// The plan as a Lua table. Each thread has its own numbers or lines.
     fn lua(&self, plan: &Plan, count: bool, again: bool) -> Outcome<String> {
         let mut lua = format!("return {{ count = {count},\n  parts = {{");
         for part in &plan.parts {
@@ -150,7 +151,7 @@ fn listed(numbers: &[u64]) -> String {
     numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// A step that visits all of a pool: it has no divisor in common with its size.
+/// A step that visits every element of a pool: it is coprime to the pool's size.
 fn jump(pool: u64) -> u64 {
     let common = |mut a: u64, mut b: u64| {
         while b > 0 {
@@ -161,7 +162,7 @@ fn jump(pool: u64) -> u64 {
     (pool * 618 / 1_000..pool).find(|step| common(*step, pool) == 1).unwrap_or(1)
 }
 
-/// A string for Lua.
+/// Quotes a string for Lua.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
@@ -193,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_thread_goes_on_where_its_own_numbers_are() {
-        // Thread 1 of 2: numbers 1, 3, 5 …, made by adding one step each time.
+        // Thread 1 of 2 uses the numbers 1, 3, 5 …, and gets each by adding one step.
         let (mut number, step) = (scattered(100 + 1), scattered(2));
         for n in 0..1_000 {
             assert_eq!(number, scattered(100 + 1 + 2 * n));

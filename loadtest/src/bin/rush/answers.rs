@@ -1,20 +1,20 @@
-//! Every answer of the run, counted by request and outcome: the figures of the report.
+//! Counts every answer of the run by request and outcome, for the report.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// What became of one request.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// 2xx.
     Success,
-    /// A refusal that the scenario expects, such as `sold-out`: the shop works as it should.
+    /// A refusal that the scenario expects, for example `sold-out`. It is not an error.
     Refusal(String),
     /// Any other answer, or none.
     Failure(String),
 }
 
-/// Requests in one second of the run.
+/// Number of answers in one second of the run, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Second {
     pub successes: u64,
@@ -31,12 +31,12 @@ impl Second {
 #[derive(Debug)]
 pub struct Answers {
     began: Instant,
-    /// Milliseconds of each request, by the request's name and outcome.
+    /// Response times in milliseconds, by request name and outcome.
     took_ms: BTreeMap<(String, Outcome), Vec<f32>>,
     seconds: Vec<Second>,
 }
 
-/// One line of the report's table.
+/// A row of the report's table.
 #[derive(Debug, PartialEq)]
 pub struct Row {
     pub name: String,
@@ -52,7 +52,7 @@ impl Answers {
         Self { began, took_ms: BTreeMap::new(), seconds: vec![] }
     }
 
-    /// Counts a request that was answered at `at`.
+    /// Counts an answer that arrived at `at`.
     pub fn add(&mut self, name: &str, outcome: Outcome, took: Duration, at: Instant) {
         let second = at.saturating_duration_since(self.began).as_secs() as usize;
         if self.seconds.len() <= second {
@@ -68,7 +68,7 @@ impl Answers {
         self.took_ms.entry((name.to_owned(), outcome)).or_default().push(took.as_secs_f32() * 1_000.0);
     }
 
-    /// By request, then successes before refusals before failures.
+    /// Sorted by request; successes before refusals before failures.
     pub fn rows(&self) -> Vec<Row> {
         let row = |((name, outcome), took): (&(String, Outcome), &Vec<f32>)| {
             let mut sorted = took.clone();
@@ -90,7 +90,7 @@ impl Answers {
     }
 }
 
-/// The nearest-rank percentile of sorted values; 0 of none.
+/// Nearest-rank percentile of sorted values; 0 if there are none.
 fn percentile(sorted: &[f32], share: f64) -> f32 {
     let rank = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Rushgate's API as staff and the verdict use it; users' requests are goose's.
+//! A client of Rushgate's API for staff and for the verdict. Users' requests go through goose.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub struct Api {
-    /// Without a slash at the end.
+    /// Without a trailing slash.
     pub host: String,
     secret: String,
     client: Client,

@@ -1,4 +1,5 @@
-//! What all users share: the shop's things that are made for this run, and what users were told.
+//! State shared by all users: what was created in the shop for this run, and what users read in
+//! their answers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,21 +13,22 @@ use crate::answers::{self, Answers};
 use crate::api::Api;
 use crate::scenarios::Scenario;
 
-/// Products of the shop that everybody buys from.
+/// Products that all users of `shop` buy.
 pub const PRODUCTS: u64 = 20;
 const PLENTY: u64 = 1_000_000_000;
 
 pub struct Crowd {
     pub api: Api,
-    /// Names of this run's users, templates and products begin so: a host may be used again.
+    /// Prefix of the names of this run's users, templates and products, so that a host can be used
+    /// repeatedly.
     run: String,
     users: AtomicU64,
-    /// Coupons of the rush, and pieces of the flash sale; 0 where the scenario has none.
+    /// Coupons of the rush and pieces of the flash sale; 0 if the scenario has none.
     pub coupons: u64,
     pub pieces: u64,
-    /// The catalogue of the scenario `shop` is there.
+    /// Whether the catalogue of the scenario `shop` exists.
     pub has_catalogue: bool,
-    /// Of the shop's backend, which charges wallets.
+    /// Token of the shop's backend, which charges wallets.
     pub backend_token: String,
     told: Mutex<Told>,
     answers: Mutex<Answers>,
@@ -35,21 +37,22 @@ pub struct Crowd {
 /// What users read in their answers.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
-    /// User and serial of every coupon of the rush.
+    /// User and serial of each coupon of the rush.
     pub coupons: Vec<(u64, u64)>,
-    /// Pieces of the flash sale.
+    /// Pieces of the flash sale that were sold.
     pub pieces: u64,
     pub orders: u64,
     pub cancelled: u64,
-    /// Wallets that were looked at, and those that held something else than their users had reckoned.
+    /// Number of balances read, and descriptions of those that differed from what the user
+    /// expected.
     pub wallets: u64,
     pub wrong_wallets: Vec<String>,
-    /// Changes whose outcome never became known, for all that they were repeated.
+    /// Changes without a clear answer even after all retries.
     pub unknown: u64,
 }
 
 impl Crowd {
-    /// Makes what the scenario needs. The rush opens after `arrival`.
+    /// Creates what the scenario needs. The rush opens after `arrival`.
     pub async fn gather(api: Api, scenario: Scenario, users: u64, arrival: Duration) -> Outcome<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         let of_each = |weight: u64| users * weight / Scenario::WEIGHTS.iter().sum::<u64>();
@@ -100,7 +103,7 @@ impl Crowd {
         self.api.staff(Method::PUT, &format!("/v1/coupon-templates/{id}"), Some(&body)).await.map(drop)
     }
 
-    /// The next user's number, name and token.
+    /// Number, name and token of the next user.
     pub fn next_user(&self) -> Outcome<(u64, String, String)> {
         let number = self.users.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", self.run);
@@ -113,7 +116,7 @@ impl Crowd {
         format!("{}-coupon", self.run)
     }
 
-    /// The template that everybody gets one of.
+    /// The template of which every user gets one coupon.
     pub fn everyday(&self) -> String {
         format!("{}-everyday", self.run)
     }
@@ -131,13 +134,13 @@ impl Crowd {
         what(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Counts an answer that came now.
+    /// Counts an answer that has just arrived.
     pub fn count(&self, name: &str, outcome: answers::Outcome, took: Duration) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.add(name, outcome, took, Instant::now());
     }
 
-    /// All that was counted so far; counting begins anew.
+    /// Returns everything counted so far, and starts counting anew.
     pub fn take_answers(&self, begin: Instant) -> Answers {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *answers, Answers::new(begin))
@@ -148,7 +151,7 @@ impl Crowd {
     }
 }
 
-/// A number in an answer.
+/// A numeric member of an answer.
 pub fn number(answer: &Value, name: &str) -> u64 {
     answer[name].as_u64().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! How many coupons and pieces are left, read from the shop while the crowd is at it: the report's picture.
+//! Samples how many coupons and pieces are left during the run, for the report's charts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,20 +7,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::crowd::{Crowd, number};
 
-/// How often the shop is asked.
+/// Interval between samples.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(200);
 
-/// One thing that runs out, over the run.
+/// The remaining number of one scarce item over time.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
     pub name: &'static str,
-    /// How many there were.
+    /// The number at the beginning.
     pub limit: u64,
-    /// Seconds since the run began, and how many were left.
+    /// Seconds since the start of the run, and the number left.
     pub samples: Vec<(f64, u64)>,
 }
 
-/// Reads until `stop`, then once more. A read that fails leaves a gap: the run's own requests tell whether the shop answers.
+/// Samples until `stop`, and once more at the end. A failed read leaves a gap; whether the shop
+/// answers is judged by the users' requests.
 pub async fn sample(crowd: Arc<Crowd>, began: Instant, stop: CancellationToken) -> Vec<Series> {
     let mut series = vec![];
     if crowd.coupons > 0 {

@@ -1,8 +1,9 @@
-//! `./dev rush`: many users at once, as a shop has them, and a verdict on what became of the shop.
+//! `./dev rush`: simulates many concurrent users of a shop, and checks the shop's state afterwards.
 //!
-//! Each user is a task of goose that waits for every answer before it goes on (closed loop): this asks whether the shop
-//! stays right and usable under a crowd, not how much it can take (that is `./dev bench`). [`scenarios`] says what users
-//! do; [`crowd`] what they were told, which [`verdict`] holds against the shop at the end.
+//! Each user is a goose task that waits for every answer before it continues (closed loop). The
+//! test shows whether the shop stays correct and usable under load, not how much load it can take
+//! (`./dev bench` measures that). [`scenarios`] defines what users do, and [`crowd`] records their
+//! answers. At the end, [`verdict`] compares these with the shop.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -32,38 +33,40 @@ use crate::crowd::Crowd;
 use crate::report::Report;
 use crate::scenarios::Scenario;
 
-/// An answer that takes longer has failed.
+/// A request without an answer after this time has failed.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// The run fails when one of these does not hold, over all requests.
+/// Default thresholds over all requests. If one is missed, the run fails.
 const THRESHOLDS: [&str; 3] = ["error-rate<0.1%", "p95<1s", "p99<2s"];
 const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
-/// Sends a crowd of users to a shop, and says whether the shop got it right
+/// Simulates a crowd of users, and checks that the shop kept its promises
 #[derive(Parser)]
-// Said twice, the last one holds.
+// If an option is repeated, the last one counts.
 #[command(args_override_self = true)]
 struct Options {
     #[arg(value_enum, default_value_t = Scenario::Mixed)]
     scenario: Scenario,
-    /// Users at once
+    /// Number of concurrent users
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(2..=100_000))]
     users: u64,
-    /// How long, once all users are there, such as 30s or 5m
+    /// Duration of the run after all users have arrived, for example 30s or 5m
     #[arg(long, default_value = "30s")]
     run_time: String,
-    /// A running Rushgate, such as http://127.0.0.1:8080, instead of one on private servers
+    /// URL of a running Rushgate, for example http://127.0.0.1:8080; without it, private servers
+    /// are started
     #[arg(long, value_name = "URL")]
     host: Option<String>,
-    /// Secret for users' tokens, where a host is given
+    /// Secret that signs the users' tokens, for use with --host
     #[arg(long, env = "RUSHGATE_JWT_SECRET", hide_env_values = true)]
     jwt_secret: Option<String>,
-    /// The report, in HTML
+    /// File for the HTML report
     #[arg(long, default_value = "rush.html")]
     report: PathBuf,
-    /// Instead of the usual thresholds, such as `p99<500ms` or `rps>=1000`; may be given several times
+    /// Threshold that replaces the default ones, for example `p99<500ms` or `rps>=1000`; may be
+    /// given several times
     #[arg(long)]
     threshold: Vec<String>,
-    /// The binary that serves on the private servers and that audits
+    /// Binary that serves on the private servers and runs the audit
     #[arg(long)]
     rushgate: PathBuf,
 }
@@ -80,7 +83,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whether all went well.
+/// Returns whether everything went well.
 async fn run(options: Options) -> Outcome<bool> {
     match &options.host {
         Some(host) => {
@@ -109,7 +112,7 @@ async fn stop(instance: Instance, shop: &Shop, servers: &Servers) -> Outcome<()>
 }
 
 async fn attack(options: &Options, api: Api, own: Option<&Shop>) -> Outcome<bool> {
-    // A user starts every few milliseconds; the coupon opens when all are there.
+    // Users arrive every few milliseconds. The rush opens when all of them are there.
     let arrival = Duration::from_millis(options.users.clamp(1_000, 10_000));
     let crowd = Arc::new(Crowd::gather(api, options.scenario, options.users, arrival).await?);
     let mut goose = GooseAttack::initialize_with_config(configuration(options, &crowd, arrival))?
@@ -138,8 +141,8 @@ async fn attack(options: &Options, api: Api, own: Option<&Shop>) -> Outcome<bool
     let verdict = verdict::of(&crowd, own, &options.rushgate).await?;
     say(format_args!("\n{verdict}"));
     match missed.is_empty() {
-        true => say("Thresholds: kept."),
-        false => say(format_args!("Thresholds that were missed: {}.", missed.join("; "))),
+        true => say("Thresholds: all met."),
+        false => say(format_args!("Thresholds missed: {}.", missed.join("; "))),
     }
     let scenario =
         options.scenario.to_possible_value().map_or(String::new(), |value| value.get_name().into());
@@ -163,7 +166,7 @@ fn configuration(options: &Options, crowd: &Crowd, arrival: Duration) -> GooseCo
     configuration.increase_rate = Some((options.users as f64 / arrival.as_secs_f64()).to_string());
     configuration.run_time = Some(options.run_time.clone());
     configuration.threshold = thresholds;
-    // The shop is judged even when it was slow.
+    // The verdict is wanted even if the shop was slow.
     configuration.no_threshold_abort = true;
     configuration.no_telnet = true;
     configuration.quiet = 1;

@@ -1,5 +1,5 @@
-//! The report: one HTML file without scripts, so that it opens anywhere, also offline. The verdict comes first, then what
-//! was left over time, then the figures.
+//! The report: one HTML file without scripts, so that it opens anywhere, even offline. The verdict
+//! comes first, then charts over time, then tables.
 
 use std::fmt::Write as _;
 
@@ -7,12 +7,12 @@ use crate::answers::{Answers, Outcome, Row, Second};
 use crate::left::Series;
 use crate::verdict::Verdict;
 
-/// What the report tells.
+/// The contents of the report.
 pub struct Report<'a> {
-    /// What ran, in a few words: scenario, users, length.
+    /// A short description of the run: scenario, users, duration.
     pub run: String,
     pub verdict: &'a Verdict,
-    /// Thresholds that were missed, each with what was observed; none: all were kept.
+    /// Missed thresholds with the observed values. Empty if all were met.
     pub missed: &'a [String],
     pub left: &'a [Series],
     pub answers: &'a Answers,
@@ -38,7 +38,7 @@ div.wide{overflow-x:auto}";
 impl Report<'_> {
     pub fn html(&self) -> String {
         let good = self.verdict.is_good() && self.missed.is_empty();
-        let title = if good { "The shop got it right" } else { "The shop did NOT get it right" };
+        let title = if good { "The shop kept its promises" } else { "The shop did NOT keep its promises" };
         let mut page = format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
              content=\"width=device-width\">\n<title>{title}</title><style>{STYLE}</style></head><body>\n<h1 class=\"{}\">\
@@ -65,7 +65,7 @@ impl Report<'_> {
             sentence(*good, text);
         }
         match self.missed {
-            [] => sentence(true, "All thresholds on errors and latency were kept."),
+            [] => sentence(true, "All thresholds on errors and latency were met."),
             missed => missed.iter().for_each(|text| sentence(false, &format!("Threshold missed: {text}."))),
         }
         list + "</ul>\n"
@@ -75,11 +75,9 @@ impl Report<'_> {
         let rows = self.answers.rows();
         let is = |wanted: fn(&Outcome) -> bool| rows.iter().filter(move |row| wanted(&row.outcome));
         let mut text = String::new();
-        text += &table("Done", is(|outcome| *outcome == Outcome::Success));
-        text += &table(
-            "Refused, as a shop must (not errors)",
-            is(|outcome| matches!(outcome, Outcome::Refusal(_))),
-        );
+        text += &table("Succeeded", is(|outcome| *outcome == Outcome::Success));
+        text +=
+            &table("Refused as expected (not errors)", is(|outcome| matches!(outcome, Outcome::Refusal(_))));
         text += &table("Errors", is(|outcome| matches!(outcome, Outcome::Failure(_))));
         text
     }
@@ -112,14 +110,14 @@ fn table<'a>(heading: &str, rows: impl Iterator<Item = &'a Row>) -> String {
     )
 }
 
-/// The chart's size, and the room for its labels, in the units of its view box.
+/// Size of a chart and of its margins, in units of its view box.
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 64.0;
 const BOTTOM: f64 = 24.0;
 const TOP: f64 = 14.0;
 
-/// Places of values on a chart from 0 to the largest of each axis.
+/// Maps values to positions on a chart whose axes go from 0 to the largest value.
 struct Scale {
     x_max: f64,
     y_max: f64,
@@ -153,7 +151,7 @@ impl Scale {
     }
 }
 
-/// How many were left, as a line of steps: a sample holds until the next.
+/// A step chart of how many were left: each sample holds until the next.
 fn left_chart(series: &Series) -> String {
     let Some((end, last)) = series.samples.last().copied() else { return String::new() };
     let scale = Scale { x_max: end, y_max: series.limit as f64 };
@@ -177,7 +175,7 @@ fn left_chart(series: &Series) -> String {
     )
 }
 
-/// Answers per second, stacked: successes below, then refusals, then errors.
+/// Answers per second, stacked from the bottom: successes, refusals, errors.
 fn answers_chart(seconds: &[Second]) -> String {
     let most = seconds.iter().map(Second::total).max().unwrap_or_default();
     let scale = Scale { x_max: seconds.len() as f64, y_max: most as f64 };
@@ -200,7 +198,7 @@ fn answers_chart(seconds: &[Second]) -> String {
         }
     }
     format!(
-        "<h2>Answers per second</h2>\n<p>From below: done, refused as expected, errors.</p>\n{}",
+        "<h2>Answers per second</h2>\n<p>From the bottom: succeeded, refused as expected, errors.</p>\n{}",
         scale.frame(&format!("answers per second, at most {most}"), &bars)
     )
 }

@@ -1,5 +1,5 @@
-//! What users do. A change is sent with an `Idempotency-Key` and repeated with it until its outcome is known, as the
-//! README asks of clients; so each user knows what its wallet must hold.
+//! What users do. Changes are sent with an `Idempotency-Key` and retried with it until the outcome
+//! is known, as the README asks of clients. So each user knows its expected balance.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,26 +16,26 @@ use crate::crowd::{Crowd, PRODUCTS, number};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
-    /// Everybody wants one of few coupons, from a second before they open
+    /// Every user wants one of few coupons, from a second before they open
     CouponRush,
-    /// Everybody buys a product of which there are few pieces
+    /// Every user buys a product of which there are few pieces
     FlashSale,
-    /// Browsing, charging, ordering, cancelling, looking
+    /// Users browse, charge, order, cancel and read
     Shop,
-    /// All three at once
+    /// All three at the same time
     Mixed,
 }
 
-/// How often a change is repeated whose outcome is not known.
+/// Number of attempts of a change whose outcome is unknown.
 const REPEATS: usize = 5;
 const FULL_WALLET: u64 = 1_000_000;
-/// A user who presses a button again and again waits this long in between.
+/// Pause of a user who presses a button again and again.
 const IMPATIENT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(400));
-/// … and one who looks round this long.
+/// Pause of a user who browses.
 const AT_EASE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(800));
 
 impl Scenario {
-    /// Of 10 users in `mixed`: how many rush, buy, and shop.
+    /// Of 10 users in `mixed`: how many rush, buy in the flash sale, and shop.
     pub const WEIGHTS: [u64; 3] = [3, 2, 5];
 
     pub fn rushes(self) -> bool {
@@ -51,7 +51,7 @@ impl Scenario {
     }
 }
 
-/// The scenarios as goose runs them.
+/// The goose scenarios.
 pub fn of(scenario: Scenario, crowd: &Arc<Crowd>) -> rushgate_loadtest::Outcome<Vec<GooseScenario>> {
     let [rushing, buying, shopping] = Scenario::WEIGHTS.map(|weight| weight as usize);
     let made = |name, wait: (Duration, Duration), weight| -> rushgate_loadtest::Outcome<GooseScenario> {
@@ -101,7 +101,7 @@ fn doing(name: &str, weight: usize, what: Doing) -> rushgate_loadtest::Outcome<T
     Ok(Transaction::new(function).set_name(name).set_weight(weight)?)
 }
 
-/// The first that each user does: it gets a name, and knows of the others.
+/// The first transaction of each user: sets up its session.
 fn introduced(crowd: &Arc<Crowd>) -> TransactionFunction {
     let crowd = Arc::clone(crowd);
     Arc::new(move |user| {
@@ -125,24 +125,25 @@ fn introduced(crowd: &Arc<Crowd>) -> TransactionFunction {
     })
 }
 
-/// A user.
+/// The session of a user.
 #[derive(Clone)]
 struct Shopper {
     crowd: Arc<Crowd>,
     number: u64,
     name: String,
     token: String,
-    /// What the wallet must hold, as long as every outcome was known.
+    /// The expected balance; valid only while `sure` is true, that is, while every outcome was
+    /// known.
     balance: u64,
     sure: bool,
-    /// Idempotency keys that were used.
+    /// Number of idempotency keys used.
     keys: u64,
     coupon: Option<String>,
-    /// Its id and what it cost.
+    /// The order's id and total.
     last_order: Option<(String, u64)>,
 }
 
-/// An answer, and whether it was of those that the scenario expects.
+/// The answer to a request.
 struct Answer {
     status: u16,
     body: Value,
@@ -152,7 +153,7 @@ fn me(user: &mut GooseUser) -> Result<&mut Shopper, Box<TransactionError>> {
     user.get_session_data_mut::<Shopper>().ok_or_else(|| Box::new("nobody".into()))
 }
 
-/// Sends one request. Answers other than success and `fine` count as failures.
+/// Sends one request. Anything but a success or a code in `fine` counts as a failure.
 async fn ask(
     user: &mut GooseUser,
     method: GooseMethod,
@@ -162,7 +163,8 @@ async fn ask(
     fine: &[&str],
 ) -> Result<Option<Answer>, Box<TransactionError>> {
     let shopper = me(user)?;
-    // Wallets are charged by the shop's backend, as `RUSHGATE_CHARGE_SCOPE` demands unless it is set otherwise.
+    // The shop's backend charges the wallets, because `RUSHGATE_CHARGE_SCOPE` requires that by
+    // default.
     let charges = path.ends_with("/wallet/charges");
     let token = if charges { shopper.crowd.backend_token.clone() } else { shopper.token.clone() };
     let mut request = user.get_request_builder(&method, path)?.bearer_auth(token);
@@ -183,8 +185,8 @@ async fn ask(
     };
     let status = response.status().as_u16();
     let Ok(text) = response.text().await else {
-        count(Outcome::Failure("the answer broke off".into()));
-        user.set_failure("the answer broke off", &mut asked.request, None, None)?;
+        count(Outcome::Failure("the answer was cut off".into()));
+        user.set_failure("the answer was cut off", &mut asked.request, None, None)?;
         return Ok(None);
     };
     let body: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -199,7 +201,8 @@ async fn ask(
             }
             false => {
                 count(Outcome::Failure(format!("{status} {code}")));
-                // As a failed request it stays counted, and the run goes on.
+                // Marks the request as failed for goose. The error is ignored, so that the run
+                // continues.
                 let _ = user.set_failure(&format!("{status} {code}"), &mut asked.request, None, Some(&text));
             }
         }
@@ -207,7 +210,7 @@ async fn ask(
     Ok(Some(Answer { status, body }))
 }
 
-/// A change: repeated with its key until the outcome is known.
+/// Sends a change, and retries it with its key until the outcome is known.
 async fn change(
     user: &mut GooseUser,
     name: &str,
@@ -236,7 +239,8 @@ async fn take_coupon(user: &mut GooseUser) -> TransactionResult {
     let (crowd, who) = (Arc::clone(&shopper.crowd), shopper.number);
     let (path, body) = (coupons_of(&crowd.template()), json!({ "user_id": shopper.name }));
     let fine = ["sold-out", "already-issued", "issuance-not-open"];
-    // Without a key, as somebody who presses a button: so it is refused from memory when it is sold out.
+    // Without a key, like a user who presses a button. So the instance can refuse it from its
+    // sold-out memory.
     let answer =
         ask(user, GooseMethod::Post, "take a coupon of the rush", &path, (None, Some(&body)), &fine).await?;
     match answer {
@@ -302,7 +306,7 @@ async fn browse(user: &mut GooseUser) -> TransactionResult {
     Ok(())
 }
 
-/// One to three products, the first time with the coupon.
+/// Orders one to three products; the first order uses the coupon.
 async fn order(user: &mut GooseUser) -> TransactionResult {
     let shopper = me(user)?;
     let crowd = Arc::clone(&shopper.crowd);
@@ -338,7 +342,7 @@ async fn cancel(user: &mut GooseUser) -> TransactionResult {
     Ok(())
 }
 
-/// What a user has been told, it can read: the wallet must hold what was reckoned.
+/// Checks that the balance in the shop is the one that the user expects from its answers.
 async fn look(user: &mut GooseUser) -> TransactionResult {
     let shopper = me(user)?;
     let (crowd, name) = (Arc::clone(&shopper.crowd), shopper.name.clone());
@@ -350,7 +354,7 @@ async fn look(user: &mut GooseUser) -> TransactionResult {
         crowd.note(|told| {
             told.wallets += 1;
             if held != reckoned {
-                told.wrong_wallets.push(format!("{name} holds {held} won and reckoned with {reckoned}"));
+                told.wrong_wallets.push(format!("{name} holds {held} won instead of {reckoned}"));
             }
         });
     }

@@ -1,4 +1,5 @@
-//! What became of the shop, in plain words: the shop's own numbers against what its users were told.
+//! The verdict on the shop after the run: its own numbers compared with what users read in their
+//! answers.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -9,24 +10,24 @@ use rushgate_loadtest::shop::Shop;
 
 use crate::crowd::{Crowd, Told, number};
 
-/// Sentences, each with whether it is good.
+/// Statements, each with whether it is good.
 #[derive(Default)]
 pub struct Verdict {
     sentences: Vec<(bool, String)>,
 }
 
 impl Verdict {
-    /// What is so when it is good, or else what is so instead.
+    /// Adds a check: `so` if it is good, else `otherwise`.
     fn claim(&mut self, good: bool, so: impl Into<String>, otherwise: impl Into<String>) {
         self.sentences.push((good, if good { so.into() } else { otherwise.into() }));
     }
 
-    /// What is neither good nor bad.
+    /// Adds information that does not affect the verdict.
     pub fn tell(&mut self, sentence: impl Into<String>) {
         self.sentences.push((true, sentence.into()));
     }
 
-    /// Each with whether it is good.
+    /// The statements, each with whether it is good.
     pub fn sentences(&self) -> &[(bool, String)] {
         &self.sentences
     }
@@ -41,7 +42,11 @@ impl fmt::Display for Verdict {
         writeln!(
             f,
             "{}",
-            if self.is_good() { "The shop got it right:" } else { "The shop did NOT get it right:" }
+            if self.is_good() {
+                "The shop kept its promises:"
+            } else {
+                "The shop did NOT keep its promises:"
+            }
         )?;
         for (good, sentence) in &self.sentences {
             writeln!(f, "  {} {sentence}", if *good { "✓" } else { "✗" })?;
@@ -66,7 +71,7 @@ pub async fn of(crowd: &Crowd, own: Option<&Shop>, rushgate: &Path) -> Outcome<V
     }
     if told.unknown > 0 {
         verdict.tell(format!(
-            "{} changes have an outcome that their users never learned; they are not held against the shop.",
+            "The outcome of {} changes is unknown to their users; this does not count against the shop.",
             told.unknown
         ));
     }
@@ -81,19 +86,19 @@ pub async fn of(crowd: &Crowd, own: Option<&Shop>, rushgate: &Path) -> Outcome<V
                 differences,
             );
         }
-        None => verdict.tell("No audit was made here: run `rushgate audit` beside that host."),
+        None => verdict.tell("No audit was run: run `rushgate audit` on that host."),
     }
     Ok(verdict)
 }
 
-/// Exactly the limit, nobody twice, each serial once.
+/// Exactly the limit was issued, no user got two, and each serial was issued once.
 fn coupons(verdict: &mut Verdict, crowd: &Crowd, told: &Told, issued: u64) {
     let (limit, answers) = (crowd.coupons, told.coupons.len() as u64);
     verdict.claim(
         issued == limit,
-        format!("Exactly {limit} coupons were issued, as many as there were."),
+        format!("Exactly {limit} coupons were issued: the limit."),
         format!(
-            "{issued} coupons were issued, and there were {limit} (fewer: give it more users, or more time)."
+            "{issued} coupons were issued; the limit is {limit} (if fewer: use more users, or a longer run)."
         ),
     );
     let users: HashSet<u64> = told.coupons.iter().map(|(user, _)| *user).collect();
@@ -103,8 +108,12 @@ fn coupons(verdict: &mut Verdict, crowd: &Crowd, told: &Told, issued: u64) {
         && serials.iter().all(|serial| (1..=limit).contains(serial));
     verdict.claim(
         once,
-        format!("{answers} users were told that they have one: nobody twice, each with a serial of its own."),
-        format!("{answers} answers gave coupons to {} users, with {} serials.", users.len(), serials.len()),
+        format!("{answers} answers issued a coupon: no user got two, and each has its own serial."),
+        format!(
+            "{answers} answers issued a coupon, but to {} users and with {} serials.",
+            users.len(),
+            serials.len()
+        ),
     );
     explain(verdict, "coupons", issued, answers, told.unknown);
 }
@@ -114,39 +123,44 @@ fn pieces(verdict: &mut Verdict, crowd: &Crowd, told: &Told, left: u64) {
     verdict.claim(
         sold <= stock,
         format!("{sold} of {stock} pieces were sold: nothing was oversold."),
-        format!("{sold} pieces were sold, and there were {stock}."),
+        format!("{sold} pieces were sold, but the stock was {stock}."),
     );
     verdict.claim(
         left == 0,
         "The flash sale is sold out.",
-        format!("{left} pieces of the flash sale are left (give it more users, or more time)."),
+        format!("{left} pieces of the flash sale are left (use more users, or a longer run)."),
     );
     explain(verdict, "pieces", stock.saturating_sub(left), sold, told.unknown);
 }
 
-/// What left the shop, and what users know of: the same, but for those who never got an answer.
+/// What the shop gave away equals what users know of, except for requests without a clear answer.
 fn explain(verdict: &mut Verdict, what: &str, left: u64, known: u64, unknown: u64) {
     if left != known {
         verdict.claim(
             known < left && left - known <= unknown,
-            format!("{left} {what} left the shop; of {}, users never got an answer.", left - known),
-            format!("{left} {what} left the shop, users know of {known}, and {unknown} never got an answer."),
+            format!(
+                "The shop gave out {left} {what}; for {} of them, users never got an answer.",
+                left - known
+            ),
+            format!(
+                "The shop gave out {left} {what}; users know of {known}, and {unknown} changes got no answer."
+            ),
         );
     }
 }
 
 fn wallets(verdict: &mut Verdict, told: &Told) {
     let Told { wallets, wrong_wallets, orders, cancelled, .. } = told;
-    let text = format!("{orders} orders and {cancelled} cancellations, {wallets} looks into wallets");
+    let text = format!("{orders} orders and {cancelled} cancellations, {wallets} reads of wallets");
     let first = wrong_wallets.first().map_or("", String::as_str);
     verdict.claim(
         wrong_wallets.is_empty(),
-        format!("{text}: each wallet held what its user had reckoned."),
-        format!("{text}: {} were wrong, the first: {first}.", wrong_wallets.len()),
+        format!("{text}: every balance was as its user expected."),
+        format!("{text}: {} balances were wrong, the first: {first}.", wrong_wallets.len()),
     );
 }
 
-/// Each order and cancellation is a message for the data platform.
+/// The queue has a message for each order and each cancellation.
 async fn messages(verdict: &mut Verdict, shop: &Shop) -> Outcome<()> {
     let events: i64 =
         sqlx::query_scalar("SELECT count(*) + count(*) FILTER (WHERE status = 'cancelled') FROM orders")
@@ -156,7 +170,7 @@ async fn messages(verdict: &mut Verdict, shop: &Shop) -> Outcome<()> {
     verdict.claim(
         delivered >= events,
         format!("RabbitMQ has a message for each of {events} orders and cancellations."),
-        format!("RabbitMQ has {delivered} messages for {events} orders and cancellations."),
+        format!("RabbitMQ has only {delivered} messages for {events} orders and cancellations."),
     );
     Ok(())
 }

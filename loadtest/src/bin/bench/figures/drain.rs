@@ -1,4 +1,5 @@
-//! A reconciler that has to catch up: an instance without one fills the log, then one without an API applies it.
+//! The speed of a reconciler that has to catch up. An instance without the reconciler role fills
+//! the log, then one with only that role applies it.
 
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
@@ -12,9 +13,9 @@ use crate::rows::Row;
 use crate::stage::{SETTLE_LIMIT, Stage};
 use crate::wrk::Looking;
 
-/// A backlog that keeps the reconciler busy for some batches, whose first is not counted.
+/// A backlog that keeps the reconciler busy for several batches; the first batch is not counted.
 const ENTRIES: u64 = 2_500;
-/// Drives that fill it, at most.
+/// Maximum number of runs to fill it.
 const FILLS: usize = 20;
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -54,7 +55,7 @@ async fn round(stage: &mut Stage, row: Row) -> Outcome<(f64, String)> {
     let reconciler_cpu = cpu_of(reconciler.pid());
     let postgres_cpu = stage.servers.postgres.pid().map(cpu_of).unwrap_or_default() - postgres;
     reconciler.stop()?;
-    // With all roles again: the relay has a backlog, too.
+    // Back to all roles, because the relay has a backlog too.
     stage.exchange(&[])?;
 
     let applied = (stage.number(row.truth()).await? - before) as f64;
@@ -69,8 +70,8 @@ async fn round(stage: &mut Stage, row: Row) -> Outcome<(f64, String)> {
     Ok((applied * share / took.as_secs_f64(), note))
 }
 
-/// From the first batch that was applied to the last: how long it took, and which share of the backlog that was. So the
-/// time to start the process does not count.
+/// Waits for the first and for the last applied batch. Returns the time between them and the share
+/// of the backlog that was applied in it. The reconciler's start is thus not measured.
 fn watch(port: u16, applied: u64, end: u64) -> Outcome<(Duration, f64)> {
     let mut redis = Redis::connect(port)?;
     let give_up = Instant::now() + SETTLE_LIMIT;

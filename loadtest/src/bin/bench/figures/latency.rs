@@ -1,4 +1,4 @@
-//! Latencies and lag while coupons are issued at a steady rate, open loop.
+//! Latency and lag while coupons are issued at a steady rate (open loop).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +16,11 @@ use crate::rows::Row;
 use crate::stage::{SETTLE_LIMIT, Stage};
 use crate::wrk::{Gaps, scattered};
 
-/// So many that none has to wait for a free one unless the server stalls.
+/// Enough connections that no request waits for a free one unless the server stalls.
 const CONNECTIONS: usize = 1_024;
-/// How often the sampler looks where the log stands.
+/// Interval at which the sampler reads the log's position.
 const LOOK: Duration = Duration::from_millis(2);
-/// What is not applied by then counts as never.
+/// An entry that is not applied by then has an infinite lag.
 const APPLY_LIMIT: Duration = Duration::from_secs(60);
 
 pub async fn gate_and_lag(stage: &mut Stage, per_s: f64) -> Outcome<Vec<Measured>> {
@@ -40,7 +40,7 @@ pub async fn gate_and_lag(stage: &mut Stage, per_s: f64) -> Outcome<Vec<Measured
 
 pub async fn truth(stage: &mut Stage, per_s: f64) -> Outcome<Measured> {
     stage.shop.settle(SETTLE_LIMIT).await?;
-    // Answers wait for PostgreSQL here: nobody would have it step back.
+    // Here the answers wait for PostgreSQL, which therefore runs without a lower priority.
     stage.exchange_both(0, &[("RUSHGATE_ACK", "truth")]).await?;
     let mut latencies = vec![];
     for _ in 0..stage.rounds {
@@ -53,7 +53,7 @@ pub async fn truth(stage: &mut Stage, per_s: f64) -> Outcome<Measured> {
     Ok(Measured::new(Figure::LatencyTruth, latencies, "ms", Target::AtMost(40.0)).note(note))
 }
 
-/// The p99 of the latency and of the lag, in ms.
+/// The p99 of latency and lag, in ms.
 async fn round(stage: &mut Stage, per_s: f64) -> Outcome<(f64, f64)> {
     stage.prepare_shop(&[Row::Issue])?;
     stage.shop.settle(SETTLE_LIMIT).await?;
@@ -66,7 +66,8 @@ async fn round(stage: &mut Stage, per_s: f64) -> Outcome<(f64, f64)> {
         pace: Pace::PerSecond(per_s),
         count,
     };
-    // What the rows before have written shall not go to the disk, 30 s later, in the middle of this.
+    // Flushes what earlier rows have written. Otherwise the kernel would write it to disk 30 s
+    // later, during this measurement.
     nix::unistd::sync();
     let sampler = Sampler::start(stage.shop.redis.port());
     let mut latencies = Vec::with_capacity(usize::try_from(count)?);
@@ -76,7 +77,7 @@ async fn round(stage: &mut Stage, per_s: f64) -> Outcome<(f64, f64)> {
         out.extend_from_slice(plan.parts[1].as_bytes());
     };
     drive.run(write, |answer| {
-        // Who was not served waits for ever.
+        // A request that failed counts as an infinite latency.
         let served = answer.status == 201;
         latencies.push(if served { answer.latency.as_secs_f64() * 1e3 } else { f64::INFINITY });
         Ok(())
@@ -93,8 +94,8 @@ fn p99(mut values: Vec<f64>) -> f64 {
         .unwrap_or(f64::INFINITY)
 }
 
-/// Looks again and again where the log stands and how far it is applied: an entry's lag is from the look that saw it
-/// logged to the look that saw it applied.
+/// Repeatedly reads the positions of the log and of PostgreSQL. An entry's lag is the time from the
+/// sample that first saw it logged to the one that first saw it applied.
 struct Sampler {
     stop: Arc<AtomicBool>,
     looking: JoinHandle<Result<Vec<f64>, String>>,

@@ -1,5 +1,6 @@
-//! Large shops, made in PostgreSQL by SQL, as the audit wants them: how long a rebuild takes, what an element costs in
-//! Redis, and whether issuing is as fast as in an empty shop.
+//! Large shops, created in PostgreSQL by SQL such that the audit is clean. Measures how long a
+//! rebuild takes, how many bytes an element needs in Redis, and whether issuing is as fast as in an
+//! empty shop.
 
 use std::time::{Duration, Instant};
 
@@ -52,7 +53,7 @@ async fn fill(shop: &Shop, sql: &'static str, from: i64, to: i64) -> Outcome<()>
     let begin = Instant::now();
     for statement in sql.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
         let mut query = sqlx::query(statement);
-        // The statements that make the products and the template take no numbers.
+        // The statements that create the products and the template take no parameters.
         if statement.contains("$1") {
             query = query.bind(from).bind(to);
         }
@@ -62,7 +63,8 @@ async fn fill(shop: &Shop, sql: &'static str, from: i64, to: i64) -> Outcome<()>
     Ok(())
 }
 
-/// From the start of an instance on an empty Redis until it is ready, in seconds; and what Redis uses then.
+/// Starts an instance on an empty Redis. Returns the seconds until it is ready, and the memory that
+/// Redis then uses.
 async fn rebuild(stage: &Stage, shop: &Shop) -> Outcome<(f64, u64)> {
     let mut redis = Redis::connect(shop.redis.port())?;
     redis.flush()?;
@@ -113,7 +115,7 @@ async fn issued_per_s(stage: &Stage, shop: &Shop, api: std::net::SocketAddr, pla
     let grown = u64::try_from(issued().await? - before)?;
     let good = driven.requests - driven.refused;
     if driven.refused > 0 || !(good..=good + stage.wrk.connections as u64).contains(&grown) {
-        return Err(format!("{driven:?}, and PostgreSQL has {grown} more").into());
+        return Err(format!("{driven:?}, but PostgreSQL gained {grown}").into());
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     Ok(driven.per_s())

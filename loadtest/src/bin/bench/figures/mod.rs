@@ -1,4 +1,4 @@
-//! Figures that are no rows of requests.
+//! Figures that are not rows of requests.
 
 mod drain;
 mod latency;
@@ -87,13 +87,13 @@ impl Figure {
     }
 }
 
-/// What must hold for a target to be met.
+/// The condition that a figure should meet.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     AtLeast(f64),
     AtMost(f64),
-    /// A figure to reckon with, not to be met.
+    /// A figure for planning, without a target.
     None,
 }
 
@@ -109,7 +109,7 @@ impl Target {
     }
 }
 
-/// One figure.
+/// A measured figure.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
     pub name: &'static str,
@@ -118,10 +118,10 @@ pub struct Measured {
     pub value: f64,
     pub unit: &'static str,
     pub target: Target,
-    /// What a reader may want to know besides.
+    /// Additional information for the reader.
     pub note: String,
     pub rounds: Vec<f64>,
-    /// As in a round of a row; over the whole measurement.
+    /// As in a row's round, but over the whole measurement.
     pub foreign_cpu: f64,
 }
 
@@ -153,7 +153,7 @@ impl std::fmt::Display for Measured {
     }
 }
 
-/// Measures figures, and adds them to the report; one run may give several.
+/// Measures the figures and adds them to the report. One run may yield several.
 pub async fn measure(figures: &[Figure], stage: &mut Stage, report: &mut Report) -> Outcome<()> {
     let mut peak = report.medians(Row::Issue).map(|medians| medians.per_s);
     for run in RUNS.iter().filter(|run| run.iter().any(|figure| figures.contains(figure))) {
@@ -171,7 +171,7 @@ pub async fn measure(figures: &[Figure], stage: &mut Stage, report: &mut Report)
     Ok(())
 }
 
-/// Figures that come out of one run.
+/// The runs, each with the figures that it yields.
 const RUNS: [&[Figure]; 8] = [
     &[Figure::Memory],
     &[Figure::LatencyGate, Figure::Lag],
@@ -182,7 +182,7 @@ const RUNS: [&[Figure]; 8] = [
     &[Figure::Sizing],
     &[Figure::Rebuild, Figure::Bytes, Figure::BigShop],
 ];
-/// … and those that need to know how fast coupons are issued.
+/// Runs that need the peak rate of issuing coupons.
 const REFER_TO_PEAK: [Figure; 3] = [Figure::LatencyGate, Figure::LatencyTruth, Figure::Rival];
 
 async fn run_of(first: Figure, stage: &mut Stage, peak: f64, big_shop: bool) -> Outcome<Vec<Measured>> {
@@ -210,7 +210,8 @@ async fn peak_of_issue(stage: &mut Stage) -> Outcome<f64> {
     Ok(median(rates))
 }
 
-/// After all rows that were measured; with none, after issuing and ordering at full speed.
+/// The peak memory after all rows that were measured. If there were none, issues coupons and orders
+/// at full speed first.
 async fn memory(stage: &mut Stage) -> Outcome<Measured> {
     if !stage.has_driven() {
         for row in [Row::Issue, Row::Order1] {

@@ -1,5 +1,5 @@
-//! The same rush by PostgreSQL alone: one conditional UPDATE and one INSERT for each request, in one statement, so in one
-//! round trip and one transaction.
+//! The same rush with PostgreSQL alone: one conditional UPDATE and one INSERT per request, in one
+//! statement, so in one round trip and one transaction.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -62,7 +62,7 @@ pub async fn measure(stage: &mut Stage, peak: f64) -> Outcome<Measured> {
     Ok(Measured::new(Figure::Rival, ratios, "times", Target::AtLeast(15.0)).note(note))
 }
 
-/// Debian's is in the path; others may have it beside the server only.
+/// Debian's pgbench is in the path; other installations may only have it next to the server.
 fn pgbench() -> PathBuf {
     let in_path = Command::new("pgbench").arg("--version").output().is_ok();
     let mut beside: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")

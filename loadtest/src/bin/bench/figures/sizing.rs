@@ -1,5 +1,6 @@
-//! What an order with an idempotency key costs in bytes: in Redis' memory and file, in PostgreSQL and its write-ahead log;
-//! and how long the log bridges an outage of PostgreSQL. docs/operations.md reckons with these figures.
+//! Bytes that an order with an idempotency key needs in Redis' memory and append-only file and in
+//! PostgreSQL's tables and write-ahead log, and how long the log bridges an outage of PostgreSQL.
+//! docs/operations.md uses these figures for sizing.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,14 @@ use crate::rows::Row;
 use crate::stage::{SETTLE_LIMIT, Stage};
 use crate::wrk::{Gaps, Looking};
 
-/// The rate at which an outage is bridged, of the worked example in docs/operations.md.
+/// The order rate during the outage, as in the example in docs/operations.md.
 const PER_S: f64 = 5_000.0;
 const CONNECTIONS: usize = 1_024;
-/// Rushgate's default of RUSHGATE_LOG_LIMIT, in entries.
+/// The default of RUSHGATE_LOG_LIMIT, in entries.
 const LOG_LIMIT: f64 = 100_000.0;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Sizes at one moment, in bytes.
+/// Sizes in bytes at one moment.
 struct Sizes {
     orders: i64,
     wal: i64,
@@ -33,7 +34,7 @@ pub async fn measure(stage: &mut Stage) -> Outcome<Vec<Measured>> {
     stage.prepare(&[Row::Order1Keys])?;
     stage.shop.settle(SETTLE_LIMIT).await?;
     let mut redis = Redis::connect(stage.shop.redis.port())?;
-    // A rewrite would shrink the file in the middle of the measurement.
+    // A rewrite would shrink the file during the measurement.
     redis.set_config("auto-aof-rewrite-percentage", "0")?;
     let before = sizes(stage, &mut redis).await?;
     let plan = stage.plan(Row::Order1Keys, stage.length)?;
@@ -74,7 +75,7 @@ async fn sizes(stage: &Stage, redis: &mut Redis) -> Outcome<Sizes> {
 fn per_order(before: &Sizes, after: &Sizes) -> Outcome<Vec<Measured>> {
     let orders = after.orders - before.orders;
     if orders < 1_000 {
-        return Err(format!("{orders} orders are too few to reckon with").into());
+        return Err(format!("{orders} orders are too few for a measurement").into());
     }
     let each = |before: i64, after: i64| (after - before) as f64 / orders as f64;
     let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -92,7 +93,7 @@ fn per_order(before: &Sizes, after: &Sizes) -> Outcome<Vec<Measured>> {
     Ok(grown.map(|(what, before, after)| figure(what, each(before, after), "bytes")).into())
 }
 
-/// Orders at a steady rate while nobody follows the log.
+/// Sends orders at a steady rate while no reconciler applies the log.
 async fn outage(stage: &mut Stage, redis: &mut Redis) -> Outcome<[Measured; 2]> {
     let plan = stage.plan(Row::Order1Keys, stage.length)?;
     let Gaps::Lines { lines, first } = plan.gaps else { return Err("keys come in lines".into()) };
@@ -129,13 +130,13 @@ async fn outage(stage: &mut Stage, redis: &mut Redis) -> Outcome<[Measured; 2]> 
     ])
 }
 
-/// How long Redis takes to start on the file.
+/// Measures how long Redis takes to start and load its append-only file.
 async fn loading(stage: &mut Stage, file: u64) -> Outcome<Measured> {
     let began = Instant::now();
     stage.shop.redis.restart().await?;
     let took = began.elapsed().as_secs_f64();
     let gib = file as f64 / f64::from(1 << 30);
-    let note = format!("{took:.2} s for {:.0} MiB, the start of the process included", gib * 1024.0);
+    let note = format!("{took:.2} s for {:.0} MiB, including the start of the process", gib * 1024.0);
     stage.exchange(&[])?;
     stage.shop.settle(SETTLE_LIMIT).await?;
     Ok(figure("Redis: start after a crash, per GiB of append-only file", took / gib, "s").note(note))
