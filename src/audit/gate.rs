@@ -1,5 +1,6 @@
-//! Gate = truth: PostgreSQL is read in pages by key, each page is looked up in Redis, and where Redis has more, it is
-//! scanned for what PostgreSQL lacks. Memory holds one page of each.
+//! Compares the gate with the truth. PostgreSQL is read in pages by key, and each page is looked up
+//! in Redis. If Redis has more elements than were found, it is scanned for those that PostgreSQL
+//! lacks. Memory holds one page of each side.
 
 use serde_json::{Value as Json, json};
 use sqlx::types::Json as SqlJson;
@@ -16,14 +17,14 @@ use crate::gate::keys::{DAY_MS, Keys};
 use crate::gate::scan::{Holder, Part, Record, Scan};
 use crate::log::wire::hex;
 
-/// One part of the gate and the rows that it must equal.
+/// One part of the gate, and the rows that it must equal.
 struct Equal {
     part: Part,
     name: &'static str,
     rule: &'static str,
-    /// A page of the rows after id $1, at most $2: id, shown.
+    /// A query for at most $2 rows with ids after $1. Columns: id, shown.
     page: &'static str,
-    /// Which of the ids $1 exist.
+    /// A query for those of the ids $1 that exist.
     find: &'static str,
 }
 
@@ -91,7 +92,7 @@ const EQUALS: [Equal; 8] = [
 
 const ABSENT: &str = "nothing";
 
-/// One comparison's two sides: the gate's state in an epoch and PostgreSQL's snapshot.
+/// The two sides of a comparison: the gate's state in an epoch, and PostgreSQL's snapshot.
 pub(super) struct Sides<'a> {
     pub scan: &'a Scan,
     pub keys: Keys,
@@ -110,9 +111,10 @@ impl Sides<'_> {
         Ok(checks)
     }
 
-    /// The log ends where `meta` says; an entry beyond tells of a script that stopped half way.
+    /// The log must end at the position in `meta`. An entry beyond it was left by a script that
+    /// failed midway.
     async fn log_end(&mut self, meta: &Meta) -> Result<Check, AuditError> {
-        let mut check = Check::new("gate-log", "the log ends where gate and cursor stand");
+        let mut check = Check::new("gate-log", "the log ends at the position of gate and cursor");
         check.looked_at = 1;
         let expected = format!("{}-{} with tip {}", meta.epoch, meta.seq, meta.tip);
         let found = match self.scan.log_end(self.keys).await? {
@@ -152,7 +154,7 @@ impl Sides<'_> {
         Ok(check)
     }
 
-    /// Names what the gate has and the truth has not.
+    /// Lists the elements that the gate has and the truth lacks.
     async fn extra(&mut self, equal: &Equal, check: &mut Check) -> Result<(), AuditError> {
         let mut from = None;
         loop {
@@ -172,8 +174,8 @@ impl Sides<'_> {
         }
     }
 
-    /// Every coupon stands among its holder's with all that is known of it, and the gate has nothing else and nothing
-    /// twice.
+    /// Every coupon must be in its holder's value with equal fields. The gate must hold no other
+    /// coupon, and none twice.
     async fn coupons(&mut self) -> Result<Check, AuditError> {
         let mut check =
             Check::new("gate-coupons", "coupons' templates, holders, serials, times, orders: gate = truth");
@@ -236,7 +238,7 @@ impl Sides<'_> {
         }
     }
 
-    /// Whose these coupons are.
+    /// The owners of these coupons, according to the truth.
     async fn holders_of(&mut self, holders: &[Holder]) -> Result<HashMap<Uuid, String>, AuditError> {
         let ids: Vec<Uuid> = holders.iter().flat_map(|h| &h.coupons).map(|coupon| coupon.coupon_id).collect();
         let mut truth = HashMap::with_capacity(ids.len());
@@ -257,7 +259,7 @@ impl Sides<'_> {
         let mut from = None;
         loop {
             let page = self.scan.cancelled(self.keys, from).await?;
-            // What is no id is no order's.
+            // An element that is not a UUID cannot be an order; it is reported as missing below.
             let ids: Vec<Uuid> = page.elements.iter().filter_map(|id| Uuid::try_parse(id).ok()).collect();
             let rows: Vec<(Uuid, String)> = sqlx::query_as(include_str!("sql/find_orders.sql"))
                 .bind(ids)
@@ -280,8 +282,9 @@ impl Sides<'_> {
         }
     }
 
-    /// Live idempotency records of the gate are in the truth, and as many live ones as there are. (The truth keeps them
-    /// longer.)
+    /// Every live idempotency record of the gate must be in the truth, and the truth must have
+    /// equally many live records. The truth keeps records for longer, so its old ones are not
+    /// counted.
     async fn records(&mut self, clock_ms: i64) -> Result<Check, AuditError> {
         let mut check = Check::new("gate-records", "live idempotency records are the same in gate and truth");
         let today = clock_ms.div_euclid(DAY_MS);
@@ -315,8 +318,8 @@ impl Sides<'_> {
         Ok(check)
     }
 
-    /// Nobody is said to have made more records today than there are. (Fewer is possible: a version before the bound counts
-    /// none.)
+    /// The gate's count of a user's records today must not exceed the records themselves. It may be
+    /// lower: versions without the limit on keys did not count.
     async fn compare_counts(
         &mut self,
         day: i64,
@@ -371,7 +374,7 @@ fn shown_row(row: &sqlx::postgres::PgRow) -> Result<(String, Json), sqlx::Error>
     Ok((row.try_get("id")?, shown))
 }
 
-/// A coupon and whose it is. What does not fit shows as zero, and so differs.
+/// A coupon and its owner. A number out of range becomes 0, so that it is reported as a difference.
 fn coupon_row(row: &sqlx::postgres::PgRow) -> Result<(String, HeldCoupon), sqlx::Error> {
     let number = |name| row.try_get::<i64, _>(name).map(|n| u32::try_from(n).unwrap_or_default());
     let coupon = HeldCoupon {

@@ -1,12 +1,16 @@
-//! The audit: gate = truth = outbox, and the shop's rules hold.
+//! The audit: compares the gate (Redis) with the truth (PostgreSQL) and its outbox, and checks the
+//! shop's rules.
 //!
-//! PostgreSQL is looked at in one `REPEATABLE READ` snapshot, so the rules within it can be checked at any time. Redis has
-//! no snapshots: gate and truth are comparable only where the snapshot's cursor stands at the gate's `seq`, in the same
-//! epoch, and the gate decides nothing until the last page is read. So the audit waits until PostgreSQL has caught up,
-//! compares, and looks whether the gate moved meanwhile; then what it saw may be no difference at all, and it starts
-//! again, [`bounds::AUDIT_ATTEMPTS`] times. For a shop that is never quiet for as long as that takes, the outcome is
-//! [`Outcome::NotCompared`] (check `cell` says why), which is not clean either. Pausing the gate would answer, too,
-//! but an audit must not be able to stop the shop.
+//! PostgreSQL is read in one `REPEATABLE READ` snapshot, so the rules within it can be checked at
+//! any time. Redis has no snapshots: gate and truth are comparable only if the snapshot's cursor is
+//! at the gate's `seq`, in the same epoch, and the gate makes no decision until the last page is
+//! read. So the audit waits until PostgreSQL has caught up, compares, and then checks whether the
+//! gate has moved. If it has, any differences found may be spurious, and the audit starts again, up
+//! to [`bounds::AUDIT_ATTEMPTS`] attempts in total. For a shop that is never quiet long enough, the
+//! outcome is [`Outcome::NotCompared`] (the check `cell` says why), which does not count as clean.
+//! Pausing the gate would solve this, but an audit must not be able to stop the shop.
+//!
+//! The result is a [`Report`] with one [`Check`] per rule, each with its [`Difference`]s.
 
 mod gate;
 mod report;
@@ -26,13 +30,13 @@ use gate::Sides;
 
 /// Rows of one page.
 const PAGE_ROWS: i64 = 1_000;
-/// There is one cell for now.
+/// There is only one cell so far.
 const CELL: u32 = 0;
 
-/// How to audit.
+/// The options of an audit.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long to wait for PostgreSQL to have what the gate has decided, and for the gate to be quiet.
+    /// How long to wait until PostgreSQL has caught up with the gate and the gate is quiet.
     pub wait: Duration,
 }
 
@@ -44,7 +48,7 @@ pub enum AuditError {
     Scan(#[from] ScanError),
 }
 
-/// How far PostgreSQL has applied the cell's log.
+/// PostgreSQL's cursor: how far it has applied the cell's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Cursor {
     epoch: i64,
@@ -53,7 +57,7 @@ struct Cursor {
     halted: Option<String>,
 }
 
-/// Compares everything. An `Err` means that a server could not be asked; every difference is in the report.
+/// Runs the audit. Differences are in the report; an `Err` means that a server could not be read.
 pub async fn audit(servers: &Servers, pool: &PgPool, options: Options) -> Result<Report, AuditError> {
     let scan = Scan::connect(&servers.redis_url).await?;
     let report = compare(&scan, pool, Instant::now() + options.wait).await;
@@ -69,7 +73,8 @@ async fn compare(scan: &Scan, pool: &PgPool, deadline: Instant) -> Result<Report
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .execute(&mut *transaction)
             .await?;
-        // Rows are looked up by keys, page by page; a plan that is kept from the sixth page on must do so, too.
+        // Pages must be read by key. From a statement's sixth execution on, PostgreSQL may keep a
+        // generic plan, which could otherwise be a sequential scan.
         sqlx::query("SET LOCAL enable_seqscan = off").execute(&mut *transaction).await?;
         let picture = picture(scan, &mut transaction).await?;
         let again = picture.moved && attempt < bounds::AUDIT_ATTEMPTS && reached.is_ok();
@@ -84,7 +89,7 @@ async fn compare(scan: &Scan, pool: &PgPool, deadline: Instant) -> Result<Report
     }
 }
 
-/// Waits until gate and cursor stand at the same place; `Err`: not in time.
+/// Waits until gate and cursor are at the same position. The inner `Err`: not before the deadline.
 async fn wait_until_level(
     scan: &Scan,
     pool: &PgPool,
@@ -103,20 +108,21 @@ async fn wait_until_level(
     }
 }
 
-/// What was seen of gate and truth together.
+/// The result of one comparison of gate and truth.
 struct Picture {
     cursor: Option<Cursor>,
     cell: Check,
-    /// The cell's place differs; else it was not compared, if `cell` does not hold.
+    /// Gate and cursor are at contradictory positions. If false and `cell` does not hold, they
+    /// could not be compared.
     differs: bool,
-    /// Empty unless the two were level all the time.
+    /// Empty unless gate and cursor were at the same position during the whole comparison.
     gate: Vec<Check>,
-    /// The gate decided something meanwhile.
+    /// The gate made a decision during the comparison.
     moved: bool,
 }
 
 async fn picture(scan: &Scan, snapshot: &mut PgConnection) -> Result<Picture, AuditError> {
-    let mut cell = Check::new("cell", "the cell is open and PostgreSQL has all that it decided");
+    let mut cell = Check::new("cell", "the cell is open and PostgreSQL has applied its log");
     cell.looked_at = 1;
     let cursor = read_cursor(snapshot).await?;
     let meta = scan.meta(CELL).await?;
@@ -124,12 +130,12 @@ async fn picture(scan: &Scan, snapshot: &mut PgConnection) -> Result<Picture, Au
     let gate = Vec::new();
     if let Some(Apart { expected, found, differ: differs }) = apart(&cursor, &meta) {
         cell.differs(id, expected, found);
-        // A gate that runs ahead under traffic is level again a moment later.
+        // A gate that is ahead because of traffic may be level at the next attempt.
         let moved = matches!((&cursor, &meta), (Some(c), Some(m)) if behind(c, m) && c.halted.is_none());
         return Ok(Picture { cursor, cell, differs, gate, moved });
     }
     let Some(meta) = meta else {
-        // No cell here nor there: a new shop.
+        // Neither side has the cell: a new shop.
         return Ok(Picture { cursor, cell, differs: false, gate, moved: false });
     };
     let mut sides = Sides { scan, keys: Keys::new(CELL, meta.epoch), snapshot };
@@ -138,8 +144,8 @@ async fn picture(scan: &Scan, snapshot: &mut PgConnection) -> Result<Picture, Au
     let moved = after.as_ref().is_none_or(|after| (after.epoch, after.seq) != (meta.epoch, meta.seq));
     if moved {
         let found = match after {
-            Some(after) => format!("busy: went on to {}-{} meanwhile", after.epoch, after.seq),
-            None => String::from("the cell vanished meanwhile"),
+            Some(after) => format!("busy: moved to {}-{} during the comparison", after.epoch, after.seq),
+            None => String::from("the cell disappeared during the comparison"),
         };
         let expected = format!("a gate that stays at {}-{} while it is compared", meta.epoch, meta.seq);
         cell.differs(id, expected, format!("{found}; audit again at a quieter moment"));
@@ -187,11 +193,12 @@ fn behind(cursor: &Cursor, meta: &Meta) -> bool {
 struct Apart {
     expected: String,
     found: String,
-    /// They differ; else the cell only does not stand still, or does not decide, for now.
+    /// True if the positions contradict each other; false if the cell is only moving or closed for
+    /// now.
     differ: bool,
 }
 
-/// `None`: gate and cursor stand at the same place, and the cell decides.
+/// `None`: gate and cursor are at the same position, and the cell is open.
 fn apart(cursor: &Option<Cursor>, meta: &Option<Meta>) -> Option<Apart> {
     let differ = |expected: String, found: String| Some(Apart { expected, found, differ: true });
     let not_now =
@@ -205,7 +212,7 @@ fn apart(cursor: &Option<Cursor>, meta: &Option<Meta>) -> Option<Apart> {
         }
         (None, Some(meta)) => {
             let found = format!("a gate at {}-{}", meta.epoch, meta.seq);
-            return differ("no gate: PostgreSQL knows of none".into(), found);
+            return differ("no gate: PostgreSQL has no cursor".into(), found);
         }
     };
     if let Some(reason) = &cursor.halted {

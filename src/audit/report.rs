@@ -1,70 +1,73 @@
-//! What the audit found, for people and for programs.
+//! The audit's report, as text and as JSON.
 
 use serde::Serialize;
 use std::fmt;
 
-/// Differences that one check names; the rest are counted.
+/// The most differences that one check lists; the rest are only counted.
 pub const NAMED_PER_CHECK: usize = 20;
 
 /// The exit code of an audit that could not compare.
 pub const NOT_COMPARED: u8 = 2;
 
-/// All that was found.
+/// The result of an audit.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub outcome: Outcome,
-    /// Nothing differs, and everything was compared.
+    /// Everything was compared, and nothing differs.
     pub clean: bool,
     pub cell: u32,
-    /// Where PostgreSQL stood when it was looked at.
+    /// PostgreSQL's cursor in the snapshot: `epoch` and `seq`.
     pub epoch: i64,
     pub seq: i64,
-    /// Whether gate and truth were compared at one moment; else the check `cell` says why not.
+    /// Whether gate and truth were compared at the same position. If not, the check `cell` says
+    /// why.
     pub gate_compared: bool,
     pub checks: Vec<Check>,
 }
 
-/// What an audit came to.
+/// The outcome of an audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Clean,
-    /// Something is not as it must be.
+    /// At least one check does not hold.
     Differences,
-    /// Gate and truth did not stand still at one place; nothing else was found. [`Report::checks`]' `cell` says why.
+    /// Gate and truth could not be compared at one position, and the other checks found no
+    /// difference. The check `cell` says why.
     NotCompared,
 }
 
-/// One rule, and where it does not hold.
+/// One rule, and the differences where it does not hold.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
     pub name: &'static str,
     pub rule: &'static str,
-    /// How many things were looked at.
+    /// The number of items checked.
     pub looked_at: i64,
-    /// The first differences, by id.
+    /// The first differences, at most [`NAMED_PER_CHECK`].
     pub differences: Vec<Difference>,
-    /// How many differences there are beyond those named.
+    /// The number of further differences.
     pub more: i64,
 }
 
-/// One thing that is not as it must be.
+/// One item that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
     pub id: String,
-    /// What the truth (or the rule) says.
+    /// The value that the truth (or the rule) requires.
     pub expected: String,
-    /// What the gate (or the table) has.
+    /// The value in the gate (or the table).
     pub found: String,
 }
 
 impl Report {
-    /// The check of this name.
+    /// The check with this name.
     pub fn check(&self, name: &str) -> Option<&Check> {
         self.checks.iter().find(|check| check.name == name)
     }
 
-    /// The exit code of `rushgate audit`, which is [`NOT_COMPARED`] as well when a server could not be asked.
+    /// The exit code of `rushgate audit`. If a server cannot be read, there is no report, and the
+    /// exit code is [`NOT_COMPARED`], too.
     pub fn exit_code(&self) -> u8 {
         match self.outcome {
             Outcome::Clean => 0,
@@ -83,7 +86,7 @@ impl Check {
         self.differences.is_empty()
     }
 
-    /// Notes a difference, or counts it when enough are named.
+    /// Lists a difference, or only counts it if the list is full.
     pub fn differs(&mut self, id: impl Into<String>, expected: impl Into<String>, found: impl Into<String>) {
         if self.differences.len() < NAMED_PER_CHECK {
             let (id, expected, found) = (id.into(), expected.into(), found.into());

@@ -1,4 +1,4 @@
-//! What must hold within PostgreSQL: each rule is one query that returns the rows that break it.
+//! The rules within PostgreSQL. Each rule is one query that returns the rows that break it.
 
 use sqlx::{PgConnection, Row};
 
@@ -7,13 +7,13 @@ use super::report::{Check, Difference};
 struct Rule {
     name: &'static str,
     rule: &'static str,
-    /// How many things the rule is about.
+    /// A query for the number of items that the rule covers.
     count: &'static str,
-    /// Columns: id, expected, found, total.
+    /// A query for the items that break the rule. Columns: id, expected, found, total.
     broken: &'static str,
 }
 
-/// Wraps a rule's query so that a few differences come back, with the number of all.
+/// Wraps a rule's query so that it returns the first differences and the total number.
 macro_rules! broken {
     ($file:literal) => {
         concat!(
@@ -33,19 +33,19 @@ const RULES: [Rule; 12] = [
     },
     Rule {
         name: "ledger-steps",
-        rule: "every ledger balance follows from the one before",
+        rule: "every ledger balance is the previous one plus the amount",
         count: "SELECT count(*) FROM wallet_entries",
         broken: broken!("ledger_steps.sql"),
     },
     Rule {
         name: "ledger-last",
-        rule: "a ledger's last balance is the wallet's",
+        rule: "a wallet's balance is the last balance of its ledger",
         count: "SELECT count(*) FROM wallets",
         broken: broken!("ledger_last.sql"),
     },
     Rule {
         name: "stock-sums",
-        rule: "stock is what was put in less what paid orders hold",
+        rule: "stock is the sum of adjustments less the pieces of paid orders",
         count: "SELECT count(*) FROM products",
         broken: broken!("stock_sums.sql"),
     },
@@ -63,7 +63,7 @@ const RULES: [Rule; 12] = [
     },
     Rule {
         name: "coupon-use",
-        rule: "coupons used are those that orders used",
+        rule: "used coupons are those that orders name",
         count: "SELECT count(*) FROM coupons WHERE order_id IS NOT NULL",
         broken: broken!("coupon_use.sql"),
     },
@@ -81,13 +81,13 @@ const RULES: [Rule; 12] = [
     },
     Rule {
         name: "outbox-count",
-        rule: "events written less events published wait in the outbox",
+        rule: "the outbox holds the events written less those published",
         count: "SELECT count(*) FROM outbox",
         broken: broken!("outbox_count.sql"),
     },
     Rule {
         name: "outbox-rows",
-        rule: "each waiting event tells of an order that is so",
+        rule: "each waiting event matches the state of its order",
         count: "SELECT count(*) FROM outbox",
         broken: broken!("outbox_rows.sql"),
     },
@@ -99,7 +99,7 @@ const RULES: [Rule; 12] = [
     },
 ];
 
-/// Checks every rule on the snapshot of `snapshot`.
+/// Checks every rule in the transaction `snapshot`.
 pub(super) async fn check_truth(snapshot: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> {
     let mut checks = Vec::with_capacity(RULES.len());
     for rule in &RULES {

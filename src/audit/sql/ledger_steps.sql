@@ -1,4 +1,4 @@
--- In each wallet's ledger, every balance follows from the one before it.
+-- In each wallet's ledger, every balance is the previous balance plus the entry's amount.
 SELECT user_id || ' entry ' || entry_id AS id,
        (before + amount)::text AS expected,
        balance_after::text AS found
