@@ -1,20 +1,28 @@
--- Roles with the least rights, for an installation where not every instance may do everything. Run it after each
--- `rushgate migrate`; running it again changes nothing. It stops at the first error, and changes nothing then.
+-- Roles with the least rights, for an installation in which not every instance may do everything.
+-- Run this file after each `rushgate migrate`. Running it again changes nothing. It stops at the
+-- first error, and changes nothing then.
 --
--- Who runs what, and in which order:
+-- The order of the steps, and who runs them:
 --
---   createuser --pwprompt rushgate_owner; createdb --owner rushgate_owner rushgate     (once, as a superuser)
---   RUSHGATE_DATABASE_URL=postgres://rushgate_owner:…@host/rushgate rushgate migrate   (as the owner of the tables)
---   psql --file deploy/roles.sql rushgate                    (as a superuser, or as an owner who may make roles)
---   \password rushgate_api …                                 (once for each role)
+--   createuser --pwprompt rushgate_owner; createdb --owner rushgate_owner rushgate
+--       once, as a superuser
+--   RUSHGATE_DATABASE_URL=postgres://rushgate_owner:…@host/rushgate rushgate migrate
+--       as the owner of the tables
+--   psql --file deploy/roles.sql rushgate
+--       as a superuser, or as an owner who may create roles
+--   \password rushgate_api …
+--       once for each role
 --
--- rushgate_api          RUSHGATE_ROLES=api: reads what the API shows, makes lists of popular products
--- rushgate_reconciler   RUSHGATE_ROLES=reconciler: writes what the log says; removes nothing but old keys
--- rushgate_relay        RUSHGATE_ROLES=relay,scheduler: empties the outbox, makes and prunes lists of popular products
+-- rushgate_api          RUSHGATE_ROLES=api: reads what the API shows, makes lists of popular
+--                       products
+-- rushgate_reconciler   RUSHGATE_ROLES=reconciler: writes what the log says; removes only old keys
+-- rushgate_relay        RUSHGATE_ROLES=relay,scheduler: empties the outbox, makes and prunes lists
+--                       of popular products
 -- rushgate_audit        rushgate audit: reads everything
 --
--- So three processes: one instance has one address of PostgreSQL, and each of these roles is enough for its own part only.
--- An instance asks for what it needs when it starts, and ends with a line that names what is missing.
+-- This needs three processes: an instance has one address of PostgreSQL, and each of these roles is
+-- enough for its own part only. An instance checks its rights when it starts, and ends with a line
+-- that names what is missing.
 
 \set ON_ERROR_STOP on
 BEGIN;
@@ -41,12 +49,13 @@ BEGIN
 END
 $$;
 
--- Nobody but the owner makes anything here.
+-- Only the owner creates objects here.
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
 
--- Every instance looks whether it can use the schema; those up to commit fb10183 look into _sqlx_migrations.
+-- Every instance checks whether it can use the schema; those up to commit fb10183 read
+-- _sqlx_migrations.
 GRANT SELECT ON schema_migrations, _sqlx_migrations TO rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
 
 GRANT SELECT ON orders, order_items, wallet_entries, popular_refreshes, popular_products, idempotency_records,
@@ -57,7 +66,7 @@ GRANT DELETE ON popular_refreshes TO rushgate_api;
 
 GRANT SELECT, INSERT ON products, stock_adjustments, coupon_templates, coupons, wallets, wallet_entries, orders,
     order_items, idempotency_records, cell_cursors, cell_epochs, outbox, log_quarantine, quarantined_facts TO rushgate_reconciler;
--- Every instance looks at these for /metrics.
+-- Every instance reads these for /metrics.
 GRANT SELECT ON popular_refreshes, relay_progress TO rushgate_reconciler;
 GRANT UPDATE ON products, coupon_templates, coupons, wallets, orders, idempotency_records, cell_cursors, log_quarantine,
     quarantined_facts TO rushgate_reconciler;
