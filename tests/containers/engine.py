@@ -1,7 +1,9 @@
-"""The engine, and the images: podman with a store of its own, stand-ins for the official images, Rushgate's image.
+"""The container engine and the images: podman with a separate store, stand-ins for the official
+images, and Rushgate's image.
 
-The store outlives the test, in ~/.cache (or XDG_CACHE_HOME): base images and the cache of Cargo's target folder are made
-once. It is apart from whatever else podman has on this machine, so a stand-in may carry an official image's name.
+The store is kept after the test in ~/.cache (or XDG_CACHE_HOME), so that base images and the cache of
+Cargo's target folder are made only once. It is separate from podman's other stores on this machine, so
+a stand-in may have an official image's name.
 """
 
 import hashlib
@@ -13,15 +15,15 @@ import subprocess
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 STORE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache").resolve() / "rushgate-containers"
-# Small enough for a sandbox that does not allow to raise them.
+# Low enough for a sandbox in which limits cannot be raised.
 ULIMITS = ["nofile=4096:4096", "nproc=4096:4096"]
-# Stand-in (a target of Containerfile) by the first part of the image's name. Grafana is in no Debian package.
+# Stand-ins (targets of Containerfile) by image name without tag. Debian has no package of Grafana.
 STAND_INS = {"rust": "rust", "debian": "debian", "redis": "redis", "postgres": "postgres",
              "rabbitmq": "rabbitmq", "prom/prometheus": "prometheus"}
 
 
 class Failed(Exception):
-    """A step that did not do what it should; the message says all."""
+    """A step failed; the message has all the details."""
 
 
 def say(text):
@@ -29,7 +31,10 @@ def say(text):
 
 
 def environment():
-    """The engine's settings as files in the store; nothing of the machine's own configuration is changed."""
+    """Writes the engine's settings into the store and returns the environment that uses them.
+
+    The machine's own configuration is not changed.
+    """
     for folder in ("tmp", "networks"):
         (STORE / folder).mkdir(parents=True, exist_ok=True)
     (STORE / "storage.conf").write_text(
@@ -42,15 +47,15 @@ def environment():
     return os.environ | {
         "CONTAINERS_STORAGE_CONF": str(STORE / "storage.conf"),
         "CONTAINERS_CONF": str(STORE / "containers.conf"),
-        # The caches of `RUN --mount=type=cache` lie there.
+        # Location of the caches of `RUN --mount=type=cache`.
         "TMPDIR": str(STORE / "tmp"),
-        # Health checks are asked by the test itself: there is no systemd whose timers could.
+        # The test runs health checks itself, because there is no systemd with timers.
         "DISABLE_HC_SYSTEMD": "true",
     }
 
 
 def run(*command, timeout=60, check=True, **more):
-    """Output of a command, which must succeed in time."""
+    """Runs a command, which must succeed within the timeout, and returns its result."""
     try:
         done = subprocess.run([str(part) for part in command], env=environment(), timeout=timeout, text=True,
                               stdin=subprocess.DEVNULL, capture_output=True, **more)
@@ -67,19 +72,19 @@ def podman(*arguments, **more):
 
 
 def full_name(image):
-    """As podman names what Docker takes from its own registry."""
+    """Podman's full name of an image from Docker's own registry."""
     return f"docker.io/{image}" if "/" in image else f"docker.io/library/{image}"
 
 
 def named_images():
-    """The images that Dockerfile and docker-compose.yml build on, with their tags."""
+    """The images that Dockerfile and docker-compose.yml use, with their tags."""
     dockerfile = re.findall(r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(), re.M)
     compose = re.findall(r"^\s+image: (\S+)", (ROOT / "docker-compose.yml").read_text(), re.M)
     return sorted({image for image in dockerfile + compose if image.split(":")[0] in STAND_INS})
 
 
 def build_base():
-    """The distribution's smallest system, from where the machine's own apt gets its packages."""
+    """Builds a minimal system of the distribution from the machine's own apt sources."""
     release = dict(line.split("=", 1) for line in pathlib.Path("/etc/os-release").read_text().splitlines() if "=" in line)
     suite = release["VERSION_CODENAME"].strip('"')
     sources = [path for path in [pathlib.Path("/etc/apt/sources.list"), *pathlib.Path("/etc/apt/sources.list.d").glob("*")]
@@ -100,7 +105,7 @@ def build_base():
 
 
 def build_stand_ins():
-    """The base image that they are made of."""
+    """Builds all stand-ins. Returns the base image."""
     base = build_base()
     for image in named_images():
         target = STAND_INS[image.split(":")[0]]
@@ -111,13 +116,16 @@ def build_stand_ins():
 
 
 def build_rushgate(profile):
-    """The real Dockerfile. Toolchain and crates are the machine's: there is no rustup in the stand-in for `rust`."""
+    """Builds the real Dockerfile.
+
+    Toolchain and crates are mounted from the machine, because the stand-in for `rust` has no rustup.
+    """
     run("cargo", "fetch", "--quiet", "--locked", "--manifest-path", ROOT / "Cargo.toml", timeout=300)
     sysroot = run("rustc", "--print", "sysroot").stdout.strip()
     cargo_home = pathlib.Path(os.environ.get("CARGO_HOME") or pathlib.Path.home() / ".cargo")
     with open(STORE / "build.log", "w") as log:
         build = subprocess.Popen(
-            # In the other format, an image has no health check.
+            # Images in OCI format have no health check.
             ["nice", "-n", "10", "podman", "build", "--format", "docker", "--network", "host",
              "--volume", f"{sysroot}:/usr/local/toolchain:ro",
              "--volume", f"{cargo_home}/registry:/machine/cargo/registry:ro",
@@ -126,7 +134,7 @@ def build_rushgate(profile):
         try:
             build.wait()
         except BaseException:
-            # Its container ends with it only when it is asked to end.
+            # The build's container ends only if podman is asked to terminate.
             build.terminate()
             build.wait(timeout=30)
             raise
@@ -135,7 +143,7 @@ def build_rushgate(profile):
 
 
 def clean(project):
-    """Ends and removes what has the project's name: containers, networks, volumes."""
+    """Stops and removes the project's containers, networks and volumes."""
     names = podman("ps", "--all", "--format", "{{.Names}}", "--filter", f"name=^{project}_", check=False).stdout.split()
     if names:
         podman("rm", "--force", "--time", "0", "--volumes", *names, check=False, timeout=120)
@@ -147,7 +155,7 @@ def clean(project):
 
 
 def left_over(project):
-    """What of the project is still there."""
+    """What remains of the project's containers, networks and volumes."""
     left = podman("ps", "--all", "--format", "{{.Names}}").stdout.split()
     for kind in ("network", "volume"):
         left += podman(kind, "ls", "--format", "{{.Name}}").stdout.split()

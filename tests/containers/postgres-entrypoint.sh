@@ -1,5 +1,6 @@
 #!/bin/bash
-# As the official image: makes the cluster, the user and the database at the first start, on a socket only, then serves.
+# Like the official image: at the first start it creates the cluster, the user and the database while
+# listening on a socket only. Then it serves.
 set -euo pipefail
 mkdir -p /var/run/postgresql
 if [ "$(id -u)" = 0 ]; then

@@ -1,5 +1,5 @@
 #!/bin/sh
-# As the official image. The default user and password are read from the environment by RabbitMQ itself.
+# Like the official image. RabbitMQ itself reads the default user and password from the environment.
 set -eu
 if [ "$(id -u)" = 0 ]; then
     chown -R rabbitmq:rabbitmq /var/lib/rabbitmq

@@ -1,5 +1,5 @@
 #!/bin/sh
-# As the official image: started as root, it gives the folder to `redis` and goes on as that user.
+# Like the official image: if started as root, it gives the folder to `redis` and continues as that user.
 set -eu
 if [ "$1" = redis-server ] && [ "$(id -u)" = 0 ]; then
     chown -R redis:redis /data

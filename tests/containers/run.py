@@ -1,9 +1,11 @@
-"""docker-compose.yml, run for real: `./dev containers`.
+"""Runs docker-compose.yml: `./dev containers`.
 
-Builds the Dockerfile and starts its services with podman, on stand-ins for the official images (see Containerfile; Grafana
-is left out: no Debian package has it). Then it holds what the file promises: healthy in order, nobody is root, nothing can
-be written but volumes, no capabilities, one port, on loopback; an order over HTTP and its message in RabbitMQ; a stop
-within the grace period; the same data after a restart.
+Builds the Dockerfile and starts the services with podman, on stand-ins for the official images (see
+Containerfile; Grafana is left out, because Debian has no package of it). Then it checks what the file
+promises: services become healthy in order, no process is root, only volumes can be written, there are no
+capabilities, and one port is published, on loopback. It places an order over HTTP and finds its message
+in RabbitMQ. Finally it checks that all services stop within the grace period, and that the data is still
+there after a restart.
 """
 
 import argparse
@@ -28,7 +30,7 @@ PROJECT = "rushgate-test"
 SERVICES = ["redis", "postgres", "rabbitmq", "rushgate", "prometheus"]
 USER = "user-1"
 MAXMEMORY_MIB = 256
-# Seconds for all the crates that Rushgate is built on, which later builds find in the cache.
+# Seconds for building Rushgate's dependencies, which later builds find in the cache.
 FIRST_BUILD_LIMIT = 900
 
 
@@ -45,7 +47,7 @@ def inside(service, *command, **more):
 
 
 class Shop:
-    """The services, under compose, with passwords of this run only."""
+    """The services under compose, with passwords for this run only."""
 
     def __init__(self, compose):
         self.passwords = {name: secrets.token_hex(24) for name in
@@ -67,9 +69,9 @@ class Shop:
         self.compose("up", "--no-start", "--no-build", *SERVICES)
 
     def start(self):
-        """Each service when those in its `depends_on` are healthy, as `docker compose up` does.
+        """Starts each service when those in its `depends_on` are healthy, like `docker compose up`.
 
-        Debian's podman cannot wait for health, and without systemd it does not ask the health checks by itself.
+        Debian's podman cannot wait for health, and without systemd it does not run health checks itself.
         """
         for services in start_order():
             self.compose("start", *services)
@@ -77,7 +79,7 @@ class Shop:
                 wait_for(f"{service} healthy", lambda: is_healthy(service), 120)
 
     def stop(self):
-        """Whoever depends on others first, as `docker compose stop` does; podman-compose stops all at once."""
+        """Stops dependents first, like `docker compose stop`. podman-compose would stop all at once."""
         for services in reversed(start_order()):
             self.compose("stop", *services, timeout=120)
 
@@ -85,7 +87,7 @@ class Shop:
         return inside("rushgate", "rushgate", "token", "--sub", subject, "--scope", scope).stdout.strip()
 
     def call(self, path, token=None, body=None, key=None):
-        """Status, headers and JSON of an answer."""
+        """Sends a request. Returns status, headers and JSON of the answer."""
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {token}"} if token else {}
         headers |= {"Idempotency-Key": key} if key else {}
@@ -98,7 +100,7 @@ class Shop:
             return refusal.code, refusal.headers, json.load(refusal)
 
     def messages(self, requeue):
-        """What the data platform would read, by the order that each is about."""
+        """The events in the data platform's queue, by order id."""
         mode = "ack_requeue_true" if requeue else "ack_requeue_false"
         read = inside("rabbitmq", "rabbitmqadmin", "--username", "rushgate", "--password",
                       self.passwords["RABBITMQ_PASSWORD"], "--format", "raw_json", "get",
@@ -107,7 +109,7 @@ class Shop:
 
 
 def start_order():
-    """Services that may start together, after those that their `depends_on` names."""
+    """Groups of services that may start together, each after those in their `depends_on`."""
     services = yaml.safe_load((engine.ROOT / "docker-compose.yml").read_text())["services"]
     steps, started = [], set()
     while len(started) < len(SERVICES):
@@ -120,7 +122,7 @@ def start_order():
 
 
 def is_healthy(service):
-    """What the health check of its image, or of docker-compose.yml, says now."""
+    """Runs the health check of the image or of docker-compose.yml."""
     return podman("healthcheck", "run", container(service), check=False).returncode == 0
 
 
@@ -145,7 +147,7 @@ def wait_for(what, probe, seconds=60):
     raise Failed(f"{what}: not within {seconds} s")
 
 
-# ---- what must hold: each function is a test, in this order ----------------------------------------------------------
+# ---- the tests, in this order -------------------------------------------------------------------
 
 
 def healthy_in_order(shop):
@@ -207,7 +209,10 @@ def redis_as_operations_advise(shop):
 
 
 def patiently(*command):
-    """A command of Rushgate's in its container. It gives servers 5 s, which a busy machine may not keep: then again."""
+    """Runs a Rushgate command in its container.
+
+    The command waits 5 s for servers, which may be too short on a busy machine; then it is repeated.
+    """
     def done():
         ended = inside("rushgate", "rushgate", *command, check=False, timeout=180)
         return None if "does not answer" in ended.stdout + ended.stderr or "no answer in" in ended.stderr else ended
@@ -248,7 +253,7 @@ def stops_within_the_grace_period(shop):
     shop.stop()
     took = time.monotonic() - begin
     codes = {service: inspect(service)["State"]["ExitCode"] for service in SERVICES}
-    # 137 is SIGKILL after the grace period.
+    # 137 would mean SIGKILL after the grace period.
     expect(set(codes.values()) == {0}, f"exit codes {codes}")
     say(f"     compose stop took {took:.1f} s")
 
@@ -279,13 +284,13 @@ def logs():
 
 
 def check(shop):
-    """Numbers of passed and failed tests. One that fails ends the rest: each needs those before it."""
+    """Numbers of passed and failed tests. A failure ends the run: each test needs those before it."""
     passed = 0
     for test in TESTS:
         begin = time.monotonic()
         try:
             test(shop)
-        except Exception as failure:  # an answer of another form is a failure, too
+        except Exception as failure:  # an answer of another form is a failure too
             say(f"FAILED {test.__name__}: {failure!r}" if not isinstance(failure, Failed) else
                 f"FAILED {test.__name__}: {failure}")
             logs()
@@ -306,15 +311,15 @@ def main():
     def too_long(*_):
         raise Failed("building and checking took longer than the limit")
     signal.signal(signal.SIGALRM, too_long)
-    # The time limit around this sends SIGTERM: clean up then, too.
+    # The caller's time limit sends SIGTERM; clean up then too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("containers: ended by SIGTERM"))
     engine.environment()
     with open(engine.STORE / "lock", "w") as lock:
-        # Held as long as the file is open.
+        # The lock is held as long as the file is open.
         fcntl.flock(lock, fcntl.LOCK_EX)
         shop = None
         try:
-            # Of a run that was killed.
+            # Remains of a run that was killed.
             engine.clean(PROJECT)
             engine.build_stand_ins()
             begin = time.monotonic()

@@ -1,8 +1,9 @@
 """Checks deploy/systemd and deploy/kubernetes without a cluster: `./dev deployment`.
 
-Units: systemd's own check, and an upper bound of its exposure level. Manifests: rendered by kustomize, held against the
-schemas of the oldest and the newest Kubernetes that is meant and of the Prometheus operator, then checkov; what it may
-refuse stands with its reason in checkov.yaml. What Rushgate itself demands of them is in tests/it/deployment.rs.
+Units are verified by systemd, and their exposure level must not exceed a limit. Manifests are rendered by
+kustomize and validated against the schemas of the oldest and the newest supported Kubernetes and of the
+Prometheus operator. Then checkov checks them; its exceptions and their reasons are in checkov.yaml.
+Rushgate's own requirements are checked by tests/it/deployment.rs.
 """
 
 import pathlib
@@ -20,9 +21,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 DEPLOY = HERE.parent.parent / "deploy"
 PROGRAMS = pathlib.Path(sys.executable).parent
 FOLDERS = ["base", "migrate", "monitoring"]
-# `sleep` as a preStop action is there from 1.30 on.
+# `sleep` as a preStop action exists since 1.30.
 VERSIONS = ["1.30.0", "1.37.0"]
-# Of 10; what is left: the network, the file system of the host for reading, priorities.
+# Out of 10. The rest is network access, read access to the host's file system, and priorities.
 EXPOSURE_LIMIT = 1.5
 CUSTOM = {"ServiceMonitor": operator.ServiceMonitor, "PrometheusRule": operator.PrometheusRule}
 
@@ -32,14 +33,14 @@ def run(*command, **more):
 
 
 def check_units(folder):
-    """Complaints about the units, verified in a folder where the program exists."""
+    """Complaints about the units. They are verified in a copy that names an existing program."""
     shutil.copytree(DEPLOY / "systemd", folder, dirs_exist_ok=True)
     for unit in [*folder.glob("*.service"), *folder.glob("*.d/*.conf")]:
         unit.write_text(unit.read_text().replace("/usr/local/bin/rushgate", "/bin/true"))
     units = sorted([*folder.glob("*.service"), *folder.glob("*.timer"), *folder.glob("*.target")])
     environment = {"SYSTEMD_UNIT_PATH": f"{folder}:", "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
     verified = run("systemd-analyze", "verify", "--man=no", *units, env=environment)
-    # Units of other packages may be there or not; their complaints are not ours.
+    # Complaints about other packages' units do not count.
     ours = [line for line in (verified.stdout + verified.stderr).splitlines() if "rushgate" in line]
     yield from ours
     if verified.returncode != 0 and not ours:
@@ -61,14 +62,14 @@ def check_schema(manifest):
         except ValueError as error:
             yield f"{name}: {error}"
             return
-        # The models pass over what they do not know.
+        # The models ignore unknown fields.
         known = model.model_dump(by_alias=True, exclude_unset=True, mode="json")
         yield from (f"{name}: {path} is unknown" for path in unknown(manifest, known))
         return
     for version in VERSIONS:
         try:
             kubernetes_validate.validate(manifest, version, strict=True)
-        except Exception as error:  # each kind of error has a class of its own
+        except Exception as error:  # each kind of error has its own class
             yield f"{name}, Kubernetes {version}: {error}"
 
 

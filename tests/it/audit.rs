@@ -210,7 +210,8 @@ async fn differences_between_gate_and_truth_are_named() {
     shop.hset(&KEYS.wallets(), "u9", "100").await;
     shop.expect("gate-wallets", "u9", "nothing", "100").await;
     let _: i64 = shop.client.hdel(KEYS.wallets(), "u2").await.unwrap();
-    shop.hset(&KEYS.wallets(), "u9", "100").await; // keeps the number of wallets equal on both sides
+    // Keeps the number of wallets equal on both sides.
+    shop.hset(&KEYS.wallets(), "u9", "100").await;
     shop.expect("gate-wallets", "u9", "nothing", "100").await;
     let _: i64 = shop.client.hdel(KEYS.wallets(), "u2").await.unwrap();
     shop.expect("gate-wallets", "u2", "5000", "nothing").await;
@@ -466,7 +467,8 @@ async fn the_exit_code_says_what_became_of_an_audit() {
     cluster.caught_up().await;
     assert_eq!(outcome(settings, &[]).await.0, 0);
 
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // accepts connections and never answers
+    // Accepts connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("127.0.0.1:{}", silent.local_addr().unwrap().port());
     for (name, value) in [
         ("RUSHGATE_DATABASE_URL", "postgres://postgres@127.0.0.1:1/rushgate".to_owned()),

@@ -1,4 +1,4 @@
--- A small clean shop: one order paid with a coupon, one cancelled, one event still waiting.
+-- A small consistent shop: one order paid with a coupon, one cancelled, one event not yet published.
 TRUNCATE products, stock_adjustments, coupon_templates, coupons, wallets, wallet_entries, orders, order_items,
          idempotency_records, cell_cursors, outbox, relay_progress, log_quarantine RESTART IDENTITY;
 

@@ -688,7 +688,7 @@ async fn eventually_mut<T, F: Future<Output = Option<T>>>(what: &str, mut ask: i
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(Instant::now() < deadline, "in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out; expected: {what}");
         tokio::time::sleep(POLL).await;
     }
 }

@@ -155,7 +155,8 @@ async fn deleted_rows_that_an_old_snapshot_sees_are_not_walked_over_again_and_ag
     let mut relay = Relay::new(&url, pool.clone());
     step_until_idle(&mut relay).await;
     steps_for(&mut relay, 3 * bounds::RELAY_LOOK_BELOW).await;
-    put(&pool, ROWS + 1..=ROWS + 1, event::ORDER_COMPLETED).await; // its delivery stores the position
+    // Its delivery stores the position.
+    put(&pool, ROWS + 1..=ROWS + 1, event::ORDER_COMPLETED).await;
     step_until_idle(&mut relay).await;
     relay.stop().await;
 
@@ -589,7 +590,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(ask: impl Fn() -> F) -> T 
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(Instant::now() < deadline, "waited in vain");
+        assert!(Instant::now() < deadline, "timed out");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

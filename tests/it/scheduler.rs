@@ -99,7 +99,8 @@ async fn the_five_most_sold_of_three_days_without_cancelled_orders() {
     refresh_now(&pool, &seoul(), at(10, "12:00:00")).await.unwrap();
     assert_eq!(list(&pool).await, vec![]);
     let last_moment = at(11, "00:00:00") - 1;
-    order(&pool, at(8, "00:00:00"), "paid", &[("b", 3), ("a", 3)]).await; // equal pieces, so sorted by id
+    // Equal pieces, so sorted by id.
+    order(&pool, at(8, "00:00:00"), "paid", &[("b", 3), ("a", 3)]).await;
     order(&pool, last_moment, "paid", &[("c", 9), ("a", 1), ("d", 2), ("e", 1), ("f", 1)]).await;
     order(&pool, at(8, "00:00:00") - 1, "paid", &[("old", 99)]).await;
     order(&pool, at(11, "00:00:00"), "paid", &[("new", 99)]).await;
@@ -127,7 +128,8 @@ async fn missed_days_are_made_up_for_with_the_newest_midnight() {
 async fn it_waits_for_postgresql_but_not_for_ever() {
     let pool = database().await;
     let behind = scheduler(&pool, BEHIND);
-    assert_eq!(behind.tick(at(10, "09:00:00")).await.unwrap(), Tick::First); // a first list is better than none
+    // A first list is better than none.
+    assert_eq!(behind.tick(at(10, "09:00:00")).await.unwrap(), Tick::First);
     assert_eq!(behind.tick(at(11, "00:00:02")).await.unwrap(), Tick::Waiting("behind".into()));
     assert_eq!(number(&pool, LISTS).await, 1);
     assert!(matches!(behind.tick(at(11, "00:45:00")).await.unwrap(), Tick::Midnight(_)));

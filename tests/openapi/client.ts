@@ -1,4 +1,4 @@
-// What a client's author writes against generated types. Compiled by `tsc`, never run.
+// Client code that uses the generated types. It is compiled by `tsc`, but never run.
 
 import type { components, paths } from "./openapi-typescript";
 import type { Order, PlaceOrderErrors, Problem, WalletEntry } from "./hey-api";
@@ -13,7 +13,7 @@ type Refusals<Path extends keyof paths, Status> = paths[Path] extends {
     : never
   : never;
 
-// `code` tells which members there are.
+// `code` determines which members exist.
 export function shown(problem: Refusals<"/v1/orders", 409>): string {
   switch (problem.code) {
     case "insufficient-stock":
@@ -31,7 +31,7 @@ export function left(problem: Problem): number {
   return problem.code === "balance-limit-exceeded" ? problem.limit - problem.balance : 0;
 }
 
-// Another refusal's member is an error, and so is a code that the route does not answer.
+// Using another refusal's member is an error, and so is a code that the route never returns.
 export function wrong(problem: PlaceOrderErrors[409]): string {
   // @ts-expect-error sold-out is no refusal of an order
   if (problem.code === "sold-out") return "";
@@ -47,7 +47,7 @@ export const paid = (entry: WalletEntry): boolean => entry.kind === "payment";
 // @ts-expect-error no such kind
 export const given = (entry: WalletEntry): boolean => entry.kind === "gift";
 
-// A 202 names what was made.
+// A 202 has the id of what was created.
 export const made = (
   body: paths["/v1/orders"]["post"]["responses"][202]["content"]["application/json"],
 ): string => body.order_id;

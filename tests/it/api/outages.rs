@@ -177,7 +177,8 @@ pub async fn while_postgres_is_behind() -> Codes {
     assert_eq!(api.balance(&user).await, 10);
     let entries = || api.get(&format!("/v1/users/{user}/wallet/entries")).user(&user);
     entries().refused(503, "truth-unavailable").await;
-    api.get("/v1/products/popular").refused(503, "truth-unavailable").await; // no scheduler has made a list
+    // No scheduler has made a list.
+    api.get("/v1/products/popular").refused(503, "truth-unavailable").await;
     apply_all(&mut reconciler).await;
     assert_eq!(column(&entries().ok(200).await, "balance"), [10, 5]);
     api.charge(&user, 5).user(&user).ok(201).await;

@@ -33,7 +33,8 @@ fn trusting(
     let provider = Arc::new(crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
-    config.resumption = rustls::client::Resumption::disabled(); // so that each handshake checks the certificate
+    // Each handshake must check the certificate.
+    config.resumption = rustls::client::Resumption::disabled();
     Arc::new(config).into()
 }
 

@@ -99,7 +99,8 @@ pub async fn postgres_killed_in_commit(seed: u64) -> Outcome {
     execute(&pool, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
     execute(&pool, "SELECT pg_reload_conf()").await;
     commit_waits(&pool, "SyncRep").await;
-    execute(&pool, "ALTER SYSTEM RESET synchronous_standby_names").await; // takes effect at the restart
+    // Takes effect at the restart.
+    execute(&pool, "ALTER SYSTEM RESET synchronous_standby_names").await;
     let (before, after) = cut_off(&trial).await;
     assert!(
         before.0 == after.0 && before.1 < after.1,

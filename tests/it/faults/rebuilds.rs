@@ -121,7 +121,8 @@ async fn rebuild(settings: &Settings, start_ms: u64) -> Option<u64> {
     tokio::time::sleep(Duration::from_millis(start_ms)).await;
     let finished = settings.run(&["rebuild"]).await;
     if finished.stderr.contains("timed out") {
-        return None; // the machine is too busy for the limits of single commands; the leader goes on
+        // The machine is too busy for the limits of single commands; the leader goes on.
+        return None;
     }
     let said = finished.assert_success().stdout;
     let epoch = said.trim().strip_prefix("Cell 0 is open, in epoch ").map(|rest| rest.trim_end_matches('.'));

@@ -62,7 +62,8 @@ pub async fn redis_stalled(seed: u64) -> Outcome {
 
     let told = trial.load.troubles(since_us);
     assert!(told.values().sum::<usize>() > 0, "clients were told");
-    let fine = ["gate-unavailable", "outcome-unknown", "overloaded", "truth-unavailable"]; // each a 503
+    // Each a 503.
+    let fine = ["gate-unavailable", "outcome-unknown", "overloaded", "truth-unavailable"];
     assert!(told.keys().all(|code| fine.contains(&code.as_str())), "{told:?}");
     assert!(answered.iter().all(|op| !op.succeeded()), "nobody can have decided anything");
     trial.serves_within(SOON).await;

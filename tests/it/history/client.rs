@@ -139,11 +139,12 @@ impl Load {
         self.shared.now_us()
     }
 
-    /// Waits until `more` further changes have succeeded; panics when that takes longer than `limit`.
+    /// Waits until `more` further changes have succeeded; panics when that takes longer than
+    /// `limit`.
     pub async fn until_more(&self, more: usize, limit: Duration) {
         let (goal, deadline) = (self.successes() + more, Instant::now() + limit);
         while self.successes() < goal {
-            assert!(Instant::now() < deadline, "{more} more successes within {limit:?}, in vain");
+            assert!(Instant::now() < deadline, "fewer than {more} more successes within {limit:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

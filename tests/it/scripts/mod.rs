@@ -141,7 +141,8 @@ fn runner(seed: u64, shrink: u32) -> TestRunner {
         // The seed is enough to reproduce a failure.
         failure_persistence: None,
         max_shrink_iters: shrink,
-        // No time limit: attempts are counted, so that a busy machine shrinks as far as an idle one.
+        // No time limit: attempts are counted, so that a busy machine shrinks as far as an idle
+        // one.
         max_shrink_time: 0,
         ..Config::default()
     })

@@ -140,7 +140,7 @@ impl Crowd {
         answers.add(name, outcome, took, Instant::now());
     }
 
-    /// Returns everything counted so far, and starts counting anew.
+    /// Returns everything counted so far, and resets the counts.
     pub fn take_answers(&self, begin: Instant) -> Answers {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *answers, Answers::new(begin))

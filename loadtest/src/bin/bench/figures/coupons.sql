@@ -1,4 +1,4 @@
--- A template that has issued coupons, one each to the first wallets.
+-- A template that has issued one coupon to each of the first wallets.
 INSERT INTO coupon_templates (template_id, number, name, discount_type, discount_value, min_subtotal, max_issued,
                               issued, issue_from, issue_until, created_at, updated_at)
 VALUES ('rush', 1, 'Template rush', 'amount', 500, 0, 1000000000, 0, '2020-01-01Z', '2100-01-01Z',
