@@ -146,7 +146,7 @@ async fn a_promoted_replica_takes_over_after_a_wait_and_keeps_its_epoch() {
         "nor is it read"
     );
 
-    // Takes over back, through a replica that has everything: without a rebuild.
+    // The first Redis takes over again after it has replicated everything: no rebuild.
     while leader.step().await.unwrap() != Step::Idle {}
     let master = promoted.port().to_string();
     let _: String = shop.raw.custom(cmd!("REPLICAOF"), vec!["127.0.0.1", &master]).await.unwrap();

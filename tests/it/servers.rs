@@ -16,7 +16,8 @@ use rushgate_local_servers::{
 
 /// Time limit for the guards of a killed process to clean up.
 const CLEAR_UP_LIMIT: Duration = Duration::from_secs(60);
-/// With 200 µs between signals, 500 of them cover what a guard does in its first 100 ms.
+/// Sent at least 200 µs apart, 500 signals cover what a guard does in its first 100 ms, and take
+/// half a second at most.
 const HANG_UPS: usize = 500;
 
 #[tokio::test]

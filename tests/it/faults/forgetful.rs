@@ -103,10 +103,10 @@ pub async fn log_cut_after_the_cursor(seed: u64) -> Outcome {
 }
 
 /// Kills Redis, cuts its log off after entry `kept`, and lets new instances fill it again. The
-/// instances that know the lost entries are frozen and retired. As long as they are frozen, no
-/// leader takes over the restarted Redis. The new instances therefore must not reach PostgreSQL,
-/// whose cursor would fence them off. Returns the removed entries and the proxy between the new
-/// instances and PostgreSQL.
+/// instances that know the lost entries are frozen and retired. The leader is frozen too, so the
+/// restarted Redis is not taken over. The new instances therefore must not reach PostgreSQL, whose
+/// cursor would fence them off. Returns the removed entries and the proxy between the new instances
+/// and PostgreSQL.
 async fn cut_and_refill(trial: &mut Trial, epoch: u64, kept: u64) -> (Vec<RawEntry>, Way) {
     let new = [Instance::ready(&trial.settings).await, Instance::ready(&trial.settings).await];
     trial.cluster.redis.kill().await;

@@ -54,7 +54,7 @@ pub struct Trial {
     pub rng: Rng,
     /// What the fault permits.
     pub expect: Expect,
-    /// Entries that only a Redis held that no longer exists.
+    /// Entries that were held only by a Redis that no longer exists.
     pub elsewhere: Vec<RawEntry>,
     /// Running instances that clients no longer use.
     pub retired: Vec<Arc<Instance>>,

@@ -96,7 +96,7 @@ async fn an_older_version_says_that_it_is_too_old() {
     let url = empty_database().await;
     let pool = pool_of(&url).await;
     let newest = i32::try_from(migrations().unwrap().len()).unwrap();
-    // Compatible with the schema two versions before it, but not with this version.
+    // The last migration is compatible with the version before it, but not with the current one.
     let more = ["-- oldest: 1\nSELECT 1;", "-- oldest: 4\nALTER TABLE wallets RENAME balance TO pence;"];
     let mut all = with(&more);
     all.last_mut().unwrap().oldest = newest + 1;
