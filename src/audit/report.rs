@@ -44,7 +44,7 @@ pub struct Check {
     pub rule: &'static str,
     /// The number of items checked.
     pub looked_at: i64,
-    /// The first differences, at most [`NAMED_PER_CHECK`].
+    /// The first differences, at most `NAMED_PER_CHECK`.
     pub differences: Vec<Difference>,
     /// The number of further differences.
     pub more: i64,

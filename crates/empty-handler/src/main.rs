@@ -1,5 +1,6 @@
-//! What the table of `./dev bench` compares with: a handler that does nothing, behind the same server as the API, in a
-//! process of the same kind (runtime, build profile, allocator). It prints its address and runs until SIGTERM.
+//! The baseline of `./dev bench`: a handler that does nothing, behind the same HTTP server as the
+//! API and in the same kind of process (runtime, build profile, allocator). It prints its address
+//! and runs until SIGTERM.
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};

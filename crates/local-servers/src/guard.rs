@@ -1,8 +1,12 @@
-//! One child process under a guard: a small shell that stops it when this process is gone, `kill -9` included.
+//! Runs one child process under a guard: a small shell script that stops the child when this
+//! process ends, even by `kill -9`.
 //!
-//! The guard (`guard.sh`) blocks on a pipe whose other end only this process holds; the kernel closes that end with
-//! us. Guard and server are a process group of their own, so Ctrl-C in a terminal reaches neither: whoever started
-//! them decides when they stop.
+//! The guard (`guard.sh`) blocks on a pipe whose other end only this process holds; the kernel
+//! closes that end when this process ends. Guard and server have a process group of their own, so
+//! that Ctrl-C in a terminal reaches neither: this process decides when they stop.
+//!
+//! [`Spec`] describes the command. [`Guard::spawn`] starts it, and `stop`, `kill` or a drop ends
+//! it.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -23,45 +27,46 @@ const GUARD: &str = include_str!("guard.sh");
 
 /// How long a server may take to stop before it is killed.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
-/// What the guard itself may need on top of that.
+/// The time that the guard itself may need in addition.
 const GUARD_MARGIN: Duration = Duration::from_secs(3);
-/// A killed process is gone when the kernel has taken its memory back.
+/// A killed process ends only after the kernel has released its memory.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 const FIRST_POLL: Duration = Duration::from_millis(2);
 const LONGEST_POLL: Duration = Duration::from_millis(50);
-/// How much of a log an error message shows.
+/// The part of a log that an error message shows.
 const LOG_TAIL_BYTES: u64 = 4096;
 const LOG_TAIL_LINES: usize = 15;
 
-/// The user to run as, where this process is root and the server refuses to be.
+/// The user of the server's process, if this process is root and the server refuses to run as root.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner {
     pub uid: u32,
     pub gid: u32,
 }
 
-/// What to run, and how.
+/// The command of a server and its environment.
 pub struct Spec {
-    /// For messages.
+    /// The name in messages.
     pub server: &'static str,
     pub program: PathBuf,
     pub args: Vec<OsString>,
-    /// Beside `PATH` and `LANG`, all that the server sees: whatever else stands in our environment could change it.
+    /// The whole environment besides `PATH` and `LANG`. Nothing is inherited, since other variables
+    /// could change the server's behaviour.
     pub env: Vec<(&'static str, OsString)>,
     pub folder: PathBuf,
     pub log: PathBuf,
     pub stop_signal: Signal,
-    /// How far it steps back behind others when the processors are busy, see `nice(1)`.
+    /// The niceness of the server, see `nice(1)`.
     pub niceness: u8,
     pub owner: Option<Owner>,
-    /// Held open for as long as the guard lives, see [`super::home::Home`].
+    /// The home's hold, open for as long as the guard runs; see [`super::home`].
     pub hold: OwnedFd,
 }
 
-/// A running child with its guard. Dropped, it is stopped in the background.
+/// A running child with its guard. A drop stops it in the background.
 pub(super) struct Guard {
     server: &'static str,
-    /// `None` only once it has been reaped or handed over.
+    /// `None` after it was reaped or handed to a reaper thread.
     child: Option<Child>,
     line: Option<ChildStdin>,
     pid: u32,
@@ -72,7 +77,7 @@ pub(super) struct Guard {
 impl Guard {
     pub(super) async fn spawn(spec: Spec) -> Result<Guard, Error> {
         let server = spec.server;
-        // Reading the first line blocks for a millisecond or, on a busy machine, longer.
+        // Reading the first line blocks for a millisecond, or longer on a busy machine.
         tokio::task::spawn_blocking(move || spawn_blocking(spec))
             .await
             .unwrap_or_else(|gone| Err(std::io::Error::other(gone)))
@@ -83,12 +88,12 @@ impl Guard {
         self.pid
     }
 
-    /// How the server ended, if it has.
+    /// The exit status, if the server has ended.
     pub(super) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut()?.try_wait().ok().flatten()
     }
 
-    /// Asks the server to stop; kills it when it has not within [`STOP_GRACE`].
+    /// Asks the server to stop. Kills it after [`STOP_GRACE`].
     pub(super) async fn stop(mut self) {
         drop(self.line.take());
         if self.wait(STOP_GRACE + GUARD_MARGIN).await.is_none() {
@@ -96,9 +101,9 @@ impl Guard {
         }
     }
 
-    /// As a crash: the server and all of its children get SIGKILL, nobody is asked.
+    /// Simulates a crash: SIGKILL to the server and all of its children.
     pub(super) async fn kill(mut self) {
-        // Stopped first, so that it has no time for new children between the look and the blow.
+        // SIGSTOP first, so that the server cannot fork between the listing and the SIGKILL.
         send(self.pid, Signal::SIGSTOP);
         self.signal(Signal::SIGKILL);
         if self.wait(KILL_LIMIT).await.is_none()
@@ -108,7 +113,7 @@ impl Guard {
         }
     }
 
-    /// Signals the server and all of its children.
+    /// Sends a signal to the server and all of its descendants.
     pub(super) fn signal(&self, signal: Signal) {
         let mut family = vec![self.pid];
         family.extend(descendants(self.pid));
@@ -117,7 +122,7 @@ impl Guard {
         }
     }
 
-    /// Waits for the guard's end, which is the server's.
+    /// Waits for the end of the guard, which ends with the server.
     pub(super) async fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + limit;
         let mut pause = FIRST_POLL;
@@ -134,7 +139,7 @@ impl Guard {
         }
     }
 
-    /// The error for a server that did not come up, with the end of what it said.
+    /// The error for a server that did not start, with the end of its log.
     pub(super) fn failure(&self, reason: String) -> Error {
         Error::NotStarted {
             server: self.server,
@@ -154,7 +159,7 @@ impl Drop for Guard {
     }
 }
 
-/// Waits for a child that is about to end, so that it does not stay behind as a zombie.
+/// Reaps a child that is about to end, so that it does not remain as a zombie.
 pub(super) fn reap_in_background(mut child: Child) {
     let _ = std::thread::Builder::new().name("reaper".into()).spawn(move || child.wait());
 }
@@ -166,7 +171,7 @@ fn spawn_blocking(spec: Spec) -> std::io::Result<Guard> {
         .arg(spec.stop_signal.as_str().trim_start_matches("SIG"))
         .arg(STOP_GRACE.as_secs().to_string())
         .arg(&spec.log)
-        // It becomes the program.
+        // `nice` replaces itself with the program, which keeps its process id.
         .args(["nice", "-n", &spec.niceness.to_string()])
         .arg(&spec.program)
         .args(&spec.args)
@@ -184,7 +189,7 @@ fn spawn_blocking(spec: Spec) -> std::io::Result<Guard> {
     if let Some(output) = child.stdout.take() {
         BufReader::new(output).read_line(&mut first)?;
     }
-    let pid = first.trim().parse().map_err(|_| std::io::Error::other("its guard did not come up"));
+    let pid = first.trim().parse().map_err(|_| std::io::Error::other("its guard did not start"));
     let guard = Guard {
         server: spec.server,
         child: Some(child),
@@ -196,7 +201,7 @@ fn spawn_blocking(spec: Spec) -> std::io::Result<Guard> {
     pid.map(|_| guard)
 }
 
-/// A shell script in a process group and with an environment of its own.
+/// A command that runs a shell script in a process group of its own, without our environment.
 pub(super) fn shell(script: &str) -> Command {
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(script).arg("guard").process_group(0).env_clear();
@@ -209,13 +214,14 @@ fn as_pid(pid: u32) -> Pid {
 }
 
 fn send(pid: u32, signal: Signal) {
-    // 0 would be our own process group. A process that has ended meanwhile needs no signal.
+    // 0 would signal our own process group. The error of a process that has already ended is
+    // ignored.
     if pid != 0 {
         let _ = kill(as_pid(pid), signal);
     }
 }
 
-/// Children, their children and so on. Empty where the kernel does not tell (other systems than Linux).
+/// All descendants. Empty on systems without Linux' `/proc/<pid>/task/<tid>/children`.
 fn descendants(pid: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut found = Vec::new();

@@ -1,15 +1,18 @@
-# Runs one server, and stops it as soon as the process that started it is gone, however that ended.
+# Runs one server, and stops it as soon as the process that started it has ended, even by kill -9.
 #
 # Arguments: STOP_SIGNAL GRACE_S LOG PROGRAM [ARGUMENT...]
-# Standard input is a pipe whose other end only the starter holds: end of file means "stop the server", whether the
-# starter closed it on purpose or was killed. The first line on standard output is the server's process id.
-# Standard error is not for messages: it is a file that says "still at work here" for as long as it is held open.
+#
+# Standard input is a pipe whose other end only the starter holds. End of file means "stop the
+# server", whether the starter closed the pipe or was killed. The first line on standard output is
+# the server's process id. Standard error is not for messages: it is the hold, an open file that
+# shows that the folder is in use.
 stop_signal=$1
 grace_s=$2
 log=$3
 shift 3
 
-# The starter's terminal must not end the guard before the server. Traps, unlike ignored signals, are not inherited.
+# Signals from the starter's terminal must not end the guard before the server. These are traps,
+# since the server would inherit ignored signals.
 trap : HUP INT TERM
 
 exec 3<&0
@@ -19,8 +22,9 @@ echo "$server"
 exec >/dev/null
 
 stop_server() {
-    # A paused process would not see the signal; its children may be paused as well (PostgreSQL's sessions are).
-    # shellcheck disable=SC2046 # one word per process id is meant
+    # A paused process would not receive the signal. Its children may be paused as well
+    # (PostgreSQL's sessions).
+    # shellcheck disable=SC2046 # one word per process id is intended
     kill -CONT "$server" $(cat "/proc/$server/task/"*/children 2>/dev/null) 2>/dev/null
     kill -"$stop_signal" "$server" 2>/dev/null
     tenths=0
@@ -32,7 +36,8 @@ stop_server() {
 }
 
 (
-    # Ignored, what it runs ignores them as well: a group with a frozen server in it is hung up when the starter ends.
+    # Ignored signals are inherited, so the commands of this subshell ignore them, too. SIGHUP does
+    # arrive: when the starter ends, the kernel sends it to a process group with a stopped server.
     trap '' HUP INT TERM
     read -r _ <&3
     stop_server

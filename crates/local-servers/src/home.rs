@@ -1,9 +1,9 @@
-//! Where a server's files live, and who may use them.
+//! A server's folder, its lock and its removal.
 //!
-//! Each home has a *hold*: a file descriptor that we keep and that every guard inherits. For a kept folder it is a
-//! locked file, so that nobody starts a second server on it, not even while the guard of a killed process is still
-//! stopping the first. For a scratch folder it is the pipe of a sweeper, which removes the folder once all holders
-//! are gone.
+//! Each [`Home`] has a *hold*: a file descriptor that this process keeps and that every guard
+//! inherits. For a kept folder it is a locked file, so that no second server can start on the
+//! folder, even while the guard of a killed process is still stopping the first one. For a scratch
+//! folder it is the pipe of a sweeper, which removes the folder once all holders have ended.
 
 use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::io::ErrorKind;
@@ -19,9 +19,10 @@ use super::guard::{STOP_GRACE, reap_in_background, shell};
 use super::{DataFolder, Error, random_hex};
 
 const SWEEPER: &str = include_str!("sweeper.sh");
-/// Long enough for the guard of a process that was just killed to stop its server.
+/// Long enough for the guard of a killed process to stop its server.
 const LOCK_LIMIT: Duration = STOP_GRACE.saturating_add(Duration::from_secs(5));
-/// The link in a folder to where its server works, if that could not reach the folder.
+/// The name of the link in a home to the server's real folder, if the server's user cannot reach
+/// the home.
 pub(super) const ELSEWHERE: &str = "elsewhere";
 const LOCK_POLL: Duration = Duration::from_millis(50);
 const REMOVE_LIMIT: Duration = Duration::from_secs(10);
@@ -29,7 +30,7 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 
 pub struct Home {
     path: PathBuf,
-    /// `None` only while being dropped.
+    /// `None` only during the drop.
     hold: Option<OwnedFd>,
     sweeper: Option<Child>,
 }
@@ -66,7 +67,7 @@ impl Home {
         &self.path
     }
 
-    /// A copy of the hold for one more guard.
+    /// A copy of the hold for another guard.
     pub(super) fn hold(&self) -> Result<OwnedFd, Error> {
         self.hold
             .as_ref()
@@ -84,7 +85,7 @@ impl Drop for Home {
     }
 }
 
-/// Locks a file for as long as it is open; waits at most `limit` for another holder.
+/// Locks a file for as long as it is open. Waits at most `limit` for another holder.
 pub async fn lock(path: &Path, limit: Duration) -> Result<File, Error> {
     let failed = |source| Error::io(format!("lock {}", path.display()), source);
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
@@ -101,7 +102,7 @@ pub async fn lock(path: &Path, limit: Duration) -> Result<File, Error> {
     }
 }
 
-/// Writes a file that only its owner may read.
+/// Writes a file that only its owner can read.
 pub fn write_private(path: &Path, content: &str) -> Result<(), Error> {
     std::fs::write(path, "")
         .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o600)))
@@ -109,7 +110,7 @@ pub fn write_private(path: &Path, content: &str) -> Result<(), Error> {
         .map_err(|source| Error::io(format!("write {}", path.display()), source))
 }
 
-/// What a private file says; made up the first time.
+/// The content of a private file. The first call creates it with `make`.
 pub fn remembered(path: &Path, make: impl FnOnce() -> Result<String, Error>) -> Result<String, Error> {
     match std::fs::read_to_string(path) {
         Ok(known) if !known.is_empty() => Ok(known),
@@ -121,13 +122,15 @@ pub fn remembered(path: &Path, make: impl FnOnce() -> Result<String, Error>) -> 
     }
 }
 
-/// Waits until no server runs on a kept folder any more, also none that a dropped start has left to its guard.
+/// Waits until no server runs on a kept folder, including one that a dropped `start` has left to
+/// its guard.
 pub async fn wait_until_free(folder: &Path) -> Result<(), Error> {
     let file = folder.join("lock");
     if file.exists() { lock(&file, LOCK_LIMIT).await.map(drop) } else { Ok(()) }
 }
 
-/// Removes a kept folder with the data of a server, once nobody uses it; also what lies [elsewhere](ELSEWHERE).
+/// Removes a kept folder with the data of a server, once it is free, and the folder that the link
+/// [`ELSEWHERE`] points to.
 pub async fn discard(folder: &Path) -> Result<(), Error> {
     wait_until_free(folder).await?;
     let elsewhere = std::fs::read_link(folder.join(ELSEWHERE)).ok();
@@ -137,9 +140,9 @@ pub async fn discard(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes a folder with all that is in it; one that is not there is removed. A killed initdb leaves a PostgreSQL that
-/// writes for a moment after the guard has ended, and a file that appears meanwhile keeps its folder from being removed:
-/// tries again until `REMOVE_LIMIT`.
+/// Removes a folder and its contents; a missing folder is no error. A killed initdb leaves a
+/// PostgreSQL process that still writes for a moment after the guard has ended, and a new file
+/// prevents the removal of its folder. So the removal is retried until `REMOVE_LIMIT`.
 pub async fn remove_folder(folder: &Path) -> Result<(), Error> {
     let deadline = Instant::now() + REMOVE_LIMIT;
     loop {
@@ -165,7 +168,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("rushgate-{}", random_hex(8).unwrap()));
         let inner = folder.join("data");
         std::fs::create_dir_all(&inner).unwrap();
-        // Many files: while they are removed, one more appears.
+        // Many files, so that another one appears during the removal.
         for n in 0..2_000 {
             std::fs::write(inner.join(format!("old-{n}")), "").unwrap();
         }

@@ -1,11 +1,13 @@
-//! Private Redis, PostgreSQL and RabbitMQ as child processes, for `rushgate demo` and for the tests.
+//! Private Redis, PostgreSQL and RabbitMQ as child processes, for `rushgate demo` and for the
+//! tests.
 //!
-//! The life of a server: its [`home`](self::home) is opened (a kept folder is locked, a scratch folder gets a sweeper),
-//! free ports are chosen, a *recipe* writes its configuration there, a [`guard`](self::guard) runs it, and `start`
-//! returns once the server itself has answered, not some other that happens to have its port. It ends with `stop`,
-//! `kill`, a drop, or with this process: also after `kill -9` nothing is left running.
+//! The life of a [`Server`]: `start` opens its [`home`](self::home) (a kept folder is locked, a
+//! scratch folder gets a sweeper) and chooses free ports. Its [`Recipe`] writes the configuration,
+//! and a [`guard`](self::guard) runs the program. `start` returns once this very process has
+//! answered, since another server might have taken the port. The server ends with `stop`, `kill`, a
+//! drop, or the end of this process; nothing is left running even after `kill -9`.
 //!
-//! Nothing here is bound to the tokio runtime that started a server, so tests, each with a runtime of its own, may
+//! A server is not bound to the tokio runtime that started it, so tests with a runtime each can
 //! share one.
 
 mod guard;
@@ -33,21 +35,22 @@ pub use self::home::{discard, lock, remembered, wait_until_free, write_private};
 use self::guard::{Guard, Spec};
 use self::home::Home;
 
-/// How often a start is tried again on other ports, when somebody else was faster.
+/// The most attempts of a start with other ports, if another process takes the chosen ones.
 const PORT_ATTEMPTS: u32 = 5;
 const FIRST_POLL: Duration = Duration::from_millis(2);
 const LONGEST_POLL: Duration = Duration::from_millis(50);
-/// One question to a server that is starting up.
+/// The time limit of one readiness probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
-/// How long a killed server's last processes may take to go.
+/// How long the last processes of a killed server may take to end.
 const STILL_GOING_LIMIT: Duration = Duration::from_secs(10);
 
-/// Where a server keeps its data.
+/// The folder of a server's data.
 #[derive(Clone, Debug)]
 pub enum DataFolder {
-    /// This folder, made if need be. A later start finds the data again.
+    /// This folder, created if needed. A later start finds the data again.
     Kept(PathBuf),
-    /// A new folder among the system's temporary files, removed when the server object is dropped or this process ends.
+    /// A new folder in the system's temporary folder. It is removed when the server object is
+    /// dropped or this process ends.
     Scratch,
 }
 
@@ -63,7 +66,7 @@ pub enum Error {
     FolderInUse { folder: PathBuf },
     #[error("PostgreSQL refuses to run as root, and {reason}")]
     NoPostgresUser { reason: String },
-    #[error("the user `postgres` may not reach {}; choose a data folder that all users may pass through", folder.display())]
+    #[error("the user `postgres` cannot reach {}; choose a data folder below folders that all users may enter", folder.display())]
     Unreachable { folder: PathBuf },
     #[error("cannot {what}: {source}")]
     Io { what: String, source: std::io::Error },
@@ -78,33 +81,34 @@ impl Error {
         Error::Io { what, source }
     }
 
-    /// A killed server's last processes have not quite gone: worth trying again.
+    /// The last processes of a killed server still run, so a retry may succeed. The text is
+    /// PostgreSQL's.
     fn is_still_going(&self) -> bool {
         matches!(self, Error::NotStarted { tail, .. } if tail.contains("is still in use"))
     }
 
-    /// Somebody else has the port: worth trying another.
+    /// Another process has the port, so a retry with another port may succeed.
     fn is_port_taken(&self) -> bool {
         let Error::NotStarted { tail, .. } = self else { return false };
         ["already in use", "eaddrinuse"].iter().any(|sign| tail.contains(sign))
     }
 }
 
-/// How one kind of server is run: what [`Server`] does not know about it.
+/// The part of [`Server`] that is specific to one kind of server.
 pub trait Recipe: Send + Sync {
     const READY_LIMIT: Duration;
 
     fn home(&self) -> &Home;
     fn port_count(&self) -> usize;
-    /// Writes the configuration for these ports and says what to run.
+    /// Writes the configuration for these ports and returns the command to run.
     fn spec(&self, ports: &[u16]) -> Result<Spec, Error>;
-    /// Whether this very process answers on its ports.
+    /// Whether the process `pid` itself answers on these ports.
     fn answers(&self, ports: &[u16], pid: u32) -> impl Future<Output = bool> + Send;
 }
 
 /// A private server; see [`RedisServer`], [`PostgresServer`] and [`RabbitMqServer`].
 pub struct Server<R: Recipe> {
-    // Before the recipe, which owns the home: dropped in this order.
+    // Declared before the recipe, which owns the home, so that it is dropped first.
     running: Mutex<Option<Guard>>,
     recipe: R,
     ports: Vec<u16>,
@@ -123,12 +127,12 @@ impl<R: Recipe> Server<R> {
         }
     }
 
-    /// The port for clients, on 127.0.0.1; the same through every restart.
+    /// The port for clients, on 127.0.0.1. It stays the same across restarts.
     pub fn port(&self) -> u16 {
         self.ports[0]
     }
 
-    /// The server's process, while it runs.
+    /// The server's process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.running().as_ref().map(Guard::pid)
     }
@@ -138,7 +142,7 @@ impl<R: Recipe> Server<R> {
         self.recipe.home().path()
     }
 
-    /// Lets the server finish in order; one that does not is killed.
+    /// Shuts the server down; kills it if it does not end in time.
     pub async fn stop(&self) {
         let guard = self.running().take();
         if let Some(guard) = guard {
@@ -146,7 +150,7 @@ impl<R: Recipe> Server<R> {
         }
     }
 
-    /// As a crash (SIGKILL to all of its processes). The data stay as they are.
+    /// Simulates a crash: SIGKILL to all of the server's processes. The data stay as they are.
     pub async fn kill(&self) {
         let guard = self.running().take();
         if let Some(guard) = guard {
@@ -154,7 +158,7 @@ impl<R: Recipe> Server<R> {
         }
     }
 
-    /// Stops the server if it runs, then starts it on the same port and folder.
+    /// Stops the server if it runs, then starts it with the same ports and folder.
     pub async fn restart(&self) -> Result<(), Error> {
         self.stop().await;
         let deadline = Instant::now() + STILL_GOING_LIMIT;
@@ -170,7 +174,7 @@ impl<R: Recipe> Server<R> {
         Ok(())
     }
 
-    /// Freezes all of its processes (SIGSTOP): connections stay open, nothing answers.
+    /// Freezes all of the server's processes (SIGSTOP): connections stay open without answers.
     pub fn pause(&self) {
         if let Some(guard) = self.running().as_ref() {
             guard.signal(Signal::SIGSTOP);
@@ -196,7 +200,7 @@ async fn launch<R: Recipe>(recipe: &R, ports: &[u16]) -> Result<Guard, Error> {
     let mut pause = FIRST_POLL;
     loop {
         if let Some(status) = guard.ended() {
-            return Err(guard.failure(format!("it ended ({status})")));
+            return Err(guard.failure(format!("the process ended ({status})")));
         }
         if timeout(PROBE_LIMIT, recipe.answers(ports, guard.pid())).await == Ok(true) {
             return Ok(guard);
@@ -211,7 +215,7 @@ async fn launch<R: Recipe>(recipe: &R, ports: &[u16]) -> Result<Guard, Error> {
     }
 }
 
-/// Random bytes of the operating system, as hexadecimal digits.
+/// Random bytes from the operating system, as hexadecimal digits.
 pub fn random_hex(bytes: usize) -> Result<String, Error> {
     use std::fmt::Write as _;
     use std::io::Read as _;

@@ -1,20 +1,21 @@
-//! Free loopback ports.
+//! Free loopback ports below the kernel's ephemeral range, which is what binding port 0 would give.
 //!
-//! Not those of the kernel's ephemeral range (what binding port 0 gives): a client that keeps reconnecting to a stopped
-//! server there can be given the server's own port as its source and connect to itself, and any outgoing connection can
-//! take the port while the server restarts.
+//! A port of that range is unsuitable for two reasons. A client that keeps reconnecting to a
+//! stopped server can be given the server's port as its source port, and then connects to itself.
+//! And any outgoing connection can take the port while the server restarts.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Error;
 
-/// Below this are the ports that well-known servers use.
+/// Well-known servers use the ports below this.
 const LOWEST: u16 = 10_240;
 const USUAL_EPHEMERAL_START: u16 = 32_768;
 const ATTEMPTS: u32 = 1_000;
 
-/// `count` different ports that were free a moment ago. Another process may be faster: try again with others then.
+/// `count` different ports that are free at this moment. Another process may still take one first;
+/// the caller then retries with other ports.
 pub fn free_ports(count: usize) -> Result<Vec<u16>, Error> {
     let listeners = (0..count)
         .map(|_| bind())
@@ -24,7 +25,8 @@ pub fn free_ports(count: usize) -> Result<Vec<u16>, Error> {
 }
 
 fn bind() -> std::io::Result<TcpListener> {
-    /// Counts on from a start of its own in each process, so that two servers of one process never compete.
+    /// Counts from a different start in each process, so that servers of one process never compete
+    /// for a port.
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let _ = NEXT.compare_exchange(
         0,

@@ -1,4 +1,4 @@
-//! A private PostgreSQL, trusting whoever reaches its loopback port.
+//! A private PostgreSQL. It accepts every connection to its loopback port without a password.
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -22,21 +22,22 @@ use super::{DataFolder, Error, Recipe, Server, random_hex};
 const POSTGRES: Program = Program { name: "postgres", package: "postgresql" };
 const INITDB: Program = Program { name: "initdb", package: "postgresql" };
 const INITDB_LIMIT: Duration = Duration::from_secs(120);
-/// PostgreSQL's code for a database that is there already.
+/// PostgreSQL's error code for a database that already exists.
 const DUPLICATE_DATABASE: &str = "42P04";
-/// The home folder of the user `postgres` in the packages of Debian and Ubuntu.
+/// The home folder of the user `postgres` in Debian's and Ubuntu's packages.
 const POSTGRES_HOME: &str = "/var/lib/postgresql";
 
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
     pub folder: DataFolder,
-    /// Off, a crash of the machine may lose everything, and commits are fast: for tests.
+    /// Whether commits wait for the disk. Without it commits are fast, but a crash of the machine
+    /// may lose everything: for tests.
     pub fsync: bool,
-    /// How far it steps back behind others when the processors are busy, see `nice(1)`.
+    /// The niceness of the server, see `nice(1)`.
     pub niceness: u8,
-    /// Settings, after (so, over) those that the server has anyway.
+    /// Settings. They override the default ones.
     pub extra_config: Vec<(String, String)>,
-    /// The folder with `initdb` and `postgres`, instead of the installed ones.
+    /// The folder of `initdb` and `postgres`, instead of the installed ones.
     pub bin_folder: Option<PathBuf>,
 }
 
@@ -56,7 +57,7 @@ pub type PostgresServer = Server<PostgresRecipe>;
 pub struct PostgresRecipe {
     home: Home,
     program: PathBuf,
-    /// The home, or where the user `postgres` can work if it cannot reach that.
+    /// The home, or another folder if the user `postgres` cannot reach the home.
     base: PathBuf,
     owner: Option<Owner>,
     fsync: bool,
@@ -84,12 +85,12 @@ impl Server<PostgresRecipe> {
         Server::start_with(recipe).await
     }
 
-    /// From its next start on; see [`PostgresOptions::niceness`].
+    /// Takes effect at the next start; see [`PostgresOptions::niceness`].
     pub fn set_niceness(&self, niceness: u8) {
         self.recipe.niceness.store(niceness, Ordering::Relaxed);
     }
 
-    /// The database `postgres`, which always exists.
+    /// The URL of the database `postgres`, which always exists.
     pub fn url(&self) -> String {
         self.database_url("postgres")
     }
@@ -98,7 +99,7 @@ impl Server<PostgresRecipe> {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port())
     }
 
-    /// Makes a database if it is not there yet, and returns its URL.
+    /// Creates a database unless it exists, and returns its URL.
     pub async fn create_database(&self, database: &str) -> Result<String, Error> {
         let what = format!("create the database {database}");
         let failed = |source| Error::Sql { what: what.clone(), source };
@@ -128,7 +129,7 @@ impl PostgresRecipe {
             env: vec![("LC_ALL", "C.UTF-8".into()), ("TZ", "UTC".into())],
             folder: self.base.clone(),
             log: self.base.join("postgres.log"),
-            // "Fast": sessions are ended, data are written.
+            // A "fast" shutdown: sessions are terminated, data are written.
             stop_signal: Signal::SIGINT,
             niceness: self.niceness.load(Ordering::Relaxed),
             owner: self.owner,
@@ -136,7 +137,8 @@ impl PostgresRecipe {
         })
     }
 
-    /// Runs initdb where that has not been done. Beside the final place first: half a cluster must never be taken for one.
+    /// Runs initdb unless there is a cluster. initdb works in a temporary folder, which is then
+    /// renamed, so that an unfinished cluster is never taken for a complete one.
     async fn make_cluster(&self, initdb: PathBuf) -> Result<(), Error> {
         if self.data().exists() {
             return Ok(());
@@ -166,7 +168,7 @@ impl PostgresRecipe {
 }
 
 impl Recipe for PostgresRecipe {
-    /// Long only because recovery after a crash comes before the first answer.
+    /// Long because PostgreSQL recovers from a crash before it is ready.
     const READY_LIMIT: Duration = Duration::from_secs(120);
 
     fn home(&self) -> &Home {
@@ -211,7 +213,7 @@ impl Recipe for PostgresRecipe {
     }
 }
 
-/// What the server says of itself in its lock file: the first line is its process, the eighth its state.
+/// Reads the server's lock file: line 1 holds its process id, line 8 its state.
 fn is_ready(data: &Path, pid: u32) -> bool {
     let lock = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
     let mut lines = lock.lines();
@@ -224,7 +226,7 @@ async fn connect(port: u16) -> Result<PgConnection, sqlx::Error> {
     options.database("postgres").ssl_mode(PgSslMode::Disable).connect().await
 }
 
-/// Debian keeps each version's programs in a folder of its own, outside of `PATH`.
+/// The folders of installed versions. Debian installs each version in a folder outside of `PATH`.
 fn installed_folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         newest_first("/usr/lib/postgresql").into_iter().map(|version| version.join("bin")).collect();
@@ -249,8 +251,9 @@ fn postgres_user() -> Result<Owner, Error> {
     }
 }
 
-/// A folder that belongs to the user `postgres` and that it can reach: the home, or, where that lies under a closed
-/// folder such as /root, one in that user's own home, with a link to it in ours.
+/// A folder that the user `postgres` owns and can reach. This is the home, unless it lies below a
+/// closed folder such as /root. Then it is a folder in the home of `postgres`, and our home holds a
+/// link to it.
 fn reachable_base(home: &Home, owner: Owner) -> Result<PathBuf, Error> {
     let link = home.path().join(ELSEWHERE);
     if let Ok(elsewhere) = std::fs::read_link(&link)
@@ -277,7 +280,8 @@ fn give(folder: &Path, owner: Owner) -> Result<(), Error> {
         .map_err(|source| Error::io(format!("give {} to the user postgres", folder.display()), source))
 }
 
-/// Asks by trying: permissions have more sources (lists, mounts, name spaces) than the bits that we could read.
+/// Tests access by trying: it depends on more (access control lists, mounts, namespaces) than the
+/// mode bits.
 fn is_reachable(folder: &Path, owner: Owner) -> bool {
     let mut probe = Command::new("/bin/sh");
     probe.args(["-c", "cd \"$0\" && test -w ."]).arg(folder).current_dir("/").uid(owner.uid).gid(owner.gid);

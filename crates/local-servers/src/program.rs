@@ -1,4 +1,4 @@
-//! Finding the servers' programs.
+//! Finds the servers' programs.
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
@@ -6,19 +6,20 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 
-/// Where packages put servers, though it is not in everybody's `PATH`.
+/// The folders in which packages install servers. They may be missing from `PATH`.
 const MORE_FOLDERS: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// A program that a server needs, and where it comes from.
+/// A program that a server needs, and its package.
 pub(super) struct Program {
     pub name: &'static str,
-    /// The package of Debian and Ubuntu.
+    /// The package in Debian and Ubuntu.
     pub package: &'static str,
 }
 
 impl Program {
-    /// The given path if there is one, else the first of the folders (before `PATH`) that has the program.
+    /// The given path, if any. Otherwise the program in the first of `folders`, then of `PATH`,
+    /// that has it.
     pub(super) fn find(&self, given: Option<&Path>, folders: &[PathBuf]) -> Result<PathBuf, Error> {
         if let Some(given) = given {
             return if is_program(given) {
@@ -42,14 +43,14 @@ impl Program {
     }
 }
 
-/// Our `PATH`, and the usual folders after it.
+/// Our `PATH`, followed by the usual folders.
 pub(super) fn search_path() -> OsString {
     let ours = std::env::var_os("PATH").unwrap_or_default();
     let all = std::env::split_paths(&ours).chain(MORE_FOLDERS.map(PathBuf::from));
     std::env::join_paths(all).unwrap_or(ours)
 }
 
-/// The sub-folders of a folder, the last by version number first.
+/// The subfolders of a folder, in descending order of the version in their names.
 pub(super) fn newest_first(folder: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> =
         std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();

@@ -1,4 +1,5 @@
-//! A private RabbitMQ on loopback ports, without the port mapper (epmd) that Erlang would otherwise leave running.
+//! A private RabbitMQ on loopback ports. It runs without Erlang's port mapper (epmd), which would
+//! outlive it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,21 +18,22 @@ use super::program::{Program, newest_first, search_path};
 use super::{DataFolder, Error, Recipe, Server, random_hex};
 
 const RABBITMQ: Program = Program { name: "rabbitmq-server", package: "rabbitmq-server" };
-/// One call of the management API.
+/// The time limit of one call to the management API.
 const MANAGEMENT_LIMIT: Duration = Duration::from_secs(10);
-/// The fixed beginning of every AMQP 0-9-1 conversation.
+/// The bytes with which a client opens every AMQP 0-9-1 connection.
 const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 
 #[derive(Clone, Debug)]
 pub struct RabbitMqOptions {
     pub folder: DataFolder,
-    /// The management plugin's HTTP API, on a port of its own; [`RabbitMqServer::create_vhost`] needs it.
+    /// Whether to enable the management plugin's HTTP API, on a port of its own.
+    /// [`RabbitMqServer::create_vhost`] needs it.
     pub management: bool,
-    /// How far it steps back behind others when the processors are busy, see `nice(1)`.
+    /// The niceness of the server, see `nice(1)`.
     pub niceness: u8,
-    /// Lines of rabbitmq.conf, after those that the server has anyway.
+    /// Lines of rabbitmq.conf. They follow the default ones.
     pub extra_config: Vec<String>,
-    /// Instead of the `rabbitmq-server` that is installed.
+    /// The program, instead of the installed `rabbitmq-server`.
     pub program: Option<PathBuf>,
 }
 
@@ -51,7 +53,7 @@ pub type RabbitMqServer = Server<RabbitMqRecipe>;
 pub struct RabbitMqRecipe {
     home: Home,
     program: PathBuf,
-    /// Kept with the data, which Erlang's database binds to the name.
+    /// The node's name. It is stored with the data, since Erlang's database is bound to it.
     node: String,
     management: bool,
     niceness: u8,
@@ -70,7 +72,7 @@ impl Server<RabbitMqRecipe> {
         Server::start_with(RabbitMqRecipe { home, program, node, management, niceness, extra_config }).await
     }
 
-    /// The virtual host `/`, as the user `guest`.
+    /// The URL of the virtual host `/`, as the user `guest`.
     pub fn url(&self) -> String {
         self.vhost_url("%2f")
     }
@@ -79,12 +81,13 @@ impl Server<RabbitMqRecipe> {
         format!("amqp://guest:guest@127.0.0.1:{}/{vhost}", self.port())
     }
 
-    /// Where the management API answers, if the option was set.
+    /// The URL of the management API, if it is enabled.
     pub fn management_url(&self) -> Option<String> {
         self.management_port().map(|port| format!("http://127.0.0.1:{port}/api"))
     }
 
-    /// Makes a virtual host that `guest` may use, and returns its URL. Names are of letters, digits, `-` and `_`.
+    /// Creates a virtual host that `guest` can use, and returns its URL. A name consists of
+    /// letters, digits, `-` and `_`.
     pub async fn create_vhost(&self, vhost: &str) -> Result<String, Error> {
         self.manage("PUT", &format!("vhosts/{vhost}"), "{}").await?;
         let everything = r#"{"configure":".*","write":".*","read":".*"}"#;
@@ -92,12 +95,12 @@ impl Server<RabbitMqRecipe> {
         Ok(self.vhost_url(vhost))
     }
 
-    /// Removes a virtual host with all that is in it; its connections are closed.
+    /// Deletes a virtual host with its contents, and closes its connections.
     pub async fn delete_vhost(&self, vhost: &str) -> Result<(), Error> {
         self.manage("DELETE", &format!("vhosts/{vhost}"), "").await
     }
 
-    /// Runs `rabbitmqctl` on this server; returns what it printed.
+    /// Runs `rabbitmqctl` on this server and returns its output.
     pub async fn control(&self, args: &[&str]) -> Result<String, Error> {
         let mut command = self.recipe.control(self.ports[1]);
         command.args(args);
@@ -148,7 +151,7 @@ impl RabbitMqRecipe {
         write_private(&folder.join("enabled_plugins"), plugins)
     }
 
-    /// `rabbitmqctl` as this node's user; it finds the node by its port, as the node itself does without epmd.
+    /// The command `rabbitmqctl` for this node. Without epmd it needs the node's port.
     fn control(&self, dist_port: u16) -> Command {
         let mut command = Command::new(self.program.with_file_name("rabbitmqctl"));
         let erlang = format!("-start_epmd false -erl_epmd_port {dist_port} -dist_listen false");
@@ -166,9 +169,10 @@ impl RabbitMqRecipe {
     }
 
     fn erlang_args(&self, dist_port: u16) -> String {
-        // With a port of its own given here, the node needs no epmd to be found, and starts none. RabbitMQ would start
-        // one when it names the node itself, so the name is given to Erlang.
-        // One scheduler thread starts faster than several on the small machines that this is for, and needs less memory.
+        // With a fixed port, the node needs no epmd to be found and starts none. If RabbitMQ set
+        // the node's name itself, it would start epmd, so the name is passed to Erlang.
+        //
+        // On small machines, one scheduler thread starts faster than several and needs less memory.
         format!(
             "-name {} -start_epmd false -erl_epmd_port {dist_port} \
              -kernel inet_dist_use_interface {{127,0,0,1}} \
@@ -186,7 +190,7 @@ impl Recipe for RabbitMqRecipe {
         &self.home
     }
 
-    /// For clients, for Erlang's distribution, for the management API.
+    /// The ports for clients, for Erlang's distribution, and for the management API.
     fn port_count(&self) -> usize {
         if self.management { 3 } else { 2 }
     }
@@ -201,14 +205,14 @@ impl Recipe for RabbitMqRecipe {
             args: Vec::new(),
             env: vec![
                 ("HOME", folder.into()),
-                // The start script then becomes the server instead of waiting beside it.
+                // With this, the start script runs the server by `exec` instead of waiting for it.
                 ("detached", "true".into()),
                 // A system-wide file could rename the node.
                 ("RABBITMQ_CONF_ENV_FILE", "/dev/null".into()),
                 ("RABBITMQ_NODENAME", self.node.clone().into()),
                 ("RABBITMQ_USE_LONGNAME", "true".into()),
                 ("RABBITMQ_DIST_PORT", ports[1].to_string().into()),
-                // Without its ".conf".
+                // RabbitMQ adds ".conf".
                 ("RABBITMQ_CONFIG_FILE", in_folder("rabbitmq")),
                 ("RABBITMQ_MNESIA_BASE", in_folder("mnesia")),
                 ("RABBITMQ_LOG_BASE", in_folder("log")),
@@ -216,8 +220,8 @@ impl Recipe for RabbitMqRecipe {
                 ("RABBITMQ_ENABLED_PLUGINS_FILE", in_folder("enabled_plugins")),
                 ("RABBITMQ_PID_FILE", in_folder("pid")),
                 ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", self.erlang_args(ports[1]).into()),
-                // Once a minute RabbitMQ starts a second, short-lived Erlang to make sure of an epmd: this tells that one
-                // not to start any. (It then ends with an error that RabbitMQ does not mind.)
+                // Once a minute RabbitMQ starts a second, short-lived Erlang that ensures that epmd
+                // runs. This keeps it from starting one. It then fails, which RabbitMQ ignores.
                 ("ERL_ZFLAGS", "-start_epmd false".into()),
                 ("ERL_CRASH_DUMP_BYTES", "0".into()),
             ],
@@ -232,7 +236,8 @@ impl Recipe for RabbitMqRecipe {
 
     async fn answers(&self, ports: &[u16], _pid: u32) -> bool {
         let greeted = greeting(ports[0]).await.is_ok_and(|frame| {
-            // The cluster's name begins with its first node's, though the machine's name follows.
+            // The cluster's name begins with the name of its first node, followed by the machine's
+            // name.
             let name = self.node.split('@').next().unwrap_or(&self.node).as_bytes();
             frame.windows(name.len()).any(|part| part == name)
         });
@@ -241,7 +246,7 @@ impl Recipe for RabbitMqRecipe {
     }
 }
 
-/// The frame with which the broker introduces itself.
+/// The first frame that the broker sends, which contains its cluster's name.
 async fn greeting(port: u16) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(PROTOCOL_HEADER).await?;
@@ -253,7 +258,7 @@ async fn greeting(port: u16) -> std::io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// One HTTP call of the management API as `guest`; returns the status.
+/// One HTTP call to the management API as `guest`. Returns the status.
 async fn call(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<u16> {
     let guest = base64::engine::general_purpose::STANDARD.encode("guest:guest");
     let request = format!(
@@ -269,7 +274,8 @@ async fn call(port: u16, method: &str, path: &str, body: &str) -> std::io::Resul
     status.ok_or_else(|| std::io::Error::other("no HTTP answer"))
 }
 
-/// The real start script. The one in Debian's `PATH` is a wrapper that insists on the system's own user and folders.
+/// The folders of the real start script. The one in Debian's `PATH` is a wrapper that requires the
+/// system's user and folders.
 fn installed_folders() -> Vec<PathBuf> {
     let versions = newest_first("/usr/lib/rabbitmq/lib").into_iter().map(|version| version.join("sbin"));
     std::iter::once(PathBuf::from("/usr/lib/rabbitmq/bin")).chain(versions).collect()

@@ -21,13 +21,15 @@ const REDIS: Program = Program { name: "redis-server", package: "redis-server" }
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
     pub folder: DataFolder,
-    /// Lines of redis.conf, after (so, over) those that the server has anyway.
+    /// Lines of redis.conf. They follow the default ones and override them.
     pub extra_config: Vec<String>,
-    /// Instead of the `redis-server` that is installed.
+    /// The program, instead of the installed `redis-server`.
     pub program: Option<PathBuf>,
-    /// A command that becomes the server (`env NAME=VALUE`, `nice`): its words, before the program's name.
+    /// The words of a command that runs the server by `exec` (such as `env NAME=VALUE` or `nice`).
+    /// They precede the program's name.
     pub under: Vec<OsString>,
-    /// User and password of whom the server is asked as, where its configuration turns `default` off.
+    /// User and password for the readiness probe and the URL, if the configuration turns the user
+    /// `default` off.
     pub login: Option<(String, String)>,
 }
 
@@ -63,7 +65,7 @@ impl Server<RedisRecipe> {
 }
 
 impl Recipe for RedisRecipe {
-    /// Long only because a big append-only file is read before the first answer.
+    /// Long because Redis reads its append-only file before it is ready.
     const READY_LIMIT: Duration = Duration::from_secs(60);
 
     fn home(&self) -> &Home {
@@ -111,36 +113,39 @@ impl Recipe for RedisRecipe {
     async fn answers(&self, ports: &[u16], pid: u32) -> bool {
         ask(ports[0], self.login.as_ref()).await.is_ok_and(|info| {
             let says = |line: &str| info.lines().any(|other| other == line);
-            // While it reads its append-only file, it answers this question and no other.
+            // While Redis reads its append-only file, it answers `INFO` (with `loading:1`) and no
+            // other command.
             says(&format!("process_id:{pid}")) && says("loading:0")
         })
     }
 }
 
-/// Cuts off what a crash left of a transaction that was being written; nothing of it was acknowledged.
+/// Cuts off the incomplete transaction that a crash has left at the end of the append-only file.
+/// No part of it was acknowledged.
 ///
-/// With `aof-load-truncated yes` Redis would do so by itself, but not well (7.0; mended in Valkey by its pull request
-/// 4342): where the tear goes through a command, it cuts that command and leaves the transaction's beginning. What is
-/// acknowledged from then on becomes a part of that transaction, and goes wrong at the next start.
+/// With `aof-load-truncated yes` Redis would cut by itself, but wrongly (7.0; fixed in Valkey by
+/// its pull request 4342): if a command is torn, Redis cuts that command and leaves the beginning
+/// of the transaction. The writes acknowledged afterwards become a part of that transaction in the
+/// file, and the next start reads them wrongly.
 fn mend(redis: &Path, folder: &Path) -> Result<(), Error> {
     let manifest = folder.join("appendonlydir").join("appendonly.aof.manifest");
     if !manifest.exists() {
         return Ok(());
     }
     let failed = |source| Error::io(format!("check {}", manifest.display()), source);
-    // The same program under another name.
+    // `redis-server` becomes `redis-check-aof` by its name in `argv[0]`.
     let mut command = Command::new(redis);
     command.arg0("redis-check-aof").arg("--fix").arg(&manifest).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut check = command.spawn().map_err(failed)?;
     if let Some(mut answer) = check.stdin.take() {
-        let _ = answer.write_all(b"y\n"); // it only asks when there is something to cut
+        let _ = answer.write_all(b"y\n"); // it asks only if there is something to cut
     }
     let done = check.wait_with_output().map_err(failed)?;
     if done.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&done.stdout);
-    let last = said.lines().last().unwrap_or("it says nothing").to_owned();
+    let last = said.lines().last().unwrap_or("no output").to_owned();
     Err(failed(std::io::Error::other(last)))
 }
 
