@@ -20,7 +20,8 @@ async fn apart(seed: u64) -> (Trial, Instance) {
     Trial::apart(seed, Setup { settings: vec![short], ..Setup::default() }).await
 }
 
-/// Lets PostgreSQL fall behind, unless chance wants it to keep up. Returns since when.
+/// In three of four trials, freezes the follower, so that PostgreSQL falls behind. Returns the time
+/// since which decisions may be lost.
 async fn fall_behind(trial: &mut Trial, follower: &Instance) -> u64 {
     let since_us = trial.settled().await;
     if trial.rng.u8(..4) > 0 {
