@@ -1,5 +1,5 @@
--- Cancels orders, once: gives back stock, balance and (unless expired) the coupon. What an order holds comes from
--- PostgreSQL, so it must have been read in this epoch: later ones do not know what was cancelled before them.
+-- Cancels orders, once: gives back stock, balance and (unless it has expired) the coupon. The caller reads the order from
+-- PostgreSQL and must have done so in this epoch, because `cancelled` does not hold what earlier epochs cancelled.
 --
 -- KEYS  5 wallets · 6 stocks · 7 held · 8 cancelled
 -- body  [order id, user, lines [product, quantity, product, …], refund, coupon id or nil, epoch of the read]
@@ -22,9 +22,8 @@ local function return_coupon(user, coupon_id, order_id)
   local coupons = coupon_id and held.value[held_at]
   local at = coupons and coupon_at(coupons, coupon_id, 4)
   if not at then return false end
-  local _, issued_at, used_by = coupon_parts(coupons, at)
-  if used_by ~= order_id then return false end
-  local expires_at = issued_at + COUPON_USABLE_MS
+  if coupon_order(coupons, at) ~= order_id then return false end
+  local expires_at = coupon_issued_at(coupons, at) + COUPON_USABLE_MS
   if now >= expires_at then
     passed(expires_at)
     return false

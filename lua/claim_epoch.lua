@@ -1,9 +1,9 @@
--- A rebuilder claims the next epoch and closes the present one. Only the holder of the highest claim can open. (After
--- `#!lua flags=allow-oom` and lua/sight.lua.)
--- KEYS 1 meta · ARGV 1 the epoch to claim, 2 (may be absent) run id of the server that the rebuilder means
+-- A rebuild claims the next epoch and closes the present one. Only the holder of the highest claim can open. (After
+-- `#!lua flags=allow-oom` and shared/still_holds.lua.)
+-- KEYS 1 meta · ARGV 1 the epoch to claim, 2 (may be absent) run id of the server that the rebuild addresses
 -- Returns 1, or 0 when that epoch or a later one is taken, or this is another server.
 if ARGV[2] and ARGV[2] ~= server_id() then return 0 end
--- A `meta` that is no hash is nobody's work here and would keep the cell shut for ever.
+-- No script writes a `meta` that is no hash, and such a key would keep the cell closed for ever.
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('DEL', KEYS[1]) end
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'claim')
 local wanted = tonumber(ARGV[1])

@@ -1,5 +1,5 @@
 -- The last step of a rebuild: the loaded epoch becomes the cell's, all at once, if all of it is there. (After `#!lua` and
--- lua/sight.lua.)
+-- shared/still_holds.lua.)
 -- KEYS 1 meta · 2 the new epoch's log · 3… its hashes
 -- ARGV 1 epoch, 2 tip of the empty log, 3 clock_ms, 4 highest template number, 5 where PostgreSQL stood when the epoch before
 --      ended (may be empty), 6… fields that each hash must have, and last (may be absent) run id of the server that was loaded

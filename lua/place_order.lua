@@ -1,5 +1,5 @@
--- Places and pays orders: takes stock, balance and coupon, all or none. A user without a wallet has balance 0; an order
--- with the total 0 makes the wallet, so that its payment stands in a ledger and a cancellation finds it.
+-- Places and pays orders: takes stock, balance and coupon, all or none. A user without a wallet has balance 0. An order
+-- with the total 0 creates the wallet, so that the ledger has its payment and a cancellation finds the wallet.
 --
 -- KEYS  5 wallets · 6 products · 7 stocks · 8 held · 9 template numbers · 10 templates
 -- body  [order id, user, lines [product, quantity, product, …] (each product once), coupon id or nil, expected total or nil]
@@ -24,14 +24,14 @@ for at, packed in ipairs(products) do
   }
 end
 
--- The terms of the coupons that are named in the batch, by their template's number.
+-- The terms of the coupons that the batch names, by their template's number.
 local function named_terms()
   local seen, numbers, terms = {}, {}, {}
   for k = 2, LAST, STEP do
     local user, coupon_id = batch[k + 2], batch[k + 4]
     local coupons = coupon_id and not later[k] and held.value[held.place[user]]
     local at = coupons and coupon_at(coupons, coupon_id, 4)
-    local mark = at and string.sub(coupons, at, at + 3)
+    local mark = at and coupon_mark(coupons, at)
     if mark and not seen[mark] then seen[mark], numbers[#numbers + 1] = true, mark end
   end
   local ids, known = fetch(TEMPLATE_NUMBERS, numbers), {}
@@ -44,10 +44,10 @@ local function named_terms()
 end
 
 local terms = named_terms()
--- Of the order that is being decided: where its products stand in `stocks`, and what would be left of each.
+-- Of the order that `decide` works on: the places of its products in `stocks`, and what would be left of each.
 local places, left = {}, {}
 
--- Prices the lines: a refusal, or nil, the fact's lines (packed) and the subtotal.
+-- Prices the lines: a refusal; or nil, the fact's lines (packed) and the subtotal.
 local function price(lines)
   local packed, subtotal = list_mark(#lines / 2), 0
   for i = 1, #lines, 2 do
@@ -66,18 +66,17 @@ local function price(lines)
   return nil, packed, subtotal
 end
 
--- What the coupon takes off: a refusal, or nil, the discount and where the coupon stands among the user's. Somebody
--- else's coupon is not there.
+-- What the coupon takes off: a refusal; or nil, the discount, and where the coupon begins in the user's value, which
+-- does not hold other users' coupons.
 local function discount_of(coupon_id, coupons, subtotal)
   if not coupon_id then return nil, 0 end
   coupons = coupons or ''
   local at = coupon_at(coupons, coupon_id, 4)
   if not at then return 'unknown_coupon' end
-  local mark, issued_at, used_by = coupon_parts(coupons, at)
-  local template = terms[mark]
+  local template = terms[coupon_mark(coupons, at)]
   if not template then return 'unknown_coupon' end
-  if used_by ~= UNUSED then return 'coupon_used' end
-  local expires_at = issued_at + COUPON_USABLE_MS
+  if coupon_order(coupons, at) ~= UNUSED then return 'coupon_used' end
+  local expires_at = coupon_issued_at(coupons, at) + COUPON_USABLE_MS
   if now >= expires_at then
     passed(expires_at)
     return { coupon_expired = expires_at }

@@ -1,4 +1,4 @@
--- Does Redis take writes? Does nothing: Redis refuses, before it starts, a script that might write (after `#!lua`, without flags)
--- while its disk, its memory, its replicas or its role forbid that.
+-- Tells whether Redis takes writes, and does nothing itself: without flags after `#!lua`, Redis refuses a script before it
+-- starts while its disk, memory, replicas or role forbid writes.
 -- KEYS 1 meta · Returns 1.
 return 1

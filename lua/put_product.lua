@@ -1,4 +1,4 @@
--- Creates or changes products. A product's stock is given when it is created and changes by adjustments afterwards.
+-- Creates or changes products. A product's stock is set when it is created; later, adjustments change it.
 --
 -- KEYS  5 products · 6 stocks · 7 product ids
 -- body  [product, name, price, status, stock or nil]
@@ -9,7 +9,7 @@ local PRODUCTS, STOCKS, PRODUCT_IDS = KEYS[5], KEYS[6], KEYS[7]
 
 local stocks = load(STOCKS, distinct(1))
 local new_products, new_ids = {}, {}
--- keys of a wrong type must fail before anything is written
+-- a key of a wrong type must fail before anything is written
 redis.call('ZCARD', PRODUCT_IDS)
 redis.call('HLEN', PRODUCTS)
 

@@ -1,4 +1,4 @@
--- Creates or changes coupon templates. Templates are never deleted; `number` counts them (`templates` of meta).
+-- Creates or changes coupon templates. Templates are never deleted; `number` counts them (field `templates` of meta).
 --
 -- KEYS  5 templates · 6 issued · 7 template ids · 8 template numbers
 -- body  [template, [name, discount type, value, max or nil, min subtotal, max issued, issue_from, issue_until]]
@@ -11,7 +11,7 @@ local issued = load(ISSUED, distinct(1))
 local numbers = fetch(TEMPLATES, issued.names)
 for at, packed in ipairs(numbers) do numbers[at] = packed and cmsgpack.unpack(packed)[1] end
 local count = tonumber(redis.call('HGET', META, 'templates')) or 0
--- keys of a wrong type must fail before anything is written
+-- a key of a wrong type must fail before anything is written
 redis.call('ZCARD', TEMPLATE_IDS)
 redis.call('HLEN', TEMPLATE_NUMBERS)
 local new_templates, new_ids, new_numbers = {}, {}, {}

@@ -8,7 +8,7 @@
 //! | 24 … 29 | `issued_at`, in milliseconds |
 //! | 30 … 45 | the id of the order that uses it; all zeros if unused |
 //!
-//! Numbers are big-endian. `lua/gate.lua` reads and writes the same offsets.
+//! Numbers are big-endian. `lua/shared/coupons.lua` reads and writes the same offsets.
 
 use uuid::Uuid;
 

@@ -20,6 +20,8 @@ use crate::log::wire::{Packed, hex};
 /// One script that decides or reads a batch.
 pub struct Script {
     pub name: &'static str,
+    /// In `lua/`, without their ending, in the order in which they are joined.
+    pub files: &'static [&'static str],
     source: &'static str,
     /// The script's own keys, after the shared ones, in the order of the script's header.
     own_keys: fn(&Keys) -> Vec<String>,
@@ -30,10 +32,11 @@ pub struct Script {
 }
 
 macro_rules! script {
-    ($name:literal, $decides:literal, $keys:expr, $($part:expr),+) => {
+    ($name:literal, $decides:literal, $keys:expr, $mark:literal, $($file:literal),+) => {
         Script {
             name: $name,
-            source: concat!($($part),+),
+            files: &[$($file),+],
+            source: concat!($mark, $(include_str!(concat!("../../lua/", $file, ".lua"))),+),
             own_keys: $keys,
             decides: $decides,
             hash: OnceLock::new(),
@@ -48,9 +51,14 @@ macro_rules! deciding {
             true,
             $keys,
             "#!lua\n",
-            include_str!("../../lua/sight.lua"),
-            include_str!("../../lua/gate.lua"),
-            include_str!(concat!("../../lua/", $name, ".lua"))
+            "shared/still_holds",
+            "shared/cell",
+            "shared/fetch",
+            "shared/msgpack",
+            "shared/coupons",
+            "shared/batch",
+            "shared/gate",
+            $name
         )
     };
 }
@@ -85,8 +93,11 @@ pub static READ: Script = script!(
         ]
     },
     "#!lua flags=no-writes\n",
-    include_str!("../../lua/sight.lua"),
-    include_str!("../../lua/read.lua")
+    "shared/still_holds",
+    "shared/cell",
+    "shared/fetch",
+    "shared/coupons",
+    "read"
 );
 
 fn sha1_hex(text: &str) -> String {
@@ -128,7 +139,7 @@ pub struct Decided {
 }
 
 impl Reply {
-    /// Parses the answer that the headers of `lua/gate.lua` and `lua/read.lua` describe.
+    /// Parses the answer that the headers of `lua/shared/gate.lua` and `lua/read.lua` describe.
     pub fn parse(answer: &Bytes) -> Result<Self, rmp_serde::decode::Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "snake_case")]
@@ -168,8 +179,8 @@ impl Script {
     /// The same script with another source, for tests that plant a defect and expect it to be
     /// found.
     pub fn with_source(&self, source: &'static str) -> Self {
-        let Self { name, own_keys, decides, .. } = *self;
-        Self { name, source, own_keys, decides, hash: OnceLock::new() }
+        let Self { name, files, own_keys, decides, .. } = *self;
+        Self { name, files, source, own_keys, decides, hash: OnceLock::new() }
     }
 
     fn hash(&self) -> &str {
@@ -302,16 +313,19 @@ macro_rules! control {
 
 pub static CLOSE_CELL: ControlScript = control!(
     "#!lua flags=allow-oom\n",
-    include_str!("../../lua/sight.lua"),
+    include_str!("../../lua/shared/still_holds.lua"),
     include_str!("../../lua/close_cell.lua")
 );
 pub static CLAIM_EPOCH: ControlScript = control!(
     "#!lua flags=allow-oom\n",
-    include_str!("../../lua/sight.lua"),
+    include_str!("../../lua/shared/still_holds.lua"),
     include_str!("../../lua/claim_epoch.lua")
 );
-pub static OPEN_EPOCH: ControlScript =
-    control!("#!lua\n", include_str!("../../lua/sight.lua"), include_str!("../../lua/open_epoch.lua"));
+pub static OPEN_EPOCH: ControlScript = control!(
+    "#!lua\n",
+    include_str!("../../lua/shared/still_holds.lua"),
+    include_str!("../../lua/open_epoch.lua")
+);
 pub static RESET_CLOCK: ControlScript = control!(include_str!("../../lua/reset_clock.lua"));
 /// Returns the server's time in milliseconds.
 static SERVER_TIME: ControlScript = control!(
@@ -325,8 +339,11 @@ pub async fn server_time(client: &Client, cell: u32) -> Result<i64, Error> {
 }
 
 /// Returns the run id of the server that holds a key.
-static SERVER_ID: ControlScript =
-    control!("#!lua flags=no-writes\n", include_str!("../../lua/sight.lua"), "return server_id()");
+static SERVER_ID: ControlScript = control!(
+    "#!lua flags=no-writes\n",
+    include_str!("../../lua/shared/still_holds.lua"),
+    "return server_id()"
+);
 
 /// The run id of the Redis server that holds a cell. It is never copied with the data: a replica
 /// has a run id of its own. `None`: the server does not tell (a hosted one may forbid `INFO`).
@@ -336,7 +353,7 @@ pub async fn server_id(client: &Client, cell: u32) -> Result<Option<String>, Err
 }
 pub static ADVANCE_WATERMARK: ControlScript = control!(
     "#!lua flags=allow-oom\n",
-    include_str!("../../lua/sight.lua"),
+    include_str!("../../lua/shared/still_holds.lua"),
     include_str!("../../lua/advance_watermark.lua")
 );
 

@@ -24,7 +24,7 @@ use crate::shop::*;
 
 const HOLDERS: u32 = 64;
 const COUPONS: u32 = 1_000;
-/// Maximum bytes of coupons that one call writes; see lua/gate.lua.
+/// Maximum bytes of coupons that one call writes; see lua/shared/batch.lua.
 const HELD_WRITE_BYTES: usize = 160 * 1024;
 
 fn holder(n: u32) -> String {

@@ -19,7 +19,7 @@ use super::{Setup, Trial};
 use crate::cluster::{Settings, eventually};
 use crate::history::client::Fleet;
 
-/// Only calls of deciding scripts name idempotency records (`lua/gate.lua`); reads and the
+/// Only calls of deciding scripts name idempotency records (`lua/shared/gate.lua`); reads and the
 /// reconciler's calls do not.
 const DECIDES: &str = ":idem:";
 

@@ -123,7 +123,7 @@ impl Kind {
         !matches!(self, Self::PutProduct | Self::PutTemplate)
     }
 
-    /// The format of a verdict is described in `lua/gate.lua`.
+    /// The format of a verdict is described in `lua/shared/gate.lua`.
     pub fn told(self, packed: &[u8]) -> Result<Told, String> {
         let code = *packed.get(1).ok_or("an empty verdict")?;
         let verdict = match code {
