@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::{ChargeRefusal, IssueRefusal, OrderRefusal, Verdict};
+use super::verdict::Verdict;
+use super::{ChargeRefusal, IssueRefusal, OrderRefusal};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]

@@ -4,9 +4,12 @@ use fred::interfaces::{ClientLike, StreamsInterface};
 use fred::types::InfoKind;
 use std::time::{Duration, Instant};
 
+use super::batcher::Batcher;
 use super::keys::Keys;
+use super::queries::{fetch, now};
+use super::queues::Lanes;
 use super::redis::once;
-use super::{Batcher, CellStatus, Gate, GateError, Lanes, now, read};
+use super::{CellStatus, Gate, GateError, read};
 use crate::domain::limits::MAX_PAGE;
 use crate::domain::{CouponTemplate, TemplateId, TimestampMs};
 use crate::log::reader::decided_after;
@@ -80,7 +83,7 @@ impl Gate {
         for page in ids.chunks(MAX_PAGE) {
             let lanes = self.shop_lanes();
             let found =
-                read(lanes, &("templates", page.iter().map(TemplateId::as_str).collect::<Vec<_>>())).await?;
+                fetch(lanes, &("templates", page.iter().map(TemplateId::as_str).collect::<Vec<_>>())).await?;
             let now = now(lanes).await?;
             open.extend(read::templates(&found)?.into_iter().filter(|template| is_open(template, now)));
         }

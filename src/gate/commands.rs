@@ -1,0 +1,210 @@
+//! The gate's commands: each becomes a MessagePack body, is decided by its script, and updates what this instance remembers
+//! (sold-out verdicts, decisions that PostgreSQL does not have yet).
+
+use std::time::Instant;
+
+use super::Gate;
+use super::batch::FlatLines;
+use super::idempotency::{KeyedRequest, record_key};
+use super::refusal::{
+    CancelRefusal, ChargeRefusal, Decision, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal,
+    TemplateRefusal,
+};
+use super::request::{
+    AdjustStock, CancelOrder, ChargeWallet, IdempotencyKey, IssueCoupon, PlaceOrder, PutProduct, PutTemplate,
+};
+use super::unsettled::Made;
+use super::verdict::{decide, decide_traced};
+use crate::domain::Line;
+use crate::domain::limits::MAX_STOCK;
+use crate::log::fact::{
+    CouponIssued, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut, WalletCharged,
+};
+use crate::log::wire::Id;
+
+impl Gate {
+    pub async fn issue_coupon(
+        &self,
+        request: IssueCoupon,
+        key: Option<IdempotencyKey>,
+        deadline: Instant,
+    ) -> Decision<CouponIssued, IssueRefusal> {
+        let template = request.template_id.as_str();
+        if key.is_none() && self.sold_out_templates.refuses([template].into_iter()).is_some() {
+            self.lanes_of(&request.user_id).issue_coupon.meters.remembered_sold_out();
+            return Ok(Err(IssueRefusal::SoldOut));
+        }
+        let lanes = self.lanes_of(&request.user_id);
+        let wanted = (template, request.user_id.as_str());
+        let key = key.map(|key| record_key("issue_coupon", &key, &wanted));
+        let asked = Instant::now();
+        let decision = decide(&lanes.issue_coupon, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        lanes.note(&decision, |issued: &CouponIssued| Made::Coupon(issued.coupon_id.0));
+        match &decision {
+            Ok(Err(IssueRefusal::SoldOut)) => self.sold_out_templates.remember(template, asked),
+            Ok(Ok(_)) => self.sold_out_templates.forget(template),
+            _ => {}
+        }
+        decision
+    }
+
+    pub async fn charge_wallet(
+        &self,
+        request: ChargeWallet,
+        key: Option<IdempotencyKey>,
+        deadline: Instant,
+    ) -> Decision<WalletCharged, ChargeRefusal> {
+        let lanes = self.lanes_of(&request.user_id);
+        let wanted = (request.user_id.as_str(), request.amount);
+        let key = key.map(|key| record_key("charge_wallet", &key, &wanted));
+        let decision = decide(&lanes.charge_wallet, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        // The ledger has no row for a charge of 0, so PostgreSQL cannot confirm it.
+        if request.amount > 0 {
+            lanes.note(&decision, |charged: &WalletCharged| Made::Charge {
+                charge_id: charged.charge_id.0,
+                user_id: charged.user_id.as_str().into(),
+            });
+        }
+        decision
+    }
+
+    /// Stores the record of a key for a request that changes nothing else in the gate; from then on the key belongs to that
+    /// request. The record is logged as a charge of 0, which every version can apply. The time in the answer is that of the
+    /// key's first use.
+    pub async fn use_key(
+        &self,
+        key: &IdempotencyKey,
+        request: KeyedRequest,
+        deadline: Instant,
+    ) -> Decision<WalletCharged, ChargeRefusal> {
+        let record = request.record(key);
+        let body = (key.user.as_str(), 0_u64, Id::new());
+        decide(&self.lanes_of(&key.user).charge_wallet, &body, Some(record), deadline).await
+    }
+
+    /// `request.lines` must be merged: each product once.
+    pub async fn place_order(
+        &self,
+        request: PlaceOrder,
+        key: Option<IdempotencyKey>,
+        deadline: Instant,
+    ) -> Decision<OrderPlaced, OrderRefusal> {
+        let products = || request.lines.iter().map(|line| line.product_id.as_str());
+        if key.is_none()
+            && let Some(product) = self.sold_out_products.refuses(products())
+        {
+            self.lanes_of(&request.user_id).place_order.meters.remembered_sold_out();
+            return Ok(Err(OrderRefusal::InsufficientStock(product.to_owned(), 0)));
+        }
+        let lanes = self.lanes_of(&request.user_id);
+        let coupon = request.coupon_id.map(Id);
+        let user = request.user_id.as_str();
+        let key = key.map(|key| {
+            let wanted = (user, packed_lines(&request.lines), coupon, request.expected_total);
+            record_key("place_order", &key, &wanted)
+        });
+        // Lists of orders are sorted by id.
+        let order_id = lanes.new_order_id().await;
+        let body = (order_id, user, FlatLines(&request.lines), coupon, request.expected_total);
+        let asked = Instant::now();
+        let decision =
+            decide_traced(&lanes.place_order, order_id, &body, request.lines.len(), key, deadline).await;
+        lanes.note(&decision, |placed: &OrderPlaced| Made::Order(placed.order_id.0));
+        match &decision {
+            Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => {
+                self.sold_out_products.remember(product, asked)
+            }
+            Ok(Err(OrderRefusal::InsufficientStock(product, _))) => self.sold_out_products.forget(product),
+            // the script checks balance and price after stock, so there is stock
+            Ok(Ok(_) | Err(OrderRefusal::InsufficientBalance(..) | OrderRefusal::PriceChanged(_))) => {
+                products().for_each(|product| self.sold_out_products.forget(product))
+            }
+            _ => {}
+        }
+        decision
+    }
+
+    pub async fn cancel_order(
+        &self,
+        request: CancelOrder,
+        key: Option<IdempotencyKey>,
+        deadline: Instant,
+    ) -> Decision<OrderCancelled, CancelRefusal> {
+        let lanes = self.lanes_of(&request.user_id);
+        let lines = FlatLines(&request.lines);
+        let order = Id(request.order_id);
+        let key = key.map(|key| KeyedRequest::CancelOrder(request.order_id).record(&key));
+        let coupon = request.coupon_id.map(Id);
+        let body = (order, request.user_id.as_str(), lines, request.refund, coupon, request.read_in_epoch);
+        let decision =
+            decide_traced(&lanes.cancel_order, order, &body, request.lines.len(), key, deadline).await;
+        lanes.note(&decision, |cancelled: &OrderCancelled| Made::Cancellation(cancelled.order_id.0));
+        if let Ok(Ok(_)) = &decision {
+            request.lines.iter().for_each(|l| self.sold_out_products.forget(l.product_id.as_str()));
+        }
+        decision
+    }
+
+    pub async fn put_product(
+        &self,
+        request: PutProduct,
+        deadline: Instant,
+    ) -> Decision<ProductPut, ProductRefusal> {
+        let id = request.product_id.as_str();
+        let body = (id, &request.name, request.price, request.status, request.stock);
+        let lanes = self.shop_lanes();
+        let decision = decide(&lanes.put_product, &body, None, deadline).await;
+        lanes.note(&decision, |_: &ProductPut| Made::Staff(format!("product {id} put").into()));
+        decision
+    }
+
+    pub async fn adjust_stock(
+        &self,
+        request: AdjustStock,
+        key: Option<IdempotencyKey>,
+        deadline: Instant,
+    ) -> Decision<StockAdjusted, StockRefusal> {
+        let id = request.product_id.as_str();
+        let wanted = (id, request.delta, &request.reason);
+        let key = key.map(|key| record_key("adjust_stock", &key, &wanted));
+        let body = (id, request.delta, &request.reason, MAX_STOCK);
+        let lanes = self.shop_lanes();
+        let decision = decide(&lanes.adjust_stock, &body, key, deadline).await;
+        let made = |it: &StockAdjusted| Made::Staff(format!("stock of {id} adjusted by {}", it.delta).into());
+        lanes.note(&decision, made);
+        if let Ok(Ok(_)) = &decision {
+            self.sold_out_products.forget(id);
+        }
+        decision
+    }
+
+    pub async fn put_template(
+        &self,
+        request: PutTemplate,
+        deadline: Instant,
+    ) -> Decision<TemplatePut, TemplateRefusal> {
+        let id = request.template_id.as_str();
+        let (discount, min) = (request.discount, request.min_subtotal);
+        let terms = (
+            &request.name,
+            discount.type_name(),
+            discount.value(),
+            discount.max(),
+            min,
+            request.max_issued,
+            request.issue_from,
+            request.issue_until,
+        );
+        let lanes = self.shop_lanes();
+        let decision = decide(&lanes.put_template, &(id, terms), None, deadline).await;
+        lanes.note(&decision, |_: &TemplatePut| Made::Staff(format!("coupon template {id} put").into()));
+        if let Ok(Ok(_)) = &decision {
+            self.sold_out_templates.forget(id);
+        }
+        decision
+    }
+}
+
+fn packed_lines(lines: &[Line]) -> Vec<(&str, u64)> {
+    lines.iter().map(|line| (line.product_id.as_str(), line.quantity)).collect()
+}

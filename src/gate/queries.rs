@@ -1,0 +1,166 @@
+//! The gate's reads, and waiting until PostgreSQL has applied the log.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::refusal::{GateError, HeldCoupon, NotApplied, Position};
+use super::unsettled::Unsettled;
+use super::verdict::pack;
+use super::{Gate, Lanes, PackedProducts, keys, read};
+use crate::domain::limits::MAX_PAGE;
+use crate::domain::{CouponStatus, CouponTemplate, Product, ProductId, TemplateId, TimestampMs, UserId};
+use crate::log::wire::Blob;
+
+/// Positions that PostgreSQL has reached, one per cell.
+#[derive(Clone, Debug)]
+pub struct CaughtUp(Vec<Position>);
+
+impl CaughtUp {
+    pub fn positions(&self) -> &[Position] {
+        &self.0
+    }
+
+    /// The epoch of the user's cell.
+    pub fn epoch_of(&self, user_id: &UserId) -> u64 {
+        let cells = u32::try_from(self.0.len()).unwrap_or(1);
+        let cell = keys::cell_of(user_id.as_str(), cells);
+        self.0.iter().find(|p| p.cell == cell).map_or(0, |p| p.epoch)
+    }
+}
+
+/// A value, and the gate's clock when it was read.
+#[derive(Clone, Debug)]
+pub struct ReadAt<T> {
+    pub value: T,
+    pub now: TimestampMs,
+}
+
+impl Gate {
+    /// The time by which the gate would date a fact now.
+    pub async fn now(&self) -> Result<TimestampMs, GateError> {
+        now(self.shop_lanes()).await
+    }
+
+    /// The decisions that this instance remembers, by cell, after a check that Redis still holds what it has answered.
+    pub async fn unsettled(&self) -> Vec<(u32, Arc<Unsettled>)> {
+        for Lanes { cell, .. } in self.cells.iter().filter(|lanes| !lanes.unsettled.is_empty()) {
+            let _ = cell.refresh().await; // closes the cell if it does not; others notice a Redis that does not answer
+        }
+        self.cells.iter().map(|lanes| (lanes.cell.number, Arc::clone(&lanes.unsettled))).collect()
+    }
+
+    /// `None`: a user without a wallet.
+    pub async fn balance(&self, user_id: &UserId) -> Result<Option<u64>, GateError> {
+        let answer = fetch(self.lanes_of(user_id), &("balance", user_id.as_str())).await?;
+        read::balance(&answer)
+    }
+
+    /// In the order of `ids`, without unknown ones; at most a page.
+    pub async fn products(&self, ids: &[ProductId]) -> Result<Vec<Product>, GateError> {
+        let ids: Vec<&str> = ids.iter().take(MAX_PAGE).map(ProductId::as_str).collect();
+        read::products(&fetch(self.shop_lanes(), &("products", ids)).await?)
+    }
+
+    /// Up to `limit` products with ids above `after`, in the order of their ids.
+    pub async fn list_products(
+        &self,
+        after: Option<&ProductId>,
+        limit: usize,
+    ) -> Result<Vec<Product>, GateError> {
+        self.packed_products(after, limit).await?.unpack()
+    }
+
+    /// The answer behind [`Self::list_products`], not decoded: equal lists are equal bytes.
+    pub async fn packed_products(
+        &self,
+        after: Option<&ProductId>,
+        limit: usize,
+    ) -> Result<PackedProducts, GateError> {
+        let after = after.map_or("", ProductId::as_str);
+        Ok(PackedProducts(fetch(self.shop_lanes(), &("list_products", after, limit)).await?))
+    }
+
+    pub async fn template(&self, id: &TemplateId) -> Result<ReadAt<Option<CouponTemplate>>, GateError> {
+        let lanes = self.shop_lanes();
+        let answer = fetch(lanes, &("templates", [id.as_str()])).await?;
+        Ok(ReadAt { value: read::templates(&answer)?.pop(), now: now(lanes).await? })
+    }
+
+    /// Up to `limit` templates with ids above `after`, in the order of their ids.
+    pub async fn list_templates(
+        &self,
+        after: Option<&TemplateId>,
+        limit: usize,
+    ) -> Result<ReadAt<Vec<CouponTemplate>>, GateError> {
+        let lanes = self.shop_lanes();
+        let after = after.map_or("", TemplateId::as_str);
+        let answer = fetch(lanes, &("list_templates", after, limit)).await?;
+        Ok(ReadAt { value: read::templates(&answer)?, now: now(lanes).await? })
+    }
+
+    /// Up to `limit` coupons of a user that have this status now, newest first, after the coupon `after`. `None`: the user
+    /// does not hold that coupon.
+    pub async fn held_coupons(
+        &self,
+        user_id: &UserId,
+        status: Option<CouponStatus>,
+        limit: usize,
+        after: Option<Uuid>,
+    ) -> Result<Option<ReadAt<Vec<HeldCoupon>>>, GateError> {
+        let (lanes, status) = (self.lanes_of(user_id), status.map_or("", CouponStatus::name));
+        let (mut found, mut after) = (Vec::new(), after);
+        loop {
+            let after_id = after.map_or(Blob(vec![]), |id| Blob(id.as_bytes().to_vec()));
+            let wanted = ("held", user_id.as_str(), status, limit - found.len(), after_id);
+            let Some(page) = read::held(&fetch(lanes, &wanted).await?)? else { return Ok(None) };
+            found.extend(page.coupons);
+            match page.go_on_after {
+                Some(last) if found.len() < limit => after = Some(last),
+                _ => return Ok(Some(ReadAt { value: found, now: page.now })),
+            }
+        }
+    }
+
+    /// Waits until PostgreSQL has applied everything that the gate has decided up to now.
+    pub async fn catch_up(&self, deadline: Instant) -> Result<CaughtUp, NotApplied> {
+        let mut positions = Vec::with_capacity(self.cells.len());
+        for lanes in &self.cells {
+            let (_, position) = fetch_at(lanes, &("place",)).await?;
+            lanes.cell.wait_applied(position, deadline).await?;
+            positions.push(position);
+        }
+        Ok(CaughtUp(positions))
+    }
+
+    /// Waits until PostgreSQL has applied the log up to `position`.
+    pub async fn wait_applied(&self, position: Position, deadline: Instant) -> Result<(), NotApplied> {
+        match self.cells.iter().find(|lanes| lanes.cell.number == position.cell) {
+            Some(lanes) => lanes.cell.wait_applied(position, deadline).await,
+            None => Err(GateError::Unavailable(format!("there is no cell {}", position.cell)).into()),
+        }
+    }
+}
+
+pub(super) async fn fetch(lanes: &Lanes, what: &impl Serialize) -> Result<Bytes, GateError> {
+    Ok(fetch_at(lanes, what).await?.0)
+}
+
+/// The answer, and where the log stood. The time limit is enforced here, because the script checks no deadlines of reads.
+async fn fetch_at(lanes: &Lanes, what: &impl Serialize) -> Result<(Bytes, Position), GateError> {
+    let deadline = Instant::now() + lanes.read_limit;
+    let asking = lanes.read.ask(deadline, None, pack(what)?, None, 1);
+    let answer = match tokio::time::timeout_at(deadline.into(), asking).await {
+        Ok(answer) => answer,
+        Err(_) => Err(GateError::Unavailable("a read took too long".into())),
+    };
+    lanes.read.meters.read(&answer);
+    answer
+}
+
+pub(super) async fn now(lanes: &Lanes) -> Result<TimestampMs, GateError> {
+    Ok(lanes.cell.view().await?.now())
+}

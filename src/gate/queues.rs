@@ -1,0 +1,77 @@
+//! A cell with a queue for each script, and the decisions that PostgreSQL does not have yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::batcher::{BatchLimits, Batcher};
+use super::cell::Cell;
+use super::meters::LaneMeters;
+use super::refusal::{
+    Accepted, CancelRefusal, ChargeRefusal, Decision, IssueRefusal, OrderRefusal, ProductRefusal, Refusal,
+    StockRefusal, TemplateRefusal,
+};
+use super::script::{self, Script};
+use super::unsettled::{Made, Unsettled};
+use crate::log::wire::Id;
+
+/// A cell with the queues of its scripts.
+pub(super) struct Lanes {
+    pub(super) cell: Arc<Cell>,
+    pub(super) issue_coupon: Batcher,
+    pub(super) charge_wallet: Batcher,
+    pub(super) place_order: Batcher,
+    pub(super) cancel_order: Batcher,
+    pub(super) put_product: Batcher,
+    pub(super) adjust_stock: Batcher,
+    pub(super) put_template: Batcher,
+    pub(super) read: Batcher,
+    /// Time limit of a read, including its wait in the queue.
+    pub(super) read_limit: Duration,
+    pub(super) unsettled: Arc<Unsettled>,
+    /// Stops the task when the gate is dropped.
+    _watermark: AbortOnDropHandle<()>,
+}
+
+impl Lanes {
+    pub(super) fn start(cell: Arc<Cell>, limits: BatchLimits) -> Self {
+        let lane = |script: &'static Script, refusals| {
+            let meters = Arc::new(LaneMeters::new(script.name, refusals));
+            Batcher::start(Arc::clone(&cell), script, limits, meters)
+        };
+        let follower = Arc::clone(&cell);
+        let watermark = tokio::spawn(async move { follower.follow_watermark().await });
+        Self {
+            issue_coupon: lane(&script::ISSUE_COUPON, IssueRefusal::NAMES),
+            charge_wallet: lane(&script::CHARGE_WALLET, ChargeRefusal::NAMES),
+            place_order: lane(&script::PLACE_ORDER, OrderRefusal::NAMES),
+            cancel_order: lane(&script::CANCEL_ORDER, CancelRefusal::NAMES),
+            put_product: lane(&script::PUT_PRODUCT, ProductRefusal::NAMES),
+            adjust_stock: lane(&script::ADJUST_STOCK, StockRefusal::NAMES),
+            put_template: lane(&script::PUT_TEMPLATE, TemplateRefusal::NAMES),
+            read: lane(&script::READ, &[]),
+            read_limit: limits.read,
+            unsettled: Arc::default(),
+            _watermark: AbortOnDropHandle::new(watermark),
+            cell,
+        }
+    }
+
+    /// A UUIDv7 dated by the gate's clock as this instance knows it, so that ids from two instances are in the order of
+    /// time although the instances' own clocks differ.
+    pub(super) async fn new_order_id(&self) -> Id {
+        match self.cell.view().await {
+            Ok(view) => Id::at(view.now()),
+            Err(_) => Id::new(), // nothing will be decided
+        }
+    }
+
+    /// Keeps an accepted decision until PostgreSQL has applied it. Replays are kept too: the first answer may have come
+    /// from another instance or been lost. (A replayed decision is in the log before the position of its answer.)
+    pub(super) fn note<F, R>(&self, decision: &Decision<F, R>, made: impl FnOnce(&F) -> Made) {
+        if let Ok(Ok(Accepted { fact, position, .. })) = decision {
+            self.unsettled.note(*position, made(fact));
+        }
+    }
+}
