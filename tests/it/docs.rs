@@ -1,4 +1,5 @@
-//! The documentation agrees with the program: settings, refusals, both languages, links and file names.
+//! The documentation agrees with the program: settings, commands, refusals, both languages, links
+//! and file names.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,28 +10,69 @@ use rushgate::http::problem::Code;
 use crate::attacks::ATTACKS;
 use crate::faults::FAULTS;
 
-const READMES: [&str; 2] = ["README.md", "README.ko.md"];
-/// What in backticks is a file of this repository.
-const FOLDERS: [&str; 9] =
-    ["src/", "lua/", "docs/", "tests/", "migrations/", "grafana/", "loadtest/", ".ci/", "deploy/"];
+/// Pages in English and Korean.
+const README: [&str; 2] = ["README.md", "README.ko.md"];
+const CONFIGURATION: [&str; 2] = ["docs/configuration.md", "docs/ko/configuration.md"];
+const ERRORS: [&str; 2] = ["docs/errors.md", "docs/ko/errors.md"];
+const DEPLOYING: [&str; 2] = ["docs/deploying.md", "docs/ko/deploying.md"];
+const LIMITS: [&str; 2] = ["docs/limits.md", "docs/ko/limits.md"];
+const TRANSLATED: [[&str; 2]; 5] = [README, CONFIGURATION, ERRORS, DEPLOYING, LIMITS];
+
+/// A name in backticks that begins like this is a file of this repository.
+const FOLDERS: [&str; 11] = [
+    "src/",
+    "lua/",
+    "docs/",
+    "tests/",
+    "migrations/",
+    "grafana/",
+    "loadtest/",
+    "crates/",
+    "deploy/",
+    ".ci/",
+    ".github/",
+];
 
 #[test]
 fn settings_are_those_of_serve_with_their_defaults() {
-    let help = Command::new(env!("CARGO_BIN_EXE_rushgate")).args(["serve", "--help"]).env_clear().output();
-    let help = String::from_utf8(help.unwrap().stdout).unwrap();
+    let help = help(&["serve", "--help"]);
     let known = settings(&help);
     assert!(known.len() >= 19, "{known:?}");
-    for readme in READMES {
-        let text = read(readme);
-        assert_eq!(settings(&text), known, "{readme}");
+    for page in CONFIGURATION {
+        let text = read(page);
+        assert_eq!(settings(&text), known, "{page}");
         for line in help.lines().filter(|line| line.contains("[env: ")) {
             let name = bracketed(line, "env").unwrap().trim_end_matches('=');
             let row = text.lines().find(|row| row.starts_with(&format!("| `{name}` |")));
-            let row = row.unwrap_or_else(|| panic!("{readme}: {name} has no row"));
+            let row = row.unwrap_or_else(|| panic!("{page}: {name} has no row"));
             if let Some(default) = bracketed(line, "default") {
-                assert!(row.contains(&format!("| `{default}` |")), "{readme}: {name} defaults to {default}");
+                assert!(row.contains(&format!("| `{default}` |")), "{page}: {name} defaults to {default}");
             }
         }
+    }
+}
+
+#[test]
+fn no_page_names_a_setting_that_does_not_exist() {
+    let known = settings(&help(&["serve", "--help"]));
+    for page in TRANSLATED.as_flattened() {
+        let unknown: Vec<String> = settings(&read(page)).difference(&known).cloned().collect();
+        assert!(unknown.is_empty(), "{page}: {unknown:?}");
+    }
+}
+
+#[test]
+fn every_command_has_a_row() {
+    let help = help(&["--help"]);
+    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let names = list.lines().filter_map(|line| line.split_whitespace().next());
+    let known: BTreeSet<&str> = names.filter(|name| *name != "help").collect();
+    assert!(known.len() >= 10, "{known:?}");
+    for page in CONFIGURATION {
+        let text = read(page);
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `rushgate "));
+        let explained: BTreeSet<&str> = rows.filter_map(|row| row.split([' ', '`']).next()).collect();
+        assert_eq!(explained, known, "{page}");
     }
 }
 
@@ -40,13 +82,13 @@ fn every_refusal_is_explained_with_its_status() {
         .iter()
         .map(|code| format!("| {} | `{}` |", code.status().as_u16(), code.as_str()))
         .collect();
-    for readme in READMES {
-        let explained: BTreeSet<String> = read(readme)
+    for page in ERRORS {
+        let explained: BTreeSet<String> = read(page)
             .lines()
             .filter(|line| line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit()))
             .map(|row| row.split_inclusive('|').take(3).collect())
             .collect();
-        assert_eq!(explained, known, "{readme}");
+        assert_eq!(explained, known, "{page}");
     }
 }
 
@@ -66,24 +108,51 @@ fn what_the_load_tests_copy_is_as_it_is_here() {
 
 #[test]
 fn both_languages_are_in_step() {
-    let [english, korean] = READMES
-        .map(|readme| read(readme).lines().filter_map(landmark).map(str::to_owned).collect::<Vec<String>>());
-    assert!(english.iter().filter(|line| *line == "## ").count() >= 10);
-    assert_eq!(english, korean);
+    for [english, korean] in TRANSLATED {
+        let known = landmarks(&read(english));
+        assert!(known.len() >= 12, "{english}: {known:?}");
+        assert!(known.iter().any(|mark| mark == "##"), "{english}: {known:?}");
+        let found = landmarks(&read(korean));
+        let differing = known.iter().zip(&found).position(|(one, other)| one != other);
+        let at = differing.unwrap_or(known.len().min(found.len()));
+        assert_eq!(known.get(at), found.get(at), "{english} and {korean} differ after {:?}", &known[..at]);
+    }
 }
 
-/// Headings, rows and bullets count; lines to paste must be the same.
-fn landmark(line: &str) -> Option<&str> {
-    let marks = ["## ", "| ", "- "];
-    let pasted = line.starts_with("curl ") || line.starts_with("export ");
-    if pasted { Some(line) } else { marks.into_iter().find(|mark| line.starts_with(mark)) }
+/// What a translation keeps: headings, list items, rows with their first name in backticks, and
+/// blocks to paste, without the comments in them.
+fn landmarks(text: &str) -> Vec<String> {
+    let mut pasted = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let fence = line.starts_with("```");
+        if fence || pasted {
+            found.push(without_comment(line).to_owned());
+        } else if let Some((mark, _)) = line.split_once(' ').filter(|(mark, _)| is_mark(mark)) {
+            let name = line.split('`').nth(1).filter(|_| mark == "|").unwrap_or_default();
+            found.push(format!("{mark} {name}").trim_end().to_owned());
+        }
+        pasted ^= fence;
+    }
+    found
+}
+
+fn is_mark(word: &str) -> bool {
+    let numbered = word.strip_suffix('.').is_some_and(|number| number.parse::<u32>().is_ok());
+    numbered || ["##", "###", "|", "-"].contains(&word)
+}
+
+/// A line of a shell without its comment, which each language writes for itself.
+fn without_comment(line: &str) -> &str {
+    if line.starts_with("# ") {
+        return "";
+    }
+    line.split_once(" # ").map_or(line, |(command, _)| command).trim_end()
 }
 
 #[test]
 fn links_and_file_names_lead_somewhere() {
-    let docs = root().join("docs").read_dir().unwrap().map(|entry| entry.unwrap().path());
-    let pages: Vec<PathBuf> = READMES.map(|readme| root().join(readme)).into_iter().chain(docs).collect();
-    for page in pages {
+    for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let (file, place) = link.split_once('#').unwrap_or((link, ""));
@@ -101,10 +170,28 @@ fn links_and_file_names_lead_somewhere() {
     }
 }
 
+/// Every page for readers, except the changelog, which may name what is gone.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = vec![];
+    for folder in [".", "docs", "docs/ko", ".github"] {
+        let entries = root().join(folder).read_dir().unwrap().map(|entry| entry.unwrap().path());
+        pages.extend(entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    }
+    pages.retain(|path| !path.ends_with("CHANGELOG.md"));
+    assert!(pages.len() >= 16, "{pages:?}");
+    pages
+}
+
 /// The name by which a heading is linked to.
 fn anchor(line: &str) -> String {
     let heading = line.strip_prefix('#').unwrap_or_default().trim_start_matches('#').trim().to_lowercase();
     heading.replace(' ', "-").chars().filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_').collect()
+}
+
+/// What `rushgate` prints about itself.
+fn help(words: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_rushgate")).args(words).env_clear().output();
+    String::from_utf8(output.unwrap().stdout).unwrap()
 }
 
 /// Every `RUSHGATE_…` in a text.
