@@ -318,6 +318,7 @@ impl Worker {
         self.meters.called(jobs.iter().map(|job| sent - job.queued), sent.elapsed());
         match reply {
             Ok(reply) => {
+                self.cell.heard(self.side(), Ok(()));
                 self.cell.learn_from(&reply);
                 let decided = matches!(reply, Reply::Decided(_));
                 if decided && vetted.is_some_and(|connection| connection != self.cell.writer.connection()) {
@@ -346,7 +347,7 @@ impl Worker {
             }
             Err(CallError::NotRun(why)) => Err(GateError::Unavailable(format!("Redis: {why}"))),
             Err(CallError::Unknown(why)) => {
-                tracing::warn!(script = self.script.name, why, "no answer from the gate");
+                self.cell.heard(self.side(), Err(&why));
                 Err(if self.script.decides { GateError::OutcomeUnknown } else { GateError::Unavailable(why) })
             }
             Err(CallError::ScriptFailed(why)) => {

@@ -24,6 +24,7 @@ use crate::config::bounds::{CLOCK_JUMP_LIMIT, FENCE_CLOCK_AGE, FENCE_LEASE_LEAST
 use crate::domain::TimestampMs;
 use crate::log::wire;
 use crate::telemetry::metrics;
+use crate::telemetry::repeated::Repeated;
 
 /// The interval of watermark reads while a request waits for it.
 const WATERMARK_POLL: Duration = Duration::from_millis(3);
@@ -186,6 +187,8 @@ pub struct Cell {
     /// The connection for reads, so that they do not queue behind decisions.
     pub reader: Client,
     pub writes: WriteState,
+    /// Calls without an answer, for each connection: an outage fails many batches.
+    silent: [Mutex<Repeated>; 2],
     known: Mutex<Known>,
     watermark: watch::Sender<(u64, u64)>,
     watched: Notify,
@@ -204,6 +207,10 @@ impl Cell {
             writer,
             reader,
             writes: WriteState::default(),
+            silent: [
+                Mutex::new(Repeated::new("no answer from the gate to decisions")),
+                Mutex::new(Repeated::new("no answer from the gate to reads")),
+            ],
             known: Mutex::default(),
             watermark: watch::Sender::new((0, 0)),
             watched: Notify::new(),
@@ -315,6 +322,15 @@ impl Cell {
         match side {
             Side::Writer => &self.writer.client,
             Side::Reader => &self.reader,
+        }
+    }
+
+    /// Logs that calls on a connection get no answer: once, then counted, and the end.
+    pub fn heard(&self, side: Side, answer: Result<(), &str>) {
+        let mut silent = self.silent[side as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Ok(()) => silent.works(),
+            Err(why) => silent.failed(&why),
         }
     }
 

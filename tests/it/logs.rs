@@ -1,8 +1,9 @@
 //! The process log: JSON for programs if configured, otherwise readable for people, and quiet
 //! during an outage.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use serde_json::Value;
 
 use crate::cluster::*;
@@ -95,5 +96,44 @@ async fn an_outage_is_told_once_and_its_end() {
     })
     .await;
     cluster.assert_consistent().await;
+    instance.stop().await;
+}
+
+/// Redis stands still while batches of several scripts are on their way to it.
+#[tokio::test]
+async fn a_gate_that_does_not_answer_is_told_once_and_its_end() {
+    let cluster = Cluster::servers().await;
+    let instance = Instance::ready(&cluster.settings.with("RUSHGATE_REQUEST_TIMEOUT_MS", "1000")).await;
+    instance.done(&Request::put_product("mug", 100, 50)).await;
+    instance.done(&Request::charge("ann", 1_000)).await;
+    for _ in 0..2 {
+        cluster.redis.pause();
+        let failed = Instant::now();
+        while failed.elapsed() < Duration::from_secs(6) {
+            let requests = [
+                Request::charge("ann", 1),
+                Request::order("ann", "mug", 1),
+                Request::restock("mug", 1),
+                Request::get("/v1/users/ann/wallet"),
+                Request::get("/v1/products/mug"),
+            ];
+            join_all(requests.iter().map(|request| instance.send(request))).await;
+        }
+        cluster.redis.resume();
+        instance.until_ready().await;
+        eventually("decided and read again", || async {
+            let charged = instance.send(&Request::charge("ann", 1)).await;
+            let read = instance.send(&Request::get("/v1/users/ann/wallet")).await;
+            (charged.status == 201 && read.status == 200).then_some(())
+        })
+        .await;
+    }
+    let told = |text: &str| instance.log().iter().filter(|line| line.contains(text)).count();
+    for what in ["no answer from the gate to decisions", "no answer from the gate to reads"] {
+        let over = told(&format!("{what}: over after"));
+        assert_eq!(over, 2, "{what}: its end, twice: {:#?}", instance.log());
+        assert!((2..=4).contains(&(told(what) - over)), "{what}: {:#?}", instance.log());
+    }
+    assert_eq!(told("no answer from the gate\""), 0, "{:#?}", instance.log());
     instance.stop().await;
 }
