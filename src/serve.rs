@@ -261,8 +261,8 @@ impl Listening<'_> {
 
         let closing = CancellationToken::new();
         let mut servers = Tasks::default();
-        let health = Health::new(self.verifier.is_some());
-        let looking = Arc::clone(&health).look_on(Arc::clone(&self.gate), truth.clone(), closing.clone());
+        let health = Health::new(self.verifier.is_some().then(|| Arc::clone(&self.gate)));
+        let looking = Arc::clone(&health).look_on(truth.clone(), closing.clone());
         servers.spawn("readiness", looking);
         let prepared = self.prepared;
         let ops = Ops {

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::fence::{CellFence, Side, Verdict, over};
 use super::keys::Keys;
-use super::redis::{Vetted, once};
+use super::redis::{Connections, Vetted, once};
 use super::refusal::{GateError, NotApplied, Position};
 use super::script::{CLOSE_CELL, CallError, PROBE_WRITES, Place, READ, Refused, Reply};
 use super::write_state::WriteState;
@@ -58,6 +58,19 @@ struct Known {
     applied: u64,
     clock: Option<Clock>,
 }
+
+/// The connection on which a server was last compared with a gate, and that gate.
+#[derive(Clone, Debug, Default)]
+struct Identified {
+    /// 0: none yet.
+    connection: u64,
+    /// Run id; `None`: PostgreSQL named none, or was not seen.
+    gate: Option<String>,
+}
+
+/// The reason of a cell that is not ready because its connections are new.
+const UNIDENTIFIED: &str =
+    "its new connection to Redis was not yet compared with the gate that PostgreSQL names";
 
 /// The permission for a call: until the end of the lease, on the server that PostgreSQL names.
 #[derive(Clone, Debug)]
@@ -186,6 +199,9 @@ pub struct Cell {
     pub writer: Vetted,
     /// The connection for reads, so that they do not queue behind decisions.
     pub reader: Client,
+    reader_connections: Connections,
+    /// By [`Side`].
+    identified: Mutex<[Identified; 2]>,
     pub writes: WriteState,
     /// Calls without an answer, for each connection: an outage fails many batches.
     silent: [Mutex<Repeated>; 2],
@@ -205,7 +221,9 @@ impl Cell {
         Self {
             number,
             writer,
+            reader_connections: Connections::new(&reader),
             reader,
+            identified: Mutex::default(),
             writes: WriteState::default(),
             silent: [
                 Mutex::new(Repeated::new("no answer from the gate to decisions")),
@@ -293,6 +311,41 @@ impl Cell {
         self.fence.trouble(self.known_view()?.epoch)
     }
 
+    /// Why the cell, which is open on its Redis in `epoch`, may not decide. A restarted Redis is
+    /// another server, and no call may have reached it yet: a new connection is first compared with
+    /// the gate that PostgreSQL names.
+    pub async fn trouble(&self, epoch: u64) -> Option<String> {
+        if !self.is_identified(epoch) {
+            self.fence.instance.look().await;
+            self.probe().await;
+        }
+        self.fence.trouble(epoch).or_else(|| (!self.is_identified(epoch)).then(|| UNIDENTIFIED.to_owned()))
+    }
+
+    /// Whether a connection has changed since it was last compared; asks no server.
+    pub fn known_trouble(&self) -> Option<String> {
+        let epoch = self.known_view()?.epoch;
+        (!self.is_identified(epoch)).then(|| format!("cell {}: {UNIDENTIFIED}", self.number))
+    }
+
+    /// Whether both connections are those that were compared with the gate that PostgreSQL names.
+    fn is_identified(&self, epoch: u64) -> bool {
+        let gate = self.fence.gate_of(epoch);
+        let identified = self.identified.lock().unwrap_or_else(PoisonError::into_inner);
+        [Side::Writer, Side::Reader].into_iter().all(|side| {
+            let Identified { connection, gate: compared } = &identified[side as usize];
+            *connection == self.connection(side) && (gate.is_none() || gate == *compared)
+        })
+    }
+
+    /// The number of the present connection.
+    fn connection(&self, side: Side) -> u64 {
+        match side {
+            Side::Writer => self.writer.connection(),
+            Side::Reader => self.reader_connections.number(),
+        }
+    }
+
     /// Asks on both connections which server they lead to. Closes the gate there if its epoch is
     /// over.
     pub async fn probe(&self) {
@@ -362,7 +415,7 @@ impl Cell {
     async fn refresh_on(&self, side: Side) -> Result<Place, GateError> {
         let unavailable = |why: String| GateError::Unavailable(format!("Redis: {why}"));
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let gate = self.fence.gate_of(known.epoch);
+        let (gate, connection) = (self.fence.gate_of(known.epoch), self.connection(side));
         let head = wire::pack(&(known.epoch, known.seen_seq, &known.seen_tip, &gate));
         let head = head.map_err(|e| unavailable(e.to_string()))?;
         let keys = READ.keys(&Keys::new(self.number, known.epoch), 0);
@@ -373,6 +426,11 @@ impl Cell {
             }
         };
         self.learn_from(&reply);
+        // The script compares the epoch first.
+        if !matches!(&reply, Reply::Refused(refused) if ["absent", "epoch"].contains(&refused.why.as_str())) {
+            let mut identified = self.identified.lock().unwrap_or_else(PoisonError::into_inner);
+            identified[side as usize] = Identified { connection, gate };
+        }
         match reply {
             Reply::Decided(decided) => {
                 self.fence.leads(side, false);

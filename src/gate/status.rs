@@ -42,7 +42,7 @@ impl Gate {
                 state => state,
             };
             // Open in Redis, but closed for this instance.
-            let mut fenced = cell.fence.trouble(meta.epoch).filter(|_| state == "open");
+            let mut fenced = if state == "open" { cell.trouble(meta.epoch).await } else { None };
             if fenced.is_none() && state == "open" && cell.clock_jumped().await {
                 fenced = Some(cell::CLOCK_AHEAD.to_owned());
             }
@@ -60,5 +60,10 @@ impl Gate {
             });
         }
         Ok(all)
+    }
+
+    /// Why an earlier [`Self::status`] no longer holds; asks no server.
+    pub fn known_troubles(&self) -> Vec<String> {
+        self.cells.iter().filter_map(|lanes| lanes.cell.known_trouble()).collect()
     }
 }

@@ -18,14 +18,14 @@ use crate::truth::Truth;
 /// The latest checks of both servers.
 pub struct Health {
     /// `None`: this instance does not decide.
-    gate: Option<Watched>,
+    gate: Option<(Arc<Gate>, Watched)>,
     truth: Watched,
 }
 
 impl Health {
-    /// Nothing is known until [`Health::look_on`] runs. Without `decides`, Redis is not checked.
-    pub fn new(decides: bool) -> Arc<Self> {
-        let gate = decides.then(|| Watched::new("Redis"));
+    /// Nothing is known until [`Health::look_on`] runs. Without `gate`, Redis is not checked.
+    pub fn new(gate: Option<Arc<Gate>>) -> Arc<Self> {
+        let gate = gate.map(|gate| (gate, Watched::new("Redis")));
         Arc::new(Self { gate, truth: Watched::new("PostgreSQL") })
     }
 
@@ -34,10 +34,10 @@ impl Health {
     }
 
     /// Checks both servers until `stopping`.
-    pub async fn look_on(self: Arc<Self>, gate: Arc<Gate>, truth: Truth, stopping: CancellationToken) {
+    pub async fn look_on(self: Arc<Self>, truth: Truth, stopping: CancellationToken) {
         let looking_at_gate = async {
             match &self.gate {
-                Some(watched) => watched.look_on(|| gate_troubles(&gate)).await,
+                Some((gate, watched)) => watched.look_on(|| gate_troubles(gate)).await,
                 None => std::future::pending().await,
             }
         };
@@ -52,7 +52,14 @@ impl Health {
     pub async fn troubles(&self) -> (Vec<String>, Vec<String>) {
         let gate = async {
             match &self.gate {
-                Some(watched) => watched.troubles().await,
+                Some((gate, watched)) => {
+                    let mut troubles = watched.troubles().await;
+                    // The check may be older than the present connections to Redis.
+                    if troubles.is_empty() {
+                        troubles = gate.known_troubles();
+                    }
+                    troubles
+                }
                 None => Vec::new(),
             }
         };

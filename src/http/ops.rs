@@ -94,7 +94,7 @@ mod tests {
     /// State of an instance that does not decide, and has never had an answer from PostgreSQL.
     fn ops() -> Arc<Ops> {
         Arc::new(Ops {
-            health: Health::new(false),
+            health: Health::new(None),
             waits_for: Box::new(|| Some("the relay waits".to_owned())),
             metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
             sampled: Arc::default(),

@@ -230,3 +230,40 @@ async fn a_clock_that_jumped_is_shown_and_set_back() {
     assert!(again.gate <= now(), "repeatable: {again}");
     assert!(CLOCK_JUMP_LIMIT < Duration::from_secs(86_400));
 }
+
+/// A restarted Redis is another server. An instance without traffic must not report ready before a
+/// leader has named that server, and must decide as soon as it does.
+#[tokio::test]
+async fn an_instance_is_not_ready_before_a_restarted_redis_is_taken_over() {
+    let mut shop = Shop::open().await;
+    shop.charge("ann", 1_000).await;
+    shop.apply_all().await;
+    let gate = Arc::clone(&shop.gate);
+    let status = async || Some(gate.status().await.ok()?.remove(0));
+    assert_eq!(status().await.unwrap().state, "open");
+    shop.restart_redis().await;
+    let until = Instant::now() + 2 * FENCE_WAIT;
+    while Instant::now() < until {
+        let CellStatus { state, reason, .. } = eventually("Redis answers", status).await;
+        assert_eq!(state, "closed", "{reason:?}");
+    }
+    let reason = status().await.unwrap().reason.unwrap();
+    assert!(reason.contains("names another Redis"), "{reason}");
+
+    let leading = tokio::spawn(async move {
+        // Its connection may not be back yet.
+        while !matches!(shop.reconciler.step().await, Ok(Step::Idle)) {}
+        shop
+    });
+    eventually("it is ready", async || {
+        let status = status().await?;
+        let known = gate.known_troubles();
+        (status.state == "open" && known.is_empty()).then_some(())
+    })
+    .await;
+    charge(&gate, "ann").await.unwrap();
+    let mut shop = leading.await.unwrap();
+    shop.apply_all().await;
+    assert_eq!(shop.meta().await.epoch, 1, "the epoch goes on");
+    shop.assert_audit_clean().await;
+}

@@ -112,6 +112,11 @@ impl Shop {
         self.redis.port()
     }
 
+    pub async fn restart_redis(&self) {
+        self.redis.kill().await;
+        self.redis.restart().await.unwrap();
+    }
+
     pub async fn meta(&self) -> Meta {
         Meta::read(&self.raw, 0).await.unwrap()
     }
