@@ -5,6 +5,7 @@
 mod api;
 mod attacks;
 mod audit;
+mod clock;
 mod cluster;
 mod containers;
 mod dashboards;
