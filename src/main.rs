@@ -198,11 +198,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return failed(format, &e.into()),
     };
-    let outcome = runtime.block_on(run(command, format));
-    // Dropped, it would wait for blocking calls, which may hang with the network: the lookup of a
-    // server's name, the export of spans.
-    runtime.shutdown_background();
-    match outcome {
+    match runtime.block_on(run(command, format)) {
         Ok(code) => code,
         Err(e) => failed(format, &e),
     }

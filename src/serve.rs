@@ -83,9 +83,7 @@ pub struct Addresses {
 /// Connections that the scheduler and the relay share.
 const BACKGROUND_CONNECTIONS: u32 = 6;
 /// Background roles stop after the API; this part of the time to stop is reserved for them.
-const BACKGROUND_STOP_LIMIT: Duration = Duration::from_millis(2_400);
-/// The end of that time, for sending spans and ending the process.
-const LAST_STEPS_LIMIT: Duration = Duration::from_millis(600);
+const BACKGROUND_STOP_LIMIT: Duration = Duration::from_secs(3);
 /// Statements outside of the API may take longer: they work on many rows.
 const BACKGROUND_STATEMENT_LIMIT: Duration = Duration::from_secs(60);
 
@@ -197,8 +195,7 @@ pub async fn run(
         tracing::warn!("background work was cut off; the next start repeats what was not finished");
     }
     drop(followers);
-    // Spans are lost where the collector hangs.
-    let _ = tokio::time::timeout(LAST_STEPS_LIMIT * 2 / 3, telemetry::trace::stop()).await;
+    telemetry::trace::stop().await;
     outcome
 }
 
@@ -293,7 +290,7 @@ impl Listening<'_> {
                 settings: settings.into(),
                 rates: Arc::clone(&rates),
                 turns: Turns::new(&settings.limits, settings.request_timeout()),
-                edge: Edge { cors_origins: settings.cors_origins.clone(), tls: self.tls.is_some() },
+                edge: Edge::new(&settings, self.tls.is_some()),
                 product_pages: http::RenderedPages::default(),
                 refresh_popular: refresher(self.pool, self.zone),
                 rabbitmq_connected: self.rabbitmq_connected,
@@ -333,8 +330,7 @@ impl Listening<'_> {
         };
         closing.cancel();
         tracing::info!("stopping: no new requests; requests in flight are finished");
-        let limit = SHUTDOWN_TIMEOUT - BACKGROUND_STOP_LIMIT - LAST_STEPS_LIMIT;
-        if tokio::time::timeout(limit, servers.all_end()).await.is_err() {
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT - BACKGROUND_STOP_LIMIT, servers.all_end()).await.is_err() {
             tracing::warn!("requests in flight did not finish in time and were cut off");
         }
         outcome

@@ -126,6 +126,9 @@ pub struct Serve {
     /// Origins whose pages may call the API (CORS), such as https://shop.example; none: only pages from here
     #[arg(long, env = "RUSHGATE_CORS_ORIGINS", value_delimiter = ',', value_parser = parse_origin)]
     pub cors_origins: Vec<HeaderValue>,
+    /// Seconds for which caches may keep reads of products and coupon templates; 0: they keep none
+    #[arg(long, env = "RUSHGATE_CATALOGUE_MAX_AGE_SECS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
+    pub catalogue_max_age_secs: u32,
     /// Address of the API
     #[arg(long, env = "RUSHGATE_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,

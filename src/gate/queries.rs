@@ -61,8 +61,13 @@ impl Gate {
 
     /// In the order of `ids`, without unknown ones; at most a page.
     pub async fn products(&self, ids: &[ProductId]) -> Result<Vec<Product>, GateError> {
+        self.packed_products_by_id(ids).await?.unpack()
+    }
+
+    /// The answer behind [`Self::products`], not decoded: equal lists are equal bytes.
+    pub async fn packed_products_by_id(&self, ids: &[ProductId]) -> Result<PackedProducts, GateError> {
         let ids: Vec<&str> = ids.iter().take(MAX_PAGE).map(ProductId::as_str).collect();
-        read::products(&fetch(self.shop_lanes(), &("products", ids)).await?)
+        Ok(PackedProducts(fetch(self.shop_lanes(), &("products", ids)).await?))
     }
 
     /// Up to `limit` products with ids above `after`, in the order of their ids.
@@ -85,9 +90,16 @@ impl Gate {
     }
 
     pub async fn template(&self, id: &TemplateId) -> Result<ReadAt<Option<CouponTemplate>>, GateError> {
+        let ReadAt { mut value, now } = self.templates(std::slice::from_ref(id)).await?;
+        Ok(ReadAt { value: value.pop(), now })
+    }
+
+    /// In the order of `ids`, without unknown ones; at most a page.
+    pub async fn templates(&self, ids: &[TemplateId]) -> Result<ReadAt<Vec<CouponTemplate>>, GateError> {
         let lanes = self.shop_lanes();
-        let answer = fetch(lanes, &("templates", [id.as_str()])).await?;
-        Ok(ReadAt { value: read::templates(&answer)?.pop(), now: now(lanes).await? })
+        let ids: Vec<&str> = ids.iter().take(MAX_PAGE).map(TemplateId::as_str).collect();
+        let answer = fetch(lanes, &("templates", ids)).await?;
+        Ok(ReadAt { value: read::templates(&answer)?, now: now(lanes).await? })
     }
 
     /// Up to `limit` templates with ids above `after`, in the order of their ids.

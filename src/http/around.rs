@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -213,14 +214,16 @@ fn headers(tls: bool) -> Vec<(HeaderName, HeaderValue)> {
 
 /// CORS for pages of these origins; `None` without any: no page of another origin may call.
 pub fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
-    const ASKED: [HeaderName; 5] = [
+    const ASKED: [HeaderName; 6] = [
         AUTHORIZATION,
         CONTENT_TYPE,
+        IF_NONE_MATCH,
         HeaderName::from_static("idempotency-key"),
         HeaderName::from_static(REQUEST_ID),
         HeaderName::from_static(TRACEPARENT),
     ];
-    const TOLD: [HeaderName; 5] = [
+    const TOLD: [HeaderName; 6] = [
+        ETAG,
         RETRY_AFTER,
         HeaderName::from_static("idempotent-replayed"),
         HeaderName::from_static("ratelimit"),

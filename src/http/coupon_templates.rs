@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::answer::{AcceptedTemplate, Answer, List};
+use super::answer::{AcceptedTemplate, List};
 use super::auth::Staff;
-use super::extract::{Json, NoQuery, Page, PageParams, PathId};
+use super::etag::{IfNoneMatch, Tagged};
+use super::extract::{Json, NoQuery, PageParams, PathId};
 use super::fields::{Moment, Object, ShopId, Text, Whole, Word, bound};
 use super::problem::Problem;
 use super::refusals;
-use crate::domain::limits::{MAX_DISCOUNT_AMOUNT, MAX_ORDER_AMOUNT, MAX_TEMPLATE_LIMIT};
+use super::selection::{IdsParam, Selection};
+use crate::domain::limits::{MAX_DISCOUNT_AMOUNT, MAX_ORDER_AMOUNT, MAX_PAGE, MAX_TEMPLATE_LIMIT};
 use crate::domain::{CouponTemplate, Discount, TemplateId, TemplateState, TimestampMs, rfc3339};
 use crate::gate::PutTemplate;
 use crate::log::fact::TemplatePut;
@@ -182,17 +184,24 @@ fn template_after(put: PutTemplate, issued: u64) -> CouponTemplate {
     }
 }
 
-/// Coupon templates in the order of their ids
-#[utoipa::path(get, path = "/v1/coupon-templates", tag = "coupons", params(PageParams),
+/// Coupon templates in the order of their ids, or those with certain ids
+#[utoipa::path(get, path = "/v1/coupon-templates", tag = "coupons", params(PageParams, IdsParam),
     responses((status = 200, body = List<TemplateView>)))]
 pub async fn list_templates(
     State(api): State<Arc<Api>>,
-    page: Page<TemplateId>,
-) -> Result<Answer<List<TemplateView>>, Problem> {
+    wanted: Selection<TemplateId>,
+    has: IfNoneMatch,
+) -> Result<Response, Problem> {
     let _turn = api.turns.read.turn().await?;
-    let read = api.gate.list_templates(page.after.as_ref(), page.limit + 1).await?;
-    let list = List::page(read.value, page.limit, |template| template.template_id.to_string());
-    Ok(Answer(list.map(|template| TemplateView::new(template, read.now))))
+    let (read, limit) = match &wanted {
+        Selection::Page(page) => {
+            (api.gate.list_templates(page.after.as_ref(), page.limit + 1).await?, page.limit)
+        }
+        Selection::Ids(ids) => (api.gate.templates(ids).await?, MAX_PAGE),
+    };
+    let list = List::page(read.value, limit, |template| template.template_id.to_string());
+    let page = Tagged::json(&list.map(|template| TemplateView::new(template, read.now)))?;
+    Ok(api.catalogue(page, &has))
 }
 
 /// One coupon template
@@ -202,11 +211,12 @@ pub async fn get_template(
     State(api): State<Arc<Api>>,
     PathId(id): PathId<TemplateId>,
     _: NoQuery,
-) -> Result<Answer<TemplateView>, Problem> {
+    has: IfNoneMatch,
+) -> Result<Response, Problem> {
     let _turn = api.turns.read.turn().await?;
     let read = api.gate.template(&id).await?;
     let template = read.value.ok_or_else(|| refusals::no_template(&id))?;
-    Ok(Answer(TemplateView::new(template, read.now)))
+    Ok(api.catalogue(Tagged::json(&TemplateView::new(template, read.now))?, &has))
 }
 
 /// Create or change a coupon template

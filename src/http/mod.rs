@@ -32,6 +32,7 @@ pub mod coupon_templates;
 pub mod coupons;
 mod current;
 mod docs;
+mod etag;
 pub mod extract;
 pub mod fields;
 pub mod health;
@@ -47,6 +48,7 @@ pub mod rates;
 pub mod refusals;
 pub mod reload;
 mod rendered;
+mod selection;
 pub mod server;
 pub mod tls;
 pub mod turns;
@@ -92,7 +94,7 @@ pub struct Settings {
     pub body_timeout: Duration,
 }
 
-/// Settings that concern browsers.
+/// Settings that concern browsers and caches.
 #[derive(Clone, Debug, Default)]
 pub struct Edge {
     /// Origins whose pages may call; empty: no CORS.
@@ -100,6 +102,15 @@ pub struct Edge {
     /// Whether the port speaks TLS; then browsers are told to use nothing else for this host
     /// (HSTS).
     pub tls: bool,
+    /// `Cache-Control` of catalogue reads; `None`: `no-store`.
+    pub catalogue_cache: Option<HeaderValue>,
+}
+
+impl Edge {
+    pub fn new(serve: &Serve, tls: bool) -> Self {
+        let catalogue_cache = etag::cache_control(serve.catalogue_max_age_secs);
+        Self { cors_origins: serve.cors_origins.clone(), tls, catalogue_cache }
+    }
 }
 
 impl From<&Serve> for Settings {

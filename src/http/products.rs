@@ -4,19 +4,20 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::answer::{AcceptedProduct, Answer, List};
+use super::answer::{AcceptedProduct, List};
 use super::auth::Staff;
-use super::extract::{IdempotencyKeyParam, Json, Key, NoQuery, Page, PageParams, PathId};
+use super::etag::{IfNoneMatch, Tagged};
+use super::extract::{IdempotencyKeyParam, Json, Key, NoQuery, PageParams, PathId};
 use super::fields::{ShopId, Text, Whole, Word, bound};
 use super::problem::Problem;
 use super::refusals;
-use crate::domain::limits::{MAX_PRICE, MAX_STOCK, PRICE_STEP};
+use super::selection::{IdsParam, Selection};
+use crate::domain::limits::{MAX_PAGE, MAX_PRICE, MAX_STOCK, PRICE_STEP};
 use crate::domain::{Product, ProductId, ProductStatus};
 use crate::gate::{AdjustStock, ProductRefusal, PutProduct};
 use crate::log::fact::{ProductPut, StockAdjusted};
@@ -109,17 +110,26 @@ impl From<StockAdjusted> for StockAdjustmentView {
     }
 }
 
-/// Products in the order of their ids
-#[utoipa::path(get, path = "/v1/products", tag = "products", params(PageParams),
+/// Products in the order of their ids, or those with certain ids
+#[utoipa::path(get, path = "/v1/products", tag = "products", params(PageParams, IdsParam),
     responses((status = 200, body = List<ProductView>)))]
-pub async fn list_products(State(api): State<Arc<Api>>, page: Page<ProductId>) -> Result<Response, Problem> {
+pub async fn list_products(
+    State(api): State<Arc<Api>>,
+    wanted: Selection<ProductId>,
+    has: IfNoneMatch,
+) -> Result<Response, Problem> {
     let _turn = api.turns.read.turn().await?;
-    let told = api.gate.packed_products(page.after.as_ref(), page.limit + 1).await?;
-    let body = api.product_pages.get_or(told, page.limit, |told| {
-        let list = List::page(told.unpack()?, page.limit, |product| product.product_id.to_string());
-        serde_json::to_vec(&list.map(ProductView::from)).map_err(|_| Problem::internal())
+    let (told, limit) = match &wanted {
+        Selection::Page(page) => {
+            (api.gate.packed_products(page.after.as_ref(), page.limit + 1).await?, page.limit)
+        }
+        Selection::Ids(ids) => (api.gate.packed_products_by_id(ids).await?, MAX_PAGE),
+    };
+    let page = api.product_pages.get_or(told, limit, |told| {
+        let list = List::page(told.unpack()?, limit, |product| product.product_id.to_string());
+        Tagged::json(&list.map(ProductView::from))
     })?;
-    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+    Ok(api.catalogue(page, &has))
 }
 
 /// One product
@@ -129,10 +139,12 @@ pub async fn get_product(
     State(api): State<Arc<Api>>,
     PathId(id): PathId<ProductId>,
     _: NoQuery,
-) -> Result<Answer<ProductView>, Problem> {
+    has: IfNoneMatch,
+) -> Result<Response, Problem> {
     let _turn = api.turns.read.turn().await?;
     let found = api.gate.products(std::slice::from_ref(&id)).await?.pop();
-    found.map(|product| Answer(product.into())).ok_or_else(|| refusals::no_product(id.as_str()))
+    let product = found.ok_or_else(|| refusals::no_product(id.as_str()))?;
+    Ok(api.catalogue(Tagged::json(&ProductView::from(product))?, &has))
 }
 
 /// Create or change a product

@@ -39,7 +39,6 @@ mod shop;
 mod skip;
 mod start;
 mod starting;
-mod stopping;
 mod traces;
 mod truth;
 mod upgrade;

@@ -2,7 +2,7 @@
 //!
 //! [`refusals`] adds the refusals of each route from one table, with the statuses that
 //! [`super::problem`] maps them to. [`problems`] describes the members of each code and makes an
-//! example of each. [`tidy`] adds what attributes cannot express.
+//! example of each. [`catalogue`] describes conditional reads. [`tidy`] adds what attributes cannot express.
 
 use serde_json::{Value, json};
 use utoipa::openapi::OpenApi;
@@ -12,6 +12,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::fields::ShopId;
 use crate::config::ChargeScope;
 
+mod catalogue;
 mod problems;
 mod refusals;
 #[cfg(test)]
@@ -60,6 +61,7 @@ pub fn complete(mut api: OpenApi, charge_scope: ChargeScope) -> Value {
         if operation.get("security").is_none() {
             operation["security"] = json!([]);
         }
+        catalogue::complete(operation);
         tidy::operation(path, operation);
     });
     problems::add_components(&mut api["components"]);

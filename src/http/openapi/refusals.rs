@@ -76,7 +76,7 @@ pub fn add(operation: &mut Value, decides: bool) {
 }
 
 pub fn takes_key(operation: &Value) -> bool {
-    operation["parameters"].as_array().into_iter().flatten().any(|it| it["in"] == "header")
+    operation["parameters"].as_array().into_iter().flatten().any(|it| it["name"] == "Idempotency-Key")
 }
 
 fn of_its_kind(operation: &Value, decides: bool) -> Vec<Code> {

@@ -11,10 +11,13 @@ const AN_ORDER: &str = "01a20275-3cd7-74ad-aac7-17f0f05e618f";
 pub fn operation(path: &str, operation: &mut Value) {
     let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
     for parameter in parameters.into_iter().flatten() {
+        let name = parameter["name"].as_str().unwrap_or_default();
         if parameter["in"] == "path" {
-            let (example, about) = of_the_demo(path, parameter["name"].as_str().unwrap_or_default());
+            let (example, about) = of_the_demo(path, name);
             parameter["example"] = json!(example);
             parameter["description"] = json!(about);
+        } else if let Some(example) = query_of_the_demo(path, name) {
+            parameter["example"] = example;
         }
     }
     // OpenAPI requires a description of every response, even where the schema says everything.
@@ -32,6 +35,14 @@ fn of_the_demo(path: &str, name: &str) -> (&'static str, &'static str) {
         (Some("products"), _) => ("tumbler", "The product."),
         (Some("coupon-templates"), _) => ("welcome", "The coupon template."),
         _ => (AN_ORDER, "The order: the `order_id` that placing it has answered."),
+    }
+}
+
+fn query_of_the_demo(path: &str, name: &str) -> Option<Value> {
+    match (path.split('/').nth(2), name) {
+        (Some("products"), "ids") => Some(json!(["tumbler", "americano"])),
+        (Some("coupon-templates"), "ids") => Some(json!(["rush-100", "welcome"])),
+        _ => None,
     }
 }
 

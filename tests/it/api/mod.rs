@@ -30,6 +30,7 @@ mod admin;
 mod auth;
 mod bad_input;
 mod cancel;
+mod catalogue;
 mod description;
 mod idempotency;
 mod limits;
