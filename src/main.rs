@@ -198,7 +198,11 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return failed(format, &e.into()),
     };
-    match runtime.block_on(run(command, format)) {
+    let outcome = runtime.block_on(run(command, format));
+    // Dropped, it would wait for blocking calls, which may hang with the network: the lookup of a
+    // server's name, the export of spans.
+    runtime.shutdown_background();
+    match outcome {
         Ok(code) => code,
         Err(e) => failed(format, &e),
     }

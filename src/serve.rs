@@ -83,7 +83,9 @@ pub struct Addresses {
 /// Connections that the scheduler and the relay share.
 const BACKGROUND_CONNECTIONS: u32 = 6;
 /// Background roles stop after the API; this part of the time to stop is reserved for them.
-const BACKGROUND_STOP_LIMIT: Duration = Duration::from_secs(3);
+const BACKGROUND_STOP_LIMIT: Duration = Duration::from_millis(2_400);
+/// The end of that time, for sending spans and ending the process.
+const LAST_STEPS_LIMIT: Duration = Duration::from_millis(600);
 /// Statements outside of the API may take longer: they work on many rows.
 const BACKGROUND_STATEMENT_LIMIT: Duration = Duration::from_secs(60);
 
@@ -195,7 +197,8 @@ pub async fn run(
         tracing::warn!("background work was cut off; the next start repeats what was not finished");
     }
     drop(followers);
-    telemetry::trace::stop().await;
+    // Spans are lost where the collector hangs.
+    let _ = tokio::time::timeout(LAST_STEPS_LIMIT * 2 / 3, telemetry::trace::stop()).await;
     outcome
 }
 
@@ -330,7 +333,8 @@ impl Listening<'_> {
         };
         closing.cancel();
         tracing::info!("stopping: no new requests; requests in flight are finished");
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT - BACKGROUND_STOP_LIMIT, servers.all_end()).await.is_err() {
+        let limit = SHUTDOWN_TIMEOUT - BACKGROUND_STOP_LIMIT - LAST_STEPS_LIMIT;
+        if tokio::time::timeout(limit, servers.all_end()).await.is_err() {
             tracing::warn!("requests in flight did not finish in time and were cut off");
         }
         outcome

@@ -39,6 +39,7 @@ mod shop;
 mod skip;
 mod start;
 mod starting;
+mod stopping;
 mod traces;
 mod truth;
 mod upgrade;
