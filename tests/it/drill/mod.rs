@@ -5,14 +5,39 @@
 //! in PostgreSQL or listed as gone. `./dev test` runs each procedure once; `./dev drill` runs all and prints a table.
 
 mod book;
+mod instances;
+mod log;
 mod postgres;
 mod redis;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
 
 use futures::future::LocalBoxFuture;
+use serde_json::Value;
 
+use crate::cluster::{Instance, eventually};
 use crate::faults::Outcome;
+
+/// The folder for backups in the pages.
+const BACKUPS: &str = "/var/backups/rushgate";
+
+/// The ids in a report's lines that are wanted.
+fn ids_in(report: &Path, wanted: impl Fn(&Value) -> bool) -> HashSet<String> {
+    let text = std::fs::read_to_string(report).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(wanted).filter_map(|line| Some(line["id"].as_str()?.to_owned())).collect()
+}
+
+/// Waits for the end of an instance that clients may still hold.
+async fn has_ended(instance: &Instance) {
+    let stat = format!("/proc/{}/stat", instance.pid());
+    eventually("the instance has ended", async || {
+        // A zombie until it is dropped.
+        std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")).then_some(())
+    })
+    .await;
+}
 
 /// One documented procedure.
 pub struct Procedure {
@@ -44,11 +69,22 @@ macro_rules! procedures {
 }
 
 procedures! {
-    postgres::restore_postgresql ["archive-wal", "base-backup", "keep-log", "restore", "rebuild"]:
+    postgres::restore_postgresql ["archive-wal", "base-backup", "keep-log", "restore", "wait-until-restored", "rebuild"]:
         "nothing acknowledged is lost; a new epoch; the audit is clean";
     redis::mend_torn_file ["mend-redis"]: "Redis starts; nothing acknowledged is lost; the same epoch";
     redis::replace_lost_redis ["set-redis-aside"]:
         "the gate is rebuilt by itself; what is gone is listed; never oversold";
+    redis::change_redis_password ["add-redis-password", "remove-redis-password"]:
+        "the old password is refused; nothing acknowledged is lost; the same epoch";
+    postgres::restore_an_earlier_epoch ["base-backup", "keep-log", "restore", "wait-until-restored", "rebuild-report"]:
+        "a new epoch; what the log held and cannot be applied is listed";
+    postgres::raise_log_limit ["raise-log-limit"]:
+        "decisions go on beyond the old limit; nothing acknowledged is lost; the same epoch";
+    log::skip_one_fact ["skip-fact"]:
+        "the fact and what depended on it are listed; all else that was acknowledged is in PostgreSQL";
+    instances::rolling_restart ["wait-until-ready"]:
+        "no connection is refused; nothing acknowledged is lost; the same epoch";
+    instances::audit_as_a_job ["audit-job"]: "exit codes 0, 1 and 2, each for its cause";
 }
 
 #[test]
