@@ -56,7 +56,7 @@ fn fsync_us(folder: &Path) -> Outcome<f64> {
         took.push(begin.elapsed().as_secs_f64() * 1e6);
     }
     std::fs::remove_file(&path)?;
-    Ok(crate::report::median(took))
+    Ok(crate::statistics::median(took))
 }
 
 /// The programs' own version texts.

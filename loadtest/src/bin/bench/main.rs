@@ -13,6 +13,7 @@ mod machine;
 mod report;
 mod rows;
 mod stage;
+mod statistics;
 mod wrk;
 
 use std::path::PathBuf;
@@ -143,7 +144,8 @@ async fn run(options: &Options) -> Outcome<()> {
             stage.flame(*row, &folder.join(format!("{}.svg", row.name()))).await?;
         }
     }
-    figures::measure(&figures, &mut stage, &mut report).await?;
+    let peak = report.medians(Row::Issue).map(|medians| medians.per_s);
+    figures::measure(&figures, &mut stage, peak, &mut report.figures).await?;
     say("Audit");
     report.audits = stage.finish().await?;
     report.seconds = begin.elapsed().as_secs();

@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use crate::Options;
 use crate::flame::Recording;
-use crate::report::FOREIGN_CPU;
 use crate::rows::{Contents, Row};
+use crate::statistics::FOREIGN_CPU;
 use crate::wrk::{Driven, Looking, Plan, Wrk};
 
 /// Time limit until PostgreSQL and RabbitMQ have everything that was decided.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::answers::{self, Answers};
 use crate::api::Api;
-use crate::scenarios::Scenario;
+use crate::scenario::Scenario;
 
 /// Products that all users of `shop` buy.
 pub const PRODUCTS: u64 = 20;

@@ -12,6 +12,7 @@ mod api;
 mod crowd;
 mod left;
 mod report;
+mod scenario;
 mod scenarios;
 mod verdict;
 
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::crowd::Crowd;
 use crate::report::Report;
-use crate::scenarios::Scenario;
+use crate::scenario::Scenario;
 
 /// A request without an answer after this time has failed.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use goose::goose::{
     GooseMethod, GooseRequest, GooseUser, Scenario as GooseScenario, Transaction, TransactionError,
     TransactionFunction, TransactionResult,
@@ -13,18 +12,7 @@ use serde_json::{Value, json};
 
 use crate::answers::Outcome;
 use crate::crowd::{Crowd, PRODUCTS, number};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Scenario {
-    /// Every user wants one of few coupons, from a second before they open
-    CouponRush,
-    /// Every user buys a product of which there are few pieces
-    FlashSale,
-    /// Users browse, charge, order, cancel and read
-    Shop,
-    /// All three at the same time
-    Mixed,
-}
+use crate::scenario::Scenario;
 
 /// Number of attempts of a change whose outcome is unknown.
 const REPEATS: usize = 5;
@@ -33,23 +21,6 @@ const FULL_WALLET: u64 = 1_000_000;
 const IMPATIENT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(400));
 /// Pause of a user who browses.
 const AT_EASE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(800));
-
-impl Scenario {
-    /// Of 10 users in `mixed`: how many rush, buy in the flash sale, and shop.
-    pub const WEIGHTS: [u64; 3] = [3, 2, 5];
-
-    pub fn rushes(self) -> bool {
-        matches!(self, Scenario::CouponRush | Scenario::Mixed)
-    }
-
-    pub fn sells(self) -> bool {
-        matches!(self, Scenario::FlashSale | Scenario::Mixed)
-    }
-
-    pub fn browses(self) -> bool {
-        matches!(self, Scenario::Shop | Scenario::Mixed)
-    }
-}
 
 /// The goose scenarios.
 pub fn of(scenario: Scenario, crowd: &Arc<Crowd>) -> rushgate_loadtest::Outcome<Vec<GooseScenario>> {

@@ -11,9 +11,9 @@ use rushgate_loadtest::shop::FOLLOWERS_NICENESS;
 use rushgate_loadtest::{Outcome, say};
 
 use super::{Figure, Measured, Target};
-use crate::report::sensible;
 use crate::rows::Row;
 use crate::stage::{SETTLE_LIMIT, Stage};
+use crate::statistics::sensible;
 use crate::wrk::{Gaps, scattered};
 
 /// Enough connections that no request waits for a free one unless the server stalls.

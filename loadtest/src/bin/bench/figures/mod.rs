@@ -10,9 +10,9 @@ use rushgate_loadtest::process::UseOfMachine;
 use rushgate_loadtest::{Outcome, say};
 use serde::Serialize;
 
-use crate::report::{Report, median, sensible};
 use crate::rows::Row;
 use crate::stage::Stage;
+use crate::statistics::{median, sensible};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Figure {
@@ -153,9 +153,14 @@ impl std::fmt::Display for Measured {
     }
 }
 
-/// Measures the figures and adds them to the report. One run may yield several.
-pub async fn measure(figures: &[Figure], stage: &mut Stage, report: &mut Report) -> Outcome<()> {
-    let mut peak = report.medians(Row::Issue).map(|medians| medians.per_s);
+/// Measures the figures and adds them to `measured`. One run may yield several. `peak` is the median rate of issuing
+/// coupons, if it is known already.
+pub async fn measure(
+    figures: &[Figure],
+    stage: &mut Stage,
+    mut peak: Option<f64>,
+    measured: &mut Vec<Measured>,
+) -> Outcome<()> {
     for run in RUNS.iter().filter(|run| run.iter().any(|figure| figures.contains(figure))) {
         if REFER_TO_PEAK.contains(&run[0]) && peak.is_none() {
             peak = Some(peak_of_issue(stage).await?);
@@ -166,7 +171,7 @@ pub async fn measure(figures: &[Figure], stage: &mut Stage, report: &mut Report)
         let foreign_cpu = UseOfMachine::now().foreign_since(&begin);
         found.retain(|it| figures.iter().any(|figure| figure.name() == it.name));
         found.iter_mut().for_each(|it| it.foreign_cpu = foreign_cpu);
-        report.figures.extend(found);
+        measured.extend(found);
     }
     Ok(())
 }

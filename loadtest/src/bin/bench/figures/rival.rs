@@ -8,8 +8,8 @@ use rushgate_loadtest::{Outcome, say};
 use sqlx::{Connection, PgConnection};
 
 use super::{Figure, Measured, Target};
-use crate::report::{median, sensible};
 use crate::stage::{SETTLE_LIMIT, Stage};
+use crate::statistics::{median, sensible};
 
 const CLIENTS: &str = "64";
 const TABLES: &str = "
