@@ -14,6 +14,7 @@ pub mod log;
 mod losses;
 pub mod ready;
 pub mod reconciler;
+pub mod redis;
 pub mod relay;
 pub mod scheduler;
 pub mod seed;

@@ -15,7 +15,7 @@ use rushgate::reconciler::quarantine::Choice;
 use rushgate::reconciler::{Reconciler, Step};
 use rushgate::telemetry::logs;
 use rushgate::truth::migrate;
-use rushgate::{audit, http, log, ready, seed, serve, truth};
+use rushgate::{audit, http, ready, reconciler, seed, serve, truth};
 use sqlx::{Connection, PgConnection};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -346,7 +346,7 @@ async fn run_rebuild(options: &Rebuild, format: LogFormat) -> Result<(), Failure
 
 async fn run_clock(command: ClockCommand) -> Result<(), Failure> {
     let (ClockCommand::Show(servers) | ClockCommand::Reset(servers)) = &command;
-    let client = rushgate::gate::redis::connect(&servers.redis_url).await?;
+    let client = rushgate::redis::connect(&servers.redis_url).await?;
     let mut conn = PgConnection::connect(&servers.database_url).await?;
     for cell in 0..servers.cells {
         let clocks = match command {
@@ -363,8 +363,8 @@ async fn run_log(command: Log, format: LogFormat) -> Result<(), Failure> {
         Log::Show { servers, cell, seq, limit, json } => {
             let mut conn = PgConnection::connect(&servers.database_url).await?;
             let reader = LogReader::connect(&servers.redis_url, cell).await?;
-            let which = log::admin::Which { from: seq, limit: limit.into(), json };
-            let listing = log::admin::show(&mut conn, &reader, which).await?;
+            let which = reconciler::log_admin::Which { from: seq, limit: limit.into(), json };
+            let listing = reconciler::log_admin::show(&mut conn, &reader, which).await?;
             if json {
                 listing.lines.iter().for_each(|line| say(line));
             } else {

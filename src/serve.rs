@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::bounds::{CONNECT_TIMEOUT, FOLLOWERS_NICENESS, RETRY_PAUSE, SHUTDOWN_TIMEOUT};
 use crate::config::{InvalidSetting, Role, Serve};
-use crate::gate::{Gate, RedisSetupError};
+use crate::gate::Gate;
 use crate::http::rates::Rates;
 use crate::http::server::BindError;
 use crate::http::server::Transport;
@@ -31,19 +31,22 @@ use crate::http::tls::Tls;
 use crate::http::turns::Turns;
 use crate::http::{Api, Edge, Health, Ops, TokenVerifier};
 use crate::reconciler::Reconciler;
+use crate::redis::RedisSetupError;
 use crate::relay;
 use crate::scheduler::{self, Scheduler};
-use crate::telemetry::sampler::{Sampled, Sampler};
+use crate::telemetry::sampled::Sampled;
 use crate::thread::{OwnThread, ThreadError};
 use crate::truth::migrate::MigrateError;
 use crate::truth::{self, Truth};
 use crate::{http, losses, telemetry};
 use database::Prepared;
+use sampler::Sampler;
 use supervisor::supervise;
 use tasks::Tasks;
 
 mod database;
 mod rights;
+mod sampler;
 mod supervisor;
 mod tasks;
 

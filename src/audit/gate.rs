@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use super::report::Check;
 use super::{AuditError, PAGE_ROWS};
+use crate::domain::hex::hex;
 use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
-use crate::gate::cell::Meta;
-use crate::gate::held::HeldCoupon;
-use crate::gate::keys::{DAY_MS, Keys};
 use crate::gate::scan::{Holder, Part, Record, Scan};
-use crate::log::wire::hex;
+use crate::redis::held_coupons::HeldCoupon;
+use crate::redis::keys::{DAY_MS, Keys};
+use crate::redis::meta::Meta;
 
 /// One part of the gate, and the rows that it must equal.
 struct Equal {

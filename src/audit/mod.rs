@@ -23,9 +23,9 @@ use tokio::time::{Instant, sleep};
 pub use report::{Check, Difference, NOT_COMPARED, Outcome, Report};
 
 use crate::config::{Servers, bounds};
-use crate::gate::cell::Meta;
-use crate::gate::keys::Keys;
 use crate::gate::scan::{Scan, ScanError};
+use crate::redis::keys::Keys;
+use crate::redis::meta::Meta;
 use gate::Sides;
 
 /// Rows of one page.

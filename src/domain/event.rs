@@ -9,7 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{TimestampMs, rfc3339};
-use crate::telemetry::trace::TraceMark;
+use crate::domain::trace_mark::TraceMark;
 
 /// The routing key of a completed order.
 pub const ORDER_COMPLETED: &str = "order.completed";

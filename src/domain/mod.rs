@@ -1,18 +1,28 @@
 //! The shop's types and limits, without I/O. The scripts in `lua/` make the decisions; this module
-//! holds the definitions on which the scripts and the rest of the service must agree.
+//! holds the definitions on which the scripts and the rest of the service must agree. It depends on
+//! no other module.
+//!
+//! [`fact`] is what a decision changed, in the encoding of [`wire`]. [`Position`] is a place in a
+//! cell's log. [`event`] is what the data platform receives, [`order_view`] what clients see.
 
 pub mod coupon;
 pub mod event;
+pub mod fact;
+pub mod hex;
 pub mod ids;
 pub mod limits;
 pub mod order;
 pub mod order_view;
+mod position;
 pub mod product;
+pub mod trace_mark;
+pub mod wire;
 
 pub use coupon::{CouponStatus, CouponTemplate, Discount, TemplateState};
 pub use ids::{ProductId, TemplateId, UserId};
 pub use order::{Line, OrderStatus};
 pub use order_view::{OrderItemView, OrderView};
+pub use position::Position;
 pub use product::{Product, ProductStatus};
 
 use jiff::fmt::temporal::DateTimePrinter;

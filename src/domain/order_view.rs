@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{OrderStatus, rfc3339};
-use crate::log::fact::{OrderCancelled, OrderPlaced, PlacedLine};
+use crate::domain::fact::{OrderCancelled, OrderPlaced, PlacedLine};
 
 /// An order. Amounts in won.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -102,7 +102,7 @@ impl OrderView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::wire::Id;
+    use crate::domain::wire::Id;
 
     fn placed() -> OrderPlaced {
         OrderPlaced {

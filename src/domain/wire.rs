@@ -46,15 +46,6 @@ fn mark_bytes_as_strings(packed: &mut [u8]) {
     }
 }
 
-/// Bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}"); // writing to a String cannot fail
-        out
-    })
-}
-
 struct AnyBytes;
 
 impl<'de> Visitor<'de> for AnyBytes {

@@ -88,7 +88,7 @@ impl Serialize for FlatLines<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::wire::pack;
+    use crate::domain::wire::pack;
 
     #[test]
     fn requests_stand_one_after_the_other() {

@@ -18,12 +18,12 @@ use super::backlog::{Backlog, Weight};
 use super::batch::{BadBody, Batch};
 use super::cell::{CLOCK_AHEAD, Cell, Pass};
 use super::fence::Side;
-use super::keys::{DAY_MS, Keys};
 use super::meters::LaneMeters;
-use super::refusal::{GateError, Position};
+use super::refusal::GateError;
 use super::script::{CallError, Refused, Reply, Script};
 use crate::config::bounds::{CLOCK_JUMP_LIMIT, GATE_REPEATS, READS_FEW, READS_GATHER};
-use crate::log::wire;
+use crate::domain::{Position, wire};
+use crate::redis::keys::{DAY_MS, Keys};
 
 /// The packed verdict (or read answer) of one request, and the end of the log after it.
 pub type Answer = Result<(Bytes, Position), GateError>;
@@ -36,7 +36,7 @@ pub struct Job {
     pub idempotency: Option<Vec<u8>>,
     /// MessagePack.
     pub body: Vec<u8>,
-    /// MessagePack, see [`crate::telemetry::trace::TraceMark::packed`].
+    /// MessagePack, see [`crate::domain::trace_mark::TraceMark::packed`].
     pub trace: Option<Vec<u8>>,
     /// Its cost within a call.
     pub weight: Weight,

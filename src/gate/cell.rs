@@ -3,11 +3,9 @@
 //!
 //! A [`Cell`] holds the connections and this state. Every reply of a script updates it
 //! ([`Cell::learn_from`]). Before each call, [`Cell::pass`] turns it into a [`Pass`]: a [`View`]
-//! for the script and the fence's lease. The functions outside of `Cell` read or close a cell
-//! without that state.
+//! for the script and the fence's lease.
 
 use ::metrics::Gauge;
-use fred::interfaces::HashesInterface;
 use fred::prelude::*;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
@@ -15,14 +13,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use super::fence::{CellFence, Side, Verdict, over};
-use super::keys::Keys;
-use super::redis::{Connections, Vetted, once};
-use super::refusal::{GateError, NotApplied, Position};
-use super::script::{CLOSE_CELL, CallError, PROBE_WRITES, Place, READ, Refused, Reply};
+use super::refusal::{GateError, NotApplied};
+use super::script::{CallError, Place, READ, Refused, Reply};
 use super::write_state::WriteState;
 use crate::config::bounds::{CLOCK_JUMP_LIMIT, FENCE_CLOCK_AGE, FENCE_LEASE_LEAST, GATE_REPEATS};
-use crate::domain::TimestampMs;
-use crate::log::wire;
+use crate::domain::wire;
+use crate::domain::{Position, TimestampMs};
+use crate::redis::connect::{Connections, Vetted};
+use crate::redis::control::PROBE_WRITES;
+use crate::redis::keys::Keys;
+use crate::redis::meta::{close, close_behind};
 use crate::telemetry::metrics;
 use crate::telemetry::repeated::Repeated;
 
@@ -112,84 +112,6 @@ impl View {
     pub fn now(&self) -> TimestampMs {
         self.server_time(Instant::now()).max(self.clock.now_ms)
     }
-}
-
-/// The `meta` key of a cell.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Meta {
-    pub epoch: u64,
-    pub seq: u64,
-    pub tip: String,
-    pub applied: u64,
-    pub clock_ms: TimestampMs,
-    /// `open` or `closed`; empty when there is no gate.
-    pub state: String,
-    pub reason: Option<String>,
-    /// The highest epoch that a rebuild has claimed.
-    pub claim: u64,
-}
-
-impl Meta {
-    /// Redis holds no gate for this cell.
-    pub fn absent(&self) -> bool {
-        self.state.is_empty()
-    }
-
-    pub async fn read(client: &Client, cell: u32) -> Result<Self, Error> {
-        const FIELDS: [&str; 8] = ["epoch", "seq", "tip", "applied", "clock", "state", "reason", "claim"];
-        let values: Vec<Option<String>> =
-            match client.with_options(&once()).hmget(Keys::meta(cell), FIELDS.to_vec()).await {
-                // Not a gate of Rushgate; a rebuild replaces the key.
-                Err(e) if e.details().starts_with("WRONGTYPE") => return Ok(Self::default()),
-                other => other?,
-            };
-        let text = |i: usize| values.get(i).cloned().flatten();
-        let number = |i: usize| text(i).and_then(|t| t.parse().ok()).unwrap_or(0);
-        let absent = text(0).is_none();
-        Ok(Self {
-            epoch: number(0),
-            seq: number(1),
-            tip: text(2).unwrap_or_default(),
-            applied: number(3),
-            clock_ms: i64::try_from(number(4)).unwrap_or(i64::MAX),
-            state: if absent { String::new() } else { text(5).unwrap_or_default() },
-            reason: text(6),
-            claim: number(7),
-        })
-    }
-}
-
-/// Closes a cell if it is open in this epoch. From then on every script refuses.
-pub async fn close(client: &Client, cell: u32, epoch: u64, reason: &str) -> Result<(), Error> {
-    close_as(client, cell, epoch, reason, "").await
-}
-
-/// Closes a cell whose Redis does not hold an entry that this instance has seen. The script checks
-/// for the entry once more, since the entry may have been missing on another server than this one.
-async fn close_behind(client: &Client, cell: u32, epoch: u64, seen: (u64, &str)) -> Result<(), Error> {
-    let keys = vec![Keys::meta(cell), Keys::new(cell, epoch).log()];
-    let reason = "Redis went back in time";
-    let args = vec![epoch.to_string(), reason.into(), String::new(), seen.0.to_string(), seen.1.to_owned()];
-    if CLOSE_CELL.call(client, keys, args).await? {
-        metrics::CELL_CLOSES.counter_of_cell(cell).increment(1);
-        tracing::error!(cell, epoch, reason, seen = seen.0, "closed the cell");
-    }
-    Ok(())
-}
-
-/// Closes a cell that needs an operator. The instruction replaces any earlier reason, also that of
-/// a cell that was closed before or of a rebuild that has died, so that every status shows it.
-pub async fn stop(client: &Client, cell: u32, epoch: u64, instruction: &str) -> Result<(), Error> {
-    close_as(client, cell, epoch, instruction, "over").await
-}
-
-async fn close_as(client: &Client, cell: u32, epoch: u64, reason: &str, how: &str) -> Result<(), Error> {
-    let args = vec![epoch.to_string(), reason.to_owned(), how.to_owned()];
-    if CLOSE_CELL.call(client, vec![Keys::meta(cell)], args).await? {
-        metrics::CELL_CLOSES.counter_of_cell(cell).increment(1);
-        tracing::error!(cell, epoch, reason, "closed the cell");
-    }
-    Ok(())
 }
 
 /// One cell, as known to this instance.

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use fred::prelude::*;
 use sqlx::PgConnection;
 
-use super::cell::Meta;
-use super::keys::Keys;
-use super::script::{RESET_CLOCK, server_time};
 use crate::config::bounds::{CLOCK_RESET_WAIT, CLOCK_SAME};
 use crate::domain::{TimestampMs, rfc3339};
+use crate::redis::control::{RESET_CLOCK, server_time};
+use crate::redis::keys::Keys;
+use crate::redis::meta::Meta;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClockError {

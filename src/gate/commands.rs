@@ -16,11 +16,11 @@ use super::request::{
 use super::unsettled::Made;
 use super::verdict::{decide, decide_traced};
 use crate::domain::Line;
-use crate::domain::limits::MAX_STOCK;
-use crate::log::fact::{
+use crate::domain::fact::{
     CouponIssued, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut, WalletCharged,
 };
-use crate::log::wire::Id;
+use crate::domain::limits::MAX_STOCK;
+use crate::domain::wire::Id;
 
 impl Gate {
     pub async fn issue_coupon(

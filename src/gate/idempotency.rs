@@ -5,8 +5,8 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::request::IdempotencyKey;
-use crate::log::fact::Idempotency;
-use crate::log::wire::{Blob, Id};
+use crate::domain::fact::Idempotency;
+use crate::domain::wire::{Blob, Id};
 
 /// A request that may be answered without a decision of its own, and uses its key all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

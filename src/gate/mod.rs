@@ -1,7 +1,7 @@
-//! The gate: atomic scripts in Redis decide each request. Apart from `log/`, the only module that speaks to Redis.
+//! The gate: atomic scripts in Redis decide each request.
 //!
 //! A [`Gate`] holds the cells (one for now), each with one queue per script, two connections and what this instance knows
-//! of the cell (epoch, last entry seen, clock). [`keys`] describes the state in Redis and its life; `lua/` holds the
+//! of the cell (epoch, last entry seen, clock). [`crate::redis::keys`] describes the state in Redis and its life; `lua/` holds the
 //! scripts. A command becomes a MessagePack body ([`commands`]), waits in its script's queue ([`batcher`]), is decided
 //! together with others in one call ([`script`]) and comes back as a typed verdict ([`verdict`]). Reads take the same way
 //! ([`queries`]). Queues, connections and the fence run on a thread of their own and end with the gate.
@@ -15,15 +15,12 @@ mod commands;
 mod fence;
 #[cfg(test)]
 mod fuzz;
-pub mod held;
 mod idempotency;
-pub mod keys;
 mod meters;
 pub mod observe;
 mod queries;
 mod queues;
 pub mod read;
-pub mod redis;
 mod refusal;
 mod request;
 pub mod scan;
@@ -46,7 +43,6 @@ pub use queries::{CaughtUp, ReadAt};
 
 use queues::Lanes;
 pub use read::PackedProducts;
-pub use redis::RedisSetupError;
 pub use refusal::*;
 pub use request::*;
 use sold_out::SoldOutMemory;
@@ -56,6 +52,7 @@ pub use write_state::WriteRefusal;
 
 use crate::config::{Serve, Servers};
 use crate::domain::UserId;
+use crate::redis::{RedisSetupError, connect, keys};
 use crate::thread::OwnThread;
 
 /// One handle for all requests of an instance; cheap to share.
@@ -138,9 +135,9 @@ async fn start_cells(
     let fence = Fence::new(servers.fence);
     let mut cells = Vec::new();
     for number in 0..servers.cells {
-        let writer = redis::connect(&servers.redis_url).await?;
-        let reader = redis::connect(&servers.redis_url).await?;
-        let writer = redis::Vetted::new(writer, servers.durability).await?;
+        let writer = connect::connect(&servers.redis_url).await?;
+        let reader = connect::connect(&servers.redis_url).await?;
+        let writer = connect::Vetted::new(writer, servers.durability).await?;
         let fence = CellFence::new(Arc::clone(&fence));
         cells.push(Lanes::start(Arc::new(Cell::new(number, writer, reader, fence)), limits));
     }

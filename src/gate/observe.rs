@@ -5,14 +5,14 @@ use fred::types::InfoKind;
 use std::time::{Duration, Instant};
 
 use super::batcher::Batcher;
-use super::keys::Keys;
 use super::queries::{fetch, now};
 use super::queues::Lanes;
-use super::redis::once;
 use super::{CellStatus, Gate, GateError, read};
 use crate::domain::limits::MAX_PAGE;
 use crate::domain::{CouponTemplate, TemplateId, TimestampMs};
 use crate::log::reader::decided_after;
+use crate::redis::connect::once;
+use crate::redis::keys::Keys;
 
 /// The state of one cell at one moment.
 #[derive(Debug)]

@@ -7,13 +7,16 @@ use bytes::Bytes;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::refusal::{GateError, HeldCoupon, NotApplied, Position};
+use super::refusal::{GateError, HeldCoupon, NotApplied};
 use super::unsettled::Unsettled;
 use super::verdict::pack;
-use super::{Gate, Lanes, PackedProducts, keys, read};
+use super::{Gate, Lanes, PackedProducts, read};
 use crate::domain::limits::MAX_PAGE;
-use crate::domain::{CouponStatus, CouponTemplate, Product, ProductId, TemplateId, TimestampMs, UserId};
-use crate::log::wire::Blob;
+use crate::domain::wire::Blob;
+use crate::domain::{
+    CouponStatus, CouponTemplate, Position, Product, ProductId, TemplateId, TimestampMs, UserId,
+};
+use crate::redis::keys;
 
 /// Positions that PostgreSQL has reached, one per cell.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use super::refusal::{
 };
 use super::script::{self, Script};
 use super::unsettled::{Made, Unsettled};
-use crate::log::wire::Id;
+use crate::domain::wire::Id;
 
 /// A cell with the queues of its scripts.
 pub(super) struct Lanes {

@@ -5,58 +5,14 @@ use serde::Deserialize;
 use std::collections::HashMap;
 use uuid::Uuid;
 
-use super::held;
 use super::refusal::{GateError, HeldCoupon};
 use crate::domain::limits::COUPON_USABLE_MS;
-use crate::domain::{CouponTemplate, Discount, Product, ProductId, ProductStatus, TemplateId, TimestampMs};
-use crate::log::wire::{Blob, Id};
+use crate::domain::wire::{Blob, Id};
+use crate::domain::{CouponTemplate, Product, ProductId, TemplateId, TimestampMs};
+use crate::redis::held_coupons;
+use crate::redis::records::{ProductRecord, TemplateRecord};
 
-/// The value of `products`.
-#[derive(Debug, Deserialize, serde::Serialize)]
-pub struct ProductRecord {
-    pub name: String,
-    pub price: u64,
-    pub status: ProductStatus,
-}
-
-/// The value of `templates`.
-#[derive(Debug, Deserialize, serde::Serialize)]
-pub struct TemplateRecord {
-    pub number: u64,
-    pub name: String,
-    pub discount_type: String,
-    pub discount_value: u64,
-    pub discount_max: Option<u64>,
-    pub min_subtotal: u64,
-    pub max_issued: u64,
-    pub issue_from: TimestampMs,
-    pub issue_until: TimestampMs,
-}
-
-/// The value of an idempotency bucket's field.
-#[derive(Debug, Deserialize, serde::Serialize)]
-pub struct IdempotencyRecord {
-    pub request_hash: Blob,
-    pub decided_at: TimestampMs,
-    pub reply: Blob,
-}
-
-impl TemplateRecord {
-    pub fn template(self, template_id: TemplateId, issued: u64) -> Option<CouponTemplate> {
-        Some(CouponTemplate {
-            template_id,
-            discount: Discount::from_parts(&self.discount_type, self.discount_value, self.discount_max)?,
-            name: self.name,
-            min_subtotal: self.min_subtotal,
-            max_issued: self.max_issued,
-            issued,
-            issue_from: self.issue_from,
-            issue_until: self.issue_until,
-        })
-    }
-}
-
-/// The bytes do not have the format that [`super::keys`] documents: another writer has changed the
+/// The bytes do not have the format that [`crate::redis::keys`] documents: another writer has changed the
 /// gate.
 fn unreadable(what: &str) -> GateError {
     GateError::Unavailable(format!("the gate holds an unreadable {what}; see the audit"))
@@ -139,7 +95,7 @@ pub(super) fn held(answer: &[u8]) -> Result<Option<HeldPage>, GateError> {
         .into_iter()
         .map(|(id, packed, issued)| numbered_template(id, &packed.0, issued))
         .collect::<Result<_, _>>()?;
-    let (coupons, rest) = held::coupons(&elements.0);
+    let (coupons, rest) = held_coupons::coupons(&elements.0);
     if !rest.is_empty() {
         return Err(unreadable("coupon"));
     }
@@ -165,7 +121,8 @@ mod tests {
 
     fn coupon(id: u128, issued_at: TimestampMs) -> Vec<u8> {
         let coupon_id = Uuid::from_u128(id);
-        let coupon = held::HeldCoupon { template_number: 7, coupon_id, serial: 1, issued_at, order_id: None };
+        let coupon =
+            held_coupons::HeldCoupon { template_number: 7, coupon_id, serial: 1, issued_at, order_id: None };
         coupon.to_bytes().to_vec()
     }
 
@@ -183,7 +140,7 @@ mod tests {
         };
         let packed = Blob(rmp_serde::to_vec(&template).unwrap());
         let go_on = Some(Id(Uuid::from_u128(9)));
-        crate::log::wire::pack(&(50, Blob(coupons.concat()), [("t", packed, 1)], go_on)).unwrap()
+        crate::domain::wire::pack(&(50, Blob(coupons.concat()), [("t", packed, 1)], go_on)).unwrap()
     }
 
     #[test]

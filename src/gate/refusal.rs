@@ -2,11 +2,11 @@
 //! shop's rules, and [`GateError`] for everything that prevents a decision. The names in metrics
 //! are the names that the scripts return.
 
-use crate::domain::TimestampMs;
+use crate::domain::{Position, TimestampMs};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::log::wire::Id;
+use crate::domain::wire::Id;
 
 /// The gate has not decided, or the decision is unknown. The API answers 503 in most cases, 422 for
 /// a reused key and 429 for spent keys.
@@ -111,14 +111,6 @@ pub struct Accepted<F> {
     pub scope: Option<String>,
     /// The end of the log right after the decision.
     pub position: Position,
-}
-
-/// A position in a cell's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    pub cell: u32,
-    pub epoch: u64,
-    pub seq: u64,
 }
 
 /// `Ok(Ok(_))`: accepted. `Ok(Err(_))`: refused by a rule of the shop, without any change.

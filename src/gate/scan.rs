@@ -12,13 +12,13 @@ use std::collections::HashMap;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::cell::Meta;
-use super::held::{self, HeldCoupon};
-use super::keys::Keys;
-use super::read::{IdempotencyRecord, ProductRecord, TemplateRecord};
-use super::redis::{self, RedisSetupError};
 use crate::config::bounds::{CONNECT_TIMEOUT, SCAN_PAGE};
-use crate::log::wire::hex;
+use crate::domain::hex::hex;
+use crate::redis::connect::{self, RedisSetupError};
+use crate::redis::held_coupons::{self, HeldCoupon};
+use crate::redis::keys::Keys;
+use crate::redis::meta::Meta;
+use crate::redis::records::{IdempotencyRecord, ProductRecord, TemplateRecord};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
@@ -84,7 +84,7 @@ pub struct Scan {
 
 impl Scan {
     pub async fn connect(redis_url: &str) -> Result<Self, ScanError> {
-        Ok(Self { client: redis::connect(redis_url).await? })
+        Ok(Self { client: connect::connect(redis_url).await? })
     }
 
     /// `None`: Redis holds no gate for the cell.
@@ -312,7 +312,7 @@ fn record(scope: &str, value: &[u8]) -> Record {
 }
 
 fn holder(user: String, value: &[u8]) -> Holder {
-    let (coupons, rest) = held::coupons(value);
+    let (coupons, rest) = held_coupons::coupons(value);
     Holder { user, coupons, rest: rest.to_vec() }
 }
 

@@ -2,6 +2,7 @@
 
 use super::write_state::WriteRefusal;
 use super::{Gate, GateError, Lanes, cell};
+use crate::redis::meta::Meta;
 
 /// One cell as Redis has it, and whether this instance may decide there.
 #[derive(Clone, Debug)]
@@ -30,7 +31,7 @@ impl Gate {
         let mut all = Vec::with_capacity(self.cells.len());
         for Lanes { cell, .. } in &self.cells {
             // On both connections: after an outage of Redis, one may be back before the other.
-            let read = |client| cell::Meta::read(client, cell.number);
+            let read = |client| Meta::read(client, cell.number);
             let (meta, _) = futures::try_join!(read(&cell.reader), read(&cell.writer.client))
                 .map_err(|e| GateError::Unavailable(format!("Redis: {}", e.details())))?;
             cell.writer.vet().await.map_err(|e| GateError::Unavailable(e.to_string()))?;

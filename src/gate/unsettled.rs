@@ -15,8 +15,8 @@ use std::sync::{Mutex, PoisonError};
 
 use uuid::Uuid;
 
-use super::refusal::Position;
 use crate::config::bounds::{SETTLED_DECISIONS, SUSPECTS_AT_ONCE, UNSETTLED_DECISIONS};
+use crate::domain::Position;
 
 /// The result of a decision, by its identifier in PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]

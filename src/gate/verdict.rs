@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::batcher::Batcher;
 use super::refusal::{Accepted, Decision, GateError, Refusal};
 use crate::config::bounds;
-use crate::log::fact::Idempotency;
-use crate::log::wire::{self, Id, Packed};
+use crate::domain::fact::Idempotency;
+use crate::domain::wire::{self, Id, Packed};
 use crate::telemetry::trace::Trace;
 
 /// The verdict on one request; `lua/shared/gate.lua` documents the codes.

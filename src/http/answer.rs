@@ -3,8 +3,6 @@
 
 use std::time::Instant;
 
-use axum::body::Body;
-use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -12,13 +10,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
+use super::json_response::json_response;
 use super::problem::Problem;
 use crate::config::Ack;
 use crate::gate::{Accepted, CaughtUp, Decision, GateError, NotApplied};
 
-// Capacity for nearly every answer except lists, so that nothing is copied while it grows.
-const USUAL_BODY_BYTES: usize = 480;
-const USUAL_HEADERS: usize = 12;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// An accepted request on its way to a response.
@@ -160,21 +156,7 @@ impl<T: Serialize> IntoResponse for Answer<T> {
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    rendered(status, "application/json", body)
-}
-
-/// `body` as JSON, with this media type.
-pub(super) fn rendered(status: StatusCode, media_type: &'static str, body: &impl Serialize) -> Response {
-    let mut bytes = Vec::with_capacity(USUAL_BODY_BYTES);
-    if let Err(error) = serde_json::to_writer(&mut bytes, body) {
-        tracing::error!(%error, "a response body cannot be serialized as JSON");
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    }
-    let mut response = Response::new(Body::from(bytes));
-    response.headers_mut().reserve(USUAL_HEADERS);
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    response
+    json_response(status, "application/json", body)
 }
 
 /// Marks the response as a replay for a repeated `Idempotency-Key`.

@@ -17,10 +17,10 @@ use super::fields::{Moment, Object, ShopId, Text, Whole, Word, bound};
 use super::problem::Problem;
 use super::refusals;
 use super::selection::{IdsParam, Selection};
+use crate::domain::fact::TemplatePut;
 use crate::domain::limits::{MAX_DISCOUNT_AMOUNT, MAX_ORDER_AMOUNT, MAX_PAGE, MAX_TEMPLATE_LIMIT};
 use crate::domain::{CouponTemplate, Discount, TemplateId, TemplateState, TimestampMs, rfc3339};
 use crate::gate::PutTemplate;
-use crate::log::fact::TemplatePut;
 
 /// What a coupon takes off a subtotal: an amount in won, or a percentage (rounded down) with an
 /// optional maximum.

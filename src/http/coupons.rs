@@ -18,9 +18,9 @@ use super::extract::{IdempotencyKeyParam, Json, Key, Page, PageParams, PathId, Q
 use super::fields::ShopId;
 use super::problem::Problem;
 use super::refusals;
+use crate::domain::fact::CouponIssued;
 use crate::domain::{CouponStatus, TemplateId, TimestampMs, UserId, rfc3339};
 use crate::gate::{HeldCoupon, IssueCoupon, IssueRefusal};
-use crate::log::fact::CouponIssued;
 
 /// Whom to issue a coupon to.
 #[derive(Debug, Deserialize, ToSchema)]

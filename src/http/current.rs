@@ -9,10 +9,26 @@ use std::pin::Pin;
 
 use axum::response::Response;
 
-use super::rates::Standing;
-
 tokio::task_local! {
     static CURRENT: Cell<Current>;
+}
+
+/// How much of a quota is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub of: Who,
+    pub remaining: u32,
+    /// Time until the quota is whole again.
+    pub reset_secs: u64,
+}
+
+/// Whose quota it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    User,
+    /// A user's writes.
+    Write,
+    Address,
 }
 
 /// What the work on a request leaves behind.

@@ -36,6 +36,7 @@ mod etag;
 pub mod extract;
 pub mod fields;
 pub mod health;
+mod json_response;
 mod keyed;
 mod meters;
 mod openapi;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::health::Health;
 use super::{around, meters};
-use crate::telemetry::sampler::Sampled;
+use crate::telemetry::sampled::Sampled;
 
 /// The state behind the operations port.
 pub struct Ops {

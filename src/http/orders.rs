@@ -16,11 +16,11 @@ use super::extract::{IdempotencyKeyParam, Json, Key, NoBody, NoQuery, Page, Page
 use super::fields::{Object, ShopId, UuidText, Whole, bound};
 use super::problem::Problem;
 use super::refusals;
+use crate::domain::fact::{OrderCancelled, OrderPlaced};
 use crate::domain::limits::{MAX_ORDER_AMOUNT, MAX_QUANTITY};
 use crate::domain::order::merge_lines;
 use crate::domain::{Line, OrderStatus, OrderView, ProductId, UserId};
 use crate::gate::{CancelOrder, CancelRefusal, IdempotencyKey, KeyedRequest, PlaceOrder};
-use crate::log::fact::{OrderCancelled, OrderPlaced};
 
 /// Attempts to cancel an order that changes between the read and the decision.
 const CANCEL_READS: usize = 4;

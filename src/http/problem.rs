@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
-use super::answer::rendered;
 use super::current::Current;
+use super::json_response::json_response;
 use crate::config::bounds::RETRY_AFTER_SECS;
 use crate::gate::{GateError, NotApplied};
 use crate::telemetry::repeated::Repeated;
@@ -191,7 +191,7 @@ impl Serialize for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = rendered(self.code.status(), "application/problem+json", &self);
+        let mut response = json_response(self.code.status(), "application/problem+json", &self);
         let headers = response.headers_mut();
         if let Some(secs) = self.retry_after_secs() {
             headers.insert(RETRY_AFTER, HeaderValue::from(secs));

@@ -17,10 +17,10 @@ use super::fields::{ShopId, Text, Whole, Word, bound};
 use super::problem::Problem;
 use super::refusals;
 use super::selection::{IdsParam, Selection};
+use crate::domain::fact::{ProductPut, StockAdjusted};
 use crate::domain::limits::{MAX_PAGE, MAX_PRICE, MAX_STOCK, PRICE_STEP};
 use crate::domain::{Product, ProductId, ProductStatus};
 use crate::gate::{AdjustStock, ProductRefusal, PutProduct};
-use crate::log::fact::{ProductPut, StockAdjusted};
 
 /// A product. `price` in won, `stock` in pieces.
 #[derive(Debug, Serialize, ToSchema)]

@@ -22,7 +22,7 @@ use governor::{Quota, RateLimiter};
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
-use super::current::Current;
+use super::current::{Current, Standing, Who};
 use super::problem::{Code, Problem};
 use super::server::Peer;
 use crate::config::bounds::RATE_UPKEEP;
@@ -35,23 +35,6 @@ const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Hops of `X-Forwarded-For` that are read at most.
 const MAX_HOPS: usize = 16;
-
-/// How much of a quota is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    of: Who,
-    remaining: u32,
-    /// Time until the quota is whole again.
-    reset_secs: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
-    User,
-    /// A user's writes.
-    Write,
-    Address,
-}
 
 /// The limits of one instance.
 pub struct Rates {

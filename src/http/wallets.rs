@@ -16,10 +16,10 @@ use super::extract::{EntryId, IdempotencyKeyParam, Json, Key, NoQuery, Page, Pag
 use super::fields::{ShopId, Whole, bound};
 use super::problem::Problem;
 use super::refusals;
+use crate::domain::fact::WalletCharged;
 use crate::domain::limits::MAX_BALANCE;
 use crate::domain::{UserId, rfc3339};
 use crate::gate::ChargeWallet;
-use crate::log::fact::WalletCharged;
 use crate::truth::LedgerEntry;
 
 /// A wallet. Balance in won.

@@ -7,10 +7,11 @@ use uuid::Uuid;
 
 use sha1::{Digest, Sha1};
 
-use super::fact::Facts;
-use super::wire::{Blob, Id, hex};
 use crate::domain::TimestampMs;
-use crate::telemetry::trace::TraceMark;
+use crate::domain::fact::Facts;
+use crate::domain::hex::hex;
+use crate::domain::trace_mark::TraceMark;
+use crate::domain::wire::{Blob, Id};
 
 /// The version of the entry format that this build reads and its scripts write.
 pub const FORMAT_VERSION: u64 = 1;

@@ -7,14 +7,11 @@
 //! Field `x`, if present, holds traces of the requests. An entry is trimmed after the reconciler
 //! has applied it and the cursor is well past it.
 //!
-//! [`wire`] is the encoding, [`fact`] the contents of entries, [`entry`] decodes them and checks
-//! the chain, and [`reader`] reads them from Redis.
+//! [`entry`] decodes entries into facts ([`crate::domain::fact`]) and checks the chain, [`reader`]
+//! reads them from Redis, and [`told`] describes them for operators.
 
-pub mod admin;
 pub mod entry;
-pub mod fact;
 pub mod reader;
 pub mod told;
-pub mod wire;
 
 pub use entry::{Entry, EntryError, RawEntry};

@@ -18,11 +18,11 @@ use crate::config::bounds::{
     LOG_LARGE_ENTRY_BYTES, LOG_LOOK, LOG_POLL, LOG_READ_BYTES, LOG_READ_BYTES_LEAST, LOG_READ_SHOULD_TAKE,
 };
 use crate::domain::TimestampMs;
-use crate::gate::RedisSetupError;
-use crate::gate::cell::Meta;
-use crate::gate::keys::Keys;
-use crate::gate::redis::connect;
-use crate::gate::script::READ_LOG;
+use crate::redis::RedisSetupError;
+use crate::redis::connect::connect;
+use crate::redis::control::READ_LOG;
+use crate::redis::keys::Keys;
+use crate::redis::meta::Meta;
 
 /// The element that opens an epoch's log.
 #[derive(Clone, Debug, PartialEq, Eq)]

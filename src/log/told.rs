@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::fact::{
+use crate::domain::fact::{
     CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, PlacedLine, ProductPut, StockAdjusted,
     TemplatePut, WalletCharged,
 };

@@ -11,8 +11,8 @@ use super::cursor::Cursor;
 use super::plan::Prepared;
 use super::verify::unbroken;
 use crate::config::bounds::{APPLY_BYTES, APPLY_ENTRIES};
-use crate::gate::cell::Meta;
 use crate::log::reader::{LogError, LogReader, Page};
+use crate::redis::meta::Meta;
 
 /// The size limit of one transaction: halved after a transaction that took too long, and doubled
 /// again later.

@@ -17,13 +17,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::domain::limits::MAX_BALANCE;
-use crate::log::Entry;
-use crate::log::fact::{
+use crate::domain::fact::{
     CouponIssued, Facts, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut, WalletCharged,
 };
+use crate::domain::limits::MAX_BALANCE;
+use crate::domain::wire;
+use crate::log::Entry;
 use crate::log::told::{Told, ToldFact};
-use crate::log::wire;
 
 /// The number of coupons issued from a template, and its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 use super::cursor::{Cursor, Target};
 use super::verify::unbroken;
 use super::{Reconciler, Step, StepError, ahead, quarantine};
-use crate::gate::cell::Meta;
+use crate::redis::meta::Meta;
 
 impl Reconciler {
     /// Applies the entries after the cursor that the closed cell's logs still hold. This includes a

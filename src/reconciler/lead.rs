@@ -11,8 +11,8 @@ use super::step::Known;
 use super::verify::{Comparison, compare};
 use super::{Reconciler, Step, StepError, TRUTH_STEP_LIMIT, limited, pause, quarantine};
 use crate::config::bounds::LOG_KEPT_ENTRIES;
-use crate::gate::keys::Keys;
-use crate::gate::script::ADVANCE_WATERMARK;
+use crate::redis::control::ADVANCE_WATERMARK;
+use crate::redis::keys::Keys;
 use crate::telemetry::metrics;
 use crate::telemetry::repeated::Repeated;
 

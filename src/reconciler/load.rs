@@ -15,11 +15,11 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
+use crate::domain::wire::{self, Blob};
 use crate::domain::{ProductStatus, TimestampMs};
-use crate::gate::held::HeldCoupon;
-use crate::gate::keys::{DAY_MS, Keys};
-use crate::gate::read::{IdempotencyRecord, ProductRecord, TemplateRecord};
-use crate::log::wire::{self, Blob};
+use crate::redis::held_coupons::HeldCoupon;
+use crate::redis::keys::{DAY_MS, Keys};
+use crate::redis::records::{IdempotencyRecord, ProductRecord, TemplateRecord};
 
 /// Fields per HSET.
 const FIELDS_PER_COMMAND: usize = 1_000;

@@ -5,11 +5,11 @@ use std::fmt;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::RawEntry;
-use super::reader::{LogError, LogReader};
-use super::told::ToldFact;
+use super::cursor::Cursor;
 use crate::domain::rfc3339;
-use crate::reconciler::cursor::Cursor;
+use crate::log::RawEntry;
+use crate::log::reader::{LogError, LogReader};
+use crate::log::told::ToldFact;
 
 /// Why entries were not shown.
 #[derive(Debug, thiserror::Error)]

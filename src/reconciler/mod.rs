@@ -19,6 +19,7 @@ mod entries;
 mod halt;
 mod lead;
 mod load;
+pub mod log_admin;
 mod meters;
 pub mod plan;
 pub mod quarantine;
@@ -40,8 +41,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::bounds::{APPLY_PACE, APPLY_PACE_WAITED_FOR, RETRY_PAUSE};
 use crate::config::{Ack, Servers};
-use crate::gate::RedisSetupError;
 use crate::log::reader::{LogError, LogReader};
+use crate::redis::RedisSetupError;
 use crate::telemetry::repeated::Repeated;
 use crate::truth;
 use ahead::{Ahead, ApplyBound};

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use crate::domain::event::{OutboxEvent, order_completed};
-use crate::domain::{OrderView, TimestampMs};
-use crate::log::fact::{
+use crate::domain::fact::{
     CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
     WalletCharged,
 };
+use crate::domain::trace_mark::TraceMark;
+use crate::domain::{OrderView, TimestampMs};
 use crate::log::{Entry, EntryError, RawEntry};
-use crate::telemetry::trace::TraceMark;
 
 use super::rows::{Field, Rows};
 

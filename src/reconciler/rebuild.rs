@@ -20,11 +20,11 @@ use super::cursor::{Cursor, Target};
 use super::load::{Loaded, load};
 use super::{Reconciler, Step, StepError, limited};
 use crate::config::bounds::FENCE_WAIT;
-use crate::gate::cell::Meta;
-use crate::gate::keys::Keys;
-use crate::gate::script::{CLAIM_EPOCH, OPEN_EPOCH};
 use crate::log::entry::genesis_tip;
 use crate::log::reader::Opening;
+use crate::redis::control::{CLAIM_EPOCH, OPEN_EPOCH};
+use crate::redis::keys::Keys;
+use crate::redis::meta::Meta;
 
 /// Attempts to claim the cursor while another reconciler moves it.
 const CLAIM_ATTEMPTS: u32 = 5;

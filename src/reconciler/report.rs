@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::cursor::{cell_number, signed};
 use super::{Reconciler, StepError};
-use crate::log::wire::hex;
+use crate::domain::hex::hex;
 
 /// Lines of text that are returned at most; the file has all.
 const TOLD_AT_MOST: usize = 1_000;

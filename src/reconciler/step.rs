@@ -4,9 +4,9 @@ use super::ahead::{self, Ahead};
 use super::cursor::Cursor;
 use super::verify::{Comparison, compare, unbroken};
 use super::{Reconciler, Step, StepError, limited};
-use crate::gate::cell::{Meta, close, stop};
 use crate::log::RawEntry;
 use crate::log::reader::Page;
+use crate::redis::meta::{Meta, close, stop};
 
 /// PostgreSQL's cursor, and the gate as it was read.
 pub(super) struct Known {

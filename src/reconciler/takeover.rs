@@ -15,9 +15,9 @@ use fred::prelude::*;
 use super::cursor::Cursor;
 use super::{Reconciler, StepError, limited};
 use crate::config::bounds::{CONNECT_TIMEOUT, FENCE_FOLLOW_FIRST, FENCE_WAIT};
-use crate::gate::redis::Connections;
-use crate::gate::script::server_id;
 use crate::log::reader::LogError;
+use crate::redis::connect::Connections;
+use crate::redis::control::server_id;
 
 /// The Redis server behind a leader's connection. It is asked for its run id once per connection.
 pub struct Server {

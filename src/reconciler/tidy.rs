@@ -11,8 +11,8 @@ use ::metrics::Counter;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::{StepError, limited};
-use crate::gate::keys::DAY_MS;
 use crate::log::reader::{LogError, LogReader};
+use crate::redis::keys::DAY_MS;
 use crate::telemetry::metrics::HOUSEKEEPING_FAILURES;
 use crate::telemetry::repeated::Repeated;
 use crate::truth;

@@ -1,8 +1,8 @@
 //! Compares the gate's `meta` with the cursor, and checks the chain of entries. Pure, no I/O.
 
 use super::cursor::Cursor;
-use crate::gate::cell::Meta;
 use crate::log::RawEntry;
+use crate::redis::meta::Meta;
 
 /// How a cell's `meta` relates to its cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@
 //! | `rg:{c}:<e>:issued` | hash | template → coupons issued |
 //! | `rg:{c}:<e>:template_ids` | sorted set, all scores 0 | templates in the order of their ids |
 //! | `rg:{c}:<e>:template_numbers` | hash | number (4 bytes, big-endian) → template |
-//! | `rg:{c}:<e>:held` | hash | user → 46 bytes per coupon, oldest first: see [`super::held`] |
+//! | `rg:{c}:<e>:held` | hash | user → 46 bytes per coupon, oldest first: see [`super::held_coupons`] |
 //! | `rg:{c}:<e>:cancelled` | set | ids (16 bytes) of orders cancelled in this epoch |
 //! | `rg:{c}:<e>:idem:<day>` | hash | `<user> <key>` → MessagePack `[request hash, decided_at, reply]`; `day` is `decided_at` in days; also `<user>` → the number of the user's records here |
 

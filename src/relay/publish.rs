@@ -17,7 +17,8 @@ use super::outbox::OutboxRow;
 use super::topology::EVENTS_EXCHANGE;
 use crate::config::bounds::{RELAY_CONFIRM_TIMEOUT, RELAY_PUBLISH_TIMEOUT};
 use crate::domain::event::{CLOUD_EVENTS_JSON, event_type};
-use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, TraceMark, is_exporting};
+use crate::domain::trace_mark::TraceMark;
+use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, is_exporting};
 
 /// AMQP's delivery mode of a message that survives a restart of the broker.
 const PERSISTENT: u8 = 2;

@@ -5,23 +5,24 @@
 //! [`Sampler::run`] writes each round's text to a [`Sampled`], and `/metrics` appends it to the
 //! counters.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::exposition::Exposition;
-use super::metrics::*;
-use super::process;
 use crate::config::bounds::{
     METRICS_SAMPLE, METRICS_TEMPLATE_PAGES, METRICS_TEMPLATES, METRICS_TEMPLATES_SCAN,
 };
 use crate::domain::{CouponTemplate, TemplateId};
 use crate::gate::observe::{CellSight, RedisSight};
 use crate::gate::{Gate, WriteRefusal};
+use crate::telemetry::exposition::Exposition;
+use crate::telemetry::metrics::*;
+use crate::telemetry::process;
+use crate::telemetry::sampled::Sampled;
 use crate::truth::{Truth, Vitals};
 
 /// The states of a cell; see [`CELL_STATE`].
@@ -39,20 +40,6 @@ pub struct Sampler {
     pub rabbitmq_connected: Option<Arc<AtomicBool>>,
     pub log_limit: u64,
     pub queue_limit: u32,
-}
-
-/// The text of the latest round.
-#[derive(Default)]
-pub struct Sampled(Mutex<String>);
-
-impl Sampled {
-    pub fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn replace(&self, text: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
-    }
 }
 
 /// The templates that were open at the last full scan.

@@ -1,7 +1,7 @@
 //! Every metric of Rushgate: its name, kind, labels and meaning. docs/operations.md has the same
 //! table; a test compares them.
 //!
-//! Labels have few values, all known in advance; the [`sampler`](super::sampler) bounds the number
+//! Labels have few values, all known in advance; `src/serve/sampler.rs` bounds the number
 //! of templates. Ids of users, orders, coupons or requests are never labels.
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};

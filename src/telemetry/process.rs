@@ -7,7 +7,7 @@ use super::metrics::*;
 /// The unit of times in /proc, whatever the kernel's own tick rate.
 const TICKS_PER_SEC: f64 = 100.0;
 
-pub(super) fn expose(out: &mut Exposition) {
+pub fn expose(out: &mut Exposition) {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{file}")).unwrap_or_default();
     expose_stat(out, &read("self/stat"), &read("stat"));
     expose_status(out, &read("self/status"));
@@ -21,7 +21,7 @@ pub(super) fn expose(out: &mut Exposition) {
 }
 
 /// Values from `stat` of the process and of the machine.
-fn expose_stat(out: &mut Exposition, own: &str, machine: &str) {
+pub fn expose_stat(out: &mut Exposition, own: &str, machine: &str) {
     // The second field is the program's name in parentheses, and may contain blanks.
     let Some((_, after_name)) = own.rsplit_once(')') else { return };
     let fields: Vec<f64> = after_name.split_whitespace().skip(1).map_while(|f| f.parse().ok()).collect();
@@ -35,7 +35,7 @@ fn expose_stat(out: &mut Exposition, own: &str, machine: &str) {
     }
 }
 
-fn expose_status(out: &mut Exposition, status: &str) {
+pub fn expose_status(out: &mut Exposition, status: &str) {
     const KIB: f64 = 1_024.0;
     for (metric, name, unit) in [
         (&PROCESS_RESIDENT, "VmRSS:", KIB),

@@ -18,25 +18,12 @@ use uuid::fmt::Hyphenated;
 use super::otlp;
 use crate::config::{InvalidSetting, Serve};
 use crate::domain::TimestampMs;
-use crate::log::wire::{Blob, Id};
+use crate::domain::trace_mark::{TraceMark, is_request_id};
 
 pub const REQUEST_ID: &str = "x-request-id";
 pub const TRACEPARENT: &str = "traceparent";
-/// The longest request id that is accepted from a client.
-const MAX_REQUEST_ID: usize = 128;
-
 tokio::task_local! {
     static CURRENT: Arc<Trace>;
-}
-
-/// The part of a trace that is stored with a decision.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TraceMark {
-    trace_id: [u8; 16],
-    span_id: [u8; 8],
-    sampled: bool,
-    /// `None`: the trace id, written as a UUID.
-    request_id: Option<String>,
 }
 
 /// The trace context of one request.
@@ -119,54 +106,11 @@ fn fresh_id() -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(u64::try_from(since.as_millis()).unwrap_or(0), &ten).into_uuid()
 }
 
-/// Printable ASCII without blanks, because it is put into headers and logs.
-fn is_request_id(id: &[u8]) -> bool {
-    (1..=MAX_REQUEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
-}
-
 impl TraceMark {
-    /// `00-<32 hex digits>-<16>-<2>`; later versions may append fields.
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split('-');
-        let (version, trace_id, span_id, flags) =
-            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let version: [u8; 1] = unhex(version)?;
-        if version == [0xff] || version == [0] && parts.next().is_some() {
-            return None;
-        }
-        let (trace_id, span_id, flags) = (unhex(trace_id)?, unhex(span_id)?, unhex::<1>(flags)?);
-        let mark = Self { trace_id, span_id, sampled: flags[0] & 1 == 1, request_id: None };
-        (trace_id != [0; 16] && span_id != [0; 8]).then_some(mark)
-    }
-
-    pub fn traceparent(&self) -> String {
-        use crate::log::wire::hex;
-        format!("00-{}-{}-0{}", hex(&self.trace_id), hex(&self.span_id), u8::from(self.sampled))
-    }
-
     fn trace_id_header(&self) -> HeaderValue {
         let mut text = [0; Hyphenated::LENGTH];
         let id = Uuid::from_bytes(self.trace_id).hyphenated();
         HeaderValue::from_str(id.encode_lower(&mut text)).unwrap_or_else(|_| HeaderValue::from_static(""))
-    }
-
-    pub fn request_id(&self) -> String {
-        self.request_id.clone().unwrap_or_else(|| Uuid::from_bytes(self.trace_id).to_string())
-    }
-
-    /// The form for the log, with the `id` that the decision made.
-    pub fn packed(&self, id: Id) -> (Id, Blob, Option<&str>) {
-        let place = [&self.trace_id[..], &self.span_id, &[u8::from(self.sampled)]].concat();
-        (id, Blob(place), self.request_id.as_deref())
-    }
-
-    /// The inverse of [`Self::packed`]. `None`: the entry was not written by Rushgate.
-    pub fn unpacked((id, place, request_id): (Id, Blob, Option<String>)) -> Option<(Uuid, Self)> {
-        let (trace_id, rest) = place.0.split_first_chunk::<16>()?;
-        let (span_id, rest) = rest.split_first_chunk::<8>()?;
-        let request_id = request_id.filter(|id| is_request_id(id.as_bytes()));
-        let sampled = rest == [1];
-        Some((id.0, Self { trace_id: *trace_id, span_id: *span_id, sampled, request_id }))
     }
 
     /// Records work that was done because of the request and has just ended.
@@ -182,23 +126,6 @@ impl TraceMark {
             span(self, kind, name.to_owned(), took)
         });
     }
-}
-
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    let digit = |d: u8| match d {
-        b'0'..=b'9' => Some(d - b'0'),
-        b'a'..=b'f' => Some(d - b'a' + 10),
-        _ => None,
-    };
-    if digits.len() != 2 * N {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(bytes)
 }
 
 // ---- export -------------------------------------------------------------------------------------
@@ -307,31 +234,12 @@ mod tests {
     }
 
     #[test]
-    fn traceparents_are_read_as_w3c_says() {
-        assert_eq!(TraceMark::parse(GIVEN).unwrap().traceparent(), GIVEN);
-        let later = GIVEN.replacen("00", "cc", 1) + "-what-comes";
-        assert_eq!(TraceMark::parse(&later).unwrap().traceparent(), GIVEN);
-        for bad in [
-            "",
-            "00",
-            &GIVEN.to_uppercase(),
-            &GIVEN.replacen("00", "ff", 1),
-            &(GIVEN.to_owned() + "-more"),
-            &GIVEN.replace("b7ad6b7169203331", "0000000000000000"),
-            &GIVEN.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
-            &GIVEN.replace("-b7", "-7"),
-        ] {
-            assert_eq!(TraceMark::parse(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
     fn a_mark_survives_the_log() {
         for trace in
             [trace(&[]), trace(&[(REQUEST_ID, "r"), (TRACEPARENT, GIVEN)]), trace(&[(TRACEPARENT, GIVEN)])]
         {
-            let id = Id::new();
-            let packed = crate::log::wire::pack(&trace.mark.packed(id)).unwrap();
+            let id = crate::domain::wire::Id::new();
+            let packed = crate::domain::wire::pack(&trace.mark.packed(id)).unwrap();
             let unpacked = TraceMark::unpacked(rmp_serde::from_slice(&packed).unwrap());
             assert_eq!(unpacked, Some((id.0, trace.mark)));
         }

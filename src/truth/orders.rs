@@ -6,9 +6,9 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Truth, TruthError, limit_of, unsigned};
+use crate::domain::fact::Idempotency;
 use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
 use crate::domain::{OrderItemView, OrderStatus, OrderView, TimestampMs, UserId, rfc3339};
-use crate::log::fact::Idempotency;
 
 #[derive(sqlx::FromRow)]
 struct OrderRow {

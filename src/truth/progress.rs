@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::{Truth, TruthError, unsigned};
-use crate::domain::TimestampMs;
-use crate::gate::Position;
+use crate::domain::{Position, TimestampMs};
 
 /// A cell's cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,8 +20,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use rushgate::config::bounds::SHUTDOWN_TIMEOUT;
-use rushgate::gate::cell::Meta;
 use rushgate::http::mint_token;
+use rushgate::redis::meta::Meta;
 use rushgate::relay::topology::ORDERS_QUEUE;
 use rushgate_local_servers::{
     DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer, RedisOptions, RedisServer,
@@ -224,7 +224,7 @@ impl Cluster {
             // There is no load balancer here, so a shutdown need not wait for one.
             ("RUSHGATE_DRAIN_SECS", "0".to_owned()),
         ]));
-        let raw = rushgate::gate::redis::connect(&redis.url()).await.unwrap();
+        let raw = rushgate::redis::connect(&redis.url()).await.unwrap();
         let pool = PgPoolOptions::new().max_connections(2).connect_lazy(&database_url).unwrap();
         Self { redis, postgres, rabbitmq, raw, pool, settings, taken: Default::default() }
     }

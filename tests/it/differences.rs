@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use rushgate::domain::ProductStatus;
+use rushgate::domain::fact::{Idempotency, TemplateTerms};
+use rushgate::domain::wire::{Blob, Id, pack};
 use rushgate::log::entry::{FORMAT_VERSION, chain_tip, genesis_tip};
-use rushgate::log::fact::{Idempotency, TemplateTerms};
-use rushgate::log::wire::{Blob, Id, pack};
 use rushgate::log::{Entry, RawEntry};
 use rushgate::reconciler::differences::{Outcome, Picture, Skips, Untrue, rebase};
 use uuid::Uuid;
@@ -144,7 +144,8 @@ fn without_a_skipped_fact_what_is_left_is_consistent_and_all_that_can_be() {
         let puts = skips.keys().any(|seq| {
             matches!(
                 entries[*seq as usize - 1].decode().unwrap().facts,
-                rushgate::log::fact::Facts::ProductsPut(_) | rushgate::log::fact::Facts::TemplatesPut(_)
+                rushgate::domain::fact::Facts::ProductsPut(_)
+                    | rushgate::domain::fact::Facts::TemplatesPut(_)
             )
         });
         agrees_with_the_model(&entries, &kept, &left, !puts)

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use fred::cmd;
 use fred::prelude::*;
 use rushgate::config::bounds::{CLOCK_JUMP_LIMIT, FENCE_WAIT};
-use rushgate::gate::cell::Meta;
 use rushgate::gate::clock;
 use rushgate::gate::*;
 use rushgate::reconciler::{Reconciler, Step};
+use rushgate::redis::meta::Meta;
 use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 use sqlx::{Connection, PgConnection};
 use tokio::io::copy_bidirectional;
@@ -71,7 +71,7 @@ async fn promoted_replica(of: &Shop) -> (RedisServer, Client) {
     let mut options = RedisOptions::new(DataFolder::Scratch);
     options.extra_config = vec![format!("replicaof 127.0.0.1 {master}")];
     let replica = RedisServer::start(options).await.unwrap();
-    let raw = rushgate::gate::redis::connect(&replica.url()).await.unwrap();
+    let raw = rushgate::redis::connect(&replica.url()).await.unwrap();
     let seq = of.meta().await.seq;
     eventually("the replica has everything", || async {
         Meta::read(&raw, 0).await.is_ok_and(|meta| meta.seq == seq && !meta.absent()).then_some(())
@@ -195,7 +195,7 @@ async fn an_epoch_of_an_older_version_goes_on() {
         .fetch_one(&shop.pool)
         .await
         .unwrap();
-    assert_eq!(named, rushgate::gate::script::server_id(&shop.raw, 0).await.unwrap());
+    assert_eq!(named, rushgate::redis::control::server_id(&shop.raw, 0).await.unwrap());
 }
 
 /// After a jump, the gate's clock stands still, far ahead. An operator sets it back, and a rebuild

@@ -7,18 +7,18 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fred::prelude::*;
+use rushgate::domain::fact::*;
 use rushgate::domain::limits::IDEMPOTENCY_KEPT_MS;
+use rushgate::domain::wire::{self, Blob, Id};
 use rushgate::domain::{Line, ProductId};
 use rushgate::gate::batch::{Batch, FlatLines};
-use rushgate::gate::keys::{DAY_MS, Keys};
 use rushgate::gate::script::{self, CallError, Decided, Reply, Script};
 use rushgate::gate::*;
 use rushgate::log::RawEntry;
 use rushgate::log::entry::{chain_tip, genesis_tip};
-use rushgate::log::fact::*;
 use rushgate::log::reader::LogReader;
-use rushgate::log::wire::{self, Blob, Id};
 use rushgate::reconciler::Step;
+use rushgate::redis::keys::{DAY_MS, Keys};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -402,7 +402,7 @@ async fn a_window_that_was_seen_closed_stays_closed_when_the_clock_goes_back() {
     let remembered = shop.meta().await.clock_ms;
     assert!(remembered >= until);
     clock.set_off(0);
-    let server = rushgate::gate::script::server_time(&shop.raw, 0).await.unwrap();
+    let server = rushgate::redis::control::server_time(&shop.raw, 0).await.unwrap();
     assert!(server < until, "the clock was set back: {server}");
     assert_eq!(shop.issue("t", "bob").await, Err(IssueRefusal::ClosedSince(until)));
     assert_eq!(shop.charge("ann", 1).await.charged_at, remembered, "time stands still meanwhile");

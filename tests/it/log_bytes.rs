@@ -8,14 +8,14 @@ use bytes::Bytes;
 use fred::prelude::*;
 use rushgate::config::Servers;
 use rushgate::config::bounds::APPLY_BYTES;
+use rushgate::domain::wire::{self, Id};
 use rushgate::gate::batch::{Batch, FlatLines};
-use rushgate::gate::cell::Meta;
-use rushgate::gate::keys::{DAY_MS, Keys};
 use rushgate::gate::script::{CallError, PLACE_ORDER, Reply};
 use rushgate::log::RawEntry;
 use rushgate::log::reader::{LogReader, decided_after};
-use rushgate::log::wire::{self, Id};
 use rushgate::reconciler::{Reconciler, Step};
+use rushgate::redis::keys::{DAY_MS, Keys};
+use rushgate::redis::meta::Meta;
 use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 
 use crate::cluster::eventually;
@@ -28,7 +28,7 @@ const EPOCH: u64 = 3;
 /// A Redis whose log has entries of these sizes (payload, traces).
 async fn log_of(sizes: &[(usize, usize)]) -> (RedisServer, Client, Vec<RawEntry>) {
     let redis = RedisServer::start(RedisOptions::new(DataFolder::Scratch)).await.unwrap();
-    let client = rushgate::gate::redis::connect(&redis.url()).await.unwrap();
+    let client = rushgate::redis::connect(&redis.url()).await.unwrap();
     let mut entries = Vec::new();
     for (seq, (payload, traces)) in (1..).zip(sizes) {
         let bytes = |count: usize| (0..count).map(|n| (n as u64 * seq % 251) as u8).collect::<Vec<_>>();

@@ -22,6 +22,7 @@ mod gate_steps;
 mod heavy;
 mod history;
 mod instances;
+mod layers;
 mod log_bytes;
 mod logs;
 mod main_way;

@@ -8,16 +8,16 @@ use bytes::Bytes;
 use fred::prelude::*;
 use rushgate::config::bounds::APPLY_ENTRIES;
 use rushgate::domain::Discount;
-use rushgate::gate::cell::Meta;
-use rushgate::gate::keys::Keys;
-use rushgate::gate::script::{ADVANCE_WATERMARK, CLAIM_EPOCH, OPEN_EPOCH};
 use rushgate::gate::*;
+use rushgate::log::RawEntry;
 use rushgate::log::entry::chain_tip;
 use rushgate::log::reader::LogReader;
-use rushgate::log::{self, RawEntry};
 use rushgate::reconciler::cursor::Cursor;
 use rushgate::reconciler::quarantine::Choice;
-use rushgate::reconciler::{Reconciler, Step};
+use rushgate::reconciler::{self, Reconciler, Step};
+use rushgate::redis::control::{ADVANCE_WATERMARK, CLAIM_EPOCH, OPEN_EPOCH};
+use rushgate::redis::keys::Keys;
+use rushgate::redis::meta::Meta;
 use sqlx::{Connection, PgConnection};
 
 use crate::cluster::eventually;
@@ -338,8 +338,8 @@ async fn a_poison_entry_halts_the_cell_and_is_skipped_by_hand() {
 
     let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
     let reader = LogReader::connect(&shop.servers.redis_url, 0).await.unwrap();
-    let which = log::admin::Which { from: None, limit: 20, json: false };
-    let shown = log::admin::show(&mut conn, &reader, which).await.unwrap().to_string();
+    let which = reconciler::log_admin::Which { from: None, limit: 20, json: false };
+    let shown = reconciler::log_admin::show(&mut conn, &reader, which).await.unwrap().to_string();
     assert!(shown.contains("HALTED") && shown.contains("cat"), "{shown}");
     let poison = shop.meta().await.seq - 2;
     let mut operator = shop.second_reconciler().await;
@@ -600,7 +600,7 @@ async fn template_numbers_are_never_given_twice() {
 async fn the_audit_misses_a_record_that_the_gate_has_forgotten() {
     let shop = busy_shop().await;
     shop.assert_audit_clean().await;
-    let day = shop.meta().await.clock_ms.div_euclid(rushgate::gate::keys::DAY_MS);
+    let day = shop.meta().await.clock_ms.div_euclid(rushgate::redis::keys::DAY_MS);
     let bucket = shop.keys().await.idempotency(day);
     let _: i64 = shop.raw.hdel(bucket, "ann charge").await.unwrap();
     let report = shop.audit().await;
@@ -612,7 +612,7 @@ async fn the_audit_misses_a_record_that_the_gate_has_forgotten() {
 async fn what_is_old_is_tidied_away_and_what_is_young_stays() {
     let shop = busy_shop().await;
     let keys = shop.keys().await;
-    let day = shop.meta().await.clock_ms.div_euclid(rushgate::gate::keys::DAY_MS);
+    let day = shop.meta().await.clock_ms.div_euclid(rushgate::redis::keys::DAY_MS);
     let _: i64 = shop.raw.hset(keys.idempotency(day - 2), ("x", "y")).await.unwrap();
     let _: i64 = shop.raw.hset("rg:{0}:0:wallets", ("x", 1)).await.unwrap();
     execute(

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use fred::prelude::*;
 use rushgate::audit;
 use rushgate::config::{Durability, FenceMode, Servers};
+use rushgate::domain::fact::*;
 use rushgate::domain::order::merge_lines;
 use rushgate::domain::*;
-use rushgate::gate::cell::Meta;
-use rushgate::gate::keys::Keys;
 use rushgate::gate::*;
-use rushgate::log::fact::*;
 use rushgate::reconciler::{Reconciler, Step};
+use rushgate::redis::keys::Keys;
+use rushgate::redis::meta::Meta;
 use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -104,7 +104,7 @@ impl Shop {
         let mut reconciler = Reconciler::connect(&servers, 0).await.unwrap();
         assert!(reconciler.try_lead().await.unwrap());
         assert_eq!(reconciler.step().await.unwrap(), Step::Rebuilt(1));
-        let raw = rushgate::gate::redis::connect(&servers.redis_url).await.unwrap();
+        let raw = rushgate::redis::connect(&servers.redis_url).await.unwrap();
         Self { redis, raw, pool, servers, gate, reconciler }
     }
 

@@ -2,13 +2,13 @@
 //! on a real Redis and PostgreSQL.
 
 use fred::prelude::*;
-use rushgate::gate::cell::Meta;
 use rushgate::gate::*;
-use rushgate::log;
+
 use rushgate::log::reader::LogReader;
 use rushgate::reconciler::cursor::Cursor;
 use rushgate::reconciler::quarantine::{self, Choice};
-use rushgate::reconciler::{Reconciler, SkipError, Step};
+use rushgate::reconciler::{self, Reconciler, SkipError, Step};
+use rushgate::redis::meta::Meta;
 use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::cluster::Settings;
@@ -399,8 +399,8 @@ async fn a_log_that_begins_where_a_restored_postgresql_stands_is_applied() {
 async fn show(shop: &Shop) -> String {
     let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
     let reader = LogReader::connect(&shop.servers.redis_url, 0).await.unwrap();
-    let which = log::admin::Which { from: None, limit: 200, json: false };
-    log::admin::show(&mut conn, &reader, which).await.unwrap().to_string()
+    let which = reconciler::log_admin::Which { from: None, limit: 200, json: false };
+    reconciler::log_admin::show(&mut conn, &reader, which).await.unwrap().to_string()
 }
 
 #[tokio::test]

@@ -4,11 +4,11 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::domain::wire::Id;
 use crate::domain::{Line, ProductId, TemplateId};
 use crate::gate::{CancelRefusal, GateError, IssueRefusal, OrderRefusal, StockRefusal, TemplateRefusal};
 use crate::http::problem::{Code, Problem};
 use crate::http::refusals;
-use crate::log::wire::Id;
 
 /// Adds the schema of each code, `Problem` as any one of them, and the examples.
 pub fn add_components(components: &mut Value) {

@@ -77,11 +77,11 @@ async fn a_coupon_expires_after_365_days_and_is_not_given_back_then() {
     let used = api.coupon(&api.template(json!({})).await, &user).await;
     let order = api.order(&user, &[(&mug, 1)], json!({"coupon_id": used})).ok(201).await;
 
-    let raw = rushgate::gate::redis::connect(&backend.redis.url()).await.unwrap();
+    let raw = rushgate::redis::connect(&backend.redis.url()).await.unwrap();
     let set_clock = async |at: jiff::Timestamp, plus: i64| {
         use fred::interfaces::HashesInterface;
         let at = at.as_millisecond() + plus;
-        let _: i64 = raw.hset(rushgate::gate::keys::Keys::meta(0), ("clock", at)).await.unwrap();
+        let _: i64 = raw.hset(rushgate::redis::keys::Keys::meta(0), ("clock", at)).await.unwrap();
     };
     let coupons = api.get(&format!("/v1/users/{user}/coupons")).user(&user).ok(200).await;
     let last_issued = time(&coupons["data"][0], "issued_at");

@@ -115,8 +115,8 @@ impl Backend {
     /// Sets the gate's clock ahead of the server's clock.
     pub async fn set_clock_ahead(&self, by: Duration) {
         let now = jiff::Timestamp::now().as_millisecond() + by.as_millis() as i64;
-        let raw = rushgate::gate::redis::connect(&self.redis.url()).await.unwrap();
-        let _: i64 = raw.hset(rushgate::gate::keys::Keys::meta(0), ("clock", now)).await.unwrap();
+        let raw = rushgate::redis::connect(&self.redis.url()).await.unwrap();
+        let _: i64 = raw.hset(rushgate::redis::keys::Keys::meta(0), ("clock", now)).await.unwrap();
         raw.quit().await.unwrap();
     }
 

@@ -190,9 +190,9 @@ pub async fn a_year_later() -> Codes {
     let api = instance.client();
     let (user, mug) = (api.user(5_000).await, api.product(1_000, 5).await);
     let coupon = api.coupon(&api.template(json!({})).await, &user).await;
-    let raw = rushgate::gate::redis::connect(&backend.redis.url()).await.unwrap();
+    let raw = rushgate::redis::connect(&backend.redis.url()).await.unwrap();
     let later = jiff::Timestamp::now().as_millisecond() + 366 * 24 * 60 * 60 * 1_000;
-    let _: i64 = raw.hset(rushgate::gate::keys::Keys::meta(0), ("clock", later)).await.unwrap();
+    let _: i64 = raw.hset(rushgate::redis::keys::Keys::meta(0), ("clock", later)).await.unwrap();
     let answer = api.order(&user, &[(&mug, 1)], json!({"coupon_id": coupon})).send().await;
     [answer.code().to_owned()].into()
 }
@@ -303,7 +303,7 @@ async fn an_emptied_redis_is_filled_again_and_keys_still_answer() {
         all
     };
     let before = state().await; // PostgreSQL has everything now
-    let raw = rushgate::gate::redis::connect(&backend.redis.url()).await.unwrap();
+    let raw = rushgate::redis::connect(&backend.redis.url()).await.unwrap();
     let _: () = raw.flushall(false).await.unwrap();
     until("the gate is built again", async || {
         let cell = api.get("/v1/admin/status").admin().ok(200).await["cells"][0].clone();
@@ -453,7 +453,7 @@ async fn a_read_obeys_the_requests_time_limit() {
     let instance = backend.serve_all(&[("RUSHGATE_REQUEST_TIMEOUT_MS", "200")]).await;
     let api = instance.client();
     let id = api.product(100, 1).await;
-    let raw = rushgate::gate::redis::connect(&backend.redis.url()).await.unwrap();
+    let raw = rushgate::redis::connect(&backend.redis.url()).await.unwrap();
     let pause = fred::types::CustomCommand::new_static("CLIENT", None, false);
     let _: () = raw.custom(pause, vec!["PAUSE", "30000", "ALL"]).await.unwrap();
     let asked = Instant::now();

@@ -3,6 +3,8 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use rushgate::domain::fact::*;
+use rushgate::domain::wire::{Blob, Id, pack};
 use rushgate::gate::{CancelRefusal, ChargeRefusal, IssueRefusal, OrderRefusal};
 use rushgate::http::coupon_templates::PutTemplateBody;
 use rushgate::http::coupons::IssueBody;
@@ -11,8 +13,6 @@ use rushgate::http::orders::PlaceOrderBody;
 use rushgate::http::products::{AdjustStockBody, PutProductBody};
 use rushgate::http::wallets::ChargeBody;
 use rushgate::http::{TokenVerifier, extract::Query};
-use rushgate::log::fact::*;
-use rushgate::log::wire::{Blob, Id, pack};
 use rushgate::log::{Entry, RawEntry};
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -90,7 +90,7 @@ impl Drop for AclFile {
 }
 
 async fn connected_as(user: &str, password: &str, port: u16) -> Result<Client, impl std::fmt::Debug> {
-    rushgate::gate::redis::connect(&format!("redis://{user}:{password}@127.0.0.1:{port}")).await
+    rushgate::redis::connect(&format!("redis://{user}:{password}@127.0.0.1:{port}")).await
 }
 
 fn as_user(cluster: &Cluster, settings: &Settings, redis: &str, postgres: &str) -> Settings {
@@ -270,7 +270,7 @@ async fn operations(cluster: &Cluster, acl: &AclFile) -> usize {
     ];
     let replica = RedisOptions { extra_config, ..RedisOptions::new(DataFolder::Scratch) };
     let replica = RedisServer::start(replica).await.unwrap();
-    let its = rushgate::gate::redis::connect(&replica.url()).await.unwrap();
+    let its = rushgate::redis::connect(&replica.url()).await.unwrap();
     eventually("the replica follows", || async {
         let info: String = its.custom(fred::cmd!("INFO"), vec!["replication"]).await.unwrap();
         info.contains("master_link_status:up").then_some(())

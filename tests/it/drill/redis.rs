@@ -101,7 +101,7 @@ pub async fn change_redis_password(seed: u64) -> Outcome {
         has_ended(&old).await;
     }
     place.run("remove-redis-password", User::Operator);
-    let refused = rushgate::gate::redis::connect(&url("rushgate-api", OLD)).await;
+    let refused = rushgate::redis::connect(&url("rushgate-api", OLD)).await;
     assert!(refused.is_err(), "the old password is refused");
     trial.serves_within(PATIENCE).await;
     trial.settled().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use nix::sys::signal::Signal;
-use rushgate::log::wire::Id;
+use rushgate::domain::wire::Id;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;

@@ -9,7 +9,7 @@ use fred::interfaces::ClientLike;
 use fred::types::CustomCommand;
 use futures::future::join;
 use jiff::{SignedDuration, Timestamp};
-use rushgate::log::wire::Id;
+use rushgate::domain::wire::Id;
 use serde_json::json;
 
 use super::instances::{code, done};

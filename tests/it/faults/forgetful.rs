@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fred::prelude::*;
 use nix::sys::signal::Signal;
-use rushgate::gate::keys::{DAY_MS, Keys};
 use rushgate::log::RawEntry;
+use rushgate::redis::keys::{DAY_MS, Keys};
 
 use super::cut_off::Way;
 use super::{Outcome, Setup, Trial};

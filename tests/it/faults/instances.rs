@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures::future::{join, join_all};
 use nix::sys::signal::Signal;
-use rushgate::gate::keys::{DAY_MS, Keys};
-use rushgate::log::wire::Id;
+use rushgate::domain::wire::Id;
+use rushgate::redis::keys::{DAY_MS, Keys};
 use serde_json::json;
 
 use super::proxy::Behind;

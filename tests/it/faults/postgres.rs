@@ -254,7 +254,7 @@ pub async fn postgres_restored_beyond_the_log(seed: u64) -> Outcome {
     // The lost decisions must not have been delivered, or no message could be matched to its order.
     let mut trial = begin(seed, &[("RUSHGATE_ROLES", "api,reconciler".to_owned())]).await;
     let since_us = go_back(&mut trial, async |trial| {
-        let log = rushgate::gate::keys::Keys::new(0, 1).log();
+        let log = rushgate::redis::keys::Keys::new(0, 1).log();
         let _: u64 = fred::interfaces::StreamsInterface::xtrim(&trial.cluster.raw, log, ("MAXLEN", "=", 0))
             .await
             .unwrap();

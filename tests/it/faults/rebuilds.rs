@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fred::interfaces::KeysInterface;
 use futures::future::{join, join_all};
-use rushgate::gate::keys::Keys;
+use rushgate::redis::keys::Keys;
 
 use super::proxy::Proxy;
 use super::{Outcome, Setup, Trial};

@@ -39,7 +39,7 @@ impl Watched {
         options.extra_config.push(format!("replicaof 127.0.0.1 {}", link.port));
         options.extra_config.extend(replica_config.iter().map(ToString::to_string));
         let replica = RedisServer::start(options).await.unwrap();
-        let client = rushgate::gate::redis::connect(&replica.url()).await.unwrap();
+        let client = rushgate::redis::connect(&replica.url()).await.unwrap();
         eventually("the replica follows, and writes down what it gets", || async {
             let info: String = client.custom(fred::cmd!("INFO"), Vec::<String>::new()).await.unwrap();
             let all = ["master_link_status:up", "aof_enabled:1", "aof_rewrite_in_progress:0"];
@@ -61,7 +61,7 @@ impl Watched {
         sentinel.knows(&format!("status=ok,address=127.0.0.1:{}", replica.port())).await;
         drop(link);
         trial.elsewhere.extend(aof::entries(trial.cluster.redis.folder()));
-        trial.cluster.raw = rushgate::gate::redis::connect(&replica.url()).await.unwrap();
+        trial.cluster.raw = rushgate::redis::connect(&replica.url()).await.unwrap();
         trial.cluster.redis = replica;
         sentinel
     }

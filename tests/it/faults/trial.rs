@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use rushgate::gate::cell::Meta;
 use rushgate::log::RawEntry;
+use rushgate::redis::meta::Meta;
 use uuid::Uuid;
 
 use crate::cluster::{Cluster, Instance, Private, Settings, eventually};

@@ -7,8 +7,8 @@ use fred::cmd;
 use fred::prelude::*;
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
-use rushgate::gate::cell::Meta;
-use rushgate::gate::script::server_id;
+use rushgate::redis::control::server_id;
+use rushgate::redis::meta::Meta;
 use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 
 use super::{Outcome, Setup, Trial};
@@ -21,7 +21,7 @@ async fn another(config: Vec<String>) -> (RedisServer, Client) {
     options.extra_config = collect::redis_config();
     options.extra_config.extend(config);
     let redis = RedisServer::start(options).await.unwrap();
-    let raw = rushgate::gate::redis::connect(&redis.url()).await.unwrap();
+    let raw = rushgate::redis::connect(&redis.url()).await.unwrap();
     (redis, raw)
 }
 

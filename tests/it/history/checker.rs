@@ -12,11 +12,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
+use rushgate::domain::fact::Idempotency;
+use rushgate::domain::wire::Id;
 use rushgate::domain::{TimestampMs, rfc3339};
 use rushgate::log::RawEntry;
 use rushgate::log::entry::genesis_tip;
-use rushgate::log::fact::Idempotency;
-use rushgate::log::wire::Id;
 use serde_json::Value;
 
 use super::model::{self, Fact, Shop, Verdict, facts_of, request_of, without_images};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures::future::join_all;
-use rushgate::log::wire::Id;
+use rushgate::domain::wire::Id;
 use serde_json::json;
 
 use super::record::{Ask, Operation, Outcome};

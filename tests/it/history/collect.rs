@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rushgate::domain::wire::Id;
 use rushgate::log::RawEntry;
-use rushgate::log::wire::Id;
 use sqlx::PgPool;
 use uuid::Uuid;
 

@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rushgate::domain::ProductStatus;
+use rushgate::domain::fact::*;
+use rushgate::domain::wire::{Blob, Id, pack};
 use rushgate::gate::{
     CancelRefusal, ChargeRefusal, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal, TemplateRefusal,
 };
-use rushgate::log::fact::*;
-use rushgate::log::wire::{Blob, Id, pack};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 const HIGHEST_BALANCE: u64 = 1_000_000;

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use rushgate::domain::wire::Id;
 use rushgate::log::RawEntry;
-use rushgate::log::wire::Id;
 use serde_json::{Value, json};
 
 use super::model::LedgerLine;

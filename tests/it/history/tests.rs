@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use rushgate::domain::wire::{Blob, Id, pack};
 use rushgate::log::RawEntry;
 use rushgate::log::entry::{FORMAT_VERSION, chain_tip, genesis_tip};
-use rushgate::log::wire::{Blob, Id, pack};
 use serde_json::json;
 
 use super::checker::{Expect, Kind, check};

@@ -1,11 +1,11 @@
 //! The answers that the model would give: its state and facts in the form of the API (docs/api.md).
 
+use rushgate::domain::fact::{OrderCancelled, OrderPlaced, TemplateTerms};
 use rushgate::domain::rfc3339;
+use rushgate::domain::wire::Id;
 use rushgate::gate::{
     CancelRefusal, ChargeRefusal, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal, TemplateRefusal,
 };
-use rushgate::log::fact::{OrderCancelled, OrderPlaced, TemplateTerms};
-use rushgate::log::wire::Id;
 use serde_json::{Value, json};
 use uuid::Uuid;
 

@@ -1,8 +1,8 @@
 //! Turns plans into requests with names, numbers and ids, based on the shop's current state.
 
+use rushgate::domain::fact::{Idempotency, TemplateTerms};
 use rushgate::domain::limits::{MAX_BALANCE, MAX_QUANTITY};
-use rushgate::log::fact::{Idempotency, TemplateTerms};
-use rushgate::log::wire::{Blob, Id};
+use rushgate::domain::wire::{Blob, Id};
 use sha1::{Digest, Sha1};
 use uuid::Uuid;
 

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use fred::prelude::*;
 use jiff::Timestamp;
 use rushgate::domain::limits::{COUPON_USABLE_MS, IDEMPOTENCY_KEPT_MS};
-use rushgate::gate::keys::{DAY_MS, Keys};
-use rushgate::gate::script::{CLAIM_EPOCH, Decided, OPEN_EPOCH, Place, Reply};
+use rushgate::domain::wire;
+use rushgate::gate::script::{Decided, Place, Reply};
 use rushgate::gate::{self, CancelRefusal, IssueRefusal, OrderRefusal};
 use rushgate::log::entry::genesis_tip;
 use rushgate::log::reader::LogReader;
-use rushgate::log::wire;
+use rushgate::redis::control::{CLAIM_EPOCH, OPEN_EPOCH};
+use rushgate::redis::keys::{DAY_MS, Keys};
 use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 
 use super::asking::{Asking, Sent};
@@ -45,7 +46,7 @@ impl Bench {
         let mut options = RedisOptions::new(DataFolder::Scratch);
         options.extra_config.push("appendonly no".into());
         let redis = RedisServer::start(options).await.unwrap();
-        let client = rushgate::gate::redis::connect(&redis.url()).await.unwrap();
+        let client = rushgate::redis::connect(&redis.url()).await.unwrap();
         let reader = LogReader::connect(&redis.url(), CELL).await.unwrap();
         Self { _redis: redis, client, reader }
     }

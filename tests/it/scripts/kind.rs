@@ -1,9 +1,9 @@
 //! The seven kinds of requests: their scripts, and the wire format of their bodies and verdicts.
 
 use rushgate::domain::ProductStatus;
+use rushgate::domain::fact::TemplateTerms;
+use rushgate::domain::wire::{Blob, Id};
 use rushgate::gate::script::{self, Script};
-use rushgate::log::fact::TemplateTerms;
-use rushgate::log::wire::{Blob, Id};
 use serde::de::DeserializeOwned;
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};

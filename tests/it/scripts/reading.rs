@@ -1,11 +1,11 @@
 //! Reads: what the API requests from `lua/read.lua`, and the model's answers.
 
 use rushgate::domain::CouponStatus;
+use rushgate::domain::fact::TemplateTerms;
 use rushgate::domain::limits::COUPON_USABLE_MS;
-use rushgate::gate::held;
-use rushgate::gate::read::{ProductRecord, TemplateRecord};
-use rushgate::log::fact::TemplateTerms;
-use rushgate::log::wire::{Blob, Id};
+use rushgate::domain::wire::{Blob, Id};
+use rushgate::redis::held_coupons;
+use rushgate::redis::records::{ProductRecord, TemplateRecord};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -174,7 +174,7 @@ type Told = (i64, Vec<(Id, Coupon, Template)>);
 fn held(answer: &[u8], user: &str) -> Result<Option<Told>, String> {
     type Packed = (i64, Blob, Vec<(String, Blob, u64)>, Option<Id>);
     let Some((now, value, rows, _)) = unpacked::<Option<Packed>>(answer)? else { return Ok(None) };
-    let (coupons, rest) = held::coupons(&value.0);
+    let (coupons, rest) = held_coupons::coupons(&value.0);
     if !rest.is_empty() {
         return Err(format!("half a coupon: {rest:02x?}"));
     }

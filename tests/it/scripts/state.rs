@@ -7,11 +7,11 @@ use bytes::Bytes;
 use fred::prelude::*;
 use fred::types::CustomCommand;
 use rushgate::domain::ProductStatus;
-use rushgate::gate::held::{self, HeldCoupon};
-use rushgate::gate::keys::{DAY_MS, Keys};
-use rushgate::gate::read::{IdempotencyRecord, ProductRecord, TemplateRecord};
-use rushgate::log::fact::TemplateTerms;
-use rushgate::log::wire::Id;
+use rushgate::domain::fact::TemplateTerms;
+use rushgate::domain::wire::Id;
+use rushgate::redis::held_coupons::{self, HeldCoupon};
+use rushgate::redis::keys::{DAY_MS, Keys};
+use rushgate::redis::records::{IdempotencyRecord, ProductRecord, TemplateRecord};
 use serde::de::DeserializeOwned;
 
 use super::kind::unpacked;
@@ -236,7 +236,7 @@ fn held_coupon(shop: &Shop, id: Id) -> HeldCoupon {
 }
 
 fn held_coupons(bytes: &[u8]) -> Result<Vec<HeldCoupon>, String> {
-    let (coupons, rest) = held::coupons(bytes);
+    let (coupons, rest) = held_coupons::coupons(bytes);
     if rest.is_empty() { Ok(coupons) } else { Err(format!("half a coupon: {rest:02x?}")) }
 }
 
