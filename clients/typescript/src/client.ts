@@ -92,7 +92,9 @@ type AnyCall = (path: string, init: object) => Promise<Answer<unknown>>;
 export function createClient(options: ClientOptions): RushgateClient {
   const { baseUrl, token, locale } = options;
   const fetch = options.fetch ?? ((request: Request) => globalThis.fetch(request));
-  const api = createFetchClient<paths>({ baseUrl, fetch });
+  // Lists in queries are `ids=a,b`.
+  const querySerializer = { array: { style: "form", explode: false } } as const;
+  const api = createFetchClient<paths>({ baseUrl, fetch, querySerializer });
   api.use({
     async onRequest({ request }) {
       const jwt = typeof token === "function" ? await token() : token;

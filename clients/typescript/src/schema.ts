@@ -31,7 +31,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Coupon templates in the order of their ids */
+        /** Coupon templates in the order of their ids, or those with certain ids */
         get: operations["list_templates"];
         put?: never;
         post?: never;
@@ -121,7 +121,8 @@ export interface paths {
         put?: never;
         /**
          * Cancel an order
-         * @description Gives back stock, balance and coupon (if not expired by then), once. Cancelling again answers the same.
+         * @description Gives back stock, balance and coupon (if not expired by then), once. Cancelling again answers
+         *     the same.
          */
         post: operations["cancel_order"];
         delete?: never;
@@ -137,7 +138,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Products in the order of their ids */
+        /** Products in the order of their ids, or those with certain ids */
         get: operations["list_products"];
         put?: never;
         post?: never;
@@ -175,8 +176,8 @@ export interface paths {
         put?: never;
         /**
          * Make the list of popular products anew
-         * @description A repeat with the same `Idempotency-Key` makes none and gets the list that the first call has made, with the products as
-         *     they are now.
+         * @description A repeat with the same `Idempotency-Key` makes none and gets the list that the first call has
+         *     made, with the products as they are now.
          */
         post: operations["refresh_popular"];
         delete?: never;
@@ -285,7 +286,8 @@ export interface paths {
         put?: never;
         /**
          * Charge a wallet
-         * @description Needs the scope `service`, unless `RUSHGATE_CHARGE_SCOPE=shop` lets end users charge their own wallets.
+         * @description Needs the scope `service`, unless `RUSHGATE_CHARGE_SCOPE=shop` lets end users charge their own
+         *     wallets.
          */
         post: operations["charge_wallet"];
         delete?: never;
@@ -674,7 +676,8 @@ export interface components {
         };
         /**
          * Discount
-         * @description What a coupon takes off a subtotal: an amount in won, or a percentage (rounded down) with an optional maximum.
+         * @description What a coupon takes off a subtotal: an amount in won, or a percentage (rounded down) with an
+         *     optional maximum.
          * @example {
          *       "max": 5000,
          *       "type": "percent",
@@ -1385,7 +1388,8 @@ export interface components {
              */
             price: number;
             status: components["schemas"]["ProductStatus"];
-            /** @description Of a new product (default 0); later it changes by stock adjustments. A repeat may state it again as it was. */
+            /** @description Of a new product (default 0); later it changes by stock adjustments. A repeat may state it
+             *     again as it was. */
             stock?: number | null;
         };
         /**
@@ -1768,8 +1772,20 @@ export interface operations {
                 limit?: number;
                 /** @description The `next` of the page before; leave it out for the first page. */
                 after?: string;
+                /**
+                 * @description Instead of a page: the elements with these ids, in this order. Unknown ids are left out. Not
+                 *     together with `limit` or `after`.
+                 * @example [
+                 *       "rush-100",
+                 *       "welcome"
+                 *     ]
+                 */
+                ids?: components["schemas"]["ShopId"][];
             };
-            header?: never;
+            header?: {
+                /** @description Tags of answers that the client has; if this answer is one of them, it is 304 without a body. `*`: any answer. */
+                "If-None-Match"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -1778,11 +1794,22 @@ export interface operations {
             /** @description OK */
             200: {
                 headers: {
+                    /** @description The tag of this very body, on all instances */
+                    ETag?: string;
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["List_CouponTemplate"];
                 };
+            };
+            /** @description The client has this answer */
+            304: {
+                headers: {
+                    /** @description The tag of this very body, on all instances */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description `malformed-request` */
             400: {
@@ -1842,7 +1869,10 @@ export interface operations {
     get_template: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Tags of answers that the client has; if this answer is one of them, it is 304 without a body. `*`: any answer. */
+                "If-None-Match"?: string;
+            };
             path: {
                 /**
                  * @description The coupon template.
@@ -1857,11 +1887,22 @@ export interface operations {
             /** @description OK */
             200: {
                 headers: {
+                    /** @description The tag of this very body, on all instances */
+                    ETag?: string;
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["CouponTemplate"];
                 };
+            };
+            /** @description The client has this answer */
+            304: {
+                headers: {
+                    /** @description The tag of this very body, on all instances */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description `malformed-request` */
             400: {
@@ -2684,8 +2725,20 @@ export interface operations {
                 limit?: number;
                 /** @description The `next` of the page before; leave it out for the first page. */
                 after?: string;
+                /**
+                 * @description Instead of a page: the elements with these ids, in this order. Unknown ids are left out. Not
+                 *     together with `limit` or `after`.
+                 * @example [
+                 *       "tumbler",
+                 *       "americano"
+                 *     ]
+                 */
+                ids?: components["schemas"]["ShopId"][];
             };
-            header?: never;
+            header?: {
+                /** @description Tags of answers that the client has; if this answer is one of them, it is 304 without a body. `*`: any answer. */
+                "If-None-Match"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2694,11 +2747,22 @@ export interface operations {
             /** @description OK */
             200: {
                 headers: {
+                    /** @description The tag of this very body, on all instances */
+                    ETag?: string;
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["List_Product"];
                 };
+            };
+            /** @description The client has this answer */
+            304: {
+                headers: {
+                    /** @description The tag of this very body, on all instances */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description `malformed-request` */
             400: {
@@ -2957,7 +3021,10 @@ export interface operations {
     get_product: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Tags of answers that the client has; if this answer is one of them, it is 304 without a body. `*`: any answer. */
+                "If-None-Match"?: string;
+            };
             path: {
                 /**
                  * @description The product.
@@ -2972,11 +3039,22 @@ export interface operations {
             /** @description OK */
             200: {
                 headers: {
+                    /** @description The tag of this very body, on all instances */
+                    ETag?: string;
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Product"];
                 };
+            };
+            /** @description The client has this answer */
+            304: {
+                headers: {
+                    /** @description The tag of this very body, on all instances */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description `malformed-request` */
             400: {

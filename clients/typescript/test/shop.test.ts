@@ -186,6 +186,13 @@ test("pages() gives each element once, newest orders first", async () => {
   assert.deepEqual(ids, [...ids].sort().reverse());
 });
 
+test("lists in queries arrive", async () => {
+  const ids = ["sticker", "nothing", "americano"];
+  const { data } = await orThrow(service.GET("/v1/products", { params: { query: { ids } } }));
+  const seen = data.map((product) => product.id);
+  assert.deepEqual(seen, ["sticker", "americano"]);
+});
+
 test("the examples of README.md compile, and the Node example runs", async () => {
   const folder = join(root, "build", "readme");
   mkdirSync(folder, { recursive: true });
