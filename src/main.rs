@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use jiff::{Span, SpanRelativeTo};
 use rushgate::config::{ExpectedClaims, LogFormat, Serve, Servers, secret_files};
 use rushgate::demo::{self, DemoOptions};
 use rushgate::domain::UserId;
@@ -401,17 +402,10 @@ fn parse_choice(text: &str) -> Result<Choice, String> {
 /// `30s`, `15m`, `1h`, `7d`; a bare number is seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let rule = || format!("`{text}` is no length of time; use one like 30s, 15m, 1h, 7d");
-    let (number, unit) = match text.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
-        Some((at, _)) => text.split_at(at),
-        None => (text, "s"),
-    };
-    let number: u64 = number.parse().map_err(|_| rule())?;
-    let secs = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err(rule()),
-    };
-    number.checked_mul(secs).map(Duration::from_secs).ok_or_else(rule)
+    if let Ok(secs) = text.parse() {
+        return Ok(Duration::from_secs(secs));
+    }
+    let span: Span = text.parse().map_err(|_| rule())?;
+    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| rule())?;
+    Duration::try_from(length).map_err(|_| rule())
 }

@@ -40,8 +40,12 @@ pub const READY_PATIENCE: Duration = Duration::from_millis(100);
 pub const READY_STALE: Duration = Duration::from_secs(2);
 /// From the moment when the ports close (SIGTERM and RUSHGATE_DRAIN_SECS) to the end of the process.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a stopping server waits for requests in flight. The rest of SHUTDOWN_TIMEOUT is for the steps after it.
+/// How long a stopping server waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
+/// Background roles stop after the API; this part of SHUTDOWN_TIMEOUT is reserved for them.
+pub const BACKGROUND_STOP_LIMIT: Duration = Duration::from_millis(2_400);
+/// The end of that time, for sending spans and ending the process.
+pub const LAST_STEPS_LIMIT: Duration = Duration::from_millis(600);
 /// How long a stopping server waits for the first request of a connection.
 pub const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(200);
 /// Pause before a role that has ended is restarted; doubles with each further end.
@@ -241,8 +245,10 @@ const _: () = {
     assert!(LOG_READ_SHOULD_TAKE.as_millis() < REDIS_COMMAND_TIMEOUT.as_millis());
     // Halving begins above its end, and one read brings at least what one transaction applies.
     assert!(LOG_READ_BYTES_LEAST < LOG_READ_BYTES && APPLY_BYTES <= LOG_READ_BYTES);
-    // The relay stops after the requests that may still add events, and the process waits for both.
-    assert!(DRAIN_TIMEOUT.as_millis() + RELAY_STOP_GRACE.as_millis() <= SHUTDOWN_TIMEOUT.as_millis());
+    // The drain, the stop of the background roles and the last steps follow each other.
+    let stop = BACKGROUND_STOP_LIMIT.as_millis() + LAST_STEPS_LIMIT.as_millis();
+    assert!(DRAIN_TIMEOUT.as_millis() + stop <= SHUTDOWN_TIMEOUT.as_millis());
+    assert!(RELAY_STOP_GRACE.as_millis() < BACKGROUND_STOP_LIMIT.as_millis());
     assert!(FIRST_REQUEST_GRACE.as_millis() < DRAIN_TIMEOUT.as_millis());
     // Readiness checks several times before a server counts as away.
     assert!(READY_LOOK.as_millis() * 2 < READY_STALE.as_millis());

@@ -102,7 +102,7 @@ impl Outbox {
         let limit = if self.claimed { RELAY_TRUTH_TIMEOUT } else { RELAY_FIRST_CLAIM_TIMEOUT };
         let rows = limited_to(
             limit,
-            sqlx::query(include_str!("claim.sql"))
+            sqlx::query(include_str!("sql/claim.sql"))
                 .bind(RELAY_ROWS)
                 .bind(RELAY_BYTES)
                 .bind(self.from)
@@ -152,7 +152,7 @@ impl Outbox {
     /// Deletes exactly these rows and counts them as published. `all`: no row of the last claim is
     /// left.
     pub async fn delivered(&mut self, outbox_ids: &[i64], all: bool) -> Result<(), OutboxError> {
-        let delivered = sqlx::query(include_str!("delivered.sql")).bind(outbox_ids).bind(self.floor);
+        let delivered = sqlx::query(include_str!("sql/delivered.sql")).bind(outbox_ids).bind(self.floor);
         limited(delivered.execute(&mut self.connection)).await?;
         self.from = match outbox_ids.iter().max().filter(|_| all) {
             Some(last) => self.from.max(last + 1),

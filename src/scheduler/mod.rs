@@ -126,7 +126,7 @@ where
     pub async fn tick(&self, now: TimestampMs) -> Result<Tick, SchedulerError> {
         let (day, window) = newest_midnight(&self.zone, now.saturating_sub(ms(SCHEDULER_GRACE)))?;
         let reached: Option<TimestampMs> =
-            sqlx::query_scalar(include_str!("newest.sql")).fetch_one(&self.pool).await?;
+            sqlx::query_scalar(include_str!("sql/newest.sql")).fetch_one(&self.pool).await?;
         let Some(reached) = reached else {
             return self.make_first(now).await;
         };
@@ -210,7 +210,7 @@ async fn make_list<'e>(
     window: Window,
     now: TimestampMs,
 ) -> Result<bool, sqlx::Error> {
-    let made: Option<i64> = sqlx::query_scalar(include_str!("refresh.sql"))
+    let made: Option<i64> = sqlx::query_scalar(include_str!("sql/refresh.sql"))
         .bind(day.map(|day| day.to_string()))
         .bind(window.from)
         .bind(window.to)
@@ -226,14 +226,14 @@ async fn make_first_list(pool: PgPool, window: Window, now: TimestampMs) -> Resu
     let mut transaction = pool.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(FIRST_LIST_LOCK).execute(&mut *transaction).await?;
     let reached: Option<TimestampMs> =
-        sqlx::query_scalar(include_str!("newest.sql")).fetch_one(&mut *transaction).await?;
+        sqlx::query_scalar(include_str!("sql/newest.sql")).fetch_one(&mut *transaction).await?;
     let made = reached.is_none() && make_list(&mut *transaction, None, window, now).await?;
     transaction.commit().await?;
     Ok(made)
 }
 
 async fn prune(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query(include_str!("prune.sql")).bind(SCHEDULER_LISTS).execute(pool).await?;
+    sqlx::query(include_str!("sql/prune.sql")).bind(SCHEDULER_LISTS).execute(pool).await?;
     Ok(())
 }
 

@@ -85,7 +85,7 @@ pub async fn missing(conn: &mut PgConnection, roles: &[Role]) -> Result<Option<S
         roles.iter().map(|role| (role.name(), needed_by(*role))).chain([("every role", ALL)])
     {
         let (kinds, tables): (Vec<&str>, Vec<&str>) = rights.iter().copied().unzip();
-        let asking = sqlx::query_as(include_str!("missing_rights.sql")).bind(kinds).bind(tables);
+        let asking = sqlx::query_as(include_str!("sql/missing_rights.sql")).bind(kinds).bind(tables);
         let refused: Vec<(String, String, String)> = asking.fetch_all(&mut *conn).await?;
         for (who, kind, table) in refused {
             user = who;

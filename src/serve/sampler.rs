@@ -3,7 +3,7 @@
 //! going stale.
 //!
 //! [`Sampler::run`] writes each round's text to a [`Sampled`], and `/metrics` appends it to the
-//! counters.
+//! counters. It does not sample when it is scraped, so that a hanging server delays no scrape.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

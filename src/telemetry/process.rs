@@ -1,5 +1,9 @@
 //! Metrics of this process, under the names that Prometheus' client libraries use. Linux only:
 //! elsewhere, and where /proc cannot be read, they are left out.
+//!
+//! Not the crate `metrics-process` (2.4): it counts processor time in whole seconds, too coarse for
+//! a rate over a scrape interval, and its gauges keep their last value when /proc can no longer be
+//! read.
 
 use super::exposition::Exposition;
 use super::metrics::*;

@@ -211,7 +211,7 @@ impl Run<'_> {
             sleep(bounds::RETRY_PAUSE).await;
         }
         self.conn.ensure_migrations_table().await.map_err(former)?;
-        self.conn.execute(include_str!("schema_migrations.sql")).await.map_err(failed)?;
+        self.conn.execute(include_str!("sql/schema_migrations.sql")).await.map_err(failed)?;
         let made: Vec<(i64, String)> =
             sqlx::query_as("SELECT version, encode(checksum, 'hex') FROM _sqlx_migrations")
                 .fetch_all(&mut *self.conn)

@@ -48,7 +48,7 @@ pub enum KeyUse {
 impl Truth {
     /// One order.
     pub async fn order(&self, order_id: Uuid) -> Result<Option<OrderView>, TruthError> {
-        let query = sqlx::query_as::<_, OrderRow>(include_str!("order.sql")).bind(order_id);
+        let query = sqlx::query_as::<_, OrderRow>(include_str!("sql/order.sql")).bind(order_id);
         let rows = self.read(query.fetch_all(&self.pool)).await?;
         Ok(self.with_items(rows).await?.pop())
     }
@@ -60,7 +60,7 @@ impl Truth {
         after: Option<Uuid>,
         limit: usize,
     ) -> Result<Vec<OrderView>, TruthError> {
-        let query = sqlx::query_as::<_, OrderRow>(include_str!("orders_of_user.sql"))
+        let query = sqlx::query_as::<_, OrderRow>(include_str!("sql/orders_of_user.sql"))
             .bind(user_id.as_str())
             .bind(after)
             .bind(limit_of(limit));
@@ -94,7 +94,7 @@ impl Truth {
             return Ok(Vec::new());
         }
         let ids: Vec<Uuid> = rows.iter().map(|row| row.order_id).collect();
-        let query = sqlx::query_as::<_, ItemRow>(include_str!("order_items.sql")).bind(ids);
+        let query = sqlx::query_as::<_, ItemRow>(include_str!("sql/order_items.sql")).bind(ids);
         let mut items: HashMap<Uuid, Vec<OrderItemView>> = HashMap::with_capacity(rows.len());
         for item in self.read(query.fetch_all(&self.pool)).await? {
             items.entry(item.order_id).or_default().push(item.view()?);
@@ -118,13 +118,13 @@ pub async fn orders_by_id(
     ids: &[Uuid],
 ) -> Result<HashMap<Uuid, OrderView>, sqlx::Error> {
     let corrupt = |e: TruthError| sqlx::Error::Decode(Box::new(e));
-    let rows = sqlx::query_as::<_, OrderRow>(include_str!("orders_by_id.sql"))
+    let rows = sqlx::query_as::<_, OrderRow>(include_str!("sql/orders_by_id.sql"))
         .bind(ids)
         .fetch_all(&mut *conn)
         .await?;
     let mut items: HashMap<Uuid, Vec<OrderItemView>> = HashMap::with_capacity(rows.len());
     for item in
-        sqlx::query_as::<_, ItemRow>(include_str!("order_items.sql")).bind(ids).fetch_all(conn).await?
+        sqlx::query_as::<_, ItemRow>(include_str!("sql/order_items.sql")).bind(ids).fetch_all(conn).await?
     {
         items.entry(item.order_id).or_default().push(item.view().map_err(corrupt)?);
     }

@@ -34,7 +34,7 @@ impl Truth {
         // One statement, so that all rows are of one refresh even while the next one is being
         // written.
         type Row = (TimestampMs, TimestampMs, TimestampMs, Option<i16>, Option<String>, Option<i64>);
-        let query = sqlx::query_as::<_, Row>(include_str!("popular.sql")).bind(at);
+        let query = sqlx::query_as::<_, Row>(include_str!("sql/popular.sql")).bind(at);
         let rows = self.read(query.fetch_all(&self.pool)).await?;
         let Some(&(refreshed_at, from, to, ..)) = rows.first() else {
             return Ok(None);

@@ -34,7 +34,7 @@ pub struct Vitals {
 
 impl Truth {
     pub async fn vitals(&self) -> Result<Vitals, TruthError> {
-        let query = sqlx::query_as::<_, (i64, Option<TimestampMs>)>(include_str!("vitals.sql"));
+        let query = sqlx::query_as::<_, (i64, Option<TimestampMs>)>(include_str!("sql/vitals.sql"));
         let (oldest_ms, popular_refreshed) = self.read(query.fetch_one(&self.pool)).await?;
         let outbox_oldest = Duration::from_millis(unsigned("outbox age", oldest_ms)?);
         Ok(Vitals { progress: self.progress().await?, outbox_oldest, popular_refreshed })
@@ -62,7 +62,8 @@ impl Truth {
 
     /// All cursors and the length of the outbox.
     pub async fn progress(&self) -> Result<Progress, TruthError> {
-        let query = sqlx::query_as::<_, (i32, i64, i64, Option<String>, i64)>(include_str!("progress.sql"));
+        let query =
+            sqlx::query_as::<_, (i32, i64, i64, Option<String>, i64)>(include_str!("sql/progress.sql"));
         let rows = self.read(query.fetch_all(&self.pool)).await?;
         let mut progress = Progress::default();
         for (cell, epoch, seq, halted_reason, outbox_length) in rows {

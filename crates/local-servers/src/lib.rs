@@ -10,6 +10,8 @@
 //! A server is not bound to the tokio runtime that started it, so tests with a runtime each can
 //! share one.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod guard;
 mod home;
 mod port;

@@ -21,9 +21,9 @@ pub async fn measure(stage: &mut Stage, big_shop: bool) -> Outcome<Vec<Measured>
     shop.run(&stage.rushgate, &["migrate"])?;
     let mut found = vec![];
     let (_, empty) = rebuild(stage, &shop).await?;
-    fill(&shop, include_str!("wallets.sql"), 1, MILLION).await?;
+    fill(&shop, include_str!("sql/wallets.sql"), 1, MILLION).await?;
     let (_, wallets) = rebuild(stage, &shop).await?;
-    fill(&shop, include_str!("coupons.sql"), 1, MILLION).await?;
+    fill(&shop, include_str!("sql/coupons.sql"), 1, MILLION).await?;
     let (mut took, mut all) = (vec![], 0);
     for _ in 0..stage.rounds {
         let (secs, used) = rebuild(stage, &shop).await?;
@@ -39,7 +39,7 @@ pub async fn measure(stage: &mut Stage, big_shop: bool) -> Outcome<Vec<Measured>
         found.push(measured);
     }
     if big_shop {
-        fill(&shop, include_str!("wallets.sql"), MILLION + 1, BIG).await?;
+        fill(&shop, include_str!("sql/wallets.sql"), MILLION + 1, BIG).await?;
         found.push(against_an_empty_shop(stage, &shop).await?);
     }
     let begin = Instant::now();

@@ -21,7 +21,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::bounds::{CONNECT_TIMEOUT, FOLLOWERS_NICENESS, RETRY_PAUSE, SHUTDOWN_TIMEOUT};
+use crate::config::bounds::{
+    BACKGROUND_STOP_LIMIT, CONNECT_TIMEOUT, FOLLOWERS_NICENESS, LAST_STEPS_LIMIT, RETRY_PAUSE,
+    SHUTDOWN_TIMEOUT,
+};
 use crate::config::{InvalidSetting, Role, Serve};
 use crate::gate::Gate;
 use crate::http::rates::Rates;
@@ -85,10 +88,6 @@ pub struct Addresses {
 
 /// Connections that the scheduler and the relay share.
 const BACKGROUND_CONNECTIONS: u32 = 6;
-/// Background roles stop after the API; this part of the time to stop is reserved for them.
-const BACKGROUND_STOP_LIMIT: Duration = Duration::from_millis(2_400);
-/// The end of that time, for sending spans and ending the process.
-const LAST_STEPS_LIMIT: Duration = Duration::from_millis(600);
 /// Statements outside of the API may take longer: they work on many rows.
 const BACKGROUND_STATEMENT_LIMIT: Duration = Duration::from_secs(60);
 
@@ -296,7 +295,7 @@ impl Listening<'_> {
                 settings: settings.into(),
                 rates: Arc::clone(&rates),
                 turns: Turns::new(&settings.limits, settings.request_timeout()),
-                edge: Edge::new(&settings, self.tls.is_some()),
+                edge: Edge::new(settings, self.tls.is_some()),
                 product_pages: http::RenderedPages::default(),
                 refresh_popular: refresher(self.pool, self.zone),
                 rabbitmq_connected: self.rabbitmq_connected,

@@ -7,6 +7,9 @@
 //! what is left after [`DRAIN_TIMEOUT`]. At the limit on connections, idle ones are evicted in
 //! favour of new ones, so a client that hoards idle connections locks nobody out.
 //!
+//! By hand, because `axum::serve` has no limit on connections and no time limit for headers, for
+//! unread answers, or for the end of the process.
+//!
 //! `Server` is the state of one port. Each connection is a task with a permit of the connection
 //! limit; its `Activity` is listed in `Server::standing` until the task ends.
 
@@ -28,20 +31,19 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutWriter;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use self::activity::{Activity, Aside};
-use self::write_limit::WriteLimited;
 use crate::config::Limits;
 use crate::config::bounds::{
     ACCEPT_PAUSE, CROWDED_IDLE, DRAIN_TIMEOUT, FIRST_REQUEST_GRACE, MAX_HEADER_BYTES,
 };
 
 mod activity;
-mod write_limit;
 
 /// Interval of pings to an HTTP/2 client that sends nothing.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -282,7 +284,9 @@ impl<R: Answers> Server<R> {
         let peer = peer.map(|address| Peer(address.ip().to_canonical()));
         let activity = Arc::new(Activity::new());
         let _standing = self.stand(&activity);
-        let stream = WriteLimited::new(stream, self.transport.write_timeout);
+        // Pending writes, of HTTP/1 and HTTP/2, fail when the client has not read for so long.
+        let mut stream = Box::pin(TimeoutWriter::new(stream));
+        stream.as_mut().set_timeout_pinned(Some(self.transport.write_timeout));
         let Some(tls) = &self.transport.tls else {
             return self.serve(stream, peer, activity).await;
         };

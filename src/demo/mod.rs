@@ -73,7 +73,7 @@ pub async fn run(options: DemoOptions) -> Result<(), Error> {
     };
     let outcome = match started {
         Some(Ok(servers)) => {
-            let outcome = run_shop(&servers, settings, &data, &first_start, &stop).await;
+            let outcome = Box::pin(run_shop(&servers, settings, &data, &first_start, &stop)).await;
             servers.stop().await;
             outcome
         }
