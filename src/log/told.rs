@@ -1,5 +1,7 @@
-//! What a client was told about a fact: its kind, whose it is, the ids and amounts of the answer. For people and files; no
-//! idempotency key is shown.
+//! Facts as they were answered, for people and reports: the kind, the user, the ids and amounts.
+//! Idempotency keys are left out, because they are secrets.
+//!
+//! [`Told`] gives each kind of fact its answer; [`ToldFact`] is one fact of any kind.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -11,22 +13,22 @@ use crate::domain::fact::{
 };
 use crate::domain::rfc3339;
 
-/// A fact of any kind.
+/// A kind of fact.
 pub trait Told: Clone + PartialEq + Serialize {
     const KIND: &'static str;
     fn user_id(&self) -> Option<&str> {
         None
     }
-    /// Of what was made, or changed.
+    /// The id of what was created or changed.
     fn id(&self) -> Option<Uuid> {
         None
     }
     fn idempotency(&self) -> Option<&Idempotency>;
-    /// What the answer said.
+    /// The answer's members.
     fn told(&self) -> Value;
 }
 
-/// Implements [`Told`]: the kind, the fields with user and id (if it has them), the answer's members.
+/// Implements [`Told`]: the kind, the fields of user and id (if it has them), the answer's members.
 macro_rules! told {
     ($fact:ident, $kind:literal $(, user: $user:ident, id: $id:ident)?; |$it:ident| $told:tt) => {
         impl Told for $fact {
@@ -87,22 +89,23 @@ told!(TemplatePut, "template"; |it| {
 });
 
 fn items(lines: &[PlacedLine]) -> Vec<Value> {
-    let item = |line: &PlacedLine| json!({ "product_id": line.product_id, "quantity": line.quantity, "amount": line.amount });
+    let item = |PlacedLine { product_id, quantity, amount, .. }: &PlacedLine| json!({ "product_id": product_id, "quantity": quantity, "amount": amount });
     lines.iter().map(item).collect()
 }
 
-/// One fact of an entry as it was told.
+/// One fact of an entry, as it was answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ToldFact {
     pub kind: &'static str,
     pub user_id: Option<String>,
     pub id: Option<Uuid>,
+    /// Whether the request had an idempotency key.
     pub keyed: bool,
     pub told: Value,
 }
 
 impl ToldFact {
-    /// Whoever asked stands in the idempotency record where the fact is nobody's own.
+    /// Facts of staff name no user; their idempotency record has the one who sent the request.
     pub fn new<T: Told>(fact: &T) -> Self {
         let asked_by = || Some(fact.idempotency()?.scope.split(' ').next()?.to_owned());
         Self {
@@ -115,7 +118,7 @@ impl ToldFact {
     }
 }
 
-/// The same expression for the facts of any kind.
+/// Evaluates an expression on the list of facts, whatever their kind.
 macro_rules! of_any_kind {
     ($facts:expr, $all:ident => $do:expr) => {
         match $facts {
@@ -144,7 +147,7 @@ impl Facts {
         of_any_kind!(self, all => all.truncate(len));
     }
 
-    /// What was told of each, in their order.
+    /// The answers, in the order of the facts.
     pub fn told(&self) -> Vec<ToldFact> {
         of_any_kind!(self, all => all.iter().map(ToldFact::new).collect())
     }

@@ -1,4 +1,6 @@
-//! `rushgate log show`: an operator looks at entries. No idempotency key is shown.
+//! `rushgate log show`: prints entries for operators and programs, without idempotency keys.
+//!
+//! [`show`] reads the entries that [`Which`] selects and returns them as a [`Listing`].
 
 use std::fmt;
 
@@ -34,7 +36,7 @@ pub struct Which {
 /// Entries of the epoch that Redis has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Where the cell stands, for people; not counted by [`Which::limit`].
+    /// The cell's epochs, cursor and halt, for people. Not counted by [`Which::limit`].
     pub state: String,
     pub lines: Vec<String>,
     /// The entry at which the limit has cut the listing off.
@@ -54,12 +56,12 @@ impl fmt::Display for Listing {
     }
 }
 
-/// Reads the log and where PostgreSQL stands.
+/// Reads the log and PostgreSQL's cursor.
 pub async fn show(conn: &mut PgConnection, log: &LogReader, which: Which) -> Result<Listing, LogAdminError> {
     let cursor = Cursor::read(conn, log.cell).await?;
     let meta = log.meta().await?;
     let held = log.epochs().await?;
-    // Without a gate the newest log is what there is to look at.
+    // Without a gate in Redis, the newest log is listed.
     let epoch = if meta.absent() { held.last().copied() } else { Some(meta.epoch) };
     let epoch = epoch.unwrap_or(cursor.epoch);
     let applied = match epoch.cmp(&cursor.epoch) {
@@ -97,7 +99,7 @@ pub async fn show(conn: &mut PgConnection, log: &LogReader, which: Which) -> Res
     Ok(listing)
 }
 
-/// What it means that Redis and PostgreSQL are in different epochs.
+/// Whether a rebuild can apply the log, if Redis and PostgreSQL are in different epochs.
 async fn apart(log: &LogReader, epoch: u64, cursor: &Cursor) -> Result<String, LogError> {
     if epoch == cursor.epoch {
         return Ok(String::new());

@@ -1,5 +1,8 @@
-//! What was answered and is not true, for people: a file with one JSON object a line, each user's together, and the same in
-//! short as text.
+//! Reports on answers that are not true, for operators: a file with one JSON object per line,
+//! grouped by user, and a shorter text.
+//!
+//! [`write`] reads what the [`Scope`] selects from `quarantined_facts` and `log_quarantine`. Lost
+//! facts are marked as reported afterwards, so that the next report has only new ones.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -15,15 +18,15 @@ use super::cursor::{cell_number, signed};
 use super::{Reconciler, StepError};
 use crate::domain::hex::hex;
 
-/// Lines of text that are returned at most; the file has all.
+/// Maximum number of lines of the text; the file has all.
 const TOLD_AT_MOST: usize = 1_000;
 
-/// Which facts.
+/// The facts to report.
 #[derive(Clone, Copy, Debug)]
 pub enum Scope {
-    /// Those that an operator skipped in this epoch, and what followed from that.
+    /// Facts that an operator skipped in this epoch, and facts that changed or went with them.
     Skipped { epoch: u64 },
-    /// Those that rebuilds could not apply, and that no file has yet.
+    /// Facts that rebuilds could not apply and that no file has yet.
     Lost,
 }
 
@@ -35,17 +38,17 @@ pub enum ReportError {
     File { path: String, why: std::io::Error },
 }
 
-/// What a report told.
+/// What a report contains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     pub entries: usize,
     pub facts: usize,
-    /// The first ones, a line each.
+    /// The first facts, one per line.
     pub text: String,
 }
 
 impl Reconciler {
-    /// Writes what rebuilds could not apply to the file that was asked for, if there is anything.
+    /// Writes what rebuilds could not apply to the file chosen by the operator, if there is any.
     pub(super) async fn report_lost(&mut self) -> Result<(), StepError> {
         let (Some(path), cell) = (self.report.clone(), self.cell) else { return Ok(()) };
         let conn = self.connection().await?;
@@ -56,12 +59,12 @@ impl Reconciler {
         Ok(())
     }
 
-    /// What the last rebuild wrote to its file.
+    /// What the last rebuild has written to its file.
     pub fn told_lost(&self) -> Option<&Told> {
         self.told_lost.as_ref()
     }
 
-    /// Reports on what was skipped in this epoch, to a file if one is named.
+    /// Reports on the skips of this epoch, to a file if `path` is set.
     pub async fn report_skipped(&mut self, epoch: u64, path: Option<PathBuf>) -> Result<Told, ReportError> {
         let cell = self.cell;
         write(self.connection().await?, cell, Scope::Skipped { epoch }, path).await
@@ -73,7 +76,7 @@ async fn nothing_lost(conn: &mut PgConnection, cell: u32) -> Result<bool, sqlx::
     sqlx::query_scalar(sql).bind(cell_number(cell)).fetch_one(conn).await
 }
 
-/// Writes the report; the file belongs to whoever runs the command, since it names users.
+/// Writes the report. The file is readable only by its owner, because it names users.
 async fn write(
     conn: &mut PgConnection,
     cell: u32,
@@ -131,7 +134,7 @@ fn failed(path: &str, why: std::io::Error) -> ReportError {
     ReportError::File { path: path.to_owned(), why }
 }
 
-/// The entries themselves, before what they told.
+/// Writes the raw entries, which come before the facts. Returns their number.
 async fn entries(
     conn: &mut PgConnection,
     cell: u32,
@@ -180,7 +183,7 @@ fn line(row: &sqlx::postgres::PgRow) -> Result<Value, sqlx::Error> {
     }))
 }
 
-/// The same on one line of text.
+/// A fact as one line of text.
 fn short(line: &Value) -> String {
     let text = |name: &str| line[name].as_str().unwrap_or("-").to_owned();
     let key = if line["idempotency_key"] == true && line["outcome"] != "changed" {

@@ -1,7 +1,9 @@
 //! `rushgate log skip`: an operator leaves out one fact that PostgreSQL can never take.
 //!
-//! The skip is registered in PostgreSQL first. From then on every leader applies what follows by differences, and rebuilds;
-//! this only sees to it that it happens now. So it may die anywhere: a leader goes on, and asked again it does, too.
+//! The skip is first registered in PostgreSQL. From then on, every leader applies the rest of the
+//! log by differences and rebuilds the gate; the command only makes this happen now. It may be
+//! killed at any point: a leader finishes the work, and so does the same command when it is run
+//! again.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +11,13 @@ use super::quarantine::{self, Choice};
 use super::{Reconciler, Step, StepError};
 use crate::log::reader::LogError;
 
-/// How often the rebuild is tried when others rebuild, too.
+/// Attempts to rebuild while other reconcilers rebuild too.
 const ATTEMPTS: usize = 20;
-/// How long it waits for a gate that another reconciler opens.
+/// The wait for another reconciler to open the gate.
 const OPENS_WITHIN: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Why a fact was not skipped, or not to the end.
+/// Why a fact was not skipped, or the skip is unfinished.
 #[derive(Debug, thiserror::Error)]
 pub enum SkipError {
     #[error(transparent)]
@@ -57,8 +59,9 @@ impl From<LogError> for SkipError {
 }
 
 impl Reconciler {
-    /// Leaves out what was chosen of the entry at which the cell is halted, and rebuilds. Returns the epoch of the entry; asked
-    /// again for the same, it finishes what is unfinished. Not cancel-safe.
+    /// Leaves out `choice` of the entry at which the cell is halted, and rebuilds. Returns the
+    /// entry's epoch. Called again with the same arguments, it finishes an unfinished skip. Not
+    /// cancel-safe.
     pub async fn skip(&mut self, seq: u64, choice: Choice, reason: &str) -> Result<u64, SkipError> {
         let epoch = self.register_skip(seq, choice, reason).await?;
         for _ in 0..ATTEMPTS {
@@ -73,7 +76,7 @@ impl Reconciler {
         Err(SkipError::Unfinished)
     }
 
-    /// Returns the epoch in which it is registered, now or before.
+    /// Registers the skip unless that was done before. Returns the entry's epoch.
     async fn register_skip(&mut self, seq: u64, choice: Choice, reason: &str) -> Result<u64, SkipError> {
         let cell = self.cell;
         let cursor = self.cursor().await?;
@@ -104,7 +107,7 @@ impl Reconciler {
         }
     }
 
-    /// Another reconciler may be the one that opens.
+    /// Waits until the gate is open in a later epoch than `left`; another reconciler may open it.
     async fn until_open(&mut self, left: u64) -> Result<(), SkipError> {
         let deadline = Instant::now() + OPENS_WITHIN;
         loop {

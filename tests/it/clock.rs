@@ -7,7 +7,7 @@ use crate::cluster::*;
 use crate::faults::Clock;
 
 const MINUTE_MS: i64 = 60_000;
-/// Less than what an instance refuses to decide by (CLOCK_JUMP_LIMIT), and then more.
+/// Below and above CLOCK_JUMP_LIMIT, from which on instances decide nothing.
 const AHEAD_MS: i64 = 90 * MINUTE_MS;
 const FAR_AHEAD_MS: i64 = 30 * 24 * 60 * MINUTE_MS;
 
@@ -52,14 +52,14 @@ async fn an_operator_sees_a_clock_that_jumped_and_sets_the_gates_back() {
     let refused = run("reset").await;
     assert!(refused.code == 1 && refused.stderr.contains("the wrong one first"), "{refused:?}");
 
-    // Further than any instance believes.
+    // More than CLOCK_JUMP_LIMIT: nothing is decided.
     clock.set_off(FAR_AHEAD_MS);
     let answer = instance.send(&Request::charge("ann", 1_000)).await;
     assert_eq!((answer.status, answer.code()), (503, "gate-unavailable"));
     let [gate, _, server] = show().await;
     assert!(is_about(gate, AHEAD_MS) && is_about(server, FAR_AHEAD_MS), "{gate} {server}");
 
-    // Set right, the gate's clock stands until real time has passed it, or an operator sets it back.
+    // Redis' clock is right again. The gate's clock stands still until an operator sets it back.
     clock.set_off(0);
     let off = eventually("it is decided again", charged_ms).await;
     assert!(is_about(off / 1_000, AHEAD_MS), "{off}");

@@ -1,4 +1,6 @@
-//! Commands taken out of the documentation, and run as they stand there.
+//! Takes blocks of commands out of the documentation and runs them unchanged.
+//!
+//! A [`Place`] maps the folders that the pages name to folders of the test.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,11 +10,11 @@ use nix::unistd::Uid;
 
 use crate::cluster::Settings;
 
-/// The pages whose commands are run.
+/// The pages that have such blocks.
 const PAGES: [&str; 2] = ["docs/operations.md", "docs/runbook.md"];
-/// What stands before a block of commands, with the block's name behind it.
+/// Marks the block that follows; the block's name comes after it.
 const MARK: &str = "<!-- drill: ";
-/// The longest that one block may take, in seconds.
+/// Time limit of one block, in seconds.
 const LIMIT_SECS: &str = "120";
 
 fn pages() -> String {
@@ -26,7 +28,7 @@ pub fn blocks() -> BTreeSet<String> {
     pages().split(MARK).skip(1).map(name).collect()
 }
 
-/// The text between the fences that follow the mark, without the indentation of a list.
+/// The text between the fences after the mark, without the indentation of a list item.
 pub fn block(name: &str) -> String {
     let pages = pages();
     let mark = format!("{MARK}{name} -->\n");
@@ -39,7 +41,7 @@ pub fn block(name: &str) -> String {
     body.map(|line| format!("{line}\n")).collect()
 }
 
-/// Who runs a block.
+/// The account that runs a block.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum User {
     Operator,
@@ -47,9 +49,9 @@ pub enum User {
     Postgres,
 }
 
-/// Where the folders are that the pages name, and the environment of the commands.
+/// The folders and the environment of the commands.
 pub struct Place {
-    /// The folder in the pages, and the one that stands in for it here.
+    /// A folder in the pages, and the folder that replaces it here.
     folders: Vec<(&'static str, PathBuf)>,
     environment: Vec<(&'static str, String)>,
 }
@@ -77,7 +79,7 @@ impl Place {
         self.folders.iter().fold(text.to_owned(), place)
     }
 
-    /// The block as settings of a server: `name = value` lines, without comments.
+    /// The block as settings of a server: lines `name = value`, without comments.
     pub fn settings(&self, name: &str) -> Vec<(String, String)> {
         let text = self.placed(&block(name));
         let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
@@ -107,7 +109,8 @@ impl Place {
     }
 }
 
-/// The built `rushgate` first, then PostgreSQL's programs, which Debian keeps outside of `PATH`, then the usual.
+/// First the built `rushgate`, then PostgreSQL's programs (Debian keeps them outside of `PATH`),
+/// then the inherited `PATH`.
 fn path() -> String {
     let binary = Path::new(env!("CARGO_BIN_EXE_rushgate")).parent().unwrap();
     let mut folders = vec![binary.to_owned()];

@@ -1,8 +1,11 @@
-//! The drill: what an operator does by the book, on real servers under load.
+//! The drill: the documented procedures of operators, on real servers under load.
 //!
-//! A procedure takes its commands out of docs/operations.md and docs/runbook.md ([`book`]) and ends like a fault's trial:
-//! the history checker holds every answer against the log and PostgreSQL, the audit is clean, and what was acknowledged is
-//! in PostgreSQL or listed as gone. `./dev test` runs each procedure once; `./dev drill` runs all and prints a table.
+//! A procedure takes its commands out of docs/operations.md and docs/runbook.md ([`book`]) and ends
+//! like a fault's trial: the history checker compares every answer with the log and PostgreSQL, the
+//! audit is clean, and every acknowledged decision is in PostgreSQL or listed as gone. `./dev test`
+//! runs each procedure once; `./dev drill` runs all and prints a table.
+//!
+//! [`PROCEDURES`] lists them with their blocks. A test compares that with the blocks in the pages.
 
 mod book;
 mod instances;
@@ -22,14 +25,14 @@ use crate::faults::Outcome;
 /// The folder for backups in the pages.
 const BACKUPS: &str = "/var/backups/rushgate";
 
-/// The ids in a report's lines that are wanted.
+/// The ids in those lines of a report that `wanted` selects.
 fn ids_in(report: &Path, wanted: impl Fn(&Value) -> bool) -> HashSet<String> {
     let text = std::fs::read_to_string(report).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     lines.filter(wanted).filter_map(|line| Some(line["id"].as_str()?.to_owned())).collect()
 }
 
-/// Waits for the end of an instance that clients may still hold.
+/// Waits for the end of an instance that clients may still refer to.
 async fn has_ended(instance: &Instance) {
     let stat = format!("/proc/{}/stat", instance.pid());
     eventually("the instance has ended", async || {
@@ -44,7 +47,7 @@ pub struct Procedure {
     pub name: &'static str,
     /// The blocks of commands that it runs.
     pub blocks: &'static [&'static str],
-    /// What must be seen; each is asserted.
+    /// The expected result; each part is asserted.
     pub expected: &'static str,
     run: fn(u64) -> LocalBoxFuture<'static, Outcome>,
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL is lost and restored from its archive.
+//! PostgreSQL is lost and restored, or away for long.
 
 use std::collections::HashSet;
 use std::os::unix::fs::chown;
@@ -21,7 +21,7 @@ use crate::history::aof;
 const DATA: &str = "/var/lib/postgresql/15/main";
 const REDIS: &str = "/var/lib/redis";
 
-/// A folder for backups that PostgreSQL can write to, with the parts that the page names.
+/// Makes a folder for backups that PostgreSQL can write to, with the folder of the archive.
 fn backups(under: &Path) -> PathBuf {
     let folder = under.join("backups");
     for part in [&folder, &folder.join("wal")] {
@@ -38,7 +38,7 @@ fn server(trial: &Trial) -> &PostgresServer {
     trial.cluster.postgres.as_ref().unwrap()
 }
 
-/// The server's folder as it can be reached by PostgreSQL's user.
+/// The server's folder, at a path that PostgreSQL's user can reach.
 fn base(trial: &Trial) -> PathBuf {
     let elsewhere = server(trial).folder().join("elsewhere");
     if elsewhere.exists() { elsewhere.canonicalize().unwrap() } else { server(trial).folder().to_owned() }
@@ -54,10 +54,11 @@ fn place(trial: &Trial, backups: &Path) -> Place {
         .set("PGPORT", server(trial).port())
 }
 
-/// A base backup, more orders, the disk is lost, and everything is done as docs/operations.md says.
+/// After a base backup and more orders, the disk is lost. PostgreSQL is restored from backup and
+/// archive.
 pub async fn restore_postgresql(seed: u64) -> Outcome {
     let private = Private { postgres: true, ..Private::default() };
-    // While PostgreSQL is away, clients should not spend their time waiting for it.
+    // Clients should not wait long for a PostgreSQL that is away.
     let settings = vec![("RUSHGATE_TRUTH_TIMEOUT_MS", "300".to_owned())];
     let mut trial = Trial::begin(seed, Setup { private, settings, ..Setup::default() }).await;
     let place = place(&trial, &backups(&base(&trial)));
@@ -148,7 +149,7 @@ pub async fn restore_an_earlier_epoch(seed: u64) -> Outcome {
     outcome
 }
 
-/// The log limit is reached while PostgreSQL is away; the instances are restarted with a higher one.
+/// The log limit is reached while PostgreSQL is away. The instances are restarted with a higher one.
 pub async fn raise_log_limit(seed: u64) -> Outcome {
     const LIMIT: u64 = 100;
     let private = Private { postgres: true, ..Private::default() };
@@ -185,7 +186,7 @@ pub async fn raise_log_limit(seed: u64) -> Outcome {
     outcome
 }
 
-/// Puts the page's lines into postgresql.conf, and starts the server with them.
+/// Adds the page's lines to postgresql.conf and restarts the server.
 async fn archive(trial: &Trial, place: &Place) {
     let conf = base(trial).join("data").join("postgresql.conf");
     let mut text = std::fs::read_to_string(&conf).unwrap();

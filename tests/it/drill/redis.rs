@@ -1,4 +1,4 @@
-//! Redis does not start, or its disk is lost.
+//! Redis does not start, its disk is lost, or a password is changed.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use crate::servers::tempfile;
 
 /// Redis' folder in the pages.
 const REDIS: &str = "/var/lib/redis";
-/// The beginning of a transaction, as a crash leaves it: never acknowledged.
+/// The beginning of a transaction, as left by a crash. It was never acknowledged.
 const TORN: &[u8] = b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$7\r\nrg:torn";
 
-/// The file that Redis appends to at present.
+/// The file that Redis appends to.
 fn appended_file(folder: &Path) -> PathBuf {
     let files = std::fs::read_dir(folder.join("appendonlydir")).unwrap().map(|file| file.unwrap().path());
     files.filter(|path| path.to_string_lossy().ends_with(".incr.aof")).max().unwrap()
@@ -31,7 +31,7 @@ fn is_valid(folder: &Path) -> bool {
     Command::new("redis-check-aof").arg(manifest).output().unwrap().status.success()
 }
 
-/// A crash has torn the last write; Redis refuses to start until the torn end is cut off.
+/// A crash has torn the last write. Redis refuses to start until the torn end is cut off.
 pub async fn mend_torn_file(seed: u64) -> Outcome {
     let mut trial = Trial::begin(seed, Setup::default()).await;
     trial.a_while().await;
@@ -112,7 +112,7 @@ pub async fn change_redis_password(seed: u64) -> Outcome {
     outcome
 }
 
-/// The disk is lost: an empty Redis takes the place, and the leader rebuilds by itself.
+/// The disk is lost. An empty Redis replaces it, and the leader rebuilds the gate by itself.
 pub async fn replace_lost_redis(seed: u64) -> Outcome {
     let short = ("RUSHGATE_TRUTH_TIMEOUT_MS", "500".to_owned());
     let mut trial = Trial::begin(seed, Setup { settings: vec![short], ..Setup::default() }).await;
