@@ -83,7 +83,7 @@ async fn an_outage_is_told_once_and_its_end() {
     }
     for what in [
         "the reconciler starts over",
-        "what the gate decided cannot be compared",
+        "decisions of the gate cannot be compared",
         "a read from PostgreSQL failed",
     ] {
         let told = instance.log().iter().filter(|line| line.contains(what)).count();
