@@ -5,6 +5,7 @@
 //! Data flows through the modules in this order: `http` → `gate` → `log` → `reconciler` → `relay`.
 
 pub mod audit;
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod domain;

@@ -5,12 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use uuid::{Uuid, uuid};
 
 use crate::config::bounds::RETRY_PAUSE;
 use crate::domain::ids::InvalidId;
-use crate::domain::{Discount, ProductId, ProductStatus, TemplateId, UserId};
-use crate::gate::{ChargeWallet, Gate, GateError, PutProduct, PutTemplate};
+use crate::domain::{Discount, Line, ProductId, ProductStatus, TemplateId, UserId};
+use crate::gate::{ChargeWallet, Gate, GateError, IdempotencyKey, PlaceOrder, PutProduct, PutTemplate};
 
+/// The demo's first order, by its first user: an example that can be read and cancelled.
+const FIRST_ORDER: Uuid = uuid!("01985d2c-5d00-7000-8000-000000000001");
+const FIRST_ORDER_BY: &str = "user-1";
+const FIRST_ORDER_KEY: &str = "rushgate seed";
 const USERS: usize = 1_000;
 const BALANCE: u64 = 100_000;
 const TEMPLATES_OPEN_FOR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -68,8 +73,9 @@ pub async fn run(gate: &Arc<Gate>) -> Result<String, SeedError> {
     for (id, name, discount, min_subtotal, max_issued) in templates() {
         put_template(gate, id, name, discount, min_subtotal, max_issued).await?;
     }
+    place_first_order(gate).await?;
     let mut charges = futures::stream::iter(1..=USERS)
-        .map(|n| charge(gate, format!("user-{n}")))
+        .map(|n| charge(gate, format!("user-{n}"), BALANCE))
         .buffer_unordered(CONCURRENT);
     while let Some(charged) = charges.next().await {
         charged?;
@@ -128,12 +134,33 @@ async fn put_template(
     Ok(())
 }
 
-async fn charge(gate: &Gate, id: String) -> Result<(), SeedError> {
+/// Charges a user who has no wallet yet. Returns whether that was so.
+async fn charge(gate: &Gate, id: String, amount: u64) -> Result<bool, SeedError> {
     let user_id = UserId::parse(id.as_str())?;
     if gate.balance(&user_id).await?.is_some() {
+        return Ok(false);
+    }
+    let request = ChargeWallet { user_id, amount };
+    gate.charge_wallet(request, None, deadline()).await?.map_err(|r| refused(id)(format!("{r:?}")))?;
+    Ok(true)
+}
+
+/// The order whose id the API's description has as an example. Its user gets the price on top, so
+/// that every balance is the same.
+///
+/// Only a user without a wallet can have no order with this id. The key makes two seeds that run at
+/// the same time place it once.
+async fn place_first_order(gate: &Gate) -> Result<(), SeedError> {
+    let (product, _, price, _) = PRODUCTS[0];
+    if !charge(gate, FIRST_ORDER_BY.to_owned(), BALANCE + price).await? {
         return Ok(());
     }
-    let request = ChargeWallet { user_id, amount: BALANCE };
-    gate.charge_wallet(request, None, deadline()).await?.map_err(|r| refused(id)(format!("{r:?}")))?;
+    let user = UserId::parse(FIRST_ORDER_BY)?;
+    let key = IdempotencyKey { user: user.clone(), key: FIRST_ORDER_KEY.to_owned() };
+    let lines = vec![Line { product_id: ProductId::parse(product)?, quantity: 1 }];
+    let request = PlaceOrder { user_id: user, lines, coupon_id: None, expected_total: None };
+    gate.place_order_as(Some(FIRST_ORDER), request, Some(key), deadline())
+        .await?
+        .map_err(|r| refused("first order")(format!("{r:?}")))?;
     Ok(())
 }

@@ -89,6 +89,18 @@ impl Gate {
         key: Option<IdempotencyKey>,
         deadline: Instant,
     ) -> Decision<OrderPlaced, OrderRefusal> {
+        self.place_order_as(None, request, key, deadline).await
+    }
+
+    /// The same with an id that the caller has chosen, for the demo's order. It must be new: PostgreSQL would refuse a
+    /// second order with the id, which halts the cell.
+    pub async fn place_order_as(
+        &self,
+        order_id: Option<Uuid>,
+        request: PlaceOrder,
+        key: Option<IdempotencyKey>,
+        deadline: Instant,
+    ) -> Decision<OrderPlaced, OrderRefusal> {
         let products = || request.lines.iter().map(|line| line.product_id.as_str());
         if key.is_none()
             && let Some(product) = self.sold_out_products.refuses(products())
@@ -103,8 +115,11 @@ impl Gate {
             let wanted = (user, packed_lines(&request.lines), coupon, request.expected_total);
             record_key("place_order", &key, &wanted)
         });
-        // Lists of orders are sorted by id.
-        let order_id = lanes.new_order_id().await;
+        let order_id = match order_id {
+            Some(id) => Id(id),
+            // Lists of orders are sorted by id.
+            None => lanes.new_order_id().await,
+        };
         let body = (order_id, user, FlatLines(&request.lines), coupon, request.expected_total);
         let asked = Instant::now();
         let decision =

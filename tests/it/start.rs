@@ -244,7 +244,10 @@ async fn the_commands_do_what_they_say() {
         assert!(seeded.stdout.contains("6 products, 3 coupon templates, 1000 users"), "{}", seeded.stdout);
     }
     cluster.caught_up().await;
-    assert_eq!(cluster.number("SELECT count(*) FROM wallet_entries").await, 1_000);
+    assert_eq!(cluster.number("SELECT count(*) FROM wallet_entries").await, 1_001);
+    assert_eq!(cluster.number("SELECT count(*) FROM orders").await, 1);
+    let same = "SELECT count(*) FROM wallets WHERE balance = 100000";
+    assert_eq!(cluster.number(same).await, 1_000);
 
     let token =
         settings.run(&["token", "--sub", "user-7", "--scope", "shop", "--ttl", "5m"]).await.assert_success();

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::domain::limits::MAX_EXACT;
 
-/// An example of an order's id; the demo has no order before a visitor places one.
-const AN_ORDER: &str = "01a20275-3cd7-74ad-aac7-17f0f05e618f";
+/// The order that `rushgate seed` places.
+const AN_ORDER: &str = "01985d2c-5d00-7000-8000-000000000001";
 
 pub fn operation(path: &str, operation: &mut Value) {
     let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
