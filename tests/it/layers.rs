@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["losses", "ready", "seed"],
     &["serve"],
     &["demo"],
+    &["cli"],
     &["main", "lib"],
 ];
 
