@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use uuid::Uuid;
+
 use super::Gate;
 use super::batch::FlatLines;
 use super::idempotency::{KeyedRequest, record_key};
