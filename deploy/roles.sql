@@ -58,7 +58,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM rushgate_api, rushgate_reconciler
 -- _sqlx_migrations.
 GRANT SELECT ON schema_migrations, _sqlx_migrations TO rushgate_api, rushgate_reconciler, rushgate_relay, rushgate_audit;
 
-GRANT SELECT ON orders, order_items, wallet_entries, popular_refreshes, popular_products, idempotency_records,
+GRANT SELECT ON orders, order_items, order_templates, wallet_entries, popular_refreshes, popular_products, idempotency_records,
     coupons, stock_adjustments, cell_cursors, outbox, relay_progress, quarantined_facts TO rushgate_api;
 -- POST /v1/products/popular/refresh
 GRANT INSERT ON popular_refreshes, popular_products TO rushgate_api;

@@ -21,6 +21,11 @@ pub const MAX_HEADER_BYTES: u32 = 32 * 1024;
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Seconds that a client is told to wait after a 503.
 pub const RETRY_AFTER_SECS: u64 = 1;
+/// Rows that one statement for a filtered list examines at most.
+pub const EXAMINED_ROWS: i64 = 20_000;
+/// After this time a page of such a list ends, full or not.
+pub const EXAMINING_TIME: Duration = Duration::from_millis(300);
+
 /// About how many pages of the catalogue are cached as JSON.
 pub const RENDERED_PAGES: usize = 1_000;
 /// Most bytes of these pages together.

@@ -14,6 +14,7 @@ use super::json_response::json_response;
 use super::problem::Problem;
 use crate::config::Ack;
 use crate::gate::{Accepted, CaughtUp, Decision, GateError, NotApplied};
+use crate::truth::Examined;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -185,6 +186,14 @@ impl<T> List<T> {
         data.truncate(limit);
         let next = if more { data.last().map(id) } else { None };
         Self { data, next }
+    }
+
+    /// As [`Self::page`]. Where fewer elements were found and more may follow, the next page begins
+    /// after the last place examined.
+    pub fn examined<P: ToString>(examined: Examined<T, P>, limit: usize, id: impl Fn(&T) -> String) -> Self {
+        let go_on = examined.go_on_after.map(|place| place.to_string());
+        let page = Self::page(examined.found, limit, id);
+        Self { next: page.next.or(go_on), ..page }
     }
 
     pub fn map<U>(self, element: impl FnMut(T) -> U) -> List<U> {

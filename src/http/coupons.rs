@@ -14,7 +14,7 @@ use super::Api;
 use super::answer::{AcceptedCoupon, Answer, List};
 use super::auth::Caller;
 use super::coupon_templates::DiscountView;
-use super::extract::{IdempotencyKeyParam, Json, Key, Page, PageParams, PathId, Query};
+use super::extract::{IdempotencyKeyParam, Identifier, Json, Key, Page, PageParams, PathId, Query};
 use super::fields::ShopId;
 use super::problem::Problem;
 use super::refusals;
@@ -75,6 +75,9 @@ pub struct CouponView {
     /// The template's name.
     #[schema(example = "Welcome: 1,000 won off")]
     name: String,
+    /// 1 … `max_issued`, unique within the template.
+    #[schema(minimum = 1, example = 17)]
+    serial: u64,
     discount: DiscountView,
     status: CouponStatus,
     #[schema(format = DateTime, example = "2026-11-22T09:00:00.000Z")]
@@ -93,6 +96,7 @@ impl CouponView {
             coupon_id: held.coupon_id,
             template_id: held.template.template_id.into(),
             name: held.template.name,
+            serial: held.serial,
             discount: held.template.discount.into(),
             status: CouponStatus::at(held.order_id.is_some(), held.expires_at, now),
             issued_at: rfc3339(held.issued_at),
@@ -102,23 +106,23 @@ impl CouponView {
     }
 }
 
-/// Query of a user's coupons: a page, and a status.
+/// Query of a list of coupons: a page, and a status.
 #[derive(Debug)]
-pub struct Filter {
-    page: Page<Uuid>,
-    status: Option<CouponStatus>,
+pub struct Filter<A> {
+    pub page: Page<A>,
+    pub status: Option<CouponStatus>,
 }
 
 /// `status`, for the OpenAPI description.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "read by the derive, for the OpenAPI description")]
-struct StatusParam {
+pub struct StatusParam {
     /// Only coupons that are in this state now.
     status: Option<CouponStatus>,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Filter {
+impl<S: Send + Sync, A: Identifier> FromRequestParts<S> for Filter<A> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
@@ -173,7 +177,7 @@ pub async fn list_coupons(
     State(api): State<Arc<Api>>,
     caller: Caller,
     PathId(user_id): PathId<UserId>,
-    filter: Filter,
+    filter: Filter<Uuid>,
 ) -> Result<Answer<List<CouponView>>, Problem> {
     caller.check_acts_for(&user_id)?;
     let _turn = api.turns.read.turn().await?;

@@ -139,15 +139,20 @@ impl<'de> Deserialize<'de> for Text {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment(pub TimestampMs);
 
+impl Moment {
+    pub const RULE: &str = "must be a time like 2026-11-22T09:00:00Z (RFC 3339), from 1970 on";
+
+    pub fn from_text(text: &str) -> Option<Self> {
+        // jiff accepts more than RFC 3339: annotations such as [Asia/Seoul].
+        let parsed = if text.contains('[') { None } else { text.parse::<jiff::Timestamp>().ok() };
+        parsed.map(jiff::Timestamp::as_millisecond).filter(|ms| *ms >= 0).map(Self)
+    }
+}
+
 impl<'de> Deserialize<'de> for Moment {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        // jiff accepts more than RFC 3339: annotations such as [Asia/Seoul].
-        let parsed = if text.contains('[') { None } else { text.parse::<jiff::Timestamp>().ok() };
-        match parsed.map(jiff::Timestamp::as_millisecond) {
-            Some(ms) if ms >= 0 => Ok(Self(ms)),
-            _ => Err(D::Error::custom("must be a time like 2026-11-22T09:00:00Z (RFC 3339), from 1970 on")),
-        }
+        Self::from_text(&text).ok_or_else(|| D::Error::custom(Self::RULE))
     }
 }
 

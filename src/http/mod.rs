@@ -36,11 +36,13 @@ mod etag;
 pub mod extract;
 pub mod fields;
 pub mod health;
+mod holders;
 mod json_response;
 mod keyed;
 mod meters;
 mod openapi;
 pub mod ops;
+mod order_search;
 pub mod orders;
 pub mod popular;
 pub mod problem;
@@ -148,9 +150,9 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(wallets::list_entries))                           // GET  /v1/users/{user}/wallet/entries
         .routes(routes!(coupon_templates::list_templates))                // GET  /v1/coupon-templates
         .routes(routes!(coupon_templates::get_template, coupon_templates::put_template)) // GET, PUT /v1/coupon-templates/{id}
-        .routes(routes!(coupons::issue_coupon))                           // POST /v1/coupon-templates/{id}/coupons
+        .routes(routes!(coupons::issue_coupon, holders::list_holders))    // POST, GET /v1/coupon-templates/{id}/coupons
         .routes(routes!(coupons::list_coupons))                           // GET  /v1/users/{user}/coupons
-        .routes(routes!(orders::place_order))                             // POST /v1/orders
+        .routes(routes!(orders::place_order, order_search::search_orders)) // POST, GET /v1/orders
         .routes(routes!(orders::get_order))                               // GET  /v1/orders/{id}
         .routes(routes!(orders::cancel_order))                            // POST /v1/orders/{id}/cancel
         .routes(routes!(orders::list_orders))                             // GET  /v1/users/{user}/orders

@@ -21,6 +21,7 @@ const ALL: &[Right] = &[
 const API: &[Right] = &[
     ("SELECT", "orders"),
     ("SELECT", "order_items"),
+    ("SELECT", "order_templates"),
     ("SELECT", "wallet_entries"),
     ("SELECT", "popular_products"),
     ("SELECT", "idempotency_records"),

@@ -18,17 +18,23 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use crate::config::InvalidSetting;
 use crate::config::bounds::CONNECT_TIMEOUT;
 
+mod examined;
+mod holders;
 mod ledger;
 mod losses;
 pub mod migrate;
 mod migration;
+mod order_search;
 mod orders;
 mod popular;
 mod products;
 mod progress;
 
+pub use examined::Examined;
+pub use holders::Holder;
 pub use ledger::LedgerEntry;
 pub use migration::Migration;
+pub use order_search::OrderSearch;
 pub use orders::{KeyUse, orders_by_id};
 pub use popular::{PopularList, PopularRank};
 pub use progress::{CellCursor, Progress, Vitals};

@@ -11,7 +11,7 @@ use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
 use crate::domain::{OrderItemView, OrderStatus, OrderView, TimestampMs, UserId, rfc3339};
 
 #[derive(sqlx::FromRow)]
-struct OrderRow {
+pub(super) struct OrderRow {
     order_id: Uuid,
     user_id: String,
     status: String,
@@ -89,7 +89,7 @@ impl Truth {
         self.read(sqlx::query_scalar(sql).bind(scope).fetch_one(&self.pool)).await
     }
 
-    async fn with_items(&self, rows: Vec<OrderRow>) -> Result<Vec<OrderView>, TruthError> {
+    pub(super) async fn with_items(&self, rows: Vec<OrderRow>) -> Result<Vec<OrderView>, TruthError> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }

@@ -28,6 +28,7 @@ mod logs;
 mod main_way;
 mod metrics;
 mod migrations;
+mod order_plans;
 mod reconciler;
 mod refused_writes;
 mod relay;

@@ -66,7 +66,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * Who holds the coupons of a template, by serial
+         * @description With `status`, a page of a large template may be short, or empty, and still have a `next`.
+         */
+        get: operations["list_holders"];
         put?: never;
         /** Issue a coupon, first come, first served */
         post: operations["issue_coupon"];
@@ -83,7 +87,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * Orders of all users, newest first
+         * @description With filters that few orders pass, a page may be short, or empty, and still have a `next`.
+         */
+        get: operations["search_orders"];
         put?: never;
         /** Order and pay */
         post: operations["place_order"];
@@ -544,6 +552,11 @@ export interface components {
              * @description The order that used it.
              */
             order_id?: string;
+            /**
+             * @description 1 … `max_issued`, unique within the template.
+             * @example 17
+             */
+            serial: number;
             status: components["schemas"]["CouponStatus"];
             template_id: components["schemas"]["ShopId"];
         };
@@ -571,6 +584,36 @@ export interface components {
             title: string;
             /** @enum {string} */
             type: "/problems/coupon-expired";
+        };
+        /**
+         * CouponHolder
+         * @description A coupon of a template, and who holds it.
+         */
+        CouponHolder: {
+            /** Format: uuid */
+            coupon_id: string;
+            /**
+             * Format: date-time
+             * @example 2027-11-22T09:00:00.000Z
+             */
+            expires_at: string;
+            /**
+             * Format: date-time
+             * @example 2026-11-22T09:00:00.000Z
+             */
+            issued_at: string;
+            /**
+             * Format: uuid
+             * @description The order that used it.
+             */
+            order_id?: string;
+            /**
+             * @description 1 … `max_issued`, unique within the template.
+             * @example 17
+             */
+            serial: number;
+            status: components["schemas"]["CouponStatus"];
+            user_id: components["schemas"]["ShopId"];
         };
         /**
          * CouponNotAvailableProblem
@@ -956,6 +999,15 @@ export interface components {
          */
         List_Coupon: {
             data: components["schemas"]["Coupon"][];
+            /** @description Pass it as `after` to get the next page; null on the last. */
+            next: string | null;
+        };
+        /**
+         * List_CouponHolder
+         * @description One page of a list.
+         */
+        List_CouponHolder: {
+            data: components["schemas"]["CouponHolder"][];
             /** @description Pass it as `after` to get the next page; null on the last. */
             next: string | null;
         };
@@ -2125,6 +2177,121 @@ export interface operations {
             };
         };
     };
+    list_holders: {
+        parameters: {
+            query?: {
+                /** @description Elements of one page. */
+                limit?: number;
+                /** @description The `next` of the page before; leave it out for the first page. */
+                after?: string;
+                /** @description Only coupons that are in this state now. */
+                status?: components["schemas"]["CouponStatus"];
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The coupon template.
+                 * @example welcome
+                 */
+                id: components["schemas"]["ShopId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_CouponHolder"];
+                };
+            };
+            /** @description `malformed-request` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["MalformedRequestProblem"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    /** @description `Bearer` */
+                    "WWW-Authenticate"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["UnauthenticatedProblem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ForbiddenProblem"];
+                };
+            };
+            /** @description `coupon-template-not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["CouponTemplateNotFoundProblem"];
+                };
+            };
+            /** @description `invalid-field` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InvalidFieldProblem"];
+                };
+            };
+            /** @description `rate-limited` */
+            429: {
+                headers: {
+                    /** @description What is left of the quota, such as `"user";r=0;t=10` */
+                    RateLimit?: string;
+                    /** @description The quota, such as `"user";q=200;w=10` */
+                    "RateLimit-Policy"?: string;
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["RateLimitedProblem"];
+                };
+            };
+            /** @description `internal-error` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InternalErrorProblem"];
+                };
+            };
+            /** @description `gate-unavailable`, `truth-unavailable`, `overloaded` */
+            503: {
+                headers: {
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["GateUnavailableProblem"] | components["schemas"]["TruthUnavailableProblem"] | components["schemas"]["OverloadedProblem"];
+                };
+            };
+        };
+    };
     issue_coupon: {
         parameters: {
             query?: never;
@@ -2286,6 +2453,126 @@ export interface operations {
                 };
                 content: {
                     "application/problem+json": components["schemas"]["TruthUnavailableProblem"] | components["schemas"]["OverloadedProblem"] | components["schemas"]["GateUnavailableProblem"] | components["schemas"]["BacklogFullProblem"] | components["schemas"]["OutcomeUnknownProblem"];
+                };
+            };
+        };
+    };
+    search_orders: {
+        parameters: {
+            query?: {
+                /** @description Elements of one page. */
+                limit?: number;
+                /** @description The `next` of the page before; leave it out for the first page. */
+                after?: string;
+                /**
+                 * @description Orders of this user.
+                 * @example user-1
+                 */
+                user_id?: components["schemas"]["ShopId"];
+                /**
+                 * @description Orders with this product among their items.
+                 * @example tumbler
+                 */
+                product_id?: components["schemas"]["ShopId"];
+                /**
+                 * @description Orders with a coupon of this template, also if they were cancelled.
+                 * @example welcome
+                 */
+                template_id?: components["schemas"]["ShopId"];
+                /** @description Orders that are in this state now. */
+                status?: components["schemas"]["OrderStatus"];
+                /** @description Orders of this time or later. RFC 3339, in any offset; the `+` of an offset is `%2B` in a
+                 *     query. */
+                from?: string;
+                /** @description Orders before this time; after `from`. */
+                until?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Order"];
+                };
+            };
+            /** @description `malformed-request` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["MalformedRequestProblem"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    /** @description `Bearer` */
+                    "WWW-Authenticate"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["UnauthenticatedProblem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ForbiddenProblem"];
+                };
+            };
+            /** @description `invalid-field` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InvalidFieldProblem"];
+                };
+            };
+            /** @description `rate-limited` */
+            429: {
+                headers: {
+                    /** @description What is left of the quota, such as `"user";r=0;t=10` */
+                    RateLimit?: string;
+                    /** @description The quota, such as `"user";q=200;w=10` */
+                    "RateLimit-Policy"?: string;
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["RateLimitedProblem"];
+                };
+            };
+            /** @description `internal-error` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InternalErrorProblem"];
+                };
+            };
+            /** @description `gate-unavailable`, `truth-unavailable`, `overloaded` */
+            503: {
+                headers: {
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["GateUnavailableProblem"] | components["schemas"]["TruthUnavailableProblem"] | components["schemas"]["OverloadedProblem"];
                 };
             };
         };

@@ -1,6 +1,6 @@
 //! The caller of a request: bearer tokens (JWT), verified with a secret or with the public keys of a JWKS file.
 //!
-//! [`Caller`], [`Staff`] and [`Charger`] are extractors: a handler that takes one refuses requests without a valid token
+//! [`Caller`], [`Staff`], [`Charger`] and [`Backend`] are extractors: a handler that takes one refuses requests without a valid token
 //! (401) or without the scope (403). A [`TokenVerifier`] lives as long as the API. It holds a [`keyring`], which a changed
 //! key file replaces.
 
@@ -45,6 +45,10 @@ pub struct Staff(pub Caller);
 /// A caller who may charge wallets by `RUSHGATE_CHARGE_SCOPE`; others are refused with 403.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charger(pub Caller);
+
+/// A caller with scope `service` or `admin`; others are refused with 403.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend(pub Caller);
 
 impl Caller {
     fn new(sub: UserId, scope: &str) -> Self {
@@ -102,6 +106,18 @@ impl FromRequestParts<Arc<Api>> for Charger {
             return Ok(Self(caller));
         }
         Err(forbidden("Charging a wallet needs a token with scope service."))
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Backend {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, api).await?;
+        match caller.service {
+            true => Ok(Self(caller)),
+            false => Err(forbidden("This needs a token with scope service or admin.")),
+        }
     }
 }
 

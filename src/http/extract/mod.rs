@@ -11,5 +11,5 @@ mod query;
 pub use body::{Json, NoBody};
 pub use idempotency_key::{IdempotencyKeyParam, Key};
 pub use json::parse_json;
-pub use path::{EntryId, Identifier, PathId};
+pub use path::{EntryId, Identifier, PathId, identify};
 pub use query::{NoQuery, Page, PageParams, Query};

@@ -49,7 +49,7 @@ impl Identifier for EntryId {
     }
 }
 
-pub(super) fn identify<T: Identifier>(field: &str, text: &str) -> Result<T, Problem> {
+pub fn identify<T: Identifier>(field: &str, text: &str) -> Result<T, Problem> {
     T::from_text(text).ok_or_else(|| Problem::invalid(field, format_args!("must be {}", T::RULE)))
 }
 

@@ -36,6 +36,7 @@ pub const REFUSALS: &[(&str, &[Code])] = {
                 TruthUnavailable,
             ],
         ),
+        ("list_holders", &[CouponTemplateNotFound, GateUnavailable, TruthUnavailable]),
         ("list_coupons", &[UserNotFound, GateUnavailable]),
         (
             "place_order",
@@ -52,6 +53,7 @@ pub const REFUSALS: &[(&str, &[Code])] = {
                 PriceChanged,
             ],
         ),
+        ("search_orders", &[GateUnavailable, TruthUnavailable]),
         ("get_order", &[OrderNotFound, GateUnavailable, TruthUnavailable]),
         ("cancel_order", &[OrderNotFound, BalanceLimitExceeded, TruthUnavailable]),
         ("list_orders", &[UserNotFound, GateUnavailable, TruthUnavailable]),

@@ -104,6 +104,7 @@ pub async fn without_postgres() -> Codes {
     let (user, mug) = (api.user(5_000).await, api.product(1_000, 5).await);
     let order = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
     api.get(&format!("/v1/orders/{}", text(&order, "order_id"))).user(&user).ok(200).await;
+    let template = api.template(json!({})).await;
     for hangs in [true, false] {
         if hangs {
             postgres.pause()
@@ -114,6 +115,8 @@ pub async fn without_postgres() -> Codes {
             api.get(&format!("/v1/orders/{}", text(&order, "order_id"))).user(&user),
             api.get(&format!("/v1/users/{user}/orders")).user(&user),
             api.get(&format!("/v1/users/{user}/wallet/entries")).user(&user),
+            api.get("/v1/orders").service(),
+            api.get(&format!("/v1/coupon-templates/{template}/coupons")).admin(),
             api.get("/v1/products/popular"),
             api.call("POST", "/v1/products/popular/refresh").admin(),
             api.cancel(&order, &user),

@@ -154,6 +154,10 @@ async fn main_way(cluster: &Cluster) -> Vec<Instance> {
     ] {
         api.done(&Request::get(path)).await;
     }
+    for path in ["/v1/coupon-templates/welcome/coupons", "/v1/orders?template_id=welcome&product_id=mug"] {
+        let list = api.done(&Request::get(path).admin()).await;
+        assert_eq!(list["data"].as_array().unwrap().len(), 1, "{path}: {list}");
+    }
     api.done(&Request::cancel(id).key("c")).await;
     assert!(api.send(&Request::cancel(id).key("c")).await.replayed);
     api.done(&Request::post("/v1/products/popular/refresh", json!({})).admin()).await;
