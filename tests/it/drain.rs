@@ -144,7 +144,7 @@ async fn a_rolling_restart_behind_a_balancer_refuses_nobody() {
         // A second signal means: stop without waiting.
         instance.signal(Signal::SIGTERM);
         eventually("it is about to stop", || {
-            std::future::ready(instance.said("requests are taken for 5 s more").then_some(()))
+            std::future::ready(instance.said("requests are accepted for 5 s more").then_some(()))
         })
         .await;
         instance.signal(Signal::SIGTERM);
