@@ -85,13 +85,14 @@ impl Gate {
     }
 
     /// `request.lines` must be merged: each product once.
-    pub async fn place_order(
+    pub fn place_order(
         &self,
         request: PlaceOrder,
         key: Option<IdempotencyKey>,
         deadline: Instant,
-    ) -> Decision<OrderPlaced, OrderRefusal> {
-        self.place_order_as(None, request, key, deadline).await
+    ) -> impl Future<Output = Decision<OrderPlaced, OrderRefusal>> {
+        // No future of its own: the handler's would hold both.
+        self.place_order_as(None, request, key, deadline)
     }
 
     /// The same with an id that the caller has chosen, for the demo's order. It must be new: PostgreSQL would refuse a
