@@ -11,7 +11,7 @@ use crate::domain::UserId;
 use crate::gate::{BatchLimits, Gate, clock};
 use crate::log::reader::LogReader;
 use crate::reconciler::quarantine::Choice;
-use crate::reconciler::{Reconciler, Step};
+use crate::reconciler::{Reconciler, StepOutcome};
 use crate::telemetry::logs;
 use crate::truth::migrate;
 use crate::{audit, http, ready, reconciler, seed, serve, truth};
@@ -338,9 +338,9 @@ async fn run_rebuild(options: &Rebuild, format: LogFormat) -> Result<(), Failure
         say(told.text.trim_end());
     }
     match step? {
-        Step::Rebuilt(epoch) => say(&format!("Cell {cell} is open, in epoch {epoch}.")),
-        Step::Superseded => say("Another rebuild was faster; the cell opens with that one."),
-        Step::Halted(reason) => return Err(reason.into()),
+        StepOutcome::Rebuilt(epoch) => say(&format!("Cell {cell} is open, in epoch {epoch}.")),
+        StepOutcome::Superseded => say("Another rebuild was faster; the cell opens with that one."),
+        StepOutcome::Halted(reason) => return Err(reason.into()),
         other => return Err(format!("the rebuild stopped at {other:?}; run it again").into()),
     }
     Ok(())

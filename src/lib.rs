@@ -12,7 +12,7 @@ pub mod domain;
 pub mod gate;
 pub mod http;
 pub mod log;
-mod losses;
+mod lost_decisions;
 pub mod ready;
 pub mod reconciler;
 pub mod redis;

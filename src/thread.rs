@@ -21,13 +21,13 @@ pub struct ThreadError {
 }
 
 /// A thread and its runtime. Dropping it ends the thread and all tasks on it.
-pub struct OwnThread {
+pub struct DedicatedRuntime {
     name: &'static str,
     runtime: Handle,
     _lives: oneshot::Sender<()>,
 }
 
-impl OwnThread {
+impl DedicatedRuntime {
     /// `name`: at most 15 bytes, so that the system shows all of it. `niceness`: see `nice(1)`; it
     /// is set, for this thread and for threads started from it, before this function returns.
     pub fn start(name: &'static str, niceness: u8) -> Result<Self, ThreadError> {
@@ -75,7 +75,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_it_runs_and_what_that_spawns_stays_on_one_thread_until_it_is_dropped() {
-        let thread = OwnThread::start("rushgate-gate", 0).unwrap();
+        let thread = DedicatedRuntime::start("rushgate-gate", 0).unwrap();
         let names = async || (thread_name(), tokio::spawn(async { thread_name() }).await.unwrap());
         let name = Some("rushgate-gate".to_owned());
         assert_eq!(thread.run(names()).await.unwrap(), (name.clone(), name));

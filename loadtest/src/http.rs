@@ -41,7 +41,7 @@ pub struct Drive {
 }
 
 /// The answer to a request.
-pub struct Answer<'a> {
+pub struct HttpAnswer<'a> {
     /// Number of the request: 0, 1, 2, …
     pub index: u64,
     pub status: u16,
@@ -60,7 +60,7 @@ struct Connection {
 /// What arrived on a connection.
 enum Received {
     Part,
-    Answer,
+    HttpAnswer,
     /// The server closed the connection while no request was in flight.
     End,
 }
@@ -71,7 +71,7 @@ impl Drive {
     pub fn run(
         &self,
         mut write: impl FnMut(u64, &mut Vec<u8>),
-        mut take: impl FnMut(&Answer<'_>) -> Outcome<()>,
+        mut take: impl FnMut(&HttpAnswer<'_>) -> Outcome<()>,
     ) -> Outcome<Duration> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let timer =
@@ -118,7 +118,7 @@ impl Drive {
                 let number = usize::try_from(event.data())?;
                 match connections[number].receive(&mut take)? {
                     Received::Part => {}
-                    Received::Answer => {
+                    Received::HttpAnswer => {
                         answered += 1;
                         idle.push(number);
                     }
@@ -160,7 +160,7 @@ impl Connection {
     }
 
     /// Reads what has arrived.
-    fn receive(&mut self, take: &mut impl FnMut(&Answer<'_>) -> Outcome<()>) -> Outcome<Received> {
+    fn receive(&mut self, take: &mut impl FnMut(&HttpAnswer<'_>) -> Outcome<()>) -> Outcome<Received> {
         if self.filled == self.read.len() {
             self.read.resize(self.filled * 2, 0);
         }
@@ -180,8 +180,8 @@ impl Connection {
         let (index, due) = self.under_way.take().ok_or("an answer that nobody asked for")?;
         self.filled = 0;
         let body = &self.read[body_at..body_at + length];
-        take(&Answer { index, status, body, latency: due.elapsed() })?;
-        Ok(Received::Answer)
+        take(&HttpAnswer { index, status, body, latency: due.elapsed() })?;
+        Ok(Received::HttpAnswer)
     }
 }
 

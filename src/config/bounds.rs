@@ -76,7 +76,7 @@ pub const METRICS_TEMPLATES_SCAN: Duration = Duration::from_secs(10);
 /// Most pages of templates that such a search reads.
 pub const METRICS_TEMPLATE_PAGES: usize = 50;
 /// How often a failure that goes on is logged again, with its count.
-pub const REPEATS_TOLD_EVERY: Duration = Duration::from_secs(120);
+pub const REPEATS_LOGGED_EVERY: Duration = Duration::from_secs(120);
 
 // ---- gate ----------------------------------------------------------------------------------
 
@@ -227,15 +227,15 @@ pub const AUDIT_POLL: Duration = Duration::from_millis(50);
 // ---- lost decisions ------------------------------------------------------------------------
 
 /// Decisions that an instance remembers until PostgreSQL has applied them.
-pub const UNSETTLED_DECISIONS: usize = 100_000;
+pub const UNCONFIRMED_DECISIONS: usize = 100_000;
 /// The latest decisions that it still remembers when PostgreSQL has passed their positions.
-pub const SETTLED_DECISIONS: usize = 50_000;
+pub const PASSED_DECISIONS: usize = 50_000;
 /// Decisions that are looked up at once after a rebuild.
-pub const SUSPECTS_AT_ONCE: usize = 10_000;
+pub const LOSS_CANDIDATES_AT_ONCE: usize = 10_000;
 /// How often an instance checks whether PostgreSQL has applied them.
 pub const LOSSES_CHECK: Duration = Duration::from_secs(1);
 /// Lost decisions that are logged one by one; further ones are only counted.
-pub const LOSSES_TOLD: usize = 1_000;
+pub const LOSSES_LOGGED: usize = 1_000;
 
 // ---- limits that depend on each other ------------------------------------------------------
 
@@ -264,5 +264,5 @@ const _: () = {
     // A list of popular products waits for several ticks before it is made without PostgreSQL's agreement.
     assert!(SCHEDULER_CATCH_UP.as_millis() < SCHEDULER_TICK.as_millis());
     assert!(SCHEDULER_TICK.as_millis() < SCHEDULER_PATIENCE.as_millis());
-    assert!(SETTLED_DECISIONS <= UNSETTLED_DECISIONS && SUSPECTS_AT_ONCE <= SETTLED_DECISIONS);
+    assert!(PASSED_DECISIONS <= UNCONFIRMED_DECISIONS && LOSS_CANDIDATES_AT_ONCE <= PASSED_DECISIONS);
 };

@@ -113,11 +113,11 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
-    use super::super::batcher::Answer;
+    use super::super::batcher::QueueAnswer;
     use super::*;
     use tokio::sync::oneshot;
 
-    type Told = oneshot::Receiver<Answer>;
+    type Told = oneshot::Receiver<QueueAnswer>;
 
     /// A backlog with batch size 4 and queue size 4, and jobs with these lines and held bytes. The
     /// body of each job is its index.

@@ -3,7 +3,7 @@
 //! requests.
 //!
 //! A request becomes a [`Job`] in the queue of its [`Batcher`]. The queue's `Worker` moves jobs to
-//! its [`Backlog`], sends a batch to the script, and completes each job with its [`Answer`]. Jobs
+//! its [`Backlog`], sends a batch to the script, and completes each job with its [`QueueAnswer`]. Jobs
 //! that the script postpones return to the backlog.
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use super::backlog::{Backlog, Weight};
 use super::batch::{BadBody, Batch};
 use super::cell::{CLOCK_AHEAD, Cell, Pass};
 use super::fence::Side;
-use super::meters::LaneMeters;
+use super::metrics::QueueMetrics;
 use super::refusal::GateError;
 use super::script::{CallError, Refused, Reply, Script};
 use crate::config::bounds::{CLOCK_JUMP_LIMIT, GATE_REPEATS, READS_FEW, READS_GATHER};
@@ -26,7 +26,7 @@ use crate::domain::{Position, wire};
 use crate::redis::keys::{DAY_MS, Keys};
 
 /// The packed verdict (or read answer) of one request, and the end of the log after it.
-pub type Answer = Result<(Bytes, Position), GateError>;
+pub type QueueAnswer = Result<(Bytes, Position), GateError>;
 
 /// A request for a script.
 pub struct Job {
@@ -40,7 +40,7 @@ pub struct Job {
     pub trace: Option<Vec<u8>>,
     /// Its cost within a call.
     pub weight: Weight,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<QueueAnswer>,
 }
 
 impl Job {
@@ -50,7 +50,7 @@ impl Job {
     }
 
     /// Completes the job. The caller may have dropped the request meanwhile.
-    pub fn answer(self, answer: Answer) {
+    pub fn answer(self, answer: QueueAnswer) {
         let _ = self.answer.send(answer);
     }
 }
@@ -83,7 +83,7 @@ pub struct Batcher {
     /// The number of requests taken from the queue that wait in the backlog.
     held_back: Arc<AtomicUsize>,
     pub script: &'static Script,
-    pub meters: Arc<LaneMeters>,
+    pub metrics: Arc<QueueMetrics>,
 }
 
 impl Batcher {
@@ -91,14 +91,14 @@ impl Batcher {
         cell: Arc<Cell>,
         script: &'static Script,
         limits: BatchLimits,
-        meters: Arc<LaneMeters>,
+        metrics: Arc<QueueMetrics>,
     ) -> Self {
         let (queue, jobs) = mpsc::channel(limits.queue);
         let held_back = Arc::<AtomicUsize>::default();
         let worker =
-            Worker { cell, script, limits, meters: Arc::clone(&meters), held_back: Arc::clone(&held_back) };
+            Worker { cell, script, limits, metrics: Arc::clone(&metrics), held_back: Arc::clone(&held_back) };
         tokio::spawn(worker.run(jobs));
-        Self { queue, held_back, script, meters }
+        Self { queue, held_back, script, metrics }
     }
 
     /// The number of requests that wait in the queue or the backlog.
@@ -131,7 +131,7 @@ struct Worker {
     cell: Arc<Cell>,
     script: &'static Script,
     limits: BatchLimits,
-    meters: Arc<LaneMeters>,
+    metrics: Arc<QueueMetrics>,
     held_back: Arc<AtomicUsize>,
 }
 
@@ -291,7 +291,7 @@ impl Worker {
     }
 
     async fn call(&self, jobs: &[Job], same: &Same) -> Result<Reply, GateError> {
-        let vetted = self.vetted().await?;
+        let checked = self.checked().await?;
         let pass = self.cell.pass().await?;
         let view = &pass.view;
         let today = view.now().div_euclid(DAY_MS);
@@ -315,13 +315,13 @@ impl Worker {
             };
             self.cell.writes.learn(self.cell.number, told);
         }
-        self.meters.called(jobs.iter().map(|job| sent - job.queued), sent.elapsed());
+        self.metrics.called(jobs.iter().map(|job| sent - job.queued), sent.elapsed());
         match reply {
             Ok(reply) => {
                 self.cell.heard(self.side(), Ok(()));
                 self.cell.learn_from(&reply);
                 let decided = matches!(reply, Reply::Decided(_));
-                if decided && vetted.is_some_and(|connection| connection != self.cell.writer.connection()) {
+                if decided && checked.is_some_and(|connection| connection != self.cell.writer.connection()) {
                     // The connection changed after the durability check: the decision was made on
                     // a Redis that may lose it.
                     return Err(GateError::OutcomeUnknown);
@@ -389,11 +389,11 @@ impl Worker {
 
     /// The number of the writer's connection, once its Redis has passed the durability check.
     /// `None` for reads, which need no check.
-    async fn vetted(&self) -> Result<Option<u64>, GateError> {
+    async fn checked(&self) -> Result<Option<u64>, GateError> {
         if !self.script.decides {
             return Ok(None);
         }
-        match self.cell.writer.vet().await {
+        match self.cell.writer.check().await {
             Ok(connection) => Ok(Some(connection)),
             Err(e) => Err(GateError::Unavailable(e.to_string())),
         }
@@ -468,7 +468,7 @@ impl Worker {
 #[cfg(test)]
 impl Job {
     /// A job and the receiver of its answer.
-    pub fn for_tests(body: &[u8], weight: Weight) -> (Self, oneshot::Receiver<Answer>) {
+    pub fn for_tests(body: &[u8], weight: Weight) -> (Self, oneshot::Receiver<QueueAnswer>) {
         let (answer, told) = oneshot::channel();
         let now = Instant::now();
         let body = body.to_vec();

@@ -14,12 +14,12 @@ use tokio::sync::{Notify, watch};
 
 use super::fence::{CellFence, Side, Verdict, over};
 use super::refusal::{GateError, NotApplied};
-use super::script::{CallError, Place, READ, Refused, Reply};
+use super::script::{CallError, CellState, READ, Refused, Reply};
 use super::write_state::WriteState;
 use crate::config::bounds::{CLOCK_JUMP_LIMIT, FENCE_CLOCK_AGE, FENCE_LEASE_LEAST, GATE_REPEATS};
 use crate::domain::wire;
 use crate::domain::{Position, TimestampMs};
-use crate::redis::connect::{Connections, Vetted};
+use crate::redis::connect::{CheckedConnection, Connections};
 use crate::redis::control::PROBE_WRITES;
 use crate::redis::keys::Keys;
 use crate::redis::meta::{close, close_behind};
@@ -47,7 +47,7 @@ struct Clock {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Known {
+struct LastSeen {
     /// 0 until the first reply.
     epoch: u64,
     /// When this epoch was first received.
@@ -118,7 +118,7 @@ impl View {
 pub struct Cell {
     pub number: u32,
     /// The connection for decisions.
-    pub writer: Vetted,
+    pub writer: CheckedConnection,
     /// The connection for reads, so that they do not queue behind decisions.
     pub reader: Client,
     reader_connections: Connections,
@@ -127,7 +127,7 @@ pub struct Cell {
     pub writes: WriteState,
     /// Calls without an answer, for each connection: an outage fails many batches.
     silent: [Mutex<Repeated>; 2],
-    known: Mutex<Known>,
+    known: Mutex<LastSeen>,
     watermark: watch::Sender<(u64, u64)>,
     watched: Notify,
     pub fence: CellFence,
@@ -138,7 +138,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    pub fn new(number: u32, writer: Vetted, reader: Client, fence: CellFence) -> Self {
+    pub fn new(number: u32, writer: CheckedConnection, reader: Client, fence: CellFence) -> Self {
         let _ = metrics::CELL_CLOSES.counter_of_cell(number); // registers the counter at 0
         Self {
             number,
@@ -324,17 +324,17 @@ impl Cell {
 
     fn known_view(&self) -> Option<View> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Known { epoch, learned, seen_seq, seen_tip, clock, .. } = known;
+        let LastSeen { epoch, learned, seen_seq, seen_tip, clock, .. } = known;
         (epoch > 0).then_some(View { epoch, learned: learned?, seen_seq, seen_tip, clock: clock? })
     }
 
     /// Reads the cell's place from Redis, and lets the script check that its log still holds the
     /// entry that this instance has seen.
-    pub async fn refresh(&self) -> Result<Place, GateError> {
+    pub async fn refresh(&self) -> Result<CellState, GateError> {
         self.refresh_on(Side::Reader).await
     }
 
-    async fn refresh_on(&self, side: Side) -> Result<Place, GateError> {
+    async fn refresh_on(&self, side: Side) -> Result<CellState, GateError> {
         let unavailable = |why: String| GateError::Unavailable(format!("Redis: {why}"));
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (gate, connection) = (self.fence.gate_of(known.epoch), self.connection(side));
@@ -392,13 +392,13 @@ impl Cell {
         }
     }
 
-    fn learn(&self, place: &Place, sure: bool) {
+    fn learn(&self, place: &CellState, sure: bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if place.epoch == 0 || place.epoch < known.epoch {
             return;
         }
         if place.epoch > known.epoch {
-            *known = Known { epoch: place.epoch, learned: Some(Instant::now()), ..Known::default() };
+            *known = LastSeen { epoch: place.epoch, learned: Some(Instant::now()), ..LastSeen::default() };
         }
         if sure && place.seq > known.seen_seq {
             known.seen_seq = place.seq;

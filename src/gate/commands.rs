@@ -15,7 +15,7 @@ use super::refusal::{
 use super::request::{
     AdjustStock, CancelOrder, ChargeWallet, IdempotencyKey, IssueCoupon, PlaceOrder, PutProduct, PutTemplate,
 };
-use super::unsettled::Made;
+use super::unconfirmed_decisions::DecisionId;
 use super::verdict::{decide, decide_traced};
 use crate::domain::Line;
 use crate::domain::fact::{
@@ -33,15 +33,15 @@ impl Gate {
     ) -> Decision<CouponIssued, IssueRefusal> {
         let template = request.template_id.as_str();
         if key.is_none() && self.sold_out_templates.refuses([template].into_iter()).is_some() {
-            self.lanes_of(&request.user_id).issue_coupon.meters.remembered_sold_out();
+            self.queues_of(&request.user_id).issue_coupon.metrics.remembered_sold_out();
             return Ok(Err(IssueRefusal::SoldOut));
         }
-        let lanes = self.lanes_of(&request.user_id);
+        let queues = self.queues_of(&request.user_id);
         let wanted = (template, request.user_id.as_str());
         let key = key.map(|key| record_key("issue_coupon", &key, &wanted));
         let asked = Instant::now();
-        let decision = decide(&lanes.issue_coupon, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
-        lanes.note(&decision, |issued: &CouponIssued| Made::Coupon(issued.coupon_id.0));
+        let decision = decide(&queues.issue_coupon, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        queues.note(&decision, |issued: &CouponIssued| DecisionId::Coupon(issued.coupon_id.0));
         match &decision {
             Ok(Err(IssueRefusal::SoldOut)) => self.sold_out_templates.remember(template, asked),
             Ok(Ok(_)) => self.sold_out_templates.forget(template),
@@ -56,13 +56,13 @@ impl Gate {
         key: Option<IdempotencyKey>,
         deadline: Instant,
     ) -> Decision<WalletCharged, ChargeRefusal> {
-        let lanes = self.lanes_of(&request.user_id);
+        let queues = self.queues_of(&request.user_id);
         let wanted = (request.user_id.as_str(), request.amount);
         let key = key.map(|key| record_key("charge_wallet", &key, &wanted));
-        let decision = decide(&lanes.charge_wallet, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        let decision = decide(&queues.charge_wallet, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
         // The ledger has no row for a charge of 0, so PostgreSQL cannot confirm it.
         if request.amount > 0 {
-            lanes.note(&decision, |charged: &WalletCharged| Made::Charge {
+            queues.note(&decision, |charged: &WalletCharged| DecisionId::Charge {
                 charge_id: charged.charge_id.0,
                 user_id: charged.user_id.as_str().into(),
             });
@@ -81,7 +81,7 @@ impl Gate {
     ) -> Decision<WalletCharged, ChargeRefusal> {
         let record = request.record(key);
         let body = (key.user.as_str(), 0_u64, Id::new());
-        decide(&self.lanes_of(&key.user).charge_wallet, &body, Some(record), deadline).await
+        decide(&self.queues_of(&key.user).charge_wallet, &body, Some(record), deadline).await
     }
 
     /// `request.lines` must be merged: each product once.
@@ -108,10 +108,10 @@ impl Gate {
         if key.is_none()
             && let Some(product) = self.sold_out_products.refuses(products())
         {
-            self.lanes_of(&request.user_id).place_order.meters.remembered_sold_out();
+            self.queues_of(&request.user_id).place_order.metrics.remembered_sold_out();
             return Ok(Err(OrderRefusal::InsufficientStock(product.to_owned(), 0)));
         }
-        let lanes = self.lanes_of(&request.user_id);
+        let queues = self.queues_of(&request.user_id);
         let coupon = request.coupon_id.map(Id);
         let user = request.user_id.as_str();
         let key = key.map(|key| {
@@ -121,13 +121,13 @@ impl Gate {
         let order_id = match order_id {
             Some(id) => Id(id),
             // Lists of orders are sorted by id.
-            None => lanes.new_order_id().await,
+            None => queues.new_order_id().await,
         };
         let body = (order_id, user, FlatLines(&request.lines), coupon, request.expected_total);
         let asked = Instant::now();
         let decision =
-            decide_traced(&lanes.place_order, order_id, &body, request.lines.len(), key, deadline).await;
-        lanes.note(&decision, |placed: &OrderPlaced| Made::Order(placed.order_id.0));
+            decide_traced(&queues.place_order, order_id, &body, request.lines.len(), key, deadline).await;
+        queues.note(&decision, |placed: &OrderPlaced| DecisionId::Order(placed.order_id.0));
         match &decision {
             Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => {
                 self.sold_out_products.remember(product, asked)
@@ -148,15 +148,15 @@ impl Gate {
         key: Option<IdempotencyKey>,
         deadline: Instant,
     ) -> Decision<OrderCancelled, CancelRefusal> {
-        let lanes = self.lanes_of(&request.user_id);
+        let queues = self.queues_of(&request.user_id);
         let lines = FlatLines(&request.lines);
         let order = Id(request.order_id);
         let key = key.map(|key| KeyedRequest::CancelOrder(request.order_id).record(&key));
         let coupon = request.coupon_id.map(Id);
         let body = (order, request.user_id.as_str(), lines, request.refund, coupon, request.read_in_epoch);
         let decision =
-            decide_traced(&lanes.cancel_order, order, &body, request.lines.len(), key, deadline).await;
-        lanes.note(&decision, |cancelled: &OrderCancelled| Made::Cancellation(cancelled.order_id.0));
+            decide_traced(&queues.cancel_order, order, &body, request.lines.len(), key, deadline).await;
+        queues.note(&decision, |cancelled: &OrderCancelled| DecisionId::Cancellation(cancelled.order_id.0));
         if let Ok(Ok(_)) = &decision {
             request.lines.iter().for_each(|l| self.sold_out_products.forget(l.product_id.as_str()));
         }
@@ -170,9 +170,9 @@ impl Gate {
     ) -> Decision<ProductPut, ProductRefusal> {
         let id = request.product_id.as_str();
         let body = (id, &request.name, request.price, request.status, request.stock);
-        let lanes = self.shop_lanes();
-        let decision = decide(&lanes.put_product, &body, None, deadline).await;
-        lanes.note(&decision, |_: &ProductPut| Made::Staff(format!("product {id} put").into()));
+        let queues = self.shop_queues();
+        let decision = decide(&queues.put_product, &body, None, deadline).await;
+        queues.note(&decision, |_: &ProductPut| DecisionId::Staff(format!("product {id} put").into()));
         decision
     }
 
@@ -186,10 +186,11 @@ impl Gate {
         let wanted = (id, request.delta, &request.reason);
         let key = key.map(|key| record_key("adjust_stock", &key, &wanted));
         let body = (id, request.delta, &request.reason, MAX_STOCK);
-        let lanes = self.shop_lanes();
-        let decision = decide(&lanes.adjust_stock, &body, key, deadline).await;
-        let made = |it: &StockAdjusted| Made::Staff(format!("stock of {id} adjusted by {}", it.delta).into());
-        lanes.note(&decision, made);
+        let queues = self.shop_queues();
+        let decision = decide(&queues.adjust_stock, &body, key, deadline).await;
+        let made =
+            |it: &StockAdjusted| DecisionId::Staff(format!("stock of {id} adjusted by {}", it.delta).into());
+        queues.note(&decision, made);
         if let Ok(Ok(_)) = &decision {
             self.sold_out_products.forget(id);
         }
@@ -213,9 +214,10 @@ impl Gate {
             request.issue_from,
             request.issue_until,
         );
-        let lanes = self.shop_lanes();
-        let decision = decide(&lanes.put_template, &(id, terms), None, deadline).await;
-        lanes.note(&decision, |_: &TemplatePut| Made::Staff(format!("coupon template {id} put").into()));
+        let queues = self.shop_queues();
+        let decision = decide(&queues.put_template, &(id, terms), None, deadline).await;
+        queues
+            .note(&decision, |_: &TemplatePut| DecisionId::Staff(format!("coupon template {id} put").into()));
         if let Ok(Ok(_)) = &decision {
             self.sold_out_templates.forget(id);
         }

@@ -16,7 +16,7 @@ mod fence;
 #[cfg(test)]
 mod fuzz;
 mod idempotency;
-mod meters;
+mod metrics;
 pub mod observe;
 mod queries;
 mod queues;
@@ -27,7 +27,7 @@ pub mod scan;
 pub mod script;
 mod sold_out;
 mod status;
-mod unsettled;
+mod unconfirmed_decisions;
 mod verdict;
 pub mod write_state;
 
@@ -41,30 +41,30 @@ use fence::{CellFence, Fence, Watcher};
 pub use idempotency::KeyedRequest;
 pub use queries::{CaughtUp, ReadAt};
 
-use queues::Lanes;
+use queues::CellQueues;
 pub use read::PackedProducts;
 pub use refusal::*;
 pub use request::*;
 use sold_out::SoldOutMemory;
 pub use status::CellStatus;
-pub use unsettled::{Made, Suspects, Unsettled};
+pub use unconfirmed_decisions::{DecisionId, LossCandidates, UnconfirmedDecisions};
 pub use write_state::WriteRefusal;
 
 use crate::config::{Serve, Servers};
 use crate::domain::UserId;
 use crate::redis::{RedisSetupError, connect, keys};
-use crate::thread::OwnThread;
+use crate::thread::DedicatedRuntime;
 
 /// One handle for all requests of an instance; cheap to share.
 pub struct Gate {
-    cells: Vec<Lanes>,
+    cells: Vec<CellQueues>,
     sold_out_templates: SoldOutMemory,
     sold_out_products: SoldOutMemory,
     log_limit: u64,
     /// Stops the task when the gate is dropped.
     _fence: Option<AbortOnDropHandle<()>>,
     /// Dropped after the cells, which run there. `None`: no cells.
-    _thread: Option<OwnThread>,
+    _thread: Option<DedicatedRuntime>,
 }
 
 impl Gate {
@@ -82,7 +82,7 @@ impl Gate {
 
     /// See [`Gate::connect`].
     pub async fn with_limits(servers: &Servers, limits: BatchLimits) -> Result<Arc<Self>, RedisSetupError> {
-        let thread = OwnThread::start("rushgate-gate", 0)?;
+        let thread = DedicatedRuntime::start("rushgate-gate", 0)?;
         let (cells, fence) = thread.run(start_cells(servers.clone(), limits)).await??;
         Ok(Arc::new(Self {
             cells,
@@ -96,7 +96,7 @@ impl Gate {
 
     /// Ends the connections, for commands that need a gate only for a while.
     pub async fn close(&self) {
-        for Lanes { cell, .. } in &self.cells {
+        for CellQueues { cell, .. } in &self.cells {
             for client in [&cell.writer.client, &cell.reader] {
                 let _ = client.quit().await; // it may be gone already
             }
@@ -116,13 +116,13 @@ impl Gate {
         }
     }
 
-    fn lanes_of(&self, user_id: &UserId) -> &Lanes {
+    fn queues_of(&self, user_id: &UserId) -> &CellQueues {
         let cells = u32::try_from(self.cells.len()).unwrap_or(1);
         &self.cells[keys::cell_of(user_id.as_str(), cells) as usize]
     }
 
     /// The cell that decides about products and templates.
-    fn shop_lanes(&self) -> &Lanes {
+    fn shop_queues(&self) -> &CellQueues {
         &self.cells[0]
     }
 }
@@ -131,17 +131,17 @@ impl Gate {
 async fn start_cells(
     servers: Servers,
     limits: BatchLimits,
-) -> Result<(Vec<Lanes>, AbortOnDropHandle<()>), RedisSetupError> {
+) -> Result<(Vec<CellQueues>, AbortOnDropHandle<()>), RedisSetupError> {
     let fence = Fence::new(servers.fence);
     let mut cells = Vec::new();
     for number in 0..servers.cells {
         let writer = connect::connect(&servers.redis_url).await?;
         let reader = connect::connect(&servers.redis_url).await?;
-        let writer = connect::Vetted::new(writer, servers.durability).await?;
+        let writer = connect::CheckedConnection::new(writer, servers.durability).await?;
         let fence = CellFence::new(Arc::clone(&fence));
-        cells.push(Lanes::start(Arc::new(Cell::new(number, writer, reader, fence)), limits));
+        cells.push(CellQueues::start(Arc::new(Cell::new(number, writer, reader, fence)), limits));
     }
-    let watched = cells.iter().map(|lanes: &Lanes| Arc::clone(&lanes.cell)).collect();
+    let watched = cells.iter().map(|queues: &CellQueues| Arc::clone(&queues.cell)).collect();
     let watcher = tokio::spawn(Watcher::new(fence, watched, servers.database_url).run());
     Ok((cells, AbortOnDropHandle::new(watcher)))
 }

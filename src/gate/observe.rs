@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::batcher::Batcher;
 use super::queries::{fetch, now};
-use super::queues::Lanes;
+use super::queues::CellQueues;
 use super::{CellStatus, Gate, GateError, read};
 use crate::domain::limits::MAX_PAGE;
 use crate::domain::{CouponTemplate, TemplateId, TimestampMs};
@@ -16,7 +16,7 @@ use crate::redis::keys::Keys;
 
 /// The state of one cell at one moment.
 #[derive(Debug)]
-pub struct CellSight {
+pub struct CellSample {
     pub status: CellStatus,
     pub log_length: u64,
     /// The age of the oldest entry that PostgreSQL has not applied.
@@ -25,7 +25,7 @@ pub struct CellSight {
 
 /// Values of Redis' `INFO`; `None` where a value is missing.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct RedisSight {
+pub struct RedisSample {
     pub used_memory: Option<u64>,
     pub max_memory: Option<u64>,
     pub clients: Option<u64>,
@@ -36,25 +36,25 @@ pub struct RedisSight {
 
 impl Gate {
     /// The current state of every cell.
-    pub async fn observe(&self) -> Result<Vec<CellSight>, GateError> {
-        let mut sights = Vec::with_capacity(self.cells.len());
-        for (lanes, status) in self.cells.iter().zip(self.status().await?) {
-            sights.push(lanes.observe(status).await?);
+    pub async fn observe(&self) -> Result<Vec<CellSample>, GateError> {
+        let mut samples = Vec::with_capacity(self.cells.len());
+        for (queues, status) in self.cells.iter().zip(self.status().await?) {
+            samples.push(queues.observe(status).await?);
         }
-        Ok(sights)
+        Ok(samples)
     }
 
     /// `None`: Redis does not answer `INFO` (a hosted one may forbid it).
-    pub async fn observe_redis(&self) -> Option<RedisSight> {
+    pub async fn observe_redis(&self) -> Option<RedisSample> {
         let reader = &self.cells.first()?.cell.reader;
         // The default sections in one command; naming sections would take one command each.
         let info: String = reader.with_options(&once()).info(Some(InfoKind::Default)).await.ok()?;
-        Some(RedisSight::of(&info))
+        Some(RedisSample::of(&info))
     }
 
     /// The number of waiting requests, by script.
     pub fn queues(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        let queues = self.cells.iter().flat_map(Lanes::queues);
+        let queues = self.cells.iter().flat_map(CellQueues::queues);
         queues.map(|queue| (queue.script.name, queue.waiting()))
     }
 
@@ -81,10 +81,11 @@ impl Gate {
     pub async fn still_open(&self, ids: &[TemplateId]) -> Result<Vec<CouponTemplate>, GateError> {
         let mut open = Vec::with_capacity(ids.len());
         for page in ids.chunks(MAX_PAGE) {
-            let lanes = self.shop_lanes();
+            let queues = self.shop_queues();
             let found =
-                fetch(lanes, &("templates", page.iter().map(TemplateId::as_str).collect::<Vec<_>>())).await?;
-            let now = now(lanes).await?;
+                fetch(queues, &("templates", page.iter().map(TemplateId::as_str).collect::<Vec<_>>()))
+                    .await?;
+            let now = now(queues).await?;
             open.extend(read::templates(&found)?.into_iter().filter(|template| is_open(template, now)));
         }
         Ok(open)
@@ -95,7 +96,7 @@ fn is_open(template: &CouponTemplate, now: TimestampMs) -> bool {
     (template.issue_from..template.issue_until).contains(&now)
 }
 
-impl Lanes {
+impl CellQueues {
     fn queues(&self) -> [&Batcher; 8] {
         [
             &self.issue_coupon,
@@ -109,7 +110,7 @@ impl Lanes {
         ]
     }
 
-    async fn observe(&self, status: CellStatus) -> Result<CellSight, GateError> {
+    async fn observe(&self, status: CellStatus) -> Result<CellSample, GateError> {
         let unavailable = |why: String| GateError::Unavailable(format!("Redis: {why}"));
         let (client, cell) = (&self.cell.reader, status.cell);
         let length = client.with_options(&once()).xlen(Keys::new(cell, status.epoch).log()).await;
@@ -123,11 +124,11 @@ impl Lanes {
                 behind = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
             }
         }
-        Ok(CellSight { status, log_length, behind })
+        Ok(CellSample { status, log_length, behind })
     }
 }
 
-impl RedisSight {
+impl RedisSample {
     fn of(info: &str) -> Self {
         let text = |name: &str| {
             info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
@@ -152,8 +153,8 @@ mod tests {
     fn redis_is_read_by_whole_names() {
         let info =
             "# Memory\r\nused_memory_rss:9\r\nused_memory:42\r\nmaxmemory:0\r\naof_last_write_status:err\r\n";
-        let sight = RedisSight::of(info);
-        assert_eq!((sight.used_memory, sight.max_memory), (Some(42), Some(0)));
-        assert_eq!((sight.aof_ok, sight.clients), (Some(false), None));
+        let sample = RedisSample::of(info);
+        assert_eq!((sample.used_memory, sample.max_memory), (Some(42), Some(0)));
+        assert_eq!((sample.aof_ok, sample.clients), (Some(false), None));
     }
 }

@@ -8,9 +8,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::refusal::{GateError, HeldCoupon, NotApplied};
-use super::unsettled::Unsettled;
+use super::unconfirmed_decisions::UnconfirmedDecisions;
 use super::verdict::pack;
-use super::{Gate, Lanes, PackedProducts, read};
+use super::{CellQueues, Gate, PackedProducts, read};
 use crate::domain::limits::MAX_PAGE;
 use crate::domain::wire::Blob;
 use crate::domain::{
@@ -45,20 +45,20 @@ pub struct ReadAt<T> {
 impl Gate {
     /// The time by which the gate would date a fact now.
     pub async fn now(&self) -> Result<TimestampMs, GateError> {
-        now(self.shop_lanes()).await
+        now(self.shop_queues()).await
     }
 
     /// The decisions that this instance remembers, by cell, after a check that Redis still holds what it has answered.
-    pub async fn unsettled(&self) -> Vec<(u32, Arc<Unsettled>)> {
-        for Lanes { cell, .. } in self.cells.iter().filter(|lanes| !lanes.unsettled.is_empty()) {
+    pub async fn unconfirmed(&self) -> Vec<(u32, Arc<UnconfirmedDecisions>)> {
+        for CellQueues { cell, .. } in self.cells.iter().filter(|queues| !queues.unconfirmed.is_empty()) {
             let _ = cell.refresh().await; // closes the cell if it does not; others notice a Redis that does not answer
         }
-        self.cells.iter().map(|lanes| (lanes.cell.number, Arc::clone(&lanes.unsettled))).collect()
+        self.cells.iter().map(|queues| (queues.cell.number, Arc::clone(&queues.unconfirmed))).collect()
     }
 
     /// `None`: a user without a wallet.
     pub async fn balance(&self, user_id: &UserId) -> Result<Option<u64>, GateError> {
-        let answer = fetch(self.lanes_of(user_id), &("balance", user_id.as_str())).await?;
+        let answer = fetch(self.queues_of(user_id), &("balance", user_id.as_str())).await?;
         read::balance(&answer)
     }
 
@@ -70,7 +70,7 @@ impl Gate {
     /// The answer behind [`Self::products`], not decoded: equal lists are equal bytes.
     pub async fn packed_products_by_id(&self, ids: &[ProductId]) -> Result<PackedProducts, GateError> {
         let ids: Vec<&str> = ids.iter().take(MAX_PAGE).map(ProductId::as_str).collect();
-        Ok(PackedProducts(fetch(self.shop_lanes(), &("products", ids)).await?))
+        Ok(PackedProducts(fetch(self.shop_queues(), &("products", ids)).await?))
     }
 
     /// Up to `limit` products with ids above `after`, in the order of their ids.
@@ -89,7 +89,7 @@ impl Gate {
         limit: usize,
     ) -> Result<PackedProducts, GateError> {
         let after = after.map_or("", ProductId::as_str);
-        Ok(PackedProducts(fetch(self.shop_lanes(), &("list_products", after, limit)).await?))
+        Ok(PackedProducts(fetch(self.shop_queues(), &("list_products", after, limit)).await?))
     }
 
     pub async fn template(&self, id: &TemplateId) -> Result<ReadAt<Option<CouponTemplate>>, GateError> {
@@ -99,10 +99,10 @@ impl Gate {
 
     /// In the order of `ids`, without unknown ones; at most a page.
     pub async fn templates(&self, ids: &[TemplateId]) -> Result<ReadAt<Vec<CouponTemplate>>, GateError> {
-        let lanes = self.shop_lanes();
+        let queues = self.shop_queues();
         let ids: Vec<&str> = ids.iter().take(MAX_PAGE).map(TemplateId::as_str).collect();
-        let answer = fetch(lanes, &("templates", ids)).await?;
-        Ok(ReadAt { value: read::templates(&answer)?, now: now(lanes).await? })
+        let answer = fetch(queues, &("templates", ids)).await?;
+        Ok(ReadAt { value: read::templates(&answer)?, now: now(queues).await? })
     }
 
     /// Up to `limit` templates with ids above `after`, in the order of their ids.
@@ -111,10 +111,10 @@ impl Gate {
         after: Option<&TemplateId>,
         limit: usize,
     ) -> Result<ReadAt<Vec<CouponTemplate>>, GateError> {
-        let lanes = self.shop_lanes();
+        let queues = self.shop_queues();
         let after = after.map_or("", TemplateId::as_str);
-        let answer = fetch(lanes, &("list_templates", after, limit)).await?;
-        Ok(ReadAt { value: read::templates(&answer)?, now: now(lanes).await? })
+        let answer = fetch(queues, &("list_templates", after, limit)).await?;
+        Ok(ReadAt { value: read::templates(&answer)?, now: now(queues).await? })
     }
 
     /// Up to `limit` coupons of a user that have this status now, newest first, after the coupon `after`. `None`: the user
@@ -126,12 +126,12 @@ impl Gate {
         limit: usize,
         after: Option<Uuid>,
     ) -> Result<Option<ReadAt<Vec<HeldCoupon>>>, GateError> {
-        let (lanes, status) = (self.lanes_of(user_id), status.map_or("", CouponStatus::name));
+        let (queues, status) = (self.queues_of(user_id), status.map_or("", CouponStatus::name));
         let (mut found, mut after) = (Vec::new(), after);
         loop {
             let after_id = after.map_or(Blob(vec![]), |id| Blob(id.as_bytes().to_vec()));
             let wanted = ("held", user_id.as_str(), status, limit - found.len(), after_id);
-            let Some(page) = read::held(&fetch(lanes, &wanted).await?)? else { return Ok(None) };
+            let Some(page) = read::held(&fetch(queues, &wanted).await?)? else { return Ok(None) };
             found.extend(page.coupons);
             match page.go_on_after {
                 Some(last) if found.len() < limit => after = Some(last),
@@ -143,9 +143,9 @@ impl Gate {
     /// Waits until PostgreSQL has applied everything that the gate has decided up to now.
     pub async fn catch_up(&self, deadline: Instant) -> Result<CaughtUp, NotApplied> {
         let mut positions = Vec::with_capacity(self.cells.len());
-        for lanes in &self.cells {
-            let (_, position) = fetch_at(lanes, &("place",)).await?;
-            lanes.cell.wait_applied(position, deadline).await?;
+        for queues in &self.cells {
+            let (_, position) = fetch_at(queues, &("place",)).await?;
+            queues.cell.wait_applied(position, deadline).await?;
             positions.push(position);
         }
         Ok(CaughtUp(positions))
@@ -153,29 +153,29 @@ impl Gate {
 
     /// Waits until PostgreSQL has applied the log up to `position`.
     pub async fn wait_applied(&self, position: Position, deadline: Instant) -> Result<(), NotApplied> {
-        match self.cells.iter().find(|lanes| lanes.cell.number == position.cell) {
-            Some(lanes) => lanes.cell.wait_applied(position, deadline).await,
+        match self.cells.iter().find(|queues| queues.cell.number == position.cell) {
+            Some(queues) => queues.cell.wait_applied(position, deadline).await,
             None => Err(GateError::Unavailable(format!("there is no cell {}", position.cell)).into()),
         }
     }
 }
 
-pub(super) async fn fetch(lanes: &Lanes, what: &impl Serialize) -> Result<Bytes, GateError> {
-    Ok(fetch_at(lanes, what).await?.0)
+pub(super) async fn fetch(queues: &CellQueues, what: &impl Serialize) -> Result<Bytes, GateError> {
+    Ok(fetch_at(queues, what).await?.0)
 }
 
 /// The answer, and where the log stood. The time limit is enforced here, because the script checks no deadlines of reads.
-async fn fetch_at(lanes: &Lanes, what: &impl Serialize) -> Result<(Bytes, Position), GateError> {
-    let deadline = Instant::now() + lanes.read_limit;
-    let asking = lanes.read.ask(deadline, None, pack(what)?, None, 1);
+async fn fetch_at(queues: &CellQueues, what: &impl Serialize) -> Result<(Bytes, Position), GateError> {
+    let deadline = Instant::now() + queues.read_limit;
+    let asking = queues.read.ask(deadline, None, pack(what)?, None, 1);
     let answer = match tokio::time::timeout_at(deadline.into(), asking).await {
         Ok(answer) => answer,
         Err(_) => Err(GateError::Unavailable("a read took too long".into())),
     };
-    lanes.read.meters.read(&answer);
+    queues.read.metrics.read(&answer);
     answer
 }
 
-pub(super) async fn now(lanes: &Lanes) -> Result<TimestampMs, GateError> {
-    Ok(lanes.cell.view().await?.now())
+pub(super) async fn now(queues: &CellQueues) -> Result<TimestampMs, GateError> {
+    Ok(queues.cell.view().await?.now())
 }

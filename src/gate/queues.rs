@@ -7,17 +7,17 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::batcher::{BatchLimits, Batcher};
 use super::cell::Cell;
-use super::meters::LaneMeters;
+use super::metrics::QueueMetrics;
 use super::refusal::{
     Accepted, CancelRefusal, ChargeRefusal, Decision, IssueRefusal, OrderRefusal, ProductRefusal, Refusal,
     StockRefusal, TemplateRefusal,
 };
 use super::script::{self, Script};
-use super::unsettled::{Made, Unsettled};
+use super::unconfirmed_decisions::{DecisionId, UnconfirmedDecisions};
 use crate::domain::wire::Id;
 
 /// A cell with the queues of its scripts.
-pub(super) struct Lanes {
+pub(super) struct CellQueues {
     pub(super) cell: Arc<Cell>,
     pub(super) issue_coupon: Batcher,
     pub(super) charge_wallet: Batcher,
@@ -29,30 +29,30 @@ pub(super) struct Lanes {
     pub(super) read: Batcher,
     /// Time limit of a read, including its wait in the queue.
     pub(super) read_limit: Duration,
-    pub(super) unsettled: Arc<Unsettled>,
+    pub(super) unconfirmed: Arc<UnconfirmedDecisions>,
     /// Stops the task when the gate is dropped.
     _watermark: AbortOnDropHandle<()>,
 }
 
-impl Lanes {
+impl CellQueues {
     pub(super) fn start(cell: Arc<Cell>, limits: BatchLimits) -> Self {
-        let lane = |script: &'static Script, refusals| {
-            let meters = Arc::new(LaneMeters::new(script.name, refusals));
-            Batcher::start(Arc::clone(&cell), script, limits, meters)
+        let queue = |script: &'static Script, refusals| {
+            let metrics = Arc::new(QueueMetrics::new(script.name, refusals));
+            Batcher::start(Arc::clone(&cell), script, limits, metrics)
         };
         let follower = Arc::clone(&cell);
         let watermark = tokio::spawn(async move { follower.follow_watermark().await });
         Self {
-            issue_coupon: lane(&script::ISSUE_COUPON, IssueRefusal::NAMES),
-            charge_wallet: lane(&script::CHARGE_WALLET, ChargeRefusal::NAMES),
-            place_order: lane(&script::PLACE_ORDER, OrderRefusal::NAMES),
-            cancel_order: lane(&script::CANCEL_ORDER, CancelRefusal::NAMES),
-            put_product: lane(&script::PUT_PRODUCT, ProductRefusal::NAMES),
-            adjust_stock: lane(&script::ADJUST_STOCK, StockRefusal::NAMES),
-            put_template: lane(&script::PUT_TEMPLATE, TemplateRefusal::NAMES),
-            read: lane(&script::READ, &[]),
+            issue_coupon: queue(&script::ISSUE_COUPON, IssueRefusal::NAMES),
+            charge_wallet: queue(&script::CHARGE_WALLET, ChargeRefusal::NAMES),
+            place_order: queue(&script::PLACE_ORDER, OrderRefusal::NAMES),
+            cancel_order: queue(&script::CANCEL_ORDER, CancelRefusal::NAMES),
+            put_product: queue(&script::PUT_PRODUCT, ProductRefusal::NAMES),
+            adjust_stock: queue(&script::ADJUST_STOCK, StockRefusal::NAMES),
+            put_template: queue(&script::PUT_TEMPLATE, TemplateRefusal::NAMES),
+            read: queue(&script::READ, &[]),
             read_limit: limits.read,
-            unsettled: Arc::default(),
+            unconfirmed: Arc::default(),
             _watermark: AbortOnDropHandle::new(watermark),
             cell,
         }
@@ -69,9 +69,9 @@ impl Lanes {
 
     /// Keeps an accepted decision until PostgreSQL has applied it. Replays are kept too: the first answer may have come
     /// from another instance or been lost. (A replayed decision is in the log before the position of its answer.)
-    pub(super) fn note<F, R>(&self, decision: &Decision<F, R>, made: impl FnOnce(&F) -> Made) {
+    pub(super) fn note<F, R>(&self, decision: &Decision<F, R>, id: impl FnOnce(&F) -> DecisionId) {
         if let Ok(Ok(Accepted { fact, position, .. })) = decision {
-            self.unsettled.note(*position, made(fact));
+            self.unconfirmed.note(*position, id(fact));
         }
     }
 }

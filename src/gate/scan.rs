@@ -27,7 +27,7 @@ pub enum ScanError {
     #[error(transparent)]
     Setup(#[from] RedisSetupError),
     #[error("unexpected answer from Redis to {0}")]
-    Answer(&'static str),
+    QueueAnswer(&'static str),
 }
 
 /// The newest entry of a log.
@@ -100,10 +100,10 @@ impl Scan {
         let Some((id, fields)) = newest.into_iter().next() else {
             return Ok(None);
         };
-        let (epoch, seq) = id.split_once('-').ok_or(ScanError::Answer("XREVRANGE"))?;
+        let (epoch, seq) = id.split_once('-').ok_or(ScanError::QueueAnswer("XREVRANGE"))?;
         Ok(Some(LogEnd {
-            epoch: epoch.parse().map_err(|_| ScanError::Answer("XREVRANGE"))?,
-            seq: seq.parse().map_err(|_| ScanError::Answer("XREVRANGE"))?,
+            epoch: epoch.parse().map_err(|_| ScanError::QueueAnswer("XREVRANGE"))?,
+            seq: seq.parse().map_err(|_| ScanError::QueueAnswer("XREVRANGE"))?,
             tip: fields.get("t").map(|tip| lossy(tip)).unwrap_or_default(),
         }))
     }
@@ -123,7 +123,7 @@ impl Scan {
         let values: Vec<Option<Bytes>> =
             self.command(part.command("HMGET", "ZMSCORE"), part.key(keys), names).await?;
         if values.len() != ids.len() {
-            return Err(ScanError::Answer("a lookup"));
+            return Err(ScanError::QueueAnswer("a lookup"));
         }
         Ok(values.into_iter().map(|value| value.map(|value| part.shown(&value))).collect())
     }

@@ -111,12 +111,12 @@ pub enum Reply {
 #[derive(Debug, Deserialize)]
 pub struct Refused {
     pub why: String,
-    pub place: Place,
+    pub place: CellState,
 }
 
 /// The end of a cell's log, the watermark, and the clocks in milliseconds.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Place {
+pub struct CellState {
     pub epoch: u64,
     pub seq: u64,
     pub tip: String,
@@ -131,7 +131,7 @@ pub struct Place {
 pub struct Decided {
     /// One per request, in order. Each is a slice of the script's answer.
     pub verdicts: Vec<Bytes>,
-    pub place: Place,
+    pub place: CellState,
 }
 
 impl Reply {
@@ -142,7 +142,7 @@ impl Reply {
         enum Form<'a> {
             Refused(Refused),
             #[serde(borrow)]
-            Decided((Vec<Packed<'a>>, Place)),
+            Decided((Vec<Packed<'a>>, CellState)),
         }
         Ok(match rmp_serde::from_slice(answer)? {
             Form::Refused(refused) => Self::Refused(refused),

@@ -1,7 +1,7 @@
 //! What a cell is doing, for operators and for readiness.
 
 use super::write_state::WriteRefusal;
-use super::{Gate, GateError, Lanes, cell};
+use super::{CellQueues, Gate, GateError, cell};
 use crate::redis::meta::Meta;
 
 /// One cell as Redis has it, and whether this instance may decide there.
@@ -29,12 +29,12 @@ impl Gate {
     /// For /readyz and /v1/admin/status.
     pub async fn status(&self) -> Result<Vec<CellStatus>, GateError> {
         let mut all = Vec::with_capacity(self.cells.len());
-        for Lanes { cell, .. } in &self.cells {
+        for CellQueues { cell, .. } in &self.cells {
             // On both connections: after an outage of Redis, one may be back before the other.
             let read = |client| Meta::read(client, cell.number);
             let (meta, _) = futures::try_join!(read(&cell.reader), read(&cell.writer.client))
                 .map_err(|e| GateError::Unavailable(format!("Redis: {}", e.details())))?;
-            cell.writer.vet().await.map_err(|e| GateError::Unavailable(e.to_string()))?;
+            cell.writer.check().await.map_err(|e| GateError::Unavailable(e.to_string()))?;
             cell.probe_writes().await;
             let state = match meta.state.as_str() {
                 "" => "absent",
@@ -65,6 +65,6 @@ impl Gate {
 
     /// Why an earlier [`Self::status`] no longer holds; asks no server.
     pub fn known_troubles(&self) -> Vec<String> {
-        self.cells.iter().filter_map(|lanes| lanes.cell.known_trouble()).collect()
+        self.cells.iter().filter_map(|queues| queues.cell.known_trouble()).collect()
     }
 }

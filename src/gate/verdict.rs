@@ -62,19 +62,19 @@ pub(super) fn pack(value: &impl Serialize) -> Result<Vec<u8>, GateError> {
 
 /// Sends one request through its script's queue.
 pub(super) async fn decide<F: DeserializeOwned, R: DeserializeOwned + Refusal>(
-    lane: &Batcher,
+    queue: &Batcher,
     body: &impl Serialize,
     key: Option<Idempotency>,
     deadline: Instant,
 ) -> Decision<F, R> {
-    let decision = ask(lane, body, 1, key, None, deadline).await;
-    lane.meters.decided(&decision);
+    let decision = ask(queue, body, 1, key, None, deadline).await;
+    queue.metrics.decided(&decision);
     decision
 }
 
 /// As [`decide`], for orders, which become events: the log keeps the request's trace beside the decision on `id`.
 pub(super) async fn decide_traced<F: DeserializeOwned, R: DeserializeOwned + Refusal>(
-    lane: &Batcher,
+    queue: &Batcher,
     id: Id,
     body: &impl Serialize,
     lines: usize,
@@ -83,17 +83,17 @@ pub(super) async fn decide_traced<F: DeserializeOwned, R: DeserializeOwned + Ref
 ) -> Decision<F, R> {
     let (began, trace) = (Instant::now(), Trace::current());
     let mark = trace.as_ref().map(|trace| pack(&trace.mark.packed(id))).transpose()?;
-    let decision = ask(lane, body, lines, key, mark, deadline).await;
-    lane.meters.decided(&decision);
+    let decision = ask(queue, body, lines, key, mark, deadline).await;
+    queue.metrics.decided(&decision);
     if let Some(trace) = trace {
-        trace.mark.child(SpanKind::Client, lane.script.name, began.elapsed());
+        trace.mark.child(SpanKind::Client, queue.script.name, began.elapsed());
     }
     decision
 }
 
 /// Repeats a request that is refused as late before its deadline: the gate's clock was set forward meanwhile.
 async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
-    lane: &Batcher,
+    queue: &Batcher,
     body: &impl Serialize,
     lines: usize,
     key: Option<Idempotency>,
@@ -107,7 +107,7 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
     let scope = |replayed: bool| key.as_ref().filter(|_| replayed).map(|key| key.scope.clone());
     for _ in 0..bounds::GATE_REPEATS {
         let packed_key = key.as_ref().map(pack).transpose()?;
-        let (verdict, position) = lane.ask(deadline, packed_key, pack(body)?, trace.clone(), lines).await?;
+        let (verdict, position) = queue.ask(deadline, packed_key, pack(body)?, trace.clone(), lines).await?;
         return match rmp_serde::from_slice::<Verdict<'_, R>>(&verdict).map_err(unreadable)? {
             Verdict::Accepted { fact, replayed } => {
                 let fact = rmp_serde::from_slice(fact.0).map_err(unreadable)?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::answer::Answer;
+use super::answer::JsonAnswer;
 use super::auth::Staff;
 use super::extract::NoQuery;
 use super::problem::Problem;
@@ -95,8 +95,8 @@ pub async fn get_status(
     State(api): State<Arc<Api>>,
     _: Staff,
     _: NoQuery,
-) -> Result<Answer<StatusView>, Problem> {
-    let _turn = api.turns.staff.turn().await?;
+) -> Result<JsonAnswer<StatusView>, Problem> {
+    let _permit = api.concurrency.staff.permit().await?;
     let (gate, truth) = futures::join!(api.gate.status(), api.truth.progress());
     let connections = ConnectionsView {
         redis: gate.is_ok().into(),
@@ -105,7 +105,7 @@ pub async fn get_status(
     };
     let outbox_length = truth.as_ref().ok().map(|progress| progress.outbox_length);
     let cells = cells(gate.ok(), truth.unwrap_or_default());
-    Ok(Answer(StatusView { cells, outbox_length, connections }))
+    Ok(JsonAnswer(StatusView { cells, outbox_length, connections }))
 }
 
 /// Merges the cells as Redis reports them (`None`: it does not answer) with PostgreSQL's cursors.

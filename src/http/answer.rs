@@ -148,9 +148,9 @@ impl<F> Decided<F> {
 
 /// A JSON body with status 200.
 #[derive(Debug)]
-pub struct Answer<T>(pub T);
+pub struct JsonAnswer<T>(pub T);
 
-impl<T: Serialize> IntoResponse for Answer<T> {
+impl<T: Serialize> IntoResponse for JsonAnswer<T> {
     fn into_response(self) -> Response {
         json(StatusCode::OK, &self.0)
     }

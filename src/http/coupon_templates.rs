@@ -13,7 +13,7 @@ use super::answer::{AcceptedTemplate, List};
 use super::auth::Staff;
 use super::etag::{IfNoneMatch, Tagged};
 use super::extract::{Json, NoQuery, PageParams, PathId};
-use super::fields::{Moment, Object, ShopId, Text, Whole, Word, bound};
+use super::fields::{EnumStr, IntRange, Object, Rfc3339, ShopId, Text, bound};
 use super::problem::Problem;
 use super::refusals;
 use super::selection::{IdsParam, Selection};
@@ -112,15 +112,15 @@ pub struct PutTemplateBody {
     discount: Object<DiscountBody>,
     /// May be raised, or lowered to no less than what is issued.
     #[schema(value_type = u64, minimum = 0, maximum = 1_000_000_000)]
-    max_issued: Whole<0, { bound(MAX_TEMPLATE_LIMIT) }>,
+    max_issued: IntRange<0, { bound(MAX_TEMPLATE_LIMIT) }>,
     /// RFC 3339, in any offset.
     #[schema(value_type = String, format = DateTime)]
-    issue_from: Moment,
+    issue_from: Rfc3339,
     /// After `issue_from`.
     #[schema(value_type = String, format = DateTime)]
-    issue_until: Moment,
+    issue_until: Rfc3339,
     #[schema(inline)]
-    min_subtotal: Option<Whole<0, { bound(MAX_ORDER_AMOUNT) }>>,
+    min_subtotal: Option<IntRange<0, { bound(MAX_ORDER_AMOUNT) }>>,
 }
 
 /// A discount as staff write it.
@@ -129,18 +129,18 @@ pub struct PutTemplateBody {
 #[schema(title = "PutDiscount", as = PutDiscount, example = json!({"type": "percent", "value": 10, "max": 5_000}))]
 struct DiscountBody {
     #[schema(value_type = DiscountType)]
-    r#type: Word<DiscountType>,
+    r#type: EnumStr<DiscountType>,
     /// Won, or 1 to 100 percent.
     #[schema(value_type = u64, minimum = 1, maximum = 1_000_000_000)]
-    value: Whole<1, { bound(MAX_DISCOUNT_AMOUNT) }>,
+    value: IntRange<1, { bound(MAX_DISCOUNT_AMOUNT) }>,
     /// The most that a percentage takes off, in won; for percentages only.
     #[schema(inline)]
-    max: Option<Whole<1, { bound(MAX_DISCOUNT_AMOUNT) }>>,
+    max: Option<IntRange<1, { bound(MAX_DISCOUNT_AMOUNT) }>>,
 }
 
 impl DiscountBody {
     fn discount(&self) -> Result<Discount, Problem> {
-        let (value, max) = (self.value.get(), self.max.map(Whole::get));
+        let (value, max) = (self.value.get(), self.max.map(IntRange::get));
         match self.r#type.0 {
             DiscountType::Amount if max.is_some() => {
                 Err(Problem::invalid("discount.max", "only a percentage can have a maximum; leave it out"))
@@ -163,7 +163,7 @@ impl PutTemplateBody {
             template_id,
             discount: self.discount.0.discount()?,
             name: self.name.0,
-            min_subtotal: self.min_subtotal.map_or(0, Whole::get),
+            min_subtotal: self.min_subtotal.map_or(0, IntRange::get),
             max_issued: self.max_issued.get(),
             issue_from: self.issue_from.0,
             issue_until: self.issue_until.0,
@@ -192,7 +192,7 @@ pub async fn list_templates(
     wanted: Selection<TemplateId>,
     has: IfNoneMatch,
 ) -> Result<Response, Problem> {
-    let _turn = api.turns.read.turn().await?;
+    let _permit = api.concurrency.read.permit().await?;
     let (read, limit) = match &wanted {
         Selection::Page(page) => {
             (api.gate.list_templates(page.after.as_ref(), page.limit + 1).await?, page.limit)
@@ -213,7 +213,7 @@ pub async fn get_template(
     _: NoQuery,
     has: IfNoneMatch,
 ) -> Result<Response, Problem> {
-    let _turn = api.turns.read.turn().await?;
+    let _permit = api.concurrency.read.permit().await?;
     let read = api.gate.template(&id).await?;
     let template = read.value.ok_or_else(|| refusals::no_template(&id))?;
     Ok(api.catalogue(Tagged::json(&TemplateView::new(template, read.now))?, &has))
@@ -232,7 +232,7 @@ pub async fn put_template(
     Json(body): Json<PutTemplateBody>,
 ) -> Result<Response, Problem> {
     let request = body.request(id.clone())?;
-    let _turn = api.turns.staff.turn().await?;
+    let _permit = api.concurrency.staff.permit().await?;
     let decision = api.gate.put_template(request.clone(), api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::template(&refusal, &id)).await?;
     let status = if decided.fact.created { StatusCode::CREATED } else { StatusCode::OK };

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{AcceptedCoupon, Answer, List};
+use super::answer::{AcceptedCoupon, JsonAnswer, List};
 use super::auth::Caller;
 use super::coupon_templates::DiscountView;
 use super::extract::{IdempotencyKeyParam, Identifier, Json, Key, Page, PageParams, PathId, Query};
@@ -159,7 +159,7 @@ pub async fn issue_coupon(
     caller.check_acts_for(&body.user_id)?;
     let key = key.of(&body.user_id);
     let request = IssueCoupon { template_id: template_id.clone(), user_id: body.user_id };
-    let _turn = api.turns.decide.turn().await?;
+    let _permit = api.concurrency.decide.permit().await?;
     let decision = api.gate.issue_coupon(request, key, api.deadline()).await;
     if let Ok(Err(IssueRefusal::AlreadyIssued(_))) = &decision {
         api.confirm_refusal().await?;
@@ -178,13 +178,13 @@ pub async fn list_coupons(
     caller: Caller,
     PathId(user_id): PathId<UserId>,
     filter: Filter<Uuid>,
-) -> Result<Answer<List<CouponView>>, Problem> {
+) -> Result<JsonAnswer<List<CouponView>>, Problem> {
     caller.check_acts_for(&user_id)?;
-    let _turn = api.turns.read.turn().await?;
+    let _permit = api.concurrency.read.permit().await?;
     let Filter { page, status } = filter;
     let Some(read) = api.gate.held_coupons(&user_id, status, page.limit + 1, page.after).await? else {
         return Err(Problem::invalid("after", "must be one of the user's coupons"));
     };
     let coupons = read.value.into_iter().map(|held| CouponView::new(held, read.now)).collect();
-    Ok(Answer(List::page(coupons, page.limit, |coupon| coupon.coupon_id.to_string())))
+    Ok(JsonAnswer(List::page(coupons, page.limit, |coupon| coupon.coupon_id.to_string())))
 }

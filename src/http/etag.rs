@@ -122,7 +122,7 @@ impl Api {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         headers.insert(ETAG, read.tag);
-        if let Some(cache_control) = &self.edge.catalogue_cache {
+        if let Some(cache_control) = &self.browser_policy.catalogue_cache {
             headers.insert(CACHE_CONTROL, cache_control.clone());
         }
         if unchanged {

@@ -52,20 +52,20 @@ impl<T: ToSchema> ToSchema for Object<T> {
 /// One of the words that an enumeration serializes to. (A derived `Deserialize` would also accept
 /// `{"word": null}`.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Word<T>(pub T);
+pub struct EnumStr<T>(pub T);
 
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Word<T> {
+impl<'de, T: DeserializeOwned> Deserialize<'de> for EnumStr<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = String::deserialize(deserializer)?;
-        T::deserialize(StrDeserializer::<D::Error>::new(&word)).map(Word)
+        T::deserialize(StrDeserializer::<D::Error>::new(&word)).map(EnumStr)
     }
 }
 
 /// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Whole<const MIN: i64, const MAX: i64>(i64);
+pub struct IntRange<const MIN: i64, const MAX: i64>(i64);
 
-impl<const MIN: i64, const MAX: i64> Whole<MIN, MAX> {
+impl<const MIN: i64, const MAX: i64> IntRange<MIN, MAX> {
     pub fn get(self) -> u64 {
         self.0.unsigned_abs()
     }
@@ -76,7 +76,7 @@ impl<const MIN: i64, const MAX: i64> Whole<MIN, MAX> {
     }
 }
 
-impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Whole<MIN, MAX> {
+impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for IntRange<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Number<const MIN: i64, const MAX: i64>;
         impl<const MIN: i64, const MAX: i64> Number<MIN, MAX> {
@@ -85,12 +85,12 @@ impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Whole<MIN, MAX> {
             }
         }
         impl<const MIN: i64, const MAX: i64> Visitor<'_> for Number<MIN, MAX> {
-            type Value = Whole<MIN, MAX>;
+            type Value = IntRange<MIN, MAX>;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 write!(f, "a whole number from {MIN} to {MAX}")
             }
             fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-                if (MIN..=MAX).contains(&value) { Ok(Whole(value)) } else { Err(Self::rule()) }
+                if (MIN..=MAX).contains(&value) { Ok(IntRange(value)) } else { Err(Self::rule()) }
             }
             fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
                 i64::try_from(value).map_or_else(|_| Err(Self::rule()), |value| self.visit_i64(value))
@@ -100,7 +100,7 @@ impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Whole<MIN, MAX> {
     }
 }
 
-impl<const MIN: i64, const MAX: i64> PartialSchema for Whole<MIN, MAX> {
+impl<const MIN: i64, const MAX: i64> PartialSchema for IntRange<MIN, MAX> {
     fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()
             .schema_type(SchemaType::new(Type::Integer))
@@ -111,9 +111,9 @@ impl<const MIN: i64, const MAX: i64> PartialSchema for Whole<MIN, MAX> {
     }
 }
 
-impl<const MIN: i64, const MAX: i64> ToSchema for Whole<MIN, MAX> {}
+impl<const MIN: i64, const MAX: i64> ToSchema for IntRange<MIN, MAX> {}
 
-/// A limit of the domain as a type parameter of [`Whole`].
+/// A limit of the domain as a type parameter of [`IntRange`].
 pub const fn bound(limit: u64) -> i64 {
     // All bounds stay far below 2^53 (see `domain::limits`).
     limit.cast_signed()
@@ -137,9 +137,9 @@ impl<'de> Deserialize<'de> for Text {
 
 /// A point in time, in any offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment(pub TimestampMs);
+pub struct Rfc3339(pub TimestampMs);
 
-impl Moment {
+impl Rfc3339 {
     pub const RULE: &str = "must be a time like 2026-11-22T09:00:00Z (RFC 3339), from 1970 on";
 
     pub fn from_text(text: &str) -> Option<Self> {
@@ -149,7 +149,7 @@ impl Moment {
     }
 }
 
-impl<'de> Deserialize<'de> for Moment {
+impl<'de> Deserialize<'de> for Rfc3339 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::from_text(&text).ok_or_else(|| D::Error::custom(Self::RULE))

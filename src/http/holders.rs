@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{Answer, List};
+use super::answer::{JsonAnswer, List};
 use super::auth::Staff;
 use super::coupons::{Filter, StatusParam};
 use super::extract::{EntryId, PageParams, PathId};
@@ -64,8 +64,8 @@ pub async fn list_holders(
     _: Staff,
     PathId(template_id): PathId<TemplateId>,
     filter: Filter<EntryId>,
-) -> Result<Answer<List<HolderView>>, Problem> {
-    let _turn = api.turns.truth.turn().await?;
+) -> Result<JsonAnswer<List<HolderView>>, Problem> {
+    let _permit = api.concurrency.truth.permit().await?;
     let Filter { page, status } = filter;
     let template = api.gate.template(&template_id).await?;
     if template.value.is_none() {
@@ -76,5 +76,5 @@ pub async fn list_holders(
         async { Ok(api.truth.holders(&template_id, status, template.now, after, page.limit + 1).await?) };
     let (found, _) = api.read_truth(read).await?;
     let list = List::examined(found, page.limit, |holder| holder.serial.to_string());
-    Ok(Answer(list.map(|holder| HolderView::new(holder, template.now))))
+    Ok(JsonAnswer(list.map(|holder| HolderView::new(holder, template.now))))
 }

@@ -1,7 +1,7 @@
 //! The HTTP API. [`routes`] lists every route; each resource's file holds its bodies, views and
 //! handlers.
 //!
-//! A request passes [`around`] (time limit, panics, metrics), then the extractors of its handler in
+//! A request passes [`middleware`] (time limit, panics, metrics), then the extractors of its handler in
 //! their order: token, path, query, idempotency key, body. A caller without the right is refused
 //! before the rest of the request is read. Then the gate decides, and [`answer`] makes the
 //! response. Every refusal is a [`problem::Problem`].
@@ -26,11 +26,9 @@ use crate::truth::Truth;
 
 pub mod admin;
 pub mod answer;
-mod around;
 pub mod auth;
 pub mod coupon_templates;
 pub mod coupons;
-mod current;
 mod docs;
 mod etag;
 pub mod extract;
@@ -39,7 +37,9 @@ pub mod health;
 mod holders;
 mod json_response;
 mod keyed;
-mod meters;
+pub mod load_shed;
+mod metrics;
+mod middleware;
 mod openapi;
 pub mod ops;
 mod order_search;
@@ -51,17 +51,17 @@ pub mod rates;
 pub mod refusals;
 pub mod reload;
 mod rendered;
+mod request_notes;
 mod selection;
 pub mod server;
 pub mod tls;
-pub mod turns;
 pub mod wallets;
 
-use around::Around;
-use meters::Routes;
+use load_shed::ConcurrencyLimits;
+use metrics::Routes;
+use middleware::Middleware;
 use rates::Rates;
-use server::Answers;
-use turns::Turns;
+use server::RequestService;
 
 pub use auth::{TokenVerifier, mint_token, mint_token_for};
 pub use health::Health;
@@ -79,8 +79,8 @@ pub struct Api {
     pub verifier: Arc<TokenVerifier>,
     pub settings: Settings,
     pub rates: Arc<Rates>,
-    pub turns: Turns,
-    pub edge: Edge,
+    pub concurrency: ConcurrencyLimits,
+    pub browser_policy: BrowserPolicy,
     pub product_pages: RenderedPages,
     pub refresh_popular: RefreshPopular,
     /// Whether this instance's relay is connected to RabbitMQ; `None` when it runs none.
@@ -99,7 +99,7 @@ pub struct Settings {
 
 /// Settings that concern browsers and caches.
 #[derive(Clone, Debug, Default)]
-pub struct Edge {
+pub struct BrowserPolicy {
     /// Origins whose pages may call; empty: no CORS.
     pub cors_origins: Vec<HeaderValue>,
     /// Whether the port speaks TLS; then browsers are told to use nothing else for this host
@@ -109,7 +109,7 @@ pub struct Edge {
     pub catalogue_cache: Option<HeaderValue>,
 }
 
-impl Edge {
+impl BrowserPolicy {
     pub fn new(serve: &Serve, tls: bool) -> Self {
         let catalogue_cache = etag::cache_control(serve.catalogue_max_age_secs);
         Self { cors_origins: serve.cors_origins.clone(), tls, catalogue_cache }
@@ -160,20 +160,20 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
 }
 
 /// The API, with `/openapi.json` and `/docs`.
-pub fn service(api: Arc<Api>) -> impl Answers {
+pub fn service(api: Arc<Api>) -> impl RequestService {
     let charge_scope = api.settings.charge_scope;
     let (router, description) = routes().split_for_parts();
     let paths = description.paths.paths.keys().map(String::as_str).chain(docs::PATHS);
-    let around = Arc::new(Around::new(&api, Routes::new(paths)));
-    let cors = around::cors(&api.edge.cors_origins);
+    let middleware = Arc::new(Middleware::new(&api, Routes::new(paths)));
+    let cors = middleware::cors(&api.browser_policy.cors_origins);
     let router = router
         // `popular` is the list's name, so no product may have it as its id.
         .route("/v1/products/popular", put(products::refuse_popular))
         .with_state(api)
         .merge(docs::router(&openapi::complete(description, charge_scope)))
-        .fallback(around::route_not_found)
-        .method_not_allowed_fallback(around::method_not_allowed);
-    option_layer(cors).layer(around.over(router))
+        .fallback(middleware::route_not_found)
+        .method_not_allowed_fallback(middleware::method_not_allowed);
+    option_layer(cors).layer(middleware.over(router))
 }
 
 #[cfg(test)]

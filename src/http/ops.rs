@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::health::Health;
-use super::{around, meters};
+use super::{metrics, middleware};
 use crate::telemetry::sampled::Sampled;
 
 /// The state behind the operations port.
@@ -39,12 +39,12 @@ pub fn ops_router(ops: Arc<Ops>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(render_metrics))
         .with_state(ops)
-        .fallback(around::route_not_found)
-        .method_not_allowed_fallback(around::method_not_allowed)
+        .fallback(middleware::route_not_found)
+        .method_not_allowed_fallback(middleware::method_not_allowed)
 }
 
 async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
-    meters::InFlight::tell();
+    metrics::InFlight::publish();
     let text = ops.metrics.render() + &ops.sampled.text();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

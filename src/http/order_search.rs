@@ -8,10 +8,10 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{Answer, List};
+use super::answer::{JsonAnswer, List};
 use super::auth::Backend;
 use super::extract::{Identifier, Page, PageParams, Query, identify};
-use super::fields::{Moment, ShopId};
+use super::fields::{Rfc3339, ShopId};
 use super::problem::Problem;
 use crate::domain::{OrderStatus, OrderView, TimestampMs};
 use crate::truth::OrderSearch;
@@ -83,9 +83,9 @@ fn id<T: Identifier>(query: &mut Query, name: &str) -> Result<Option<T>, Problem
 
 fn moment(query: &mut Query, name: &str) -> Result<Option<TimestampMs>, Problem> {
     let Some(text) = query.take(name) else { return Ok(None) };
-    match Moment::from_text(&text) {
+    match Rfc3339::from_text(&text) {
         Some(moment) => Ok(Some(moment.0)),
-        None => Err(Problem::invalid(name, Moment::RULE)),
+        None => Err(Problem::invalid(name, Rfc3339::RULE)),
     }
 }
 
@@ -106,12 +106,12 @@ pub async fn search_orders(
     State(api): State<Arc<Api>>,
     _: Backend,
     filter: Filter,
-) -> Result<Answer<List<OrderView>>, Problem> {
-    let _turn = api.turns.truth.turn().await?;
+) -> Result<JsonAnswer<List<OrderView>>, Problem> {
+    let _permit = api.concurrency.truth.permit().await?;
     let Filter { page, search } = filter;
     let read = async { Ok(api.truth.search_orders(&search, page.after, page.limit + 1).await?) };
     let (found, _) = api.read_truth(read).await?;
-    Ok(Answer(List::examined(found, page.limit, |order| order.order_id.to_string())))
+    Ok(JsonAnswer(List::examined(found, page.limit, |order| order.order_id.to_string())))
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{AcceptedOrder, Answer, List, marked};
+use super::answer::{AcceptedOrder, JsonAnswer, List, marked};
 use super::auth::Caller;
 use super::extract::{IdempotencyKeyParam, Json, Key, NoBody, NoQuery, Page, PageParams, PathId};
-use super::fields::{Object, ShopId, UuidText, Whole, bound};
+use super::fields::{IntRange, Object, ShopId, UuidText, bound};
 use super::problem::Problem;
 use super::refusals;
 use crate::domain::fact::{OrderCancelled, OrderPlaced};
@@ -40,7 +40,7 @@ pub struct PlaceOrderBody {
     coupon_id: Option<UuidText>,
     /// What the user was shown; another total is refused with `price-changed`.
     #[schema(inline)]
-    expected_total: Option<Whole<0, { bound(MAX_ORDER_AMOUNT) }>>,
+    expected_total: Option<IntRange<0, { bound(MAX_ORDER_AMOUNT) }>>,
 }
 
 /// One product to order.
@@ -51,7 +51,7 @@ struct ItemBody {
     #[schema(value_type = ShopId)]
     product_id: ProductId,
     #[schema(inline)]
-    quantity: Whole<1, { bound(MAX_QUANTITY) }>,
+    quantity: IntRange<1, { bound(MAX_QUANTITY) }>,
 }
 
 impl PlaceOrderBody {
@@ -63,7 +63,7 @@ impl PlaceOrderBody {
             user_id: self.user_id,
             lines,
             coupon_id: self.coupon_id.map(|id| id.0),
-            expected_total: self.expected_total.map(Whole::get),
+            expected_total: self.expected_total.map(IntRange::get),
         })
     }
 }
@@ -88,7 +88,7 @@ pub async fn place_order(
     caller.check_acts_for(&body.user_id)?;
     let request = body.request()?;
     let (key, lines, coupon_id) = (key.of(&request.user_id), request.lines.clone(), request.coupon_id);
-    let _turn = api.turns.decide.turn().await?;
+    let _permit = api.concurrency.decide.permit().await?;
     let decision = api.gate.place_order(request, key, api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::order(refusal, &lines, coupon_id)).await?;
     let ids = |it: &OrderPlaced| AcceptedOrder::new(it.order_id.0);
@@ -103,10 +103,10 @@ pub async fn get_order(
     caller: Caller,
     PathId(order_id): PathId<Uuid>,
     _: NoQuery,
-) -> Result<Answer<OrderView>, Problem> {
-    let _turn = api.turns.truth.turn().await?;
+) -> Result<JsonAnswer<OrderView>, Problem> {
+    let _permit = api.concurrency.truth.permit().await?;
     let (order, _) = api.read_truth(visible_order(&api, &caller, order_id)).await?;
-    Ok(Answer(order))
+    Ok(JsonAnswer(order))
 }
 
 /// A user's orders, newest first
@@ -118,12 +118,12 @@ pub async fn list_orders(
     caller: Caller,
     PathId(user_id): PathId<UserId>,
     page: Page<Uuid>,
-) -> Result<Answer<List<OrderView>>, Problem> {
+) -> Result<JsonAnswer<List<OrderView>>, Problem> {
     caller.check_acts_for(&user_id)?;
-    let _turn = api.turns.truth.turn().await?;
+    let _permit = api.concurrency.truth.permit().await?;
     let read = async { Ok(api.truth.orders_of(&user_id, page.after, page.limit + 1).await?) };
     let (found, _) = api.read_truth(read).await?;
-    Ok(Answer(List::page(found, page.limit, |order| order.order_id.to_string())))
+    Ok(JsonAnswer(List::page(found, page.limit, |order| order.order_id.to_string())))
 }
 
 /// Cancel an order
@@ -141,7 +141,7 @@ pub async fn cancel_order(
     key: Key,
     _: NoBody,
 ) -> Result<Response, Problem> {
-    let _turn = api.turns.truth.turn().await?;
+    let _permit = api.concurrency.truth.permit().await?;
     // The gate does not store orders; it only knows which were cancelled in its epoch. So the order
     // is read from PostgreSQL, and read again when it changed before the gate decided.
     for _ in 0..CANCEL_READS {
@@ -191,10 +191,10 @@ async fn cancelled_before(
     order: OrderView,
     key: Option<IdempotencyKey>,
 ) -> Result<Response, Problem> {
-    let Some(key) = key else { return Ok(Answer(order).into_response()) };
+    let Some(key) = key else { return Ok(JsonAnswer(order).into_response()) };
     let request = KeyedRequest::CancelOrder(order.order_id);
     let replayed = api.used_before(&key, request).await?.is_some() || api.use_key(&key, request).await?;
-    Ok(marked(Answer(order).into_response(), replayed))
+    Ok(marked(JsonAnswer(order).into_response(), replayed))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::answer::{Answer, marked};
+use super::answer::{JsonAnswer, marked};
 use super::auth::Staff;
 use super::extract::{Key, NoBody, NoQuery};
 use super::problem::{Code, Problem};
@@ -65,8 +65,11 @@ impl PopularView {
 /// The most sold products of the last three days
 #[utoipa::path(get, path = "/v1/products/popular", tag = "products",
     responses((status = 200, body = PopularView)))]
-pub async fn get_popular(State(api): State<Arc<Api>>, _: NoQuery) -> Result<Answer<PopularView>, Problem> {
-    let _turn = api.turns.truth.turn().await?;
+pub async fn get_popular(
+    State(api): State<Arc<Api>>,
+    _: NoQuery,
+) -> Result<JsonAnswer<PopularView>, Problem> {
+    let _permit = api.concurrency.truth.permit().await?;
     list_at(&api, None).await
 }
 
@@ -83,7 +86,7 @@ pub async fn refresh_popular(
     key: Key,
     _: NoBody,
 ) -> Result<Response, Problem> {
-    let _turn = api.turns.staff.turn().await?;
+    let _permit = api.concurrency.staff.permit().await?;
     // The list must count everything that the gate has decided so far.
     api.catch_up().await?;
     let key = key.of(&caller.sub);
@@ -115,7 +118,7 @@ async fn make_list(api: &Api) -> Result<(), Problem> {
 }
 
 /// The list as of `at`; `None`: the latest one.
-async fn list_at(api: &Api, at: Option<TimestampMs>) -> Result<Answer<PopularView>, Problem> {
+async fn list_at(api: &Api, at: Option<TimestampMs>) -> Result<JsonAnswer<PopularView>, Problem> {
     let list = match api.truth.popular_at(at).await? {
         // It is gone: only the newest lists are kept.
         None if at.is_some() => api.truth.popular().await?,
@@ -129,7 +132,7 @@ async fn list_at(api: &Api, at: Option<TimestampMs>) -> Result<Answer<PopularVie
     };
     let ids: Vec<ProductId> = list.ranks.iter().map(|rank| rank.product_id.clone()).collect();
     let products = if ids.is_empty() { Vec::new() } else { api.gate.products(&ids).await? };
-    Ok(Answer(PopularView::new(list, products)))
+    Ok(JsonAnswer(PopularView::new(list, products)))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
-use super::current::Current;
 use super::json_response::json_response;
+use super::request_notes::RequestNotes;
 use crate::config::bounds::RETRY_AFTER_SECS;
 use crate::gate::{GateError, NotApplied};
 use crate::telemetry::repeated::Repeated;
@@ -200,7 +200,7 @@ impl IntoResponse for Problem {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // Read by the metrics.
-        Current::leave(|current| current.refusal = self.code.as_str());
+        RequestNotes::note(|current| current.refusal = self.code.as_str());
         response
     }
 }

@@ -13,7 +13,7 @@ use super::answer::{AcceptedProduct, List};
 use super::auth::Staff;
 use super::etag::{IfNoneMatch, Tagged};
 use super::extract::{IdempotencyKeyParam, Json, Key, NoQuery, PageParams, PathId};
-use super::fields::{ShopId, Text, Whole, Word, bound};
+use super::fields::{EnumStr, IntRange, ShopId, Text, bound};
 use super::problem::Problem;
 use super::refusals;
 use super::selection::{IdsParam, Selection};
@@ -71,13 +71,13 @@ pub struct PutProductBody {
     name: Text,
     /// In won.
     #[schema(value_type = u64, minimum = 100, maximum = 1_000_000_000, multiple_of = 100)]
-    price: Whole<{ bound(PRICE_STEP) }, { bound(MAX_PRICE) }>,
+    price: IntRange<{ bound(PRICE_STEP) }, { bound(MAX_PRICE) }>,
     #[schema(value_type = ProductStatus)]
-    status: Word<ProductStatus>,
+    status: EnumStr<ProductStatus>,
     /// Of a new product (default 0); later it changes by stock adjustments. A repeat may state it
     /// again as it was.
     #[schema(inline)]
-    stock: Option<Whole<0, { bound(MAX_STOCK) }>>,
+    stock: Option<IntRange<0, { bound(MAX_STOCK) }>>,
 }
 
 /// How much to add to a stock, or to take out of it.
@@ -86,7 +86,7 @@ pub struct PutProductBody {
 #[schema(title = "AdjustStock", as = AdjustStock, example = json!({"delta": -3, "reason": "broken in transit"}))]
 pub struct AdjustStockBody {
     #[schema(inline)]
-    delta: Whole<{ -bound(MAX_STOCK) }, { bound(MAX_STOCK) }>,
+    delta: IntRange<{ -bound(MAX_STOCK) }, { bound(MAX_STOCK) }>,
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     reason: Option<Text>,
 }
@@ -118,7 +118,7 @@ pub async fn list_products(
     wanted: Selection<ProductId>,
     has: IfNoneMatch,
 ) -> Result<Response, Problem> {
-    let _turn = api.turns.read.turn().await?;
+    let _permit = api.concurrency.read.permit().await?;
     let (told, limit) = match &wanted {
         Selection::Page(page) => {
             (api.gate.packed_products(page.after.as_ref(), page.limit + 1).await?, page.limit)
@@ -141,7 +141,7 @@ pub async fn get_product(
     _: NoQuery,
     has: IfNoneMatch,
 ) -> Result<Response, Problem> {
-    let _turn = api.turns.read.turn().await?;
+    let _permit = api.concurrency.read.permit().await?;
     let found = api.gate.products(std::slice::from_ref(&id)).await?.pop();
     let product = found.ok_or_else(|| refusals::no_product(id.as_str()))?;
     Ok(api.catalogue(Tagged::json(&ProductView::from(product))?, &has))
@@ -160,7 +160,7 @@ pub async fn put_product(
     Json(body): Json<PutProductBody>,
 ) -> Result<Response, Problem> {
     let request = body.request(product_id)?;
-    let _turn = api.turns.staff.turn().await?;
+    let _permit = api.concurrency.staff.permit().await?;
     let decision = match api.gate.put_product(request.clone(), api.deadline()).await {
         Ok(Err(ProductRefusal::StockGiven)) if repeats_stock(&api, &request).await? => {
             api.gate.put_product(PutProduct { stock: None, ..request }, api.deadline()).await
@@ -196,7 +196,7 @@ impl PutProductBody {
             name: self.name.0,
             price: self.price.get(),
             status: self.status.0,
-            stock: self.stock.map(Whole::get),
+            stock: self.stock.map(IntRange::get),
         })
     }
 }
@@ -217,7 +217,7 @@ pub async fn adjust_stock(
     let delta = body.delta.signed();
     let request =
         AdjustStock { product_id: product_id.clone(), delta, reason: body.reason.map(|text| text.0) };
-    let _turn = api.turns.staff.turn().await?;
+    let _permit = api.concurrency.staff.permit().await?;
     let decision = api.gate.adjust_stock(request, key.of(&caller.sub), api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::stock(&refusal, &product_id, delta)).await?;
     let ids = |it: &StockAdjusted| AcceptedProduct::new(it.product_id.clone());

@@ -22,8 +22,8 @@ use governor::{Quota, RateLimiter};
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
-use super::current::{Current, Standing, Who};
 use super::problem::{Code, Problem};
+use super::request_notes::{QuotaState, RequestNotes, Who};
 use super::server::Peer;
 use crate::config::bounds::RATE_UPKEEP;
 use crate::config::{Limits, Rate};
@@ -31,7 +31,7 @@ use crate::domain::UserId;
 
 /// draft-ietf-httpapi-ratelimit-headers-10
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const STANDING: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Hops of `X-Forwarded-For` that are read at most.
 const MAX_HOPS: usize = 16;
@@ -65,20 +65,20 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
     }
 
     /// Counts one request. Returns what is left of the quota, or a refusal with the time to wait.
-    fn count(&self, key: &K) -> Result<Standing, Problem> {
+    fn count(&self, key: &K) -> Result<QuotaState, Problem> {
         match self.buckets.check_key(key) {
-            Ok(state) => Ok(self.standing(state.remaining_burst_capacity())),
+            Ok(state) => Ok(self.quota_state(state.remaining_burst_capacity())),
             Err(until) => {
                 let wait = until.wait_time_from(self.buckets.clock().now());
-                Current::leave(|current| current.standing = Some(self.standing(0)));
+                RequestNotes::note(|current| current.quota = Some(self.quota_state(0)));
                 Err(Problem::new(Code::RateLimited, self.of.refusal()).retry_after(ceil_secs(wait).max(1)))
             }
         }
     }
 
-    fn standing(&self, remaining: u32) -> Standing {
+    fn quota_state(&self, remaining: u32) -> QuotaState {
         let missing = self.burst.saturating_sub(remaining);
-        Standing { of: self.of, remaining, reset_secs: ceil_secs(self.refill * missing) }
+        QuotaState { of: self.of, remaining, reset_secs: ceil_secs(self.refill * missing) }
     }
 
     /// Removes full buckets. The rest is bounded by the number of recent callers.
@@ -130,8 +130,8 @@ impl Rates {
     /// Counts an end user's request.
     pub fn count_user(&self, user: &UserId) -> Result<(), Problem> {
         if let Some(limiter) = &self.user {
-            let standing = limiter.count(user)?;
-            Current::leave(|current| current.standing = Some(standing));
+            let quota = limiter.count(user)?;
+            RequestNotes::note(|current| current.quota = Some(quota));
         }
         Ok(())
     }
@@ -168,8 +168,8 @@ impl Rates {
     }
 
     /// Adds the rate-limit headers to the response of a counted request.
-    pub fn tell(&self, headers: &mut HeaderMap, standing: Option<Standing>) {
-        let Some(Standing { of, remaining, reset_secs }) = standing else { return };
+    pub fn write_headers(&self, headers: &mut HeaderMap, quota: Option<QuotaState>) {
+        let Some(QuotaState { of, remaining, reset_secs }) = quota else { return };
         let policy = match of {
             Who::User => self.user.as_ref().map(|limiter| &limiter.policy),
             Who::Write => self.write.as_ref().map(|limiter| &limiter.policy),
@@ -178,7 +178,7 @@ impl Rates {
         let text = format!("\"{}\";r={remaining};t={reset_secs}", of.name());
         if let (Some(policy), Ok(text)) = (policy, HeaderValue::try_from(text)) {
             headers.insert(POLICY, policy.clone());
-            headers.insert(STANDING, text);
+            headers.insert(RATE_LIMIT, text);
         }
     }
 

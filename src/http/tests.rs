@@ -10,7 +10,7 @@ use axum::response::Response;
 use serde_json::Value;
 use tower::{Service, ServiceExt};
 
-use super::server::Answers;
+use super::server::RequestService;
 use super::*;
 use crate::config::{Ack, ChargeScope, Limits};
 use crate::domain::UserId;
@@ -19,17 +19,17 @@ const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const NOWHERE: &str = "postgres://postgres@127.0.0.1:1/nowhere";
 const ORDER: &str = "/v1/orders/01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47";
 
-fn app() -> impl Answers {
-    service(Arc::new(api(&Limits::default(), Edge::default())))
+fn app() -> impl RequestService {
+    service(Arc::new(api(&Limits::default(), BrowserPolicy::default())))
 }
 
-fn limited(limit: Duration, router: Router) -> impl Answers {
-    let mut around = Around::new(&api(&Limits::default(), Edge::default()), Routes::new([]));
-    around.limit = limit;
-    Arc::new(around).over(router)
+fn limited(limit: Duration, router: Router) -> impl RequestService {
+    let mut middleware = Middleware::new(&api(&Limits::default(), BrowserPolicy::default()), Routes::new([]));
+    middleware.limit = limit;
+    Arc::new(middleware).over(router)
 }
 
-fn api(limits: &Limits, edge: Edge) -> Api {
+fn api(limits: &Limits, browser_policy: BrowserPolicy) -> Api {
     let pool = crate::truth::pool(NOWHERE, 1, Duration::from_millis(100)).unwrap();
     Api {
         gate: Arc::new(Gate::without_cells()),
@@ -43,8 +43,8 @@ fn api(limits: &Limits, edge: Edge) -> Api {
             body_timeout: Duration::from_secs(10),
         },
         rates: Arc::new(Rates::new(limits)),
-        turns: Turns::new(limits, Duration::from_secs(1)),
-        edge,
+        concurrency: ConcurrencyLimits::new(limits, Duration::from_secs(1)),
+        browser_policy,
         product_pages: Default::default(),
         refresh_popular: Arc::new(|_| Box::pin(async { Ok(()) })),
         rabbitmq_connected: None,
@@ -337,8 +337,8 @@ async fn the_futures_of_a_request_are_small() {
     fn of_five<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
-    let around = Around::new(&api(&Limits::default(), Edge::default()), Routes::new([]));
-    let answering = Arc::new(around).over(Router::new()).call(request("GET", "/v1/products", None, ""));
+    let middleware = Middleware::new(&api(&Limits::default(), BrowserPolicy::default()), Routes::new([]));
+    let answering = Arc::new(middleware).over(Router::new()).call(request("GET", "/v1/products", None, ""));
     for (what, bytes, most) in [
         ("around the handlers", size_of_val(&*answering), 1_800),
         ("issue_coupon", of_five(coupons::issue_coupon), 1_400),
@@ -394,7 +394,7 @@ async fn the_description_and_its_page_are_served_from_here() {
 async fn metrics_name_routes_not_paths() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
-    let guard = metrics::set_default_local_recorder(&recorder);
+    let guard = ::metrics::set_default_local_recorder(&recorder);
     send(request("GET", "/v1/products/a%20b", None, "")).await;
     send(request("GET", "/nowhere/17", None, "")).await;
     send(
@@ -418,7 +418,7 @@ async fn metrics_name_routes_not_paths() {
 #[tokio::test]
 async fn a_user_is_told_how_much_is_left_and_then_when_to_come_again() {
     let limits = Limits { user_rate: "2/10s".parse().unwrap(), ..Limits::default() };
-    let app = service(Arc::new(api(&limits, Edge::default())));
+    let app = service(Arc::new(api(&limits, BrowserPolicy::default())));
     let ask = async |scope: &str| {
         let request = request("GET", "/v1/users/u/wallet?x=1", Some(&token("u", scope)), "");
         let response = app.clone().oneshot(request).await.unwrap();
@@ -440,7 +440,7 @@ async fn a_user_is_told_how_much_is_left_and_then_when_to_come_again() {
 #[tokio::test]
 async fn an_address_is_counted_before_anything_else() {
     let limits = Limits { address_rate: "2/60s".parse().unwrap(), ..Limits::default() };
-    let app = service(Arc::new(api(&limits, Edge::default())));
+    let app = service(Arc::new(api(&limits, BrowserPolicy::default())));
     let ask = async |address: &str, path: &str| {
         let mut request = request("GET", path, Some("nonsense"), "");
         request.extensions_mut().insert(server::Peer(address.parse().unwrap()));
@@ -463,7 +463,8 @@ async fn browsers_are_told_to_guess_and_keep_nothing() {
         assert!(header(&response, "content-security-policy").starts_with(policy), "{uri}");
         assert!(!response.headers().contains_key("strict-transport-security"));
     }
-    let app = service(Arc::new(api(&Limits::default(), Edge { tls: true, ..Edge::default() })));
+    let app =
+        service(Arc::new(api(&Limits::default(), BrowserPolicy { tls: true, ..BrowserPolicy::default() })));
     let response = app.oneshot(request("GET", "/openapi.json", None, "")).await.unwrap();
     assert_eq!(header(&response, "strict-transport-security"), "max-age=31536000");
 }
@@ -476,8 +477,11 @@ async fn pages_of_other_origins_may_call_only_where_the_settings_name_them() {
     };
     let closed = send(preflight("https://shop.example")).await;
     assert!(closed.status() == 405 && !closed.headers().contains_key("access-control-allow-origin"));
-    let edge = Edge { cors_origins: vec!["https://shop.example".parse().unwrap()], ..Edge::default() };
-    let app = service(Arc::new(api(&Limits::default(), edge)));
+    let browser_policy = BrowserPolicy {
+        cors_origins: vec!["https://shop.example".parse().unwrap()],
+        ..BrowserPolicy::default()
+    };
+    let app = service(Arc::new(api(&Limits::default(), browser_policy)));
     let open = app.clone().oneshot(preflight("https://shop.example")).await.unwrap();
     assert_eq!(open.headers()["access-control-allow-origin"], "https://shop.example");
     let allowed = open.headers()["access-control-allow-headers"].to_str().unwrap();

@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{AcceptedCharge, Answer, List};
+use super::answer::{AcceptedCharge, JsonAnswer, List};
 use super::auth::{Caller, Charger};
 use super::extract::{EntryId, IdempotencyKeyParam, Json, Key, NoQuery, Page, PageParams, PathId};
-use super::fields::{ShopId, Whole, bound};
+use super::fields::{IntRange, ShopId, bound};
 use super::problem::Problem;
 use super::refusals;
 use crate::domain::fact::WalletCharged;
@@ -38,7 +38,7 @@ pub struct WalletView {
 #[schema(title = "Charge", as = ChargeWallet, example = json!({"amount": 50_000}))]
 pub struct ChargeBody {
     #[schema(inline)]
-    amount: Whole<0, { bound(MAX_BALANCE) }>,
+    amount: IntRange<0, { bound(MAX_BALANCE) }>,
 }
 
 /// A charge. Amounts in won.
@@ -119,11 +119,11 @@ pub async fn get_wallet(
     caller: Caller,
     PathId(user_id): PathId<UserId>,
     _: NoQuery,
-) -> Result<Answer<WalletView>, Problem> {
+) -> Result<JsonAnswer<WalletView>, Problem> {
     caller.check_acts_for(&user_id)?;
-    let _turn = api.turns.read.turn().await?;
+    let _permit = api.concurrency.read.permit().await?;
     let balance = api.gate.balance(&user_id).await?.unwrap_or(0);
-    Ok(Answer(WalletView { user_id, balance }))
+    Ok(JsonAnswer(WalletView { user_id, balance }))
 }
 
 /// Charge a wallet
@@ -145,7 +145,7 @@ pub async fn charge_wallet(
     caller.check_acts_for(&user_id)?;
     let amount = body.amount.get();
     let key = key.of(&user_id);
-    let _turn = api.turns.decide.turn().await?;
+    let _permit = api.concurrency.decide.permit().await?;
     let decision = api.gate.charge_wallet(ChargeWallet { user_id, amount }, key, api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::charge(&refusal, amount)).await?;
     let ids = |it: &WalletCharged| AcceptedCharge::new(it.charge_id.0);
@@ -161,12 +161,12 @@ pub async fn list_entries(
     caller: Caller,
     PathId(user_id): PathId<UserId>,
     page: Page<EntryId>,
-) -> Result<Answer<List<WalletEntryView>>, Problem> {
+) -> Result<JsonAnswer<List<WalletEntryView>>, Problem> {
     caller.check_acts_for(&user_id)?;
-    let _turn = api.turns.truth.turn().await?;
+    let _permit = api.concurrency.truth.permit().await?;
     let after = page.after.map(|id| id.0);
     let read = async { Ok(api.truth.wallet_entries(&user_id, after, page.limit + 1).await?) };
     let (found, _) = api.read_truth(read).await?;
     let list = List::page(found, page.limit, |entry| entry.entry_id.to_string());
-    Ok(Answer(list.map(WalletEntryView::from)))
+    Ok(JsonAnswer(list.map(WalletEntryView::from)))
 }

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use sqlx::postgres::PgQueryResult;
 use sqlx::{Connection, PgConnection};
 
+use super::copy_buffer::{CopyBuffer, Field};
 use super::cursor::{Cursor, Target};
 use super::differences::rebase;
 use super::plan::{Plan, PlanError, Prepared, Won};
 use super::quarantine::{self, Skipped};
-use super::rows::{Field, Rows};
 use crate::domain::TimestampMs;
 use crate::domain::event::{OutboxEvent, order_cancelled};
 use crate::log::{Entry, RawEntry};
@@ -304,7 +304,7 @@ async fn idempotency_records(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(
 
 async fn outbox(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
     let cancelled = cancelled_events(tx, plan).await?;
-    let mut rows = Rows::<4>::default();
+    let mut rows = CopyBuffer::<4>::default();
     for (event, at) in plan.events.iter().copied().chain(&cancelled) {
         rows.add([
             Field::Text(&event.event_id),

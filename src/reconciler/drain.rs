@@ -9,14 +9,14 @@
 
 use super::cursor::{Cursor, Target};
 use super::verify::unbroken;
-use super::{Reconciler, Step, StepError, ahead, quarantine};
+use super::{Reconciler, StepError, StepOutcome, prefetch, quarantine};
 use crate::redis::meta::Meta;
 
 impl Reconciler {
     /// Applies the entries after the cursor that the closed cell's logs still hold. This includes a
     /// cell whose `meta` is gone: the log may be whole, and its decisions may have been answered.
     /// `Some`: the rebuild must not go on.
-    pub(super) async fn drain(&mut self, closed: &Meta) -> Result<Option<Step>, StepError> {
+    pub(super) async fn drain(&mut self, closed: &Meta) -> Result<Option<StepOutcome>, StepError> {
         if let Some(stop) = self.drain_epoch().await? {
             return Ok(Some(stop));
         }
@@ -27,7 +27,7 @@ impl Reconciler {
                 continue;
             }
             if !self.follow_into(epoch, &cursor).await? {
-                return Ok(Some(Step::Superseded));
+                return Ok(Some(StepOutcome::Superseded));
             }
             if let Some(stop) = self.drain_epoch().await? {
                 return Ok(Some(stop));
@@ -38,16 +38,16 @@ impl Reconciler {
     }
 
     /// Applies the entries after the cursor in its own epoch, as far as the chain is valid.
-    async fn drain_epoch(&mut self) -> Result<Option<Step>, StepError> {
+    async fn drain_epoch(&mut self) -> Result<Option<StepOutcome>, StepError> {
         loop {
             let cursor = self.cursor().await?;
-            let found = ahead::read(&self.log, cursor.epoch, cursor.seq, self.bound).await?;
+            let found = prefetch::read(&self.log, cursor.epoch, cursor.seq, self.bound).await?;
             let valid = unbroken(&cursor, found.entries);
             if valid.is_empty() {
                 return Ok(None);
             }
             match self.apply_entries(&cursor, &valid, None, false).await? {
-                Step::Applied(_) => {}
+                StepOutcome::Applied(_) => {}
                 stop => return Ok(Some(stop)),
             }
         }
@@ -127,7 +127,7 @@ impl Reconciler {
         let cell = self.cell;
         let (mut last, mut entries, mut facts) = (after, 0, 0);
         loop {
-            let found = ahead::read(&self.log, epoch, last, self.bound).await?.entries;
+            let found = prefetch::read(&self.log, epoch, last, self.bound).await?.entries;
             let Some(end) = found.last() else { break };
             last = end.seq;
             entries += found.len();

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use opentelemetry::trace::SpanKind;
 
-use super::ahead::Ahead;
 use super::apply::{ApplyError, apply, apply_differences};
 use super::cursor::{Cursor, Target};
 use super::plan::{Plan, Prepared};
-use super::{Reconciler, Step, StepError, TRUTH_STEP_LIMIT, timed_out};
+use super::prefetch::Prefetched;
+use super::{Reconciler, StepError, StepOutcome, TRUTH_STEP_LIMIT, timed_out};
 use crate::log::RawEntry;
 
 impl Reconciler {
@@ -20,13 +20,13 @@ impl Reconciler {
         entries: &[RawEntry],
         prepared: Option<&[Prepared]>,
         more: bool,
-    ) -> Result<Step, StepError> {
+    ) -> Result<StepOutcome, StepError> {
         match self.apply_once(cursor, entries, prepared, more).await {
             Ok(()) => {
                 self.bound.grow();
-                Ok(Step::Applied(entries.len()))
+                Ok(StepOutcome::Applied(entries.len()))
             }
-            Err(ApplyError::Superseded) => Ok(Step::Superseded),
+            Err(ApplyError::Superseded) => Ok(StepOutcome::Superseded),
             Err(ApplyError::Failed(e)) => {
                 let e = StepError::from(e);
                 // The next try is smaller. The cursor will show whether this one was committed.
@@ -81,13 +81,13 @@ impl Reconciler {
             (applied, started.elapsed())
         };
         let place = Cursor::at(log.cell, last);
-        let looking = async { if more { Ahead::look(log, &place, bound).await } else { None } };
-        let ((applied, took), ahead) = tokio::join!(applying, looking);
+        let looking = async { if more { Prefetched::look(log, &place, bound).await } else { None } };
+        let ((applied, took), prefetched) = tokio::join!(applying, looking);
         match applied {
             Ok(outcome) => {
                 outcome?;
-                self.ahead = ahead;
-                self.meters.applied(entries.len(), &plan.won, took);
+                self.prefetched = prefetched;
+                self.metrics.applied(entries.len(), &plan.won, took);
                 plan.traced
                     .iter()
                     .for_each(|(name, trace, at)| trace.child_since(SpanKind::Internal, name, *at));
@@ -109,7 +109,7 @@ impl Reconciler {
         let conn = self.connection().await.map_err(ApplyError::Failed)?;
         let applied = apply_differences(conn, cursor, entries);
         match tokio::time::timeout(TRUTH_STEP_LIMIT, applied).await {
-            Ok(won) => self.meters.applied(entries.len(), &won?, started.elapsed()),
+            Ok(won) => self.metrics.applied(entries.len(), &won?, started.elapsed()),
             Err(_) => {
                 self.conn = None;
                 return Err(ApplyError::Failed(timed_out()));

@@ -4,20 +4,20 @@ use std::time::{Duration, Instant};
 
 use super::apply::refuses;
 use super::cursor::Cursor;
-use super::{Reconciler, Step, StepError, TRUTH_STEP_LIMIT, timed_out};
+use super::{Reconciler, StepError, StepOutcome, TRUTH_STEP_LIMIT, timed_out};
 use crate::log::RawEntry;
 
 /// How often the leader tries an entry again that PostgreSQL has refused.
 const HALT_RETRY: Duration = Duration::from_secs(10);
 
 impl Reconciler {
-    pub(super) fn halted(&mut self, reason: String) -> Step {
+    pub(super) fn halted(&mut self, reason: String) -> StepOutcome {
         if self.last_halt.as_ref() != Some(&reason) {
             tracing::error!(cell = self.cell, reason, "the cell's reconciler is halted");
-            self.meters.halts.increment(1);
+            self.metrics.halts.increment(1);
             self.last_halt = Some(reason.clone());
         }
-        Step::Halted(reason)
+        StepOutcome::Halted(reason)
     }
 
     /// Whether it is time to try the refused entry again: an operator may have corrected the cause.
@@ -35,7 +35,7 @@ impl Reconciler {
         cursor: &Cursor,
         entries: &[RawEntry],
         why: &str,
-    ) -> Result<Step, StepError> {
+    ) -> Result<StepOutcome, StepError> {
         let seq = cursor.seq + 1;
         let (what, choice) = match self.refused_fact(cursor, entries).await? {
             Some((fact, of)) => (format!("fact {fact} of {of} in entry {seq}"), fact.to_string()),

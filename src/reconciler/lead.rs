@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::ahead::Ahead;
 use super::cursor::Cursor;
-use super::step::Known;
+use super::prefetch::Prefetched;
+use super::step::Snapshot;
 use super::verify::{Comparison, compare};
-use super::{Reconciler, Step, StepError, TRUTH_STEP_LIMIT, limited, pause, quarantine};
+use super::{Reconciler, StepError, StepOutcome, TRUTH_STEP_LIMIT, limited, pause, quarantine};
 use crate::config::bounds::LOG_KEPT_ENTRIES;
 use crate::redis::control::ADVANCE_WATERMARK;
 use crate::redis::keys::Keys;
@@ -39,7 +39,7 @@ impl Reconciler {
                 return Ok(());
             }
         }
-        self.meters.leading.set(1.0);
+        self.metrics.leading.set(1.0);
         tracing::info!(cell = self.cell, "leads the cell's reconciler");
         // This leader may be able to apply what an earlier one could not: a newer version, a corrected schema.
         let cell = self.cell;
@@ -59,25 +59,25 @@ impl Reconciler {
     /// returns the state that this step would read first.
     async fn lead_on(
         &mut self,
-        known: Option<Known>,
+        known: Option<Snapshot>,
         shutdown: &CancellationToken,
-    ) -> Result<Option<Known>, StepError> {
+    ) -> Result<Option<Snapshot>, StepError> {
         let began = Instant::now();
         let (step, at) = self.work(known).await?;
         // A transaction costs the same for one entry as for many, so entries that follow shortly wait for each other.
         let rest = if self.is_level() { self.pace.saturating_sub(began.elapsed()) } else { Duration::ZERO };
-        if let (Step::Applied(_), true, Some(at)) = (&step, rest.is_zero(), &at) {
+        if let (StepOutcome::Applied(_), true, Some(at)) = (&step, rest.is_zero(), &at) {
             return Box::pin(self.advance_and_prefetch(at)).await;
         }
         if let Some(at) = &at {
             self.advance_watermark(at).await?;
         }
         match step {
-            Step::Applied(_) => pause(rest, shutdown).await,
-            Step::Rebuilt(_) => {}
-            Step::Idle => self.wait_for_entries(at, shutdown).await?,
-            Step::Halted(_) => pause(STANDBY_PAUSE, shutdown).await,
-            Step::Superseded => {
+            StepOutcome::Applied(_) => pause(rest, shutdown).await,
+            StepOutcome::Rebuilt(_) => {}
+            StepOutcome::Idle => self.wait_for_entries(at, shutdown).await?,
+            StepOutcome::Halted(_) => pause(STANDBY_PAUSE, shutdown).await,
+            StepOutcome::Superseded => {
                 let cell = self.cell;
                 tracing::info!(cell, "another reconciler has moved the cursor; this one looks again");
                 pause(STANDBY_PAUSE, shutdown).await;
@@ -88,25 +88,26 @@ impl Reconciler {
 
     /// Advances the watermark, and reads the next entries in the same round trip. `None` if nothing follows or anything is
     /// unusual: the next step then reads cursor, `meta` and log itself, in the order in which it can compare them.
-    async fn advance_and_prefetch(&mut self, at: &Known) -> Result<Option<Known>, StepError> {
-        let kept = self.ahead.take();
+    async fn advance_and_prefetch(&mut self, at: &Snapshot) -> Result<Option<Snapshot>, StepError> {
+        let kept = self.prefetched.take();
         let looking = async {
             match kept {
-                Some(ahead) => Some(ahead),
-                None => Ahead::look(&self.log, &at.cursor, self.bound).await,
+                Some(prefetched) => Some(prefetched),
+                None => Prefetched::look(&self.log, &at.cursor, self.bound).await,
             }
         };
-        let (told, ahead, seen) = tokio::join!(self.advance_watermark(at), looking, self.log.meta());
+        let (told, prefetched, seen) = tokio::join!(self.advance_watermark(at), looking, self.log.meta());
         told?;
-        let known = Known { cursor: at.cursor.clone(), seen: seen? };
-        let follows = ahead.as_ref().is_some_and(|ahead| ahead.is_next(&known.cursor, &known.seen));
-        self.ahead = ahead;
+        let known = Snapshot { cursor: at.cursor.clone(), seen: seen? };
+        let follows =
+            prefetched.as_ref().is_some_and(|prefetched| prefetched.is_next(&known.cursor, &known.seen));
+        self.prefetched = prefetched;
         Ok((follows && compare(&known.cursor, &known.seen) == Comparison::Same).then_some(known))
     }
 
     /// Whether no entries are prefetched, so that PostgreSQL is level with the gate as far as is known.
     pub fn is_level(&self) -> bool {
-        self.ahead.is_none()
+        self.prefetched.is_none()
     }
 
     /// Takes the leader lock; `false` when another instance leads.
@@ -150,8 +151,8 @@ impl Reconciler {
     }
 
     /// Tells the gate how far PostgreSQL has applied the log, and trims the log well behind that.
-    pub(super) async fn advance_watermark(&self, at: &Known) -> Result<(), StepError> {
-        let Known { cursor, seen } = at;
+    pub(super) async fn advance_watermark(&self, at: &Snapshot) -> Result<(), StepError> {
+        let Snapshot { cursor, seen } = at;
         if cursor.seq <= seen.applied {
             return Ok(());
         }
@@ -164,10 +165,10 @@ impl Reconciler {
 
     async fn wait_for_entries(
         &self,
-        at: Option<Known>,
+        at: Option<Snapshot>,
         shutdown: &CancellationToken,
     ) -> Result<(), StepError> {
-        let Some(Known { cursor, .. }) = at else { return Ok(()) };
+        let Some(Snapshot { cursor, .. }) = at else { return Ok(()) };
         tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             found = self.log.wait_after(cursor.epoch, cursor.seq) => Ok(found?),

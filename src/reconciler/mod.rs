@@ -10,8 +10,8 @@
 //! [`step`]: Reconciler::step
 //! [`run`]: Reconciler::run
 
-mod ahead;
 mod apply;
+mod copy_buffer;
 pub mod cursor;
 pub mod differences;
 mod drain;
@@ -20,12 +20,12 @@ mod halt;
 mod lead;
 mod load;
 pub mod log_admin;
-mod meters;
+mod metrics;
 pub mod plan;
+mod prefetch;
 pub mod quarantine;
 mod rebuild;
 pub mod report;
-mod rows;
 mod skip;
 mod step;
 mod takeover;
@@ -45,15 +45,15 @@ use crate::log::reader::{LogError, LogReader};
 use crate::redis::RedisSetupError;
 use crate::telemetry::repeated::Repeated;
 use crate::truth;
-use ahead::{Ahead, ApplyBound};
 pub use apply::{ApplyError, apply_differences};
-use meters::ReconcilerMeters;
+use metrics::ReconcilerMetrics;
+use prefetch::{ApplyBound, Prefetched};
 pub use skip::SkipError;
 pub use tidy::Housekeeping;
 
 /// What one step did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum StepOutcome {
     /// Nothing new in the log.
     Idle,
     /// PostgreSQL has applied this many entries.
@@ -110,7 +110,7 @@ pub struct Reconciler {
     server: takeover::Server,
     conn: Option<PgConnection>,
     /// The entries that follow those applied last, prefetched.
-    ahead: Option<Ahead>,
+    prefetched: Option<Prefetched>,
     bound: ApplyBound,
     cell: u32,
     pace: Duration,
@@ -125,7 +125,7 @@ pub struct Reconciler {
     /// Where a rebuild also writes what it cannot apply.
     report: Option<PathBuf>,
     told_lost: Option<report::Told>,
-    meters: ReconcilerMeters,
+    metrics: ReconcilerMetrics,
 }
 
 impl Reconciler {
@@ -136,7 +136,7 @@ impl Reconciler {
             server: takeover::Server::new(&log.client),
             log,
             conn: None,
-            ahead: None,
+            prefetched: None,
             bound: ApplyBound::default(),
             cell,
             pace: APPLY_PACE,
@@ -146,7 +146,7 @@ impl Reconciler {
             seen_epoch: 0,
             report: None,
             told_lost: None,
-            meters: ReconcilerMeters::new(cell),
+            metrics: ReconcilerMetrics::new(cell),
         })
     }
 
@@ -170,10 +170,10 @@ impl Reconciler {
         let mut trouble = Repeated::new("the reconciler starts over");
         while !shutdown.is_cancelled() {
             let led = self.lead(&shutdown, &mut trouble).await;
-            self.meters.leading.set(0.0);
+            self.metrics.leading.set(0.0);
             if let Err(e) = led {
                 trouble.failed(&e);
-                (self.conn, self.ahead) = (None, None);
+                (self.conn, self.prefetched) = (None, None);
                 pause(RETRY_PAUSE, &shutdown).await;
             }
         }

@@ -15,7 +15,7 @@ use crate::domain::trace_mark::TraceMark;
 use crate::domain::{OrderView, TimestampMs};
 use crate::log::{Entry, EntryError, RawEntry};
 
-use super::rows::{Field, Rows};
+use super::copy_buffer::{CopyBuffer, Field};
 
 /// Trace marks of an entry's requests, by the id of what was decided.
 type Traces = HashMap<Uuid, TraceMark>;
@@ -92,16 +92,16 @@ pub struct Plan<'a> {
     pub templates: BTreeMap<&'a str, &'a TemplatePut>,
     /// template → coupons issued
     pub issued: BTreeMap<&'a str, i64>,
-    pub coupons: Rows<6>,
+    pub coupons: CopyBuffer<6>,
     /// coupon → the order that uses it and since when; `None`: it was returned
     pub coupon_uses: BTreeMap<Uuid, Option<(Uuid, TimestampMs)>>,
     /// user → balance, time of the change
     pub wallets: BTreeMap<&'a str, (i64, TimestampMs)>,
-    pub wallet_entries: Rows<6>,
+    pub wallet_entries: CopyBuffer<6>,
     /// Won that `wallet_entries` moves, by kind.
     pub won: Won,
-    pub orders: Rows<9>,
-    pub order_items: Rows<7>,
+    pub orders: CopyBuffer<9>,
+    pub order_items: CopyBuffer<7>,
     pub cancellations: Cancellations,
     /// scope → request hash, reply, time of the decision
     pub idempotency: BTreeMap<&'a str, (&'a [u8], &'a [u8], TimestampMs)>,

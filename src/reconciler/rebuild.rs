@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use super::cursor::{Cursor, Target};
 use super::load::{Loaded, load};
-use super::{Reconciler, Step, StepError, limited};
+use super::{Reconciler, StepError, StepOutcome, limited};
 use crate::config::bounds::FENCE_WAIT;
 use crate::log::entry::genesis_tip;
 use crate::log::reader::Opening;
@@ -31,7 +31,7 @@ const CLAIM_ATTEMPTS: u32 = 5;
 
 impl Reconciler {
     /// Rebuilds at an operator's request, whatever the state of the cell.
-    pub async fn rebuild_now(&mut self) -> Result<Step, StepError> {
+    pub async fn rebuild_now(&mut self) -> Result<StepOutcome, StepError> {
         let cell = self.cell;
         let mut tried = None;
         loop {
@@ -48,7 +48,12 @@ impl Reconciler {
     }
 
     /// Rebuilds the gate. `cursor` and `meta` may be out of date by now.
-    pub async fn rebuild(&mut self, cursor: &Cursor, meta: &Meta, reason: &str) -> Result<Step, StepError> {
+    pub async fn rebuild(
+        &mut self,
+        cursor: &Cursor,
+        meta: &Meta,
+        reason: &str,
+    ) -> Result<StepOutcome, StepError> {
         let cell = self.cell;
         // The log still holds an entry that PostgreSQL refused, and a rebuild would lose it.
         if let Some(halt) = &cursor.halted_reason
@@ -69,7 +74,7 @@ impl Reconciler {
         let server = self.server_id().await?;
         let claim = iter::once(epoch.to_string()).chain(server.clone()).collect();
         if !CLAIM_EPOCH.call(&client, vec![Keys::meta(cell)], claim).await? {
-            return Ok(Step::Superseded);
+            return Ok(StepOutcome::Superseded);
         }
         // Another rebuilder may have opened an epoch since `meta` was read. From here on, no
         // rebuilder with an earlier claim can open one.
@@ -82,7 +87,7 @@ impl Reconciler {
         let clock_ms = meta.clock_ms.max(closed.clock_ms);
         let claimed = self.claim_cursor(epoch, clock_ms, server.as_deref()).await?;
         let Some((origin, target, waits)) = claimed else {
-            return Ok(Step::Superseded);
+            return Ok(StepOutcome::Superseded);
         };
         let moved = Instant::now();
         self.log.unlink_epoch(epoch).await?;
@@ -93,14 +98,14 @@ impl Reconciler {
             // A faster rebuilder may have removed the keys of earlier epochs before the last key of
             // this one was loaded.
             self.log.unlink_epoch(epoch).await?;
-            return Ok(Step::Superseded);
+            return Ok(StepOutcome::Superseded);
         }
         self.log.unlink_before(epoch).await?;
-        self.meters.rebuilds.increment(1);
-        self.meters.rebuild_duration.record(started.elapsed());
+        self.metrics.rebuilds.increment(1);
+        self.metrics.rebuild_duration.record(started.elapsed());
         let fields = loaded.hashes.iter().map(|(_, fields)| *fields).sum::<u64>();
         tracing::info!(cell, epoch, fields, "the gate is open");
-        Ok(Step::Rebuilt(epoch))
+        Ok(StepOutcome::Rebuilt(epoch))
     }
 
     /// Moves the cursor to the beginning of `epoch`. Returns where the cursor stood, where it

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::quarantine::{self, Choice};
-use super::{Reconciler, Step, StepError};
+use super::{Reconciler, StepError, StepOutcome};
 use crate::log::reader::LogError;
 
 /// Attempts to rebuild while other reconcilers rebuild too.
@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum SkipError {
     #[error(transparent)]
-    Step(#[from] StepError),
+    StepOutcome(#[from] StepError),
     #[error("cell {cell} is not halted, so there is nothing to skip")]
     NotHalted { cell: u32 },
     #[error(
@@ -48,13 +48,13 @@ pub enum SkipError {
 
 impl From<sqlx::Error> for SkipError {
     fn from(e: sqlx::Error) -> Self {
-        Self::Step(e.into())
+        Self::StepOutcome(e.into())
     }
 }
 
 impl From<LogError> for SkipError {
     fn from(e: LogError) -> Self {
-        Self::Step(e.into())
+        Self::StepOutcome(e.into())
     }
 }
 
@@ -69,7 +69,7 @@ impl Reconciler {
                 self.until_open(epoch).await?;
                 return Ok(epoch);
             }
-            if let Step::Halted(why) = self.rebuild_now().await? {
+            if let StepOutcome::Halted(why) = self.rebuild_now().await? {
                 return Err(SkipError::HaltedAgain(why));
             }
         }

@@ -1,6 +1,6 @@
 //! Connections to Redis, and the configuration that Rushgate requires of it.
 //!
-//! [`connect`] opens a client that reconnects by itself but never resends a command. [`Vetted`]
+//! [`connect`] opens a client that reconnects by itself but never resends a command. [`CheckedConnection`]
 //! wraps the client of decisions: before the first decision on each new connection, it checks that
 //! the Redis behind it keeps acknowledged writes.
 
@@ -129,28 +129,29 @@ impl Connections {
 /// The client of decisions. A reconnect may lead to another Redis (Sentinel has promoted a replica)
 /// or to another configuration (Redis was restarted). So no decision is sent on a connection before
 /// the configuration behind it was checked.
-pub struct Vetted {
+pub struct CheckedConnection {
     pub client: Client,
     demanded: Durability,
     connections: Connections,
     /// The number of the last connection that passed the check.
-    vetted: AtomicU64,
+    checked: AtomicU64,
     /// The number of the last connection whose failure was logged.
     complained: AtomicU64,
     /// Serialises checks, so that a failure is logged once.
     checking: tokio::sync::Mutex<()>,
 }
 
-impl Vetted {
+impl CheckedConnection {
     /// Checks the first connection. A Redis that would lose acknowledged writes is an error
     /// (`strict`) or a warning (`relaxed`).
     pub async fn new(client: Client, demanded: Durability) -> Result<Self, RedisSetupError> {
         let connections = Connections::new(&client);
         // A failure of connection 1 is returned to the caller, who reports it.
-        let (vetted, complained) = (AtomicU64::new(0), AtomicU64::new(1));
-        let vetted = Self { client, demanded, connections, vetted, complained, checking: Default::default() };
-        vetted.vet().await?;
-        Ok(vetted)
+        let (checked, complained) = (AtomicU64::new(0), AtomicU64::new(1));
+        let checked =
+            Self { client, demanded, connections, checked, complained, checking: Default::default() };
+        checked.check().await?;
+        Ok(checked)
     }
 
     /// The number of the current connection.
@@ -159,13 +160,13 @@ impl Vetted {
     }
 
     /// Checks the current connection unless it has passed already. Returns its number.
-    pub async fn vet(&self) -> Result<u64, RedisSetupError> {
+    pub async fn check(&self) -> Result<u64, RedisSetupError> {
         let connection = self.connection();
-        if self.vetted.load(Ordering::Relaxed) == connection {
+        if self.checked.load(Ordering::Relaxed) == connection {
             return Ok(connection);
         }
         let _one = self.checking.lock().await;
-        if self.vetted.load(Ordering::Relaxed) == connection {
+        if self.checked.load(Ordering::Relaxed) == connection {
             return Ok(connection);
         }
         if !self.client.is_connected() {
@@ -181,7 +182,7 @@ impl Vetted {
         if self.connection() != connection {
             return Err(RedisSetupError::Unsafe("the connection changed while it was checked".into()));
         }
-        self.vetted.store(connection, Ordering::Relaxed);
+        self.checked.store(connection, Ordering::Relaxed);
         Ok(connection)
     }
 }

@@ -16,7 +16,7 @@
 //!   the lock that NOTIFY takes in each of the reconciler's commits.
 
 mod broker;
-mod meters;
+mod metrics;
 mod outbox;
 mod publish;
 pub mod topology;
@@ -37,13 +37,13 @@ pub use publish::{Refusal, Refused};
 
 use crate::config::bounds;
 use broker::Broker;
-use meters::RelayMeters;
+use metrics::RelayMetrics;
 use outbox::Outbox;
 use publish::publish_window;
 
 /// What a step did.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum PublishOutcome {
     /// Another relay publishes.
     StandBy,
     /// The outbox is empty.
@@ -71,24 +71,32 @@ pub struct Relay {
     /// Events (outbox id, event id) that RabbitMQ has confirmed and PostgreSQL may still hold,
     /// because deleting them failed.
     undeleted: HashSet<(i64, String)>,
-    meters: Arc<RelayMeters>,
+    metrics: Arc<RelayMetrics>,
 }
 
 impl Relay {
     /// Does not connect yet. `pool` only supplies the address of PostgreSQL.
     pub fn new(amqp_url: impl Into<String>, pool: PgPool) -> Self {
-        let meters = Arc::new(RelayMeters::new());
+        let metrics = Arc::new(RelayMetrics::new());
         let amqp_url = amqp_url.into();
-        Self { amqp_url, pool, outbox: None, broker: None, measured: None, undeleted: HashSet::new(), meters }
+        Self {
+            amqp_url,
+            pool,
+            outbox: None,
+            broker: None,
+            measured: None,
+            undeleted: HashSet::new(),
+            metrics,
+        }
     }
 
     /// Delivers the next events, if this relay leads. It may be dropped at any await; some events
     /// may then be sent again.
-    pub async fn step(&mut self) -> Result<Step, RelayError> {
+    pub async fn step(&mut self) -> Result<PublishOutcome, RelayError> {
         // Taken out of `self` while in use: a step that ends early drops the session, and the lock
         // with it.
         let Some(mut outbox) = self.lead().await? else {
-            return Ok(Step::StandBy);
+            return Ok(PublishOutcome::StandBy);
         };
         // A step that ends here, because RabbitMQ is away, claims nothing. PostgreSQL would end the
         // leader's idle session, so it gets a statement all the same.
@@ -110,10 +118,10 @@ impl Relay {
         if rows.is_empty() {
             self.broker = Some(broker);
             self.outbox = Some(outbox);
-            return Ok(Step::Idle);
+            return Ok(PublishOutcome::Idle);
         }
         let window = publish_window(broker.channel(), &rows).await;
-        self.meters.window(&window);
+        self.metrics.window(&window);
         if !window.confirmed.is_empty() {
             let confirmed: HashSet<i64> = window.confirmed.iter().copied().collect();
             let names = rows.iter().filter(|row| confirmed.contains(&row.outbox_id));
@@ -129,7 +137,7 @@ impl Relay {
         if window.refused.is_empty() {
             self.broker = Some(broker);
         } // else: reconnecting declares queues and bindings again; one may have been deleted
-        Ok(Step::Published { delivered: window.confirmed.len(), refused: window.refused })
+        Ok(PublishOutcome::Published { delivered: window.confirmed.len(), refused: window.refused })
     }
 
     /// Deletes the events that RabbitMQ has confirmed before, and removes them from `rows`. Both of
@@ -170,7 +178,7 @@ impl Relay {
         if self.measured.is_none_or(|at| at.elapsed() >= bounds::RELAY_MEASURE) {
             self.measured = Some(Instant::now());
             for (queue, messages, consumers) in broker.queues().await {
-                meters::seen(queue, f64::from(messages), f64::from(consumers));
+                metrics::seen(queue, f64::from(messages), f64::from(consumers));
             }
         }
     }
@@ -196,7 +204,7 @@ impl Relay {
 /// counts as connected.
 pub async fn run(amqp_url: &str, pool: PgPool, connected: Arc<AtomicBool>, shutdown: CancellationToken) {
     let mut relay = Relay::new(amqp_url, pool);
-    let mut mood = Mood { connected, meters: Arc::clone(&relay.meters), state: None, failures: 0 };
+    let mut health = RelayHealth { connected, metrics: Arc::clone(&relay.metrics), state: None, failures: 0 };
     while !shutdown.is_cancelled() {
         let began = Instant::now();
         let outcome = {
@@ -209,7 +217,7 @@ pub async fn run(amqp_url: &str, pool: PgPool, connected: Arc<AtomicBool>, shutd
                 }
             }
         };
-        let pause = mood.after(&outcome);
+        let pause = health.after(&outcome);
         // The duration of a window counts towards the pause. That of a failure does not: a server
         // that fails slowly needs the full pause, too.
         let pause = if outcome.is_ok() { pause.saturating_sub(began.elapsed()) } else { pause };
@@ -219,13 +227,13 @@ pub async fn run(amqp_url: &str, pool: PgPool, connected: Arc<AtomicBool>, shutd
         }
     }
     relay.stop().await;
-    mood.turn(State::Stopped, "");
+    health.turn(State::Stopped, "");
 }
 
 /// The state of the relay: logs each change once, and lengthens the pause while failures go on.
-struct Mood {
+struct RelayHealth {
     connected: Arc<AtomicBool>,
-    meters: Arc<RelayMeters>,
+    metrics: Arc<RelayMetrics>,
     state: Option<State>,
     failures: u32,
 }
@@ -241,19 +249,19 @@ enum State {
     Stopped,
 }
 
-impl Mood {
+impl RelayHealth {
     /// Records the outcome of a step; returns the pause before the next one.
-    fn after(&mut self, outcome: &Result<Step, RelayError>) -> Duration {
+    fn after(&mut self, outcome: &Result<PublishOutcome, RelayError>) -> Duration {
         let (state, detail, pause) = match outcome {
-            Ok(Step::StandBy) => (State::StandBy, String::new(), bounds::RELAY_STANDBY_POLL),
-            Ok(Step::Idle) => (State::Delivering, String::new(), bounds::RELAY_POLL),
-            Ok(Step::Published { delivered, refused }) if refused.is_empty() => {
+            Ok(PublishOutcome::StandBy) => (State::StandBy, String::new(), bounds::RELAY_STANDBY_POLL),
+            Ok(PublishOutcome::Idle) => (State::Delivering, String::new(), bounds::RELAY_POLL),
+            Ok(PublishOutcome::Published { delivered, refused }) if refused.is_empty() => {
                 // A window costs the same for one event as for many, so events are collected for a
                 // while.
                 let full = *delivered as i64 >= bounds::RELAY_ROWS;
                 (State::Delivering, String::new(), if full { Duration::ZERO } else { bounds::RELAY_POLL })
             }
-            Ok(Step::Published { refused, .. }) => {
+            Ok(PublishOutcome::Published { refused, .. }) => {
                 let first = &refused[0];
                 let detail =
                     format!("{} events, the first is {}: {}", refused.len(), first.event_id, first.why);
@@ -277,7 +285,7 @@ impl Mood {
 
     fn turn(&mut self, state: State, detail: &str) {
         let leading = !matches!(state, State::StandBy | State::NoTruth | State::Stopped);
-        self.meters.state(leading, matches!(state, State::Delivering | State::Refused));
+        self.metrics.state(leading, matches!(state, State::Delivering | State::Refused));
         // A failure of PostgreSQL says nothing about RabbitMQ: the last known state stays.
         if state != State::NoTruth {
             let connected = matches!(state, State::StandBy | State::Delivering | State::Refused);
@@ -304,9 +312,9 @@ impl Mood {
 }
 
 /// However the relay ends, its gauges must not go on claiming that it leads.
-impl Drop for Mood {
+impl Drop for RelayHealth {
     fn drop(&mut self) {
-        self.meters.state(false, false);
+        self.metrics.state(false, false);
     }
 }
 
@@ -316,29 +324,29 @@ mod tests {
 
     #[test]
     fn an_outage_of_postgresql_is_none_of_rabbitmq() {
-        let (connected, meters) = (Arc::new(AtomicBool::new(true)), Arc::new(RelayMeters::new()));
-        let mut mood = Mood { connected: Arc::clone(&connected), meters, state: None, failures: 0 };
+        let (connected, metrics) = (Arc::new(AtomicBool::new(true)), Arc::new(RelayMetrics::new()));
+        let mut health = RelayHealth { connected: Arc::clone(&connected), metrics, state: None, failures: 0 };
         let is_connected = || connected.load(Ordering::Relaxed);
-        mood.after(&Err(RelayError::Outbox(OutboxError::TimedOut(bounds::RELAY_TRUTH_TIMEOUT))));
+        health.after(&Err(RelayError::Outbox(OutboxError::TimedOut(bounds::RELAY_TRUTH_TIMEOUT))));
         assert!(is_connected());
-        mood.after(&Err(RelayError::Broker(BrokerError::Blocked)));
+        health.after(&Err(RelayError::Broker(BrokerError::Blocked)));
         assert!(!is_connected());
-        mood.after(&Err(RelayError::Outbox(OutboxError::TimedOut(bounds::RELAY_TRUTH_TIMEOUT))));
+        health.after(&Err(RelayError::Outbox(OutboxError::TimedOut(bounds::RELAY_TRUTH_TIMEOUT))));
         assert!(!is_connected(), "it was away, and nobody has seen it since");
-        mood.after(&Ok(Step::StandBy));
+        health.after(&Ok(PublishOutcome::StandBy));
         assert!(is_connected());
     }
 
     #[test]
     fn pauses_grow_to_a_bound_and_end_with_the_trouble() {
-        let meters = Arc::new(RelayMeters::new());
-        let mut mood = Mood { connected: Arc::default(), meters, state: None, failures: 0 };
+        let metrics = Arc::new(RelayMetrics::new());
+        let mut health = RelayHealth { connected: Arc::default(), metrics, state: None, failures: 0 };
         let failed = || Err(RelayError::Broker(BrokerError::Blocked));
-        let pauses: Vec<_> = (0..40).map(|_| mood.after(&failed())).collect();
+        let pauses: Vec<_> = (0..40).map(|_| health.after(&failed())).collect();
         assert_eq!(pauses[0], bounds::RELAY_RETRY_FIRST);
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]));
         assert_eq!(pauses[39], bounds::RELAY_RETRY_MAX);
-        assert_eq!(mood.after(&Ok(Step::Idle)), bounds::RELAY_POLL);
-        assert_eq!(mood.after(&failed()), bounds::RELAY_RETRY_FIRST);
+        assert_eq!(health.after(&Ok(PublishOutcome::Idle)), bounds::RELAY_POLL);
+        assert_eq!(health.after(&failed()), bounds::RELAY_RETRY_FIRST);
     }
 }

@@ -27,21 +27,21 @@ use crate::config::bounds::{
 };
 use crate::config::{InvalidSetting, Role, Serve};
 use crate::gate::Gate;
+use crate::http::load_shed::ConcurrencyLimits;
 use crate::http::rates::Rates;
 use crate::http::server::BindError;
 use crate::http::server::Transport;
 use crate::http::tls::Tls;
-use crate::http::turns::Turns;
-use crate::http::{Api, Edge, Health, Ops, TokenVerifier};
+use crate::http::{Api, BrowserPolicy, Health, Ops, TokenVerifier};
 use crate::reconciler::Reconciler;
 use crate::redis::RedisSetupError;
 use crate::relay;
 use crate::scheduler::{self, Scheduler};
 use crate::telemetry::sampled::Sampled;
-use crate::thread::{OwnThread, ThreadError};
+use crate::thread::{DedicatedRuntime, ThreadError};
 use crate::truth::migrate::MigrateError;
 use crate::truth::{self, Truth};
-use crate::{http, losses, telemetry};
+use crate::{http, lost_decisions, telemetry};
 use database::Prepared;
 use sampler::Sampler;
 use supervisor::supervise;
@@ -136,7 +136,7 @@ pub async fn run(
     // The threads of the following roles; they end when they are dropped.
     let mut followers = Vec::new();
     if settings.has(Role::Reconciler) {
-        let thread = OwnThread::start("rushgate-follow", settings.followers_niceness())?;
+        let thread = DedicatedRuntime::start("rushgate-follow", settings.followers_niceness())?;
         for cell in 0..settings.servers.cells {
             roles.spawn(reconcile(&settings, cell, thread.runtime().clone(), &prepared, &background));
         }
@@ -148,7 +148,7 @@ pub async fn run(
         // Until the relay has found that it is not.
         let connected = Arc::new(AtomicBool::new(true));
         rabbitmq_connected = Some(Arc::clone(&connected));
-        let thread = OwnThread::start("rushgate-relay", settings.followers_niceness())?;
+        let thread = DedicatedRuntime::start("rushgate-relay", settings.followers_niceness())?;
         roles.spawn(reach_broker(amqp));
         let (pool, stop, prepared) = (pool.clone(), background.clone(), prepared.clone());
         let start = move || {
@@ -294,14 +294,15 @@ impl Listening<'_> {
                 verifier: Arc::clone(&verifier),
                 settings: settings.into(),
                 rates: Arc::clone(&rates),
-                turns: Turns::new(&settings.limits, settings.request_timeout()),
-                edge: Edge::new(settings, self.tls.is_some()),
+                concurrency: ConcurrencyLimits::new(&settings.limits, settings.request_timeout()),
+                browser_policy: BrowserPolicy::new(settings, self.tls.is_some()),
                 product_pages: http::RenderedPages::default(),
                 refresh_popular: refresher(self.pool, self.zone),
                 rabbitmq_connected: self.rabbitmq_connected,
             };
-            let losses = losses::watch(Arc::clone(&api.gate), api.truth.clone(), closing.clone());
-            servers.spawn("the watch for losses", losses);
+            let lost_decisions =
+                lost_decisions::watch(Arc::clone(&api.gate), api.truth.clone(), closing.clone());
+            servers.spawn("the watch for losses", lost_decisions);
             let service = http::service(Arc::new(api));
             let serving = http::server::run_with(listener, service, transport, closing.clone());
             servers.spawn("the API's port", serving);
@@ -315,9 +316,9 @@ impl Listening<'_> {
                 servers.spawn("the certificate", tls.follow(closing.clone()));
             }
         }
-        let meters = OwnThread::start("rushgate-meters", FOLLOWERS_NICENESS)?;
+        let metrics = DedicatedRuntime::start("rushgate-meters", FOLLOWERS_NICENESS)?;
         let upkeep = telemetry::metrics::upkeep(self.metrics, closing.clone());
-        servers.spawn_on("metrics", upkeep, meters.runtime());
+        servers.spawn_on("metrics", upkeep, metrics.runtime());
         servers.spawn("figures", sampler.run(sampled, closing.clone()));
         let roles: Vec<&str> = settings.roles.iter().map(|role| role.name()).collect();
         let api = addresses.api.map(tracing::field::display);

@@ -17,7 +17,7 @@ use crate::config::bounds::{
     METRICS_SAMPLE, METRICS_TEMPLATE_PAGES, METRICS_TEMPLATES, METRICS_TEMPLATES_SCAN,
 };
 use crate::domain::{CouponTemplate, TemplateId};
-use crate::gate::observe::{CellSight, RedisSight};
+use crate::gate::observe::{CellSample, RedisSample};
 use crate::gate::{Gate, WriteRefusal};
 use crate::telemetry::exposition::Exposition;
 use crate::telemetry::metrics::*;
@@ -114,36 +114,36 @@ impl Templates {
     }
 }
 
-fn expose_cells(out: &mut Exposition, cells: &[CellSight]) {
-    let names: Vec<String> = cells.iter().map(|sight| sight.status.cell.to_string()).collect();
-    let by_cell = |figure: fn(&CellSight) -> f64| {
-        names.iter().zip(cells).map(move |(name, sight)| ([name.as_str()], figure(sight)))
+fn expose_cells(out: &mut Exposition, cells: &[CellSample]) {
+    let names: Vec<String> = cells.iter().map(|sample| sample.status.cell.to_string()).collect();
+    let by_cell = |figure: fn(&CellSample) -> f64| {
+        names.iter().zip(cells).map(move |(name, sample)| ([name.as_str()], figure(sample)))
     };
-    let states = names.iter().zip(cells).flat_map(|(name, sight)| {
-        CELL_STATES.into_iter().map(move |state| ([name.as_str(), state], flag(sight.status.state == state)))
+    let states = names.iter().zip(cells).flat_map(|(name, sample)| {
+        CELL_STATES.into_iter().map(move |state| ([name.as_str(), state], flag(sample.status.state == state)))
     });
     out.put_all(&CELL_STATE, states);
-    let refusals = names.iter().zip(cells).flat_map(|(name, sight)| {
-        let now = sight.status.writes_refused;
+    let refusals = names.iter().zip(cells).flat_map(|(name, sample)| {
+        let now = sample.status.writes_refused;
         WriteRefusal::ALL.map(|why| ([name.as_str(), why.name()], flag(now == Some(why))))
     });
     out.put_all(&REDIS_REFUSES_WRITES, refusals);
-    out.put_all(&CELL_EPOCH, by_cell(|sight| sight.status.epoch as f64));
-    out.put_all(&LOG_SEQUENCE, by_cell(|sight| sight.status.seq as f64));
-    out.put_all(&LOG_APPLIED, by_cell(|sight| sight.status.applied as f64));
-    out.put_all(&LOG_LAG, by_cell(|sight| sight.status.seq.saturating_sub(sight.status.applied) as f64));
-    out.put_all(&LOG_LAG_SECONDS, by_cell(|sight| sight.behind.as_secs_f64()));
-    out.put_all(&LOG_LENGTH, by_cell(|sight| sight.log_length as f64));
+    out.put_all(&CELL_EPOCH, by_cell(|sample| sample.status.epoch as f64));
+    out.put_all(&LOG_SEQUENCE, by_cell(|sample| sample.status.seq as f64));
+    out.put_all(&LOG_APPLIED, by_cell(|sample| sample.status.applied as f64));
+    out.put_all(&LOG_LAG, by_cell(|sample| sample.status.seq.saturating_sub(sample.status.applied) as f64));
+    out.put_all(&LOG_LAG_SECONDS, by_cell(|sample| sample.behind.as_secs_f64()));
+    out.put_all(&LOG_LENGTH, by_cell(|sample| sample.log_length as f64));
 }
 
-fn expose_redis(out: &mut Exposition, sight: &RedisSight) {
+fn expose_redis(out: &mut Exposition, sample: &RedisSample) {
     for (metric, figure) in [
-        (&REDIS_MEMORY, sight.used_memory),
-        (&REDIS_MAX_MEMORY, sight.max_memory),
-        (&REDIS_CLIENTS, sight.clients),
-        (&REDIS_COMMANDS, sight.commands),
-        (&REDIS_REPLICAS, sight.replicas),
-        (&REDIS_AOF_OK, sight.aof_ok.map(u64::from)),
+        (&REDIS_MEMORY, sample.used_memory),
+        (&REDIS_MAX_MEMORY, sample.max_memory),
+        (&REDIS_CLIENTS, sample.clients),
+        (&REDIS_COMMANDS, sample.commands),
+        (&REDIS_REPLICAS, sample.replicas),
+        (&REDIS_AOF_OK, sample.aof_ok.map(u64::from)),
     ] {
         if let Some(figure) = figure {
             out.put(metric, figure as f64);

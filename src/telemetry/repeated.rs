@@ -6,7 +6,7 @@
 use std::fmt::Display;
 use std::time::Instant;
 
-use crate::config::bounds::REPEATS_TOLD_EVERY;
+use crate::config::bounds::REPEATS_LOGGED_EVERY;
 
 /// Distinct causes of one failure that are logged; further ones are only counted.
 const CAUSES: usize = 8;
@@ -79,7 +79,7 @@ impl Repeated {
         }
         failing.times += 1;
         let silent = now.duration_since(failing.told);
-        if silent < REPEATS_TOLD_EVERY {
+        if silent < REPEATS_LOGGED_EVERY {
             return Tell::Nothing;
         }
         let times = std::mem::take(&mut failing.times);

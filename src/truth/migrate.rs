@@ -2,7 +2,7 @@
 //!
 //! `schema_migrations` records the migrations that were made and, for each, the oldest version that
 //! may use the schema after it: a binary accepts a database with newer migrations as long as it is
-//! new enough for them. Each [`Step`] is recorded in its own transaction, so an interrupted
+//! new enough for them. Each [`MigrationStep`] is recorded in its own transaction, so an interrupted
 //! migration resumes where it stopped. A step waits for a lock only briefly, because every
 //! statement behind it in the lock's queue waits, too; it is retried later. Statements have no time
 //! limit.
@@ -19,7 +19,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::time::{sleep, timeout};
 
-use super::migration::{Malformed, Migration, Step};
+use super::migration::{Malformed, Migration, MigrationStep};
 use crate::config::{Servers, bounds};
 
 /// Key of the advisory lock: "rgschema" in ASCII.
@@ -268,7 +268,12 @@ impl Run<'_> {
 
     /// Takes a step, and retries it while it gets no lock. The pauses grow, so that the statements
     /// of other sessions are not held up too often in a row.
-    async fn patiently(&mut self, number: i32, place: usize, step: &Step) -> Result<(), MigrateError> {
+    async fn patiently(
+        &mut self,
+        number: i32,
+        place: usize,
+        step: &MigrationStep,
+    ) -> Result<(), MigrateError> {
         let (began, mut pause) = (Instant::now(), bounds::RETRY_PAUSE);
         loop {
             let error = match self.take(number, place, step).await {
@@ -289,15 +294,15 @@ impl Run<'_> {
         }
     }
 
-    async fn take(&mut self, number: i32, place: usize, step: &Step) -> Result<(), sqlx::Error> {
+    async fn take(&mut self, number: i32, place: usize, step: &MigrationStep) -> Result<(), sqlx::Error> {
         let sql = match step {
-            Step::Together(sql) => {
+            MigrationStep::Together(sql) => {
                 let mut transaction = self.conn.begin().await?;
                 transaction.execute(sql.as_str()).await?;
                 record(&mut transaction, number, place).await?;
                 return transaction.commit().await;
             }
-            Step::BuildIndex { index, sql } => match self.index_is_valid(index).await? {
+            MigrationStep::BuildIndex { index, sql } => match self.index_is_valid(index).await? {
                 Some(true) => return record(self.conn, number, place).await,
                 Some(false) => {
                     self.alone(&format!("DROP INDEX CONCURRENTLY {index}")).await?;
@@ -305,7 +310,7 @@ impl Run<'_> {
                 }
                 None => sql,
             },
-            Step::Alone(sql) => sql,
+            MigrationStep::Alone(sql) => sql,
         };
         self.alone(sql).await?;
         record(self.conn, number, place).await

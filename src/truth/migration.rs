@@ -16,12 +16,12 @@ pub struct Migration {
     /// The newest migration that a binary must know, at least, to use the schema after this one.
     pub oldest: i32,
     pub checksum: Vec<u8>,
-    pub steps: Vec<Step>,
+    pub steps: Vec<MigrationStep>,
 }
 
 /// A unit that is executed and recorded together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum MigrationStep {
     /// All statements in one transaction.
     Together(String),
     /// Builds an index without blocking writers. An interrupted build leaves an invalid index
@@ -50,7 +50,7 @@ impl Migration {
             (_, Some(oldest)) if (1..=number).contains(&oldest) => oldest,
             _ => return Err(malformed("it needs a line `-- oldest: N`, N between 1 and its own number")),
         };
-        let steps: Vec<Step> = parts(&source.sql).filter_map(|part| step(&part)).collect();
+        let steps: Vec<MigrationStep> = parts(&source.sql).filter_map(|part| step(&part)).collect();
         if steps.is_empty() {
             return Err(malformed("it does nothing"));
         }
@@ -72,17 +72,17 @@ fn parts(sql: &str) -> impl Iterator<Item = String> {
     parts.into_iter()
 }
 
-fn step(part: &str) -> Option<Step> {
+fn step(part: &str) -> Option<MigrationStep> {
     let sql = part.trim().to_owned();
     let words: Vec<&str> = sql.split_whitespace().collect();
     let step = match words.as_slice() {
         [] => return None,
         ["CREATE", "INDEX", "CONCURRENTLY", index, ..]
         | ["CREATE", "UNIQUE", "INDEX", "CONCURRENTLY", index, ..] => {
-            Step::BuildIndex { index: (*index).to_owned(), sql }
+            MigrationStep::BuildIndex { index: (*index).to_owned(), sql }
         }
-        words if words.contains(&"CONCURRENTLY") => Step::Alone(sql),
-        _ => Step::Together(sql),
+        words if words.contains(&"CONCURRENTLY") => MigrationStep::Alone(sql),
+        _ => MigrationStep::Together(sql),
     };
     Some(step)
 }
@@ -106,9 +106,9 @@ mod tests {
         assert_eq!((migration.number, migration.oldest), (3, 2));
         let build = "CREATE UNIQUE INDEX CONCURRENTLY a_b\n    ON a (b);".to_owned();
         let expected = [
-            Step::Together("ALTER TABLE a ADD b text;\nSELECT 1;".into()),
-            Step::BuildIndex { index: "a_b".into(), sql: build },
-            Step::Alone("DROP INDEX CONCURRENTLY IF EXISTS c;".into()),
+            MigrationStep::Together("ALTER TABLE a ADD b text;\nSELECT 1;".into()),
+            MigrationStep::BuildIndex { index: "a_b".into(), sql: build },
+            MigrationStep::Alone("DROP INDEX CONCURRENTLY IF EXISTS c;".into()),
         ];
         assert_eq!(migration.steps, expected);
     }

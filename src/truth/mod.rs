@@ -21,7 +21,7 @@ use crate::config::bounds::CONNECT_TIMEOUT;
 mod examined;
 mod holders;
 mod ledger;
-mod losses;
+mod lost_decisions;
 pub mod migrate;
 mod migration;
 mod order_search;

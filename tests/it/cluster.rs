@@ -480,7 +480,7 @@ impl Instance {
     }
 
     /// Sends one request. `Err` means that no answer arrived.
-    pub async fn try_send(&self, request: &Request) -> Result<Answer, reqwest::Error> {
+    pub async fn try_send(&self, request: &Request) -> Result<HttpAnswer, reqwest::Error> {
         let client = &self.http[self.next.fetch_add(1, Ordering::Relaxed) % self.http.len()];
         let mut building = client
             .request(request.method.clone(), format!("{}{}", self.api, request.path))
@@ -497,10 +497,10 @@ impl Instance {
         let retry_after = response.headers().contains_key("Retry-After");
         let text = response.text().await?;
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Ok(Answer { status, replayed, retry_after, body })
+        Ok(HttpAnswer { status, replayed, retry_after, body })
     }
 
-    pub async fn send(&self, request: &Request) -> Answer {
+    pub async fn send(&self, request: &Request) -> HttpAnswer {
         self.try_send(request).await.unwrap_or_else(|e| panic!("{request:?}: {e:?}\n{:#?}", self.log()))
     }
 
@@ -539,7 +539,7 @@ impl Pair {
     }
 
     /// Sends all requests concurrently, alternating between the instances.
-    pub async fn at_once(&self, requests: impl IntoIterator<Item = Request>) -> Vec<Answer> {
+    pub async fn at_once(&self, requests: impl IntoIterator<Item = Request>) -> Vec<HttpAnswer> {
         let send = |request: Request| async move { self.any().send(&request).await };
         join_all(requests.into_iter().map(send)).await
     }
@@ -648,14 +648,14 @@ pub fn token(sub: &str, scope: &str) -> String {
 }
 
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct HttpAnswer {
     pub status: u16,
     pub replayed: bool,
     pub retry_after: bool,
     pub body: Value,
 }
 
-impl Answer {
+impl HttpAnswer {
     /// The problem's code; empty on success.
     pub fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or_default()
@@ -668,7 +668,7 @@ impl Answer {
 }
 
 /// The bodies of the 201 answers, and the number of answers per refusal code.
-pub fn sorted(answers: &[Answer]) -> (Vec<&Value>, HashMap<&str, usize>) {
+pub fn sorted(answers: &[HttpAnswer]) -> (Vec<&Value>, HashMap<&str, usize>) {
     let accepted = answers.iter().filter(|a| a.status == 201).map(|a| &a.body).collect();
     let mut refused = HashMap::new();
     for answer in answers.iter().filter(|a| a.status != 201) {

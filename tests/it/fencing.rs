@@ -10,7 +10,7 @@ use fred::prelude::*;
 use rushgate::config::bounds::{CLOCK_JUMP_LIMIT, FENCE_WAIT};
 use rushgate::gate::clock;
 use rushgate::gate::*;
-use rushgate::reconciler::{Reconciler, Step};
+use rushgate::reconciler::{Reconciler, StepOutcome};
 use rushgate::redis::meta::Meta;
 use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 use sqlx::{Connection, PgConnection};
@@ -131,7 +131,7 @@ async fn a_promoted_replica_takes_over_after_a_wait_and_keeps_its_epoch() {
     assert_eq!(Meta::read(&new, 0).await.unwrap().epoch, 1);
 
     let (began, mut leader) = (Instant::now(), Reconciler::connect(&servers, 0).await.unwrap());
-    assert_eq!(leader.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(leader.step().await.unwrap(), StepOutcome::Rebuilt(2));
     assert!(began.elapsed() >= FENCE_WAIT, "{:?}", began.elapsed());
     decided(&there, "bob").await;
     let refused = charge(&shop.gate, "ann").await.unwrap_err();
@@ -147,7 +147,7 @@ async fn a_promoted_replica_takes_over_after_a_wait_and_keeps_its_epoch() {
     );
 
     // The first Redis takes over again after it has replicated everything: no rebuild.
-    while leader.step().await.unwrap() != Step::Idle {}
+    while leader.step().await.unwrap() != StepOutcome::Idle {}
     let master = promoted.port().to_string();
     let _: String = shop.raw.custom(cmd!("REPLICAOF"), vec!["127.0.0.1", &master]).await.unwrap();
     let seq = Meta::read(&new, 0).await.unwrap().seq;
@@ -158,7 +158,7 @@ async fn a_promoted_replica_takes_over_after_a_wait_and_keeps_its_epoch() {
     .await;
     let _: String = shop.raw.custom(cmd!("REPLICAOF"), vec!["NO", "ONE"]).await.unwrap();
     let began = Instant::now();
-    while shop.reconciler.step().await.unwrap() == Step::Superseded {}
+    while shop.reconciler.step().await.unwrap() == StepOutcome::Superseded {}
     assert!(began.elapsed() >= FENCE_WAIT, "{:?}", began.elapsed());
     decided(&shop.gate, "ann").await;
     assert_eq!(shop.meta().await.epoch, 2, "the epoch goes on");
@@ -174,7 +174,7 @@ async fn a_rebuild_on_the_same_redis_opens_at_once() {
     let mut shop = Shop::open().await;
     shop.charge("ann", 1_000).await;
     let began = Instant::now();
-    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(2));
     assert!(began.elapsed() < FENCE_WAIT, "{:?}", began.elapsed());
     decided(&shop.gate, "ann").await;
     shop.apply_all().await;
@@ -190,7 +190,7 @@ async fn an_epoch_of_an_older_version_goes_on() {
     sqlx::query(forget).execute(&shop.pool).await.unwrap();
     let old = Gate::with_limits(&shop.servers, LIMITS).await.unwrap();
     decided(&old, "ann").await;
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(1));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(1));
     let named: Option<String> = sqlx::query_scalar("SELECT gate FROM cell_cursors WHERE gate_epoch = epoch")
         .fetch_one(&shop.pool)
         .await
@@ -223,7 +223,7 @@ async fn a_clock_that_jumped_is_shown_and_set_back() {
     let charged_at = shop.charge("ann", 1_000).await.charged_at;
     assert!(charged_at <= now(), "{charged_at}");
     shop.apply_all().await;
-    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(2));
     assert!(shop.meta().await.clock_ms <= now(), "a rebuild does not bring the jump back");
     shop.assert_audit_clean().await;
     let again = clock::reset(&shop.raw, &mut conn, 0).await.unwrap();
@@ -252,7 +252,7 @@ async fn an_instance_is_not_ready_before_a_restarted_redis_is_taken_over() {
 
     let leading = tokio::spawn(async move {
         // Its connection may not be back yet.
-        while !matches!(shop.reconciler.step().await, Ok(Step::Idle)) {}
+        while !matches!(shop.reconciler.step().await, Ok(StepOutcome::Idle)) {}
         shop
     });
     eventually("it is ready", async || {

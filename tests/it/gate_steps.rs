@@ -17,7 +17,7 @@ use rushgate::gate::*;
 use rushgate::log::RawEntry;
 use rushgate::log::entry::{chain_tip, genesis_tip};
 use rushgate::log::reader::LogReader;
-use rushgate::reconciler::Step;
+use rushgate::reconciler::StepOutcome;
 use rushgate::redis::keys::{DAY_MS, Keys};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -160,7 +160,7 @@ async fn a_redis_that_went_back_in_time_is_refused_and_closed() {
     let refusal = shop.gate.charge_wallet(request, None, soon()).await.unwrap_err();
     assert!(matches!(refusal, GateError::Unavailable(_)), "{refusal:?}");
     assert_eq!(shop.meta().await.state, "closed");
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!(shop.charge("ann", 500).await.balance_after, 1_500);
     shop.apply_all().await;
     shop.assert_audit_clean().await;
@@ -216,7 +216,7 @@ async fn an_instance_that_saw_a_lost_success_closes_the_cell() {
     let soon_enough = std::time::Instant::now() + std::time::Duration::from_millis(300);
     assert!(shop.gate.wait_applied(lost, soon_enough).await.is_err());
     assert_eq!(shop.meta().await.state, "closed");
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!((shop.balance("ann").await, shop.balance("bob").await), (Some(1_000), Some(7)));
 }
 
@@ -422,7 +422,7 @@ async fn without_its_log_a_cell_decides_nothing() {
     assert_eq!(shop.snapshot().await, before);
     let request = ChargeWallet { user_id: user("ann"), amount: 1 };
     shop.gate.charge_wallet(request, None, soon()).await.unwrap_err();
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!(shop.balance("ann").await, Some(1_000));
 }
 
@@ -454,7 +454,7 @@ async fn a_key_of_a_wrong_type_fails_before_any_write_and_is_rebuilt() {
     let outcome = shop.gate.place_order(order("ann", &[("mug", 1)], None), None, soon()).await.unwrap_err();
     assert_eq!(outcome, GateError::OutcomeUnknown);
     assert_eq!((shop.meta().await.seq, shop.meta().await.state.as_str()), (seq, "closed"));
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!(shop.stock("mug").await, 5);
     shop.place(order("ann", &[("mug", 1)], None)).await.unwrap();
     shop.apply_all().await;

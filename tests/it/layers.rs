@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["reconciler", "relay", "scheduler"],
     &["audit"],
     &["http"],
-    &["losses", "ready", "seed"],
+    &["lost_decisions", "ready", "seed"],
     &["serve"],
     &["demo"],
     &["cli"],

@@ -13,7 +13,7 @@ use rushgate::gate::batch::{Batch, FlatLines};
 use rushgate::gate::script::{CallError, PLACE_ORDER, Reply};
 use rushgate::log::RawEntry;
 use rushgate::log::reader::{LogReader, decided_after};
-use rushgate::reconciler::{Reconciler, Step};
+use rushgate::reconciler::{Reconciler, StepOutcome};
 use rushgate::redis::keys::{DAY_MS, Keys};
 use rushgate::redis::meta::Meta;
 use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
@@ -177,7 +177,7 @@ async fn a_reconciler_behind_a_slow_link_applies_the_largest_entries() {
     while applied < 2 {
         assert!(Instant::now() < until, "no progress");
         match behind.step().await.unwrap() {
-            Step::Applied(entries) => applied += entries,
+            StepOutcome::Applied(entries) => applied += entries,
             other => panic!("{other:?}"),
         }
     }
@@ -203,7 +203,7 @@ async fn what_postgresql_cannot_take_in_time_comes_in_smaller_transactions() {
     let (mut applied, mut failed) = (0, 0);
     while applied < 64 {
         match slow.step().await {
-            Ok(Step::Applied(entries)) => applied += entries,
+            Ok(StepOutcome::Applied(entries)) => applied += entries,
             Ok(other) => panic!("{other:?}"),
             Err(_) => failed += 1,
         }
@@ -221,7 +221,7 @@ async fn a_rebuild_drains_in_smaller_transactions_where_postgresql_is_slow() {
     }
     execute(&shop.pool, SLOW_LEDGER).await;
     let mut slow = Reconciler::connect(&shop.servers, 0).await.unwrap();
-    assert!(matches!(slow.rebuild_now().await.unwrap(), Step::Rebuilt(_)));
+    assert!(matches!(slow.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(_)));
     assert_eq!(shop.balance("ann").await, Some(64));
     shop.assert_audit_clean().await;
 }

@@ -14,7 +14,7 @@ use rushgate::log::entry::chain_tip;
 use rushgate::log::reader::LogReader;
 use rushgate::reconciler::cursor::Cursor;
 use rushgate::reconciler::quarantine::Choice;
-use rushgate::reconciler::{self, Reconciler, Step};
+use rushgate::reconciler::{self, Reconciler, StepOutcome};
 use rushgate::redis::control::{ADVANCE_WATERMARK, CLAIM_EPOCH, OPEN_EPOCH};
 use rushgate::redis::keys::Keys;
 use rushgate::redis::meta::Meta;
@@ -92,7 +92,7 @@ async fn after_a_wiped_redis_the_gate_is_as_before() {
     let before = told(&shop).await;
     let _: () = shop.raw.flushall(false).await.unwrap();
     assert!(matches!(shop.gate.balance(&user("ann")).await, Err(GateError::Unavailable(_))));
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!(told(&shop).await, before);
     shop.assert_audit_clean().await;
 
@@ -114,7 +114,7 @@ async fn a_rebuild_by_hand_loses_nothing_that_was_only_in_the_log() {
     shop.charge("cat", 700).await;
     shop.place(order("ann", &[("mug", 1)], None)).await.unwrap();
     let before = told(&shop).await;
-    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!((told(&shop).await, shop.balance("cat").await), (before, Some(700)));
     let (_, keys): (String, Vec<String>) = shop.raw.scan_page("0", "*", Some(1_000), None).await.unwrap();
     assert!(keys.iter().all(|k| k == "rg:{0}:meta" || k.starts_with("rg:{0}:2:")), "{keys:?}");
@@ -131,7 +131,7 @@ async fn a_restart_goes_on_in_the_same_epoch() {
     // The first reconciler is dropped, and its lock ends with its connection. The cursor protects
     // the data in any case.
     shop.reconciler = shop.second_reconciler().await;
-    assert!(matches!(next.step().await.unwrap(), Step::Applied(1)));
+    assert!(matches!(next.step().await.unwrap(), StepOutcome::Applied(1)));
     assert_eq!(shop.meta().await.epoch, 1);
     shop.assert_audit_clean().await;
 }
@@ -146,10 +146,13 @@ async fn two_leaders_apply_each_entry_once() {
         }
         let (a, b) = tokio::join!(one.step(), two.step());
         for step in [a.unwrap(), b.unwrap()] {
-            assert!(matches!(step, Step::Applied(_) | Step::Idle | Step::Superseded), "{step:?}");
+            assert!(
+                matches!(step, StepOutcome::Applied(_) | StepOutcome::Idle | StepOutcome::Superseded),
+                "{step:?}"
+            );
         }
     }
-    while one.step().await.unwrap() != Step::Idle {}
+    while one.step().await.unwrap() != StepOutcome::Idle {}
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM wallet_entries").await, 100);
     shop.assert_audit_clean().await;
 }
@@ -181,8 +184,8 @@ async fn two_rebuilds_at_once_open_one_epoch() {
     let (mut one, mut two) = (shop.second_reconciler().await, shop.second_reconciler().await);
     let (a, b) = tokio::join!(one.rebuild_now(), two.rebuild_now());
     let outcomes = [a.unwrap(), b.unwrap()];
-    assert!(outcomes.iter().any(|s| matches!(s, Step::Rebuilt(_))), "{outcomes:?}");
-    while !matches!(shop.reconciler.step().await.unwrap(), Step::Idle) {}
+    assert!(outcomes.iter().any(|s| matches!(s, StepOutcome::Rebuilt(_))), "{outcomes:?}");
+    while !matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Idle) {}
     assert_eq!(told(&shop).await, before);
     shop.charge("ann", 1).await;
     shop.apply_all().await;
@@ -200,7 +203,7 @@ async fn rebuilds_under_traffic_lose_nothing_that_was_acknowledged() {
         tokio::spawn(async move {
             for n in 0..REBUILDS {
                 let step = reconciler.rebuild_now().await.unwrap();
-                assert!(matches!(step, Step::Rebuilt(_) | Step::Superseded), "{step:?}");
+                assert!(matches!(step, StepOutcome::Rebuilt(_) | StepOutcome::Superseded), "{step:?}");
                 // Pauses of different lengths, so that the two meet at different points.
                 tokio::time::sleep(Duration::from_millis(n % 5 * 3)).await;
             }
@@ -218,7 +221,7 @@ async fn rebuilds_under_traffic_lose_nothing_that_was_acknowledged() {
     for task in rebuilding {
         task.await.unwrap();
     }
-    while shop.reconciler.step().await.unwrap() != Step::Idle {}
+    while shop.reconciler.step().await.unwrap() != StepOutcome::Idle {}
     let balance = shop.balance("ann").await.unwrap();
     println!("{acknowledged} acknowledged, {unknown} unknown, {refused} refused; balance {balance}");
     assert!(acknowledged > 0 && refused > 0, "there was traffic, and it met closed gates");
@@ -237,10 +240,10 @@ async fn a_late_claim_applies_what_an_earlier_rebuild_has_opened_meanwhile() {
     let seen = Meta { claim: 2, ..shop.meta().await };
     // Meanwhile the other one opens that epoch, and a success is acknowledged that only its log
     // has.
-    assert_eq!(shop.second_reconciler().await.rebuild_now().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.second_reconciler().await.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(2));
     shop.charge("ann", 11).await;
     let step = shop.reconciler.rebuild(&cursor, &seen, "slow").await.unwrap();
-    assert_eq!(step, Step::Rebuilt(3));
+    assert_eq!(step, StepOutcome::Rebuilt(3));
     assert_eq!(shop.balance("ann").await, Some(111));
     shop.assert_audit_clean().await;
 }
@@ -252,13 +255,13 @@ async fn a_claim_that_redis_has_forgotten_opens_nothing() {
     shop.apply_all().await;
     let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
     let cursor = Cursor::read(&mut conn, 0).await.unwrap();
-    assert_eq!(shop.second_reconciler().await.rebuild_now().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.second_reconciler().await.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(2));
     let _: () = shop.raw.flushall(false).await.unwrap();
     // The emptied Redis would grant epoch 2 a second time; the cursor does not.
     let step = shop.reconciler.rebuild(&cursor, &Meta::default(), "slow").await.unwrap();
-    assert_eq!(step, Step::Superseded);
+    assert_eq!(step, StepOutcome::Superseded);
     assert!(shop.meta().await.absent());
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(3));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(3));
     assert_eq!(shop.balance("ann").await, Some(100));
 }
 
@@ -277,7 +280,7 @@ async fn an_epoch_opens_only_when_all_that_was_loaded_is_there() {
     };
     assert!(!open("2").await);
     assert_eq!((shop.meta().await.epoch, shop.meta().await.state.as_str()), (1, "closed"));
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(3));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(3));
     shop.assert_audit_clean().await;
 }
 
@@ -303,7 +306,7 @@ async fn a_watermark_that_was_not_told_is_told_by_the_next_step() {
     let mut shop = busy_shop().await;
     let applied = shop.meta().await.applied;
     let _: i64 = shop.raw.hset(Keys::meta(0), ("applied", 0)).await.unwrap();
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Idle);
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Idle);
     assert_eq!(shop.meta().await.applied, applied);
 }
 
@@ -323,17 +326,17 @@ async fn a_poison_entry_halts_the_cell_and_is_skipped_by_hand() {
     let mut steps = vec![];
     let reason = loop {
         match shop.reconciler.step().await.unwrap() {
-            Step::Halted(reason) => break reason,
+            StepOutcome::Halted(reason) => break reason,
             step => steps.push(step),
         }
     };
-    assert_eq!(steps, [Step::Applied(1)], "what comes before it goes in");
+    assert_eq!(steps, [StepOutcome::Applied(1)], "what comes before it goes in");
     assert!(reason.contains("log skip") && reason.contains("duplicate key"), "{reason}");
     assert_eq!(number(&shop.pool, "SELECT balance FROM wallets WHERE user_id = 'cat'").await, 100);
     assert_eq!(shop.charge("cat", 1).await.balance_after, 301, "the gate stays open");
     assert!(!shop.audit().await.clean);
     // A rebuild would lose the entries after it.
-    assert!(matches!(shop.reconciler.rebuild_now().await.unwrap(), Step::Halted(_)));
+    assert!(matches!(shop.reconciler.rebuild_now().await.unwrap(), StepOutcome::Halted(_)));
     assert_eq!(shop.meta().await.state, "open");
 
     let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
@@ -358,11 +361,11 @@ async fn a_halted_leader_tries_again_by_itself() {
     let mut shop = Shop::open().await;
     execute(&shop.pool, "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 777)").await;
     shop.charge("ann", 777).await;
-    assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Halted(_)));
-    assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Halted(_)));
+    assert!(matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Halted(_)));
+    assert!(matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Halted(_)));
     execute(&shop.pool, "ALTER TABLE wallet_entries DROP CONSTRAINT planted").await;
     let started = std::time::Instant::now();
-    while !matches!(shop.reconciler.step().await.unwrap(), Step::Applied(1)) {
+    while !matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(1)) {
         assert!(started.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -377,10 +380,10 @@ async fn an_entry_that_cannot_be_read_halts_too() {
     let payload = b"not MessagePack at all".to_vec();
     let tip = chain_tip(&shop.meta().await.tip, &payload);
     shop.forge(payload, tip).await;
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(1));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(1));
     let halted = shop.reconciler.step().await.unwrap();
-    assert!(matches!(&halted, Step::Halted(why) if why.contains("cannot be decoded")), "{halted:?}");
-    assert!(matches!(&halted, Step::Halted(why) if why.contains("--seq 2 --fact all")), "{halted:?}");
+    assert!(matches!(&halted, StepOutcome::Halted(why) if why.contains("cannot be decoded")), "{halted:?}");
+    assert!(matches!(&halted, StepOutcome::Halted(why) if why.contains("--seq 2 --fact all")), "{halted:?}");
     shop.charge("ann", 3).await;
     let by_number = shop.reconciler.skip(2, Choice::One(1), "no").await;
     assert!(by_number.unwrap_err().to_string().contains("--fact all"));
@@ -400,7 +403,7 @@ async fn a_broken_chain_is_not_applied_and_the_gate_is_rebuilt() {
     shop.forge(payload, "0".repeat(40)).await;
     let _ = shop.reconciler.step().await.unwrap();
     assert_eq!(shop.meta().await.state, "closed");
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM wallet_entries").await, 1);
     assert_eq!(shop.balance("ann").await, Some(1_000));
     shop.assert_audit_clean().await;
@@ -423,7 +426,7 @@ async fn a_redis_that_lost_its_tail_is_rebuilt_even_when_it_was_refilled() {
     let fresh = Gate::with_limits(&shop.servers, LIMITS).await.unwrap();
     let charge = ChargeWallet { user_id: user("bob"), amount: 77 };
     fresh.charge_wallet(charge, None, soon()).await.unwrap().unwrap();
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!((shop.balance("ann").await, shop.balance("bob").await), (Some(2_000), None));
     shop.assert_audit_clean().await;
 }
@@ -435,7 +438,7 @@ async fn shop_read_ahead() -> (Shop, u64) {
     for _ in 0..2 * APPLY_ENTRIES + 2 {
         shop.charge("ann", 1).await;
     }
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(APPLY_ENTRIES as usize));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(APPLY_ENTRIES as usize));
     assert!(!shop.reconciler.is_level());
     (shop, APPLY_ENTRIES)
 }
@@ -446,9 +449,9 @@ async fn what_was_read_ahead_is_applied_though_the_log_has_been_trimmed_meanwhil
     let log = shop.keys().await.log();
     let read: Vec<String> = (batch + 1..=2 * batch).map(|seq| format!("1-{seq}")).collect();
     assert_eq!(shop.raw.xdel::<u64, _, _>(log, read).await.unwrap(), batch);
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(batch as usize));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(batch as usize));
     assert!(!shop.reconciler.is_level());
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(2));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(2));
     assert!(shop.reconciler.is_level());
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM wallet_entries").await, 2 * batch as i64 + 2);
     shop.assert_audit_clean().await;
@@ -470,7 +473,7 @@ async fn what_was_read_ahead_is_dropped_when_redis_has_lost_it_and_went_on() {
     let fresh = Gate::with_limits(&shop.servers, LIMITS).await.unwrap();
     let charge = ChargeWallet { user_id: user("bob"), amount: 77 };
     fresh.charge_wallet(charge, None, soon()).await.unwrap().unwrap();
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(1));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(1));
     let balances = "SELECT sum(balance)::bigint FROM wallets";
     assert_eq!(number(&shop.pool, balances).await, batch as i64 + 77);
     fresh.close().await;
@@ -510,7 +513,7 @@ async fn a_log_without_its_meta_is_applied_before_the_rebuild() {
         if wrong_type {
             let _: () = shop.raw.set(Keys::meta(0), "no hash", None, None, false).await.unwrap();
         }
-        assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+        assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
         assert_eq!(shop.balance("ann").await, Some(1_500), "what was answered is there");
         shop.assert_audit_clean().await;
     }
@@ -525,7 +528,7 @@ async fn a_read_that_meets_a_key_of_a_wrong_type_closes_the_cell() {
     let _: () = shop.raw.set(ids, "no sorted set", None, None, false).await.unwrap();
     assert!(matches!(shop.gate.list_products(None, 10).await, Err(GateError::Unavailable(_))));
     assert_eq!(shop.meta().await.state, "closed");
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!(shop.gate.list_products(None, 10).await.unwrap().len(), 1);
 }
 
@@ -561,7 +564,7 @@ async fn a_log_or_meta_that_somebody_else_wrote_to_is_rebuilt() {
             assert!(shop.gate.charge_wallet(charge, None, soon()).await.is_err(), "{n}");
         }
         let mut steps = 0;
-        while !matches!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(_)) {
+        while !matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(_)) {
             steps += 1;
             assert!(steps < 5, "{n}: not rebuilt");
         }
@@ -575,7 +578,7 @@ async fn a_gate_that_is_full_is_relieved_once_postgresql_follows() {
     let mut shop = Shop::open().await;
     shop.charge("ann", 1_000).await;
     let _: () = shop.raw.config_set("maxmemory", "1").await.unwrap();
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Applied(1));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(1));
     let meta = shop.meta().await;
     assert_eq!((meta.seq, meta.applied), (1, 1));
     let _: () = shop.raw.config_set("maxmemory", "0").await.unwrap();
@@ -591,7 +594,7 @@ async fn template_numbers_are_never_given_twice() {
     // As after a skipped entry.
     execute(&shop.pool, "DELETE FROM coupon_templates WHERE template_id = 'b'").await;
     let _: () = shop.raw.flushall(false).await.unwrap();
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!(shop.put_template(open_template("d", 5)).await.number, 4);
     shop.apply_all().await;
 }
@@ -646,7 +649,7 @@ async fn a_script_that_stopped_half_way_is_seen_applied_and_rebuilt() {
     let outcome = fresh.charge_wallet(charge, None, soon()).await.unwrap_err();
     assert_eq!(outcome, GateError::OutcomeUnknown, "its number is taken");
     assert_eq!(shop.meta().await.state, "closed");
-    while !matches!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2)) {}
+    while !matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2)) {}
     assert_eq!(shop.balance("ann").await, Some(1_500), "what was logged was decided");
     shop.assert_audit_clean().await;
 }
@@ -658,14 +661,14 @@ async fn a_truth_that_went_back_opens_nothing_until_an_operator_says_so() {
     execute(&shop.pool, "UPDATE cell_cursors SET seq = seq - 1").await;
     for _ in 0..2 {
         let step = shop.reconciler.step().await.unwrap();
-        assert!(matches!(&step, Step::Halted(why) if why.contains("rushgate rebuild")), "{step:?}");
+        assert!(matches!(&step, StepOutcome::Halted(why) if why.contains("rushgate rebuild")), "{step:?}");
     }
     assert_eq!((shop.meta().await.epoch, shop.meta().await.state.as_str()), (epoch, "closed"));
     // It also reports this if a rebuild had closed the cell before and then lost its PostgreSQL.
     let claim = (epoch + 1).to_string();
     assert!(CLAIM_EPOCH.call(&shop.raw, vec![Keys::meta(0)], vec![claim]).await.unwrap());
     assert_eq!(shop.gate.status().await.unwrap()[0].state, "rebuilding");
-    assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Halted(_)));
+    assert!(matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Halted(_)));
     let CellStatus { state, reason, .. } = shop.gate.status().await.unwrap().remove(0);
     assert!(state == "closed" && reason.unwrap().contains("rushgate rebuild"));
     let _: () = shop.raw.flushall(false).await.unwrap();
@@ -673,10 +676,10 @@ async fn a_truth_that_went_back_opens_nothing_until_an_operator_says_so() {
     let other = crate::truth::database().await;
     let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&other).await.unwrap();
     let mut servers = shop.servers.clone();
-    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), Step::Rebuilt(epoch + 1));
+    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(epoch + 1));
     servers.database_url = crate::truth::database_url(&name).await;
     let mut foreign = Reconciler::connect(&servers, 0).await.unwrap();
-    assert!(matches!(foreign.step().await.unwrap(), Step::Halted(_)));
+    assert!(matches!(foreign.step().await.unwrap(), StepOutcome::Halted(_)));
     assert_eq!(shop.meta().await.epoch, epoch + 1);
 }
 
@@ -688,6 +691,6 @@ async fn the_gates_clock_survives_a_rebuild() {
     shop.charge("ann", 1).await;
     shop.apply_all().await;
     let _: () = shop.raw.flushall(false).await.unwrap();
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!(shop.charge("ann", 1).await.charged_at, ahead);
 }

@@ -10,7 +10,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use rushgate::config::bounds;
 use rushgate::domain::event;
 use rushgate::relay::topology::{DEAD_ORDERS_QUEUE, EVENTS_EXCHANGE, ORDERS_QUEUE};
-use rushgate::relay::{BrokerError, Refusal, Relay, RelayError, Step};
+use rushgate::relay::{BrokerError, PublishOutcome, Refusal, Relay, RelayError};
 use rushgate_local_servers::{DataFolder, RabbitMqOptions, RabbitMqServer};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -190,9 +190,9 @@ async fn many_bytes_are_sent_in_several_steps() {
     }
     let mut relay = Relay::new(&url, pool.clone());
     for _ in 0..3 {
-        assert_eq!(relay.step().await.unwrap(), Step::Published { delivered: 1, refused: vec![] });
+        assert_eq!(relay.step().await.unwrap(), PublishOutcome::Published { delivered: 1, refused: vec![] });
     }
-    assert_eq!(relay.step().await.unwrap(), Step::Idle);
+    assert_eq!(relay.step().await.unwrap(), PublishOutcome::Idle);
 }
 
 #[tokio::test]
@@ -207,7 +207,9 @@ async fn unroutable_events_are_kept_and_named_and_hold_up_no_other() {
     // An ack that arrives together with another event's return is not counted, so a second round
     // may be needed.
     for _ in 0..3 {
-        let Step::Published { refused, .. } = relay.step().await.unwrap() else { panic!("nothing sent") };
+        let PublishOutcome::Published { refused, .. } = relay.step().await.unwrap() else {
+            panic!("nothing sent")
+        };
         for refused in refused {
             assert!(matches!(&refused.why, Refusal::Unroutable(why) if why == "NO_ROUTE"), "{refused:?}");
             named.insert(refused.outbox_id);
@@ -226,7 +228,7 @@ async fn unroutable_events_are_kept_and_named_and_hold_up_no_other() {
 async fn a_binding_that_somebody_removed_is_made_again() {
     let (pool, url) = (database().await, virtual_host().await);
     let mut relay = Relay::new(&url, pool.clone());
-    assert_eq!(relay.step().await.unwrap(), Step::Idle);
+    assert_eq!(relay.step().await.unwrap(), PublishOutcome::Idle);
     let (_connection, channel) = connect(&url).await;
     let key = event::ORDER_COMPLETED.into();
     channel
@@ -234,10 +236,10 @@ async fn a_binding_that_somebody_removed_is_made_again() {
         .await
         .unwrap();
     put(&pool, 1..=2, event::ORDER_COMPLETED).await;
-    let Step::Published { delivered: 0, refused } = relay.step().await.unwrap() else { panic!() };
+    let PublishOutcome::Published { delivered: 0, refused } = relay.step().await.unwrap() else { panic!() };
     assert_eq!(refused.len(), 2);
     assert_eq!(number(&pool, OUTBOX).await, 2);
-    assert_eq!(relay.step().await.unwrap(), Step::Published { delivered: 2, refused: vec![] });
+    assert_eq!(relay.step().await.unwrap(), PublishOutcome::Published { delivered: 2, refused: vec![] });
 }
 
 #[tokio::test]
@@ -287,17 +289,17 @@ async fn a_queue_that_is_declared_otherwise_is_said_clearly() {
     }
     assert_eq!(number(&pool, OUTBOX).await, 1);
     channel.queue_delete(ORDERS_QUEUE.into(), QueueDeleteOptions::default()).await.unwrap();
-    assert_eq!(relay.step().await.unwrap(), Step::Published { delivered: 1, refused: vec![] });
+    assert_eq!(relay.step().await.unwrap(), PublishOutcome::Published { delivered: 1, refused: vec![] });
 }
 
 #[tokio::test]
 async fn of_two_relays_one_publishes_and_the_other_takes_over() {
     let (pool, url) = (database().await, virtual_host().await);
     let (mut first, mut second) = (Relay::new(&url, pool.clone()), Relay::new(&url, pool.clone()));
-    assert_eq!(first.step().await.unwrap(), Step::Idle);
+    assert_eq!(first.step().await.unwrap(), PublishOutcome::Idle);
     put(&pool, 1..=10, event::ORDER_COMPLETED).await;
-    assert_eq!(second.step().await.unwrap(), Step::StandBy);
-    assert_eq!(first.step().await.unwrap(), Step::Published { delivered: 10, refused: vec![] });
+    assert_eq!(second.step().await.unwrap(), PublishOutcome::StandBy);
+    assert_eq!(first.step().await.unwrap(), PublishOutcome::Published { delivered: 10, refused: vec![] });
 
     // The leader's session ends. The leader notices, and can no longer delete rows.
     put(&pool, 11..=12, event::ORDER_COMPLETED).await;
@@ -312,10 +314,10 @@ async fn of_two_relays_one_publishes_and_the_other_takes_over() {
     let free = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
                 WHERE l.locktype = 'advisory' AND d.datname = current_database()";
     eventually(|| async { (number(&pool, free).await == 0).then_some(()) }).await;
-    assert_eq!(second.step().await.unwrap(), Step::Published { delivered: 2, refused: vec![] });
-    assert_eq!(first.step().await.unwrap(), Step::StandBy);
+    assert_eq!(second.step().await.unwrap(), PublishOutcome::Published { delivered: 2, refused: vec![] });
+    assert_eq!(first.step().await.unwrap(), PublishOutcome::StandBy);
     second.stop().await;
-    assert_eq!(first.step().await.unwrap(), Step::Idle);
+    assert_eq!(first.step().await.unwrap(), PublishOutcome::Idle);
     assert_eq!(ids(&take_all(&url, ORDERS_QUEUE).await), (1..=12).map(id).collect::<Vec<_>>());
     assert_eq!(number(&pool, PUBLISHED).await, 12);
 }
@@ -355,16 +357,19 @@ async fn plans_that_were_made_for_an_empty_outbox_do_for_a_full_one() {
     sqlx::raw_sql("ANALYZE outbox").execute(&pool).await.unwrap();
     for n in 1..=8 {
         insert(&pool, n, event::ORDER_COMPLETED, "{}").await;
-        assert_eq!(relay.step().await.unwrap(), Step::Published { delivered: 1, refused: vec![] });
+        assert_eq!(relay.step().await.unwrap(), PublishOutcome::Published { delivered: 1, refused: vec![] });
     }
     let many = "INSERT INTO outbox (event_id, routing_key, payload, created_at)
         SELECT 'many-' || n, 'order.completed', '{}', now() FROM generate_series(1, 5000) AS n";
     sqlx::raw_sql(many).execute(&pool).await.unwrap();
     let before = rows_read_without_an_index(&pool).await;
     for _ in 0..5 {
-        assert_eq!(relay.step().await.unwrap(), Step::Published { delivered: 1_000, refused: vec![] });
+        assert_eq!(
+            relay.step().await.unwrap(),
+            PublishOutcome::Published { delivered: 1_000, refused: vec![] }
+        );
     }
-    assert_eq!(relay.step().await.unwrap(), Step::Idle);
+    assert_eq!(relay.step().await.unwrap(), PublishOutcome::Idle);
     relay.stop().await;
     // A session flushes its statistics when it ends, at the latest.
     let sessions = "SELECT count(*) FROM pg_stat_activity \
@@ -387,7 +392,7 @@ async fn what_piled_up_while_the_broker_was_away_is_delivered() {
     let broker = RabbitMqServer::start(RabbitMqOptions::new(DataFolder::Scratch)).await.unwrap();
     let url = broker.url();
     let mut relay = Relay::new(&url, pool.clone());
-    assert_eq!(relay.step().await.unwrap(), Step::Idle);
+    assert_eq!(relay.step().await.unwrap(), PublishOutcome::Idle);
     // RabbitMQ 3.10 cannot elect a leader for a quorum queue that was declared just before it was
     // killed.
     tokio::time::sleep(Duration::from_secs(6)).await;
@@ -506,11 +511,11 @@ async fn insert(pool: &PgPool, n: i64, routing_key: &str, payload: &str) {
 
 /// The next step of a relay that leads. PostgreSQL may still hold its previous session's lock for a
 /// while.
-async fn leading_step(relay: &mut Relay) -> Result<Step, RelayError> {
+async fn leading_step(relay: &mut Relay) -> Result<PublishOutcome, RelayError> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match relay.step().await {
-            Ok(Step::StandBy) if Instant::now() < deadline => {
+            Ok(PublishOutcome::StandBy) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             outcome => return outcome,
@@ -524,8 +529,8 @@ async fn step_until_idle(relay: &mut Relay) -> usize {
     let mut total = 0;
     for _ in 0..50 {
         match leading_step(relay).await {
-            Ok(Step::Published { delivered, refused }) if refused.is_empty() => total += delivered,
-            Ok(Step::Idle) => return total,
+            Ok(PublishOutcome::Published { delivered, refused }) if refused.is_empty() => total += delivered,
+            Ok(PublishOutcome::Idle) => return total,
             Err(RelayError::Broker(error)) => println!("{error}"),
             other => panic!("{other:?}"),
         }

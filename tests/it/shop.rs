@@ -11,7 +11,7 @@ use rushgate::domain::fact::*;
 use rushgate::domain::order::merge_lines;
 use rushgate::domain::*;
 use rushgate::gate::*;
-use rushgate::reconciler::{Reconciler, Step};
+use rushgate::reconciler::{Reconciler, StepOutcome};
 use rushgate::redis::keys::Keys;
 use rushgate::redis::meta::Meta;
 use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
@@ -103,7 +103,7 @@ impl Shop {
         let gate = Gate::with_limits(&servers, limits).await.unwrap();
         let mut reconciler = Reconciler::connect(&servers, 0).await.unwrap();
         assert!(reconciler.try_lead().await.unwrap());
-        assert_eq!(reconciler.step().await.unwrap(), Step::Rebuilt(1));
+        assert_eq!(reconciler.step().await.unwrap(), StepOutcome::Rebuilt(1));
         let raw = rushgate::redis::connect(&servers.redis_url).await.unwrap();
         Self { redis, raw, pool, servers, gate, reconciler }
     }
@@ -129,8 +129,8 @@ impl Shop {
     pub async fn apply_all(&mut self) {
         loop {
             match self.reconciler.step().await.unwrap() {
-                Step::Idle => return,
-                Step::Applied(_) => {}
+                StepOutcome::Idle => return,
+                StepOutcome::Applied(_) => {}
                 other => panic!("unexpected {other:?}"),
             }
         }

@@ -7,7 +7,7 @@ use rushgate::gate::*;
 use rushgate::log::reader::LogReader;
 use rushgate::reconciler::cursor::Cursor;
 use rushgate::reconciler::quarantine::{self, Choice};
-use rushgate::reconciler::{self, Reconciler, SkipError, Step};
+use rushgate::reconciler::{self, Reconciler, SkipError, StepOutcome};
 use rushgate::redis::meta::Meta;
 use sqlx::{Connection, PgConnection, PgPool};
 
@@ -23,8 +23,8 @@ const PLANTED: &str = "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (
 async fn halted(shop: &mut Shop) -> String {
     loop {
         match shop.reconciler.step().await.unwrap() {
-            Step::Halted(reason) => return reason,
-            Step::Applied(_) => {}
+            StepOutcome::Halted(reason) => return reason,
+            StepOutcome::Applied(_) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -120,7 +120,7 @@ async fn a_skipped_charge_takes_with_it_what_it_paid_for_and_nothing_else() {
     let charge = ChargeWallet { user_id: user("cat"), amount: POISON };
     let again = shop.gate.charge_wallet(charge, key("cat", "the key"), soon()).await.unwrap().unwrap();
     assert_eq!((again.replayed, again.fact.balance_after), (false, 1_327));
-    while !matches!(shop.reconciler.step().await.unwrap(), Step::Idle) {}
+    while !matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Idle) {}
     shop.assert_audit_clean().await;
     // When it is asked again, it finds the work done.
     assert_eq!(operator.skip(poison, Choice::One(1), "again").await.unwrap(), 1);
@@ -155,7 +155,7 @@ async fn a_skip_that_was_interrupted_is_finished_by_a_leader() {
         assert!(refused.contains("this version cannot apply what follows"), "{refused}");
 
         let mut leader = Reconciler::connect(&shop.servers, 0).await.unwrap();
-        assert_eq!(leader.step().await.unwrap(), Step::Rebuilt(2), "{applied_before}");
+        assert_eq!(leader.step().await.unwrap(), StepOutcome::Rebuilt(2), "{applied_before}");
         assert_as_if_never_charged(&shop).await;
         assert_eq!(shop.balance("dan").await, Some(1));
         assert!(matches!(shop.reconciler.skip(poison, Choice::One(1), "again").await, Ok(1)));
@@ -244,14 +244,14 @@ async fn differences_and_after_images_lead_to_the_same_postgresql() {
     random_day(&shop, 1_500).await;
     let original = shop.servers.database_url.clone();
     let copy = backup(&mut shop).await;
-    while !matches!(shop.reconciler.step().await.unwrap(), Step::Idle) {}
+    while !matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Idle) {}
     let images = dump(&shop.pool).await;
     assert!(images.iter().all(|(table, rows)| rows.len() > 2 || *table == "products"), "{images:?}");
 
     use_database(&mut shop, &copy).await;
     assert!(number(&shop.pool, "SELECT count(*) FROM orders").await == 0, "nothing is applied there");
     execute(&shop.pool, "UPDATE cell_cursors SET skipping = true").await;
-    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), Step::Rebuilt(2));
+    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(2));
     let differences = dump(&shop.pool).await;
     for ((table, one), (_, other)) in images.iter().zip(&differences) {
         assert_eq!(one, other, "{table}");
@@ -368,7 +368,7 @@ async fn use_database(shop: &mut Shop, url: &str) {
 async fn next_epoch(shop: &mut Shop) {
     let epoch = shop.meta().await.epoch;
     let _: () = shop.raw.flushall(false).await.unwrap();
-    assert_eq!(shop.reconciler.step().await.unwrap(), Step::Rebuilt(epoch + 1));
+    assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(epoch + 1));
 }
 
 #[tokio::test]
@@ -383,14 +383,17 @@ async fn a_log_that_begins_where_a_restored_postgresql_stands_is_applied() {
     shop.charge("bob", 3).await; // PostgreSQL never had this one
 
     use_database(&mut shop, &copy).await;
-    assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Halted(_)), "nothing opens by itself");
+    assert!(
+        matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Halted(_)),
+        "nothing opens by itself"
+    );
     let shown = show(&shop).await;
     assert!(
         shown.contains("epoch 2, applied up to 0") && shown.contains("`rushgate rebuild` applies this log"),
         "{shown}"
     );
     assert!(shown.contains("bob"), "{shown}");
-    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), Step::Rebuilt(3));
+    assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(3));
     assert_eq!((shop.balance("ann").await, shop.balance("bob").await), (Some(1_020), Some(3)));
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM quarantined_facts").await, 0);
     shop.assert_audit_clean().await;
@@ -421,7 +424,7 @@ async fn a_log_that_a_restored_postgresql_cannot_follow_is_saved_before_it_is_re
     };
 
     use_database(&mut shop, &copy).await;
-    assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Halted(_)));
+    assert!(matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Halted(_)));
     let shown = show(&shop).await;
     assert!(
         shown.contains("began after entry 2 of epoch 1") && shown.contains("cannot apply this log"),
@@ -436,7 +439,7 @@ async fn a_log_that_a_restored_postgresql_cannot_follow_is_saved_before_it_is_re
 
     let path = std::env::temp_dir().join(format!("rushgate-lost-{}.jsonl", uuid::Uuid::now_v7()));
     let mut operator = Reconciler::connect(&shop.servers, 0).await.unwrap().reporting_to(path.clone());
-    assert!(matches!(operator.rebuild_now().await.unwrap(), Step::Rebuilt(_)));
+    assert!(matches!(operator.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(_)));
     let told = operator.told_lost().unwrap();
     assert_eq!((told.entries, told.facts), (2, 2), "{told:?}");
     let file = std::fs::read_to_string(&path).unwrap();
@@ -461,6 +464,6 @@ async fn a_log_that_a_restored_postgresql_cannot_follow_is_saved_before_it_is_re
     assert_eq!(number(&shop.pool, "SELECT epoch FROM cell_cursors").await.unsigned_abs(), epoch);
     shop.assert_audit_clean().await;
     // Reported once: the next rebuild has nothing to add.
-    assert!(matches!(operator.rebuild_now().await.unwrap(), Step::Rebuilt(_)));
+    assert!(matches!(operator.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(_)));
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM quarantined_facts").await, 2);
 }

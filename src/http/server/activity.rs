@@ -24,18 +24,18 @@ pub struct Activity {
     under_way: AtomicU32,
     /// When the last request ended, in milliseconds after `since`.
     ended_ms: AtomicU64,
-    answers: Answers,
+    answers: UnsentAnswers,
     /// The connection limit is reached and this connection was idle.
     evicted: AtomicBool,
-    /// Waker of the one future in [`Aside`] that waits for a flag of this struct.
-    told: AtomicWaker,
-    /// Whether a future of [`Aside`] was woken and must be polled.
+    /// Waker of the one future in [`SideFutures`] that waits for a flag of this struct.
+    side_waker: AtomicWaker,
+    /// Whether a future of [`SideFutures`] was woken and must be polled.
     woken: AtomicBool,
     /// Waker of the connection's task.
     task: AtomicWaker,
 }
 
-/// Called when a future of [`Aside`] can make progress.
+/// Called when a future of [`SideFutures`] can make progress.
 impl Wake for Activity {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -49,7 +49,7 @@ impl Wake for Activity {
 
 /// Answers that are not fully sent, in the order in which they began.
 #[derive(Default)]
-struct Answers {
+struct UnsentAnswers {
     unsent: Mutex<(u64, BTreeMap<u64, Instant>)>,
     /// Whether there ever was one: most connections never have any.
     any: AtomicBool,
@@ -62,9 +62,9 @@ impl Activity {
             begun: AtomicU32::new(0),
             under_way: AtomicU32::new(0),
             ended_ms: AtomicU64::new(0),
-            answers: Answers::default(),
+            answers: UnsentAnswers::default(),
             evicted: AtomicBool::new(false),
-            told: AtomicWaker::new(),
+            side_waker: AtomicWaker::new(),
             woken: AtomicBool::new(true),
             task: AtomicWaker::new(),
         }
@@ -96,7 +96,7 @@ impl Activity {
     pub fn evict_if_idle(&self, at_least: Duration) {
         if self.idle_for() >= at_least {
             self.evicted.store(true, Ordering::Release);
-            self.told.wake();
+            self.side_waker.wake();
         }
     }
 
@@ -107,7 +107,7 @@ impl Activity {
 
     async fn until(&self, flag: &AtomicBool) {
         std::future::poll_fn(|cx| {
-            self.told.register(cx.waker());
+            self.side_waker.register(cx.waker());
             if flag.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -130,14 +130,14 @@ impl Activity {
 /// The side futures of a connection: its timeouts, eviction, shutdown. The connection's task is
 /// polled several times per request; these are polled only after one of them was woken. The check
 /// for that reads a flag of the [`Activity`], which every request touches anyway.
-pub struct Aside<'a, T> {
+pub struct SideFutures<'a, T> {
     futures: FuturesUnordered<BoxFuture<'a, T>>,
     activity: &'a Activity,
     waker: Waker,
 }
 
-impl<'a, T> Aside<'a, T> {
-    /// An activity has one `Aside` at a time.
+impl<'a, T> SideFutures<'a, T> {
+    /// An activity has one `SideFutures` at a time.
     pub fn new(activity: &'a Arc<Activity>, futures: impl IntoIterator<Item = BoxFuture<'a, T>>) -> Self {
         activity.woken.store(true, Ordering::Release);
         Self { futures: futures.into_iter().collect(), activity, waker: Waker::from(Arc::clone(activity)) }
@@ -165,7 +165,7 @@ impl<'a, T> Aside<'a, T> {
     }
 }
 
-impl Answers {
+impl UnsentAnswers {
     fn lock(&self) -> std::sync::MutexGuard<'_, (u64, BTreeMap<u64, Instant>)> {
         self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -193,26 +193,26 @@ impl Busy {
             number
         };
         if !self.0.answers.any.swap(true, Ordering::AcqRel) {
-            self.0.told.wake();
+            self.0.side_waker.wake();
         }
-        Body::new(Answer { body, number, busy: self })
+        Body::new(SendingBody { body, number, busy: self })
     }
 }
 
 /// A body that is listed as unsent until it is dropped.
-struct Answer {
+struct SendingBody {
     body: Body,
     number: u64,
     busy: Busy,
 }
 
-impl Drop for Answer {
+impl Drop for SendingBody {
     fn drop(&mut self) {
         self.busy.0.answers.lock().1.remove(&self.number);
     }
 }
 
-impl HttpBody for Answer {
+impl HttpBody for SendingBody {
     type Data = Bytes;
     type Error = axum::Error;
 

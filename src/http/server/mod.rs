@@ -11,7 +11,7 @@
 //! unread answers, or for the end of the process.
 //!
 //! `Server` is the state of one port. Each connection is a task with a permit of the connection
-//! limit; its `Activity` is listed in `Server::standing` until the task ends.
+//! limit; its `Activity` is listed in `Server::open_connections` until the task ends.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use self::activity::{Activity, Aside};
+use self::activity::{Activity, SideFutures};
 use crate::config::Limits;
 use crate::config::bounds::{
     ACCEPT_PAUSE, CROWDED_IDLE, DRAIN_TIMEOUT, FIRST_REQUEST_GRACE, MAX_HEADER_BYTES,
@@ -120,7 +120,7 @@ impl Transport {
 }
 
 /// A service that answers requests: a router, or middleware around one.
-pub trait Answers:
+pub trait RequestService:
     Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>
     + Clone
     + Send
@@ -129,7 +129,7 @@ pub trait Answers:
 {
 }
 
-impl<T> Answers for T where
+impl<T> RequestService for T where
     T: Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>
         + Clone
         + Send
@@ -139,14 +139,14 @@ impl<T> Answers for T where
 }
 
 /// [`run_with`] the default limits.
-pub async fn run(listener: TcpListener, service: impl Answers, stopping: CancellationToken) {
+pub async fn run(listener: TcpListener, service: impl RequestService, stopping: CancellationToken) {
     run_with(listener, service, Transport::new(&Limits::default()), stopping).await;
 }
 
 /// Serves until `stopping`, then drains requests in flight for [`DRAIN_TIMEOUT`] at most.
 pub async fn run_with(
     listener: TcpListener,
-    service: impl Answers,
+    service: impl RequestService,
     transport: Transport,
     stopping: CancellationToken,
 ) {
@@ -155,7 +155,8 @@ pub async fn run_with(
     let most = transport.max_connections;
     let builder = transport.builder();
     let cut = CancellationToken::new();
-    let server = Arc::new(Server { builder, service, transport, stopping, cut, standing: Mutex::default() });
+    let server =
+        Arc::new(Server { builder, service, transport, stopping, cut, open_connections: Mutex::default() });
     let begin = |stream, permit| {
         connections.spawn(Arc::clone(&server).begin(stream, permit));
     };
@@ -209,7 +210,7 @@ struct Server<R> {
     /// Cancelled when the drain has timed out: ends the remaining connections.
     cut: CancellationToken,
     /// The last number given, and the open connections by their numbers.
-    standing: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
+    open_connections: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
 }
 
 /// How a connection is to end.
@@ -220,19 +221,19 @@ enum End {
     Cut,
 }
 
-/// Keeps a connection in [`Server::standing`] until it is dropped.
-struct Standing<'a, R: Answers> {
+/// Keeps a connection in [`Server::open_connections`] until it is dropped.
+struct Registration<'a, R: RequestService> {
     server: &'a Server<R>,
     number: u64,
 }
 
-impl<R: Answers> Drop for Standing<'_, R> {
+impl<R: RequestService> Drop for Registration<'_, R> {
     fn drop(&mut self) {
-        self.server.standing().1.remove(&self.number);
+        self.server.open_connections().1.remove(&self.number);
     }
 }
 
-impl<R: Answers> Server<R> {
+impl<R: RequestService> Server<R> {
     /// Accepts the next connection, once the connection limit allows it.
     async fn accept(
         &self,
@@ -259,21 +260,21 @@ impl<R: Answers> Server<R> {
             let waiting = free.clone().acquire_owned();
             match tokio::time::timeout(CROWDED_IDLE / 2, waiting).await {
                 Ok(permit) => return permit.ok(), // the semaphore is never closed
-                Err(_) => self.standing().1.values().for_each(|it| it.evict_if_idle(CROWDED_IDLE)),
+                Err(_) => self.open_connections().1.values().for_each(|it| it.evict_if_idle(CROWDED_IDLE)),
             }
         }
     }
 
-    fn standing(&self) -> MutexGuard<'_, (u64, HashMap<u64, Arc<Activity>>)> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open_connections(&self) -> MutexGuard<'_, (u64, HashMap<u64, Arc<Activity>>)> {
+        self.open_connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stand(&self, activity: &Arc<Activity>) -> Standing<'_, R> {
-        let mut standing = self.standing();
-        standing.0 += 1;
-        let number = standing.0;
-        standing.1.insert(number, Arc::clone(activity));
-        Standing { server: self, number }
+    fn register(&self, activity: &Arc<Activity>) -> Registration<'_, R> {
+        let mut open_connections = self.open_connections();
+        open_connections.0 += 1;
+        let number = open_connections.0;
+        open_connections.1.insert(number, Arc::clone(activity));
+        Registration { server: self, number }
     }
 
     /// Serves one connection to its end, and holds its permit until then.
@@ -283,7 +284,7 @@ impl<R: Answers> Server<R> {
         let peer = stream.peer_addr().ok().filter(|_| self.transport.tells_peer);
         let peer = peer.map(|address| Peer(address.ip().to_canonical()));
         let activity = Arc::new(Activity::new());
-        let _standing = self.stand(&activity);
+        let _registration = self.register(&activity);
         // Pending writes, of HTTP/1 and HTTP/2, fail when the client has not read for so long.
         let mut stream = Box::pin(TimeoutWriter::new(stream));
         stream.as_mut().set_timeout_pinned(Some(self.transport.write_timeout));
@@ -292,7 +293,7 @@ impl<R: Answers> Server<R> {
         };
         let ends =
             [self.silence(&activity).boxed(), activity.evicted().boxed(), self.stopping.cancelled().boxed()];
-        let mut ends = Aside::new(&activity, ends);
+        let mut ends = SideFutures::new(&activity, ends);
         let handshake = tokio::select! {
             done = tls.accept(stream) => done.ok(),
             () = ends.next() => None,
@@ -345,7 +346,7 @@ impl<R: Answers> Server<R> {
     }
 
     /// The events that end a connection.
-    fn ends<'a>(&'a self, activity: &'a Arc<Activity>) -> Aside<'a, End> {
+    fn ends<'a>(&'a self, activity: &'a Arc<Activity>) -> SideFutures<'a, End> {
         let cut = async {
             tokio::select! {
                 () = self.silence(activity) => {}
@@ -356,7 +357,7 @@ impl<R: Answers> Server<R> {
             End::Cut
         };
         let finish = self.end_of_patience(activity).map(|()| End::Finish);
-        Aside::new(activity, [cut.boxed(), finish.boxed()])
+        SideFutures::new(activity, [cut.boxed(), finish.boxed()])
     }
 
     /// Completes when the server stops. A connection without a request yet gets

@@ -123,7 +123,7 @@ fn first_member(object: &Value) -> String {
     format!("{}:{value}", json!(name))
 }
 
-impl Answer {
+impl HttpAnswer {
     fn assert_refused(&self) {
         assert!((400..500).contains(&self.status), "{self:?}");
     }

@@ -70,7 +70,7 @@ async fn reads(api: &Api) -> Vec<String> {
     reads
 }
 
-fn tag(answer: &Answer) -> String {
+fn tag(answer: &HttpAnswer) -> String {
     answer.headers["etag"].to_str().unwrap().to_owned()
 }
 

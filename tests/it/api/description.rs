@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use super::Answer;
+use super::HttpAnswer;
 
 /// The description served by an instance.
 pub struct Description(pub Value);
@@ -45,7 +45,7 @@ impl Description {
     }
 
     /// Fails if the description does not allow the answer.
-    pub fn check(&self, method: &str, path: &str, answer: &Answer) {
+    pub fn check(&self, method: &str, path: &str, answer: &HttpAnswer) {
         let what = format!("{method} {path} {}", answer.status);
         let Some(operation) = self.operation(method, path) else {
             let outside = path.starts_with("/docs") || path.starts_with("/openapi.json");

@@ -18,7 +18,7 @@ use reqwest::header::HeaderMap;
 use rushgate::config::{Durability, FenceMode, Servers};
 use rushgate::domain::UserId;
 use rushgate::http::mint_token;
-use rushgate::reconciler::{Reconciler, Step};
+use rushgate::reconciler::{Reconciler, StepOutcome};
 use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -104,7 +104,7 @@ impl Backend {
     pub async fn open_gate(&self) -> Reconciler {
         let mut reconciler = Reconciler::connect(&self.servers(), 0).await.unwrap();
         assert!(reconciler.try_lead().await.unwrap());
-        assert_eq!(reconciler.step().await.unwrap(), Step::Rebuilt(1));
+        assert_eq!(reconciler.step().await.unwrap(), StepOutcome::Rebuilt(1));
         reconciler
     }
 
@@ -239,7 +239,7 @@ pub struct Call {
 
 /// The answer to a call.
 #[derive(Debug)]
-pub struct Answer {
+pub struct HttpAnswer {
     pub status: u16,
     pub headers: HeaderMap,
     /// `null` if it is not JSON.
@@ -427,12 +427,12 @@ impl Call {
     }
 
     /// Sends the request and checks the answer against the description.
-    pub async fn send(self) -> Answer {
+    pub async fn send(self) -> HttpAnswer {
         let response = self.request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = response.bytes().await.unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        let answer = Answer { status, headers, body };
+        let answer = HttpAnswer { status, headers, body };
         Description::of(&self.base).await.check(&self.method, &self.path, &answer);
         answer
     }
@@ -460,7 +460,7 @@ impl Call {
     }
 }
 
-impl Answer {
+impl HttpAnswer {
     /// The refusal's code; `""` for a success.
     pub fn code(&self) -> &str {
         if self.status < 400 {

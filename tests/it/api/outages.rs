@@ -4,7 +4,7 @@
 
 use fred::interfaces::{ClientLike, HashesInterface};
 use rushgate::reconciler::quarantine::Choice;
-use rushgate::reconciler::{Reconciler, Step};
+use rushgate::reconciler::{Reconciler, StepOutcome};
 use rushgate_local_servers::{PostgresOptions, PostgresServer};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -184,7 +184,7 @@ pub async fn while_postgres_is_behind() -> Codes {
 }
 
 async fn apply_all(reconciler: &mut Reconciler) {
-    while let Step::Applied(_) = reconciler.step().await.unwrap() {}
+    while let StepOutcome::Applied(_) = reconciler.step().await.unwrap() {}
 }
 
 pub async fn a_year_later() -> Codes {
@@ -421,7 +421,7 @@ async fn with_ack_truth_a_skipped_fact_is_never_a_success() {
     sqlx::query(planted).execute(&pool).await.unwrap();
     let charge = || api.charge("ann", 777).user("ann").key("one");
     let first = charge().ok(202).await;
-    assert!(matches!(reconciler.step().await.unwrap(), Step::Halted(_)));
+    assert!(matches!(reconciler.step().await.unwrap(), StepOutcome::Halted(_)));
     assert_eq!(reconciler.skip(1, Choice::One(1), "planted by a test").await.unwrap(), 1);
     // PostgreSQL is past the entry but does not have it, and the gate no longer knows the key.
     sqlx::query("ALTER TABLE wallet_entries DROP CONSTRAINT planted").execute(&pool).await.unwrap();

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::wire::victim;
-use crate::api::{Answer, SECRET, text, token};
+use crate::api::{HttpAnswer, SECRET, text, token};
 
 pub async fn keys_across_users(effort: usize) -> usize {
     let (instance, backend) = victim(&[("RUSHGATE_USER_RATE", "off")]).await;
@@ -87,10 +87,10 @@ pub async fn ids_guessed(effort: usize) -> usize {
 }
 
 /// Both answers are 404 with equal bodies and the same header names.
-fn same(one: &Answer, other: &Answer) {
+fn same(one: &HttpAnswer, other: &HttpAnswer) {
     assert_eq!((one.status, one.code()), (404, other.code()));
     assert_eq!(one.body, other.body);
-    let names = |answer: &Answer| {
+    let names = |answer: &HttpAnswer| {
         let mut names: Vec<String> = answer.headers.keys().map(ToString::to_string).collect();
         names.sort();
         names

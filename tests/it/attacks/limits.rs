@@ -6,9 +6,9 @@ use futures::future::join_all;
 use serde_json::json;
 
 use super::wire::victim;
-use crate::api::{Answer, Api, text, token};
+use crate::api::{Api, HttpAnswer, text, token};
 
-fn count(answers: &[Answer], status: u16) -> usize {
+fn count(answers: &[HttpAnswer], status: u16) -> usize {
     answers.iter().filter(|answer| answer.status == status).count()
 }
 

@@ -110,7 +110,7 @@ pub async fn least_rights(_: usize) -> usize {
         let run = psql("deploy/roles.sql", cluster.settings.get("RUSHGATE_DATABASE_URL"));
         assert!(run.0, "repeatable: {}", run.1);
     }
-    let instances: Vec<_> = main_way(&cluster).await.into_iter().map(Arc::new).collect();
+    let instances: Vec<_> = happy_path(&cluster).await.into_iter().map(Arc::new).collect();
     redis_restarts(&cluster, instances.last().unwrap()).await;
     let tried =
         redis_rights(&cluster).await + operations(&cluster, &acl).await + postgres_rights(&cluster).await;
@@ -126,7 +126,7 @@ pub async fn least_rights(_: usize) -> usize {
 }
 
 /// Instances with one role each, under their own users, do everything that a shop does.
-async fn main_way(cluster: &Cluster) -> Vec<Instance> {
+async fn happy_path(cluster: &Cluster) -> Vec<Instance> {
     let mut instances = Vec::new();
     for (roles, redis, postgres) in ROLES_OF.iter().rev() {
         let settings = as_user(cluster, &cluster.settings, redis, postgres).with("RUSHGATE_ROLES", *roles);

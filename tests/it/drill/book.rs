@@ -1,6 +1,6 @@
 //! Takes blocks of commands out of the documentation and runs them unchanged.
 //!
-//! A [`Place`] maps the folders that the pages name to folders of the test.
+//! A [`BookEnvironment`] maps the folders that the pages name to folders of the test.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -50,13 +50,13 @@ pub enum User {
 }
 
 /// The folders and the environment of the commands.
-pub struct Place {
+pub struct BookEnvironment {
     /// A folder in the pages, and the folder that replaces it here.
     folders: Vec<(&'static str, PathBuf)>,
     environment: Vec<(&'static str, String)>,
 }
 
-impl Place {
+impl BookEnvironment {
     pub fn new(settings: &Settings) -> Self {
         let names =
             ["RUSHGATE_REDIS_URL", "RUSHGATE_DATABASE_URL", "RUSHGATE_AMQP_URL", "RUSHGATE_JWT_SECRET"];

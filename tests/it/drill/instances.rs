@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::book::{Place, User};
+use super::book::{BookEnvironment, User};
 use super::has_ended;
 use crate::cluster::{Cluster, Instance, Request};
 use crate::faults::{Outcome, PATIENCE, Setup, Trial};
@@ -33,7 +33,7 @@ pub async fn rolling_restart(seed: u64) -> Outcome {
         }
         trial.fleet.exchange(number, trial.fleet.get(1 - number));
         let new = Instance::listening(&trial.settings).await;
-        let place = Place::new(&trial.settings).set("RUSHGATE_OPS_LISTEN", new.operations());
+        let place = BookEnvironment::new(&trial.settings).set("RUSHGATE_OPS_LISTEN", new.operations());
         place.run("wait-until-ready", User::Operator);
         trial.fleet.replace(number, new);
         has_ended(&old).await;
@@ -60,7 +60,7 @@ pub async fn audit_as_a_job(_seed: u64) -> Outcome {
     cluster.caught_up().await;
     let folder = cluster.redis.folder().join("audits");
     std::fs::create_dir(&folder).unwrap();
-    let place = Place::new(&cluster.settings).folder("/var/log/rushgate", &folder);
+    let place = BookEnvironment::new(&cluster.settings).folder("/var/log/rushgate", &folder);
     let job = || place.run("audit-job", User::Operator);
     assert_eq!(job(), "no differences\n");
     execute(&cluster.pool, "UPDATE wallets SET balance = balance + 1 WHERE user_id = 'ann'").await;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::book::{Place, User};
+use super::book::{BookEnvironment, User};
 use super::{BACKUPS, ids_in};
 use crate::cluster::eventually;
 use crate::faults::{Outcome, PATIENCE, Setup, Trial};
@@ -50,7 +50,7 @@ pub async fn skip_one_fact(seed: u64) -> Outcome {
         let rest = halted.split(name).last().unwrap();
         rest.chars().take_while(char::is_ascii_digit).collect()
     };
-    let said = Place::new(&trial.settings)
+    let said = BookEnvironment::new(&trial.settings)
         .folder(BACKUPS, &folder)
         .set("SEQ", number("log skip --seq "))
         .set("FACT", number("--fact "))

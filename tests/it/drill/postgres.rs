@@ -11,7 +11,7 @@ use nix::unistd::{Uid, User as Account};
 use rushgate_local_servers::PostgresServer;
 use uuid::Uuid;
 
-use super::book::{Place, User, block};
+use super::book::{BookEnvironment, User, block};
 use super::{BACKUPS, has_ended, ids_in};
 use crate::cluster::{Instance, Private, eventually};
 use crate::faults::{Outcome, PATIENCE, Setup, Trial};
@@ -44,8 +44,8 @@ fn base(trial: &Trial) -> PathBuf {
     if elsewhere.exists() { elsewhere.canonicalize().unwrap() } else { server(trial).folder().to_owned() }
 }
 
-fn place(trial: &Trial, backups: &Path) -> Place {
-    Place::new(&trial.settings)
+fn place(trial: &Trial, backups: &Path) -> BookEnvironment {
+    BookEnvironment::new(&trial.settings)
         .folder(DATA, &base(trial).join("data"))
         .folder(BACKUPS, backups)
         .folder(REDIS, trial.cluster.redis.folder())
@@ -187,7 +187,7 @@ pub async fn raise_log_limit(seed: u64) -> Outcome {
 }
 
 /// Adds the page's lines to postgresql.conf and restarts the server.
-async fn archive(trial: &Trial, place: &Place) {
+async fn archive(trial: &Trial, place: &BookEnvironment) {
     let conf = base(trial).join("data").join("postgresql.conf");
     let mut text = std::fs::read_to_string(&conf).unwrap();
     for (name, value) in place.settings("archive-wal") {

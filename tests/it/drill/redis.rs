@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
-use super::book::{Place, User};
+use super::book::{BookEnvironment, User};
 use super::{BACKUPS, has_ended};
 use crate::cluster::{Instance, Private};
 use crate::faults::{Outcome, PATIENCE, Setup, Trial};
@@ -42,7 +42,7 @@ pub async fn mend_torn_file(seed: u64) -> Outcome {
     std::fs::OpenOptions::new().append(true).open(file).unwrap().write_all(TORN).unwrap();
     assert!(!is_valid(&folder), "Redis would not start on it");
     let aside = tempfolder(&folder);
-    Place::new(&trial.settings)
+    BookEnvironment::new(&trial.settings)
         .folder(REDIS, &folder)
         .folder(BACKUPS, &aside)
         .run("mend-redis", User::Operator);
@@ -86,7 +86,7 @@ pub async fn change_redis_password(seed: u64) -> Outcome {
     trial.a_while().await;
     let epoch = trial.open_epoch().await;
 
-    let place = Place::new(&trial.settings)
+    let place = BookEnvironment::new(&trial.settings)
         .folder("/etc/redis", &folder.path)
         .set("OLD_PASSWORD", OLD)
         .set("NEW_PASSWORD", NEW)
@@ -123,7 +123,7 @@ pub async fn replace_lost_redis(seed: u64) -> Outcome {
     trial.cluster.redis.kill().await;
     let folder = trial.cluster.redis.folder().to_owned();
     trial.elsewhere.extend(aof::entries(&folder));
-    Place::new(&trial.settings).folder(REDIS, &folder).run("set-redis-aside", User::Operator);
+    BookEnvironment::new(&trial.settings).folder(REDIS, &folder).run("set-redis-aside", User::Operator);
     trial.cluster.redis.restart().await.unwrap();
     assert!(trial.rebuilt_after(epoch).await > epoch);
     trial.forgive_since(since_us);

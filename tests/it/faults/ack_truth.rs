@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{Outcome, Setup, Trial};
-use crate::cluster::{Answer, Instance, Private, Request, eventually};
+use crate::cluster::{HttpAnswer, Instance, Private, Request, eventually};
 use crate::history::record::{self, Ask};
 
 /// Number of successes that must have been looked up in PostgreSQL.
@@ -29,7 +29,7 @@ fn setup(truth_timeout_ms: u64, postgres: bool) -> Setup {
 }
 
 /// Sends one request and records it.
-async fn send(trial: &Trial, instance: &Instance, ask: &Ask, key: Option<&str>) -> Answer {
+async fn send(trial: &Trial, instance: &Instance, ask: &Ask, key: Option<&str>) -> HttpAnswer {
     match trial.load.send(instance, ask.clone(), key.map(str::to_owned)).await {
         record::Outcome::Answered(answer) => answer,
         other => panic!("{ask:?}: {other:?}"),
@@ -117,7 +117,7 @@ impl Witness<'_> {
     /// The body of a success; `None` if there was none.
     async fn told(&self, ask: &Ask) -> Option<Value> {
         let instance = self.trial.fleet.get(self.number % self.trial.fleet.all().len());
-        let Answer { status, body, .. } = send(self.trial, &instance, ask, None).await;
+        let HttpAnswer { status, body, .. } = send(self.trial, &instance, ask, None).await;
         if !(200..300).contains(&status) {
             return None;
         }
@@ -230,7 +230,7 @@ fn members(body: &Value) -> BTreeSet<&str> {
 }
 
 /// Repeats the request until PostgreSQL is in time; a busy machine can make it late.
-async fn in_time(trial: &Trial, instance: &Instance, ask: &Ask, key: Option<&str>) -> Answer {
+async fn in_time(trial: &Trial, instance: &Instance, ask: &Ask, key: Option<&str>) -> HttpAnswer {
     eventually("PostgreSQL is in time", || async {
         Some(send(trial, instance, ask, key).await).filter(|answer| answer.status != 202)
     })

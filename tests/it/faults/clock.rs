@@ -15,7 +15,7 @@ use serde_json::json;
 use super::instances::{code, done};
 use super::proxy::Behind;
 use super::{Outcome, Setup, Trial};
-use crate::cluster::{Answer, Private, eventually};
+use crate::cluster::{HttpAnswer, Private, eventually};
 use crate::history::record::{self, Ask};
 use crate::servers::{TempFolder, tempfile};
 
@@ -245,7 +245,7 @@ async fn issue(trial: &Trial, instance: usize, template: &str, user: usize) -> r
     clear(trial, instance, ask, Some(key)).await
 }
 
-async fn read(trial: &Trial, instance: usize, ask: Ask) -> Answer {
+async fn read(trial: &Trial, instance: usize, ask: Ask) -> HttpAnswer {
     let outcome = clear(trial, instance, ask, None).await;
     answer(&outcome).cloned().unwrap_or_else(|| panic!("{outcome:?}"))
 }
@@ -264,7 +264,7 @@ async fn clear(trial: &Trial, instance: usize, ask: Ask, key: Option<String>) ->
     .await
 }
 
-fn answer(outcome: &record::Outcome) -> Option<&Answer> {
+fn answer(outcome: &record::Outcome) -> Option<&HttpAnswer> {
     match outcome {
         record::Outcome::Answered(answer) => Some(answer),
         _ => None,

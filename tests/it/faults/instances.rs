@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::proxy::Behind;
 use super::{Outcome, Setup, Trial};
-use crate::cluster::{Answer, Cluster, Instance, eventually};
+use crate::cluster::{Cluster, HttpAnswer, Instance, eventually};
 use crate::history::record::{self, Ask};
 
 /// kill -9 an instance at a random moment; that includes the time between a script call and the
@@ -154,7 +154,7 @@ async fn one_of_each(trial: &Trial, round: usize) -> Vec<Wanted> {
 }
 
 /// Sends a request that must succeed, and repeats it while the answer is unclear.
-pub async fn done(trial: &Trial, instance: &Instance, ask: Ask, key: Option<String>) -> Answer {
+pub async fn done(trial: &Trial, instance: &Instance, ask: Ask, key: Option<String>) -> HttpAnswer {
     let answer = eventually("a clear answer", || async {
         match trial.load.send(instance, ask.clone(), key.clone()).await {
             record::Outcome::Answered(answer) if answer.status != 503 => Some(answer),
@@ -170,7 +170,7 @@ async fn all(trial: &Trial, instance: &Instance, wanted: &[Wanted]) -> Vec<recor
     join_all(wanted.iter().map(|w| trial.load.send(instance, w.ask.clone(), Some(w.key.clone())))).await
 }
 
-async fn all_done(trial: &Trial, instance: &Instance, wanted: &[Wanted]) -> Vec<Answer> {
+async fn all_done(trial: &Trial, instance: &Instance, wanted: &[Wanted]) -> Vec<HttpAnswer> {
     join_all(wanted.iter().map(|w| done(trial, instance, w.ask.clone(), Some(w.key.clone())))).await
 }
 

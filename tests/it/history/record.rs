@@ -121,7 +121,7 @@ impl Ask {
 /// What happened to a request.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    Answered(cluster::Answer),
+    Answered(cluster::HttpAnswer),
     /// The connection was refused, so the request was never sent.
     NotSent,
     /// The request was sent, but no answer arrived.
@@ -141,7 +141,7 @@ pub struct Operation {
 }
 
 impl Operation {
-    pub fn answer(&self) -> Option<&cluster::Answer> {
+    pub fn answer(&self) -> Option<&cluster::HttpAnswer> {
         match &self.outcome {
             Outcome::Answered(answer) => Some(answer),
             _ => None,

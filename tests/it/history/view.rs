@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::model::{Fact, Refusal, Request, Shop};
 use super::record::{Ask, Operation, PAGE};
-use crate::cluster::Answer;
+use crate::cluster::HttpAnswer;
 
 /// Whether `found` has every member of `expected` with an equal value. Lists must have equal
 /// lengths.
@@ -29,7 +29,7 @@ pub fn contains(found: &Value, expected: &Value) -> bool {
 }
 
 /// The id in a success answer.
-pub fn id_of(answer: &Answer) -> String {
+pub fn id_of(answer: &HttpAnswer) -> String {
     let names = ["order_id", "coupon_id", "charge_id", "id", "product_id"];
     names.iter().find_map(|name| answer.body[*name].as_str()).unwrap_or("unnamed").to_owned()
 }
@@ -106,12 +106,12 @@ pub fn now(shop: &Shop, operation: &Operation, time: i64) -> Value {
 }
 
 /// Instances may answer these refusals from memory.
-pub fn may_be_remembered(answer: &Answer) -> bool {
+pub fn may_be_remembered(answer: &HttpAnswer) -> bool {
     answer.code() == "sold-out" || answer.code() == "insufficient-stock" && answer.body["available"] == 0
 }
 
 /// The sold-out memory checks nothing except what was sold out.
-fn remembered(shop: &Shop, ask: &Ask, answer: &Answer) -> bool {
+fn remembered(shop: &Shop, ask: &Ask, answer: &HttpAnswer) -> bool {
     match ask {
         Ask::Issue { template, .. } => {
             shop.templates.get(template).is_some_and(|t| t.issued >= t.terms.max_issued)

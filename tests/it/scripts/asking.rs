@@ -58,7 +58,7 @@ impl Asking {
         let (user, (request, body)) = match &job.ask {
             Ask::Issue { template, user } => (*user, issue(*template, *user)),
             Ask::Charge { user, amount } => (*user, charge(shop, *user, *amount)),
-            Ask::Place { user, lines, coupon, expected } => {
+            Ask::CellState { user, lines, coupon, expected } => {
                 (*user, self.place(shop, *user, lines, *coupon, *expected, now_ms))
             }
             Ask::Cancel { order, epoch: read_in } => self.cancel(shop, *order, read_epoch(*read_in, epoch)),

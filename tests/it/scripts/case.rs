@@ -10,7 +10,7 @@ use fred::prelude::*;
 use jiff::Timestamp;
 use rushgate::domain::limits::{COUPON_USABLE_MS, IDEMPOTENCY_KEPT_MS};
 use rushgate::domain::wire;
-use rushgate::gate::script::{Decided, Place, Reply};
+use rushgate::gate::script::{CellState, Decided, Reply};
 use rushgate::gate::{self, CancelRefusal, IssueRefusal, OrderRefusal};
 use rushgate::log::entry::genesis_tip;
 use rushgate::log::reader::LogReader;
@@ -19,7 +19,7 @@ use rushgate::redis::keys::{DAY_MS, Keys};
 use rushgate_local_servers::{DataFolder, RedisOptions, RedisServer};
 
 use super::asking::{Asking, Sent};
-use super::kind::{Answer, Body, Kind, Scripts, Told};
+use super::kind::{Body, Kind, ScriptAnswer, Scripts, Told};
 use super::plan::*;
 use super::reading;
 use super::state::{Record, State, day_of};
@@ -92,9 +92,9 @@ pub async fn run(bench: &Bench, scripts: &Scripts, case: &Case, tally: &mut Tall
     let mut run = Run::open(bench, scripts, tally, case).await?;
     for (n, step) in case.steps.iter().enumerate() {
         let outcome = match step {
-            Step::Batch(batch) => run.batch(batch).await,
-            Step::Clock(clock) => run.advance(*clock).await,
-            Step::Read(reads) => run.read(reads).await,
+            PlannedStep::Batch(batch) => run.batch(batch).await,
+            PlannedStep::Clock(clock) => run.advance(*clock).await,
+            PlannedStep::Read(reads) => run.read(reads).await,
         };
         outcome.map_err(|e| format!("step {n}: {e}"))?;
     }
@@ -364,13 +364,13 @@ impl<'a> Run<'a> {
 
     // ---- comparing ----
 
-    fn check_place(&self, place: &Place) -> Result<(), String> {
+    fn check_place(&self, place: &CellState) -> Result<(), String> {
         let is = (place.epoch, place.seq, Some(&place.tip), place.applied);
         let should = (self.keys.epoch, self.seq(), self.tips.last(), 0);
         if is == should { Ok(()) } else { Err(format!("the log stands at {is:?}, it should at {should:?}")) }
     }
 
-    fn check_clock(&self, place: &Place, asked_at: i64) -> Result<(), String> {
+    fn check_clock(&self, place: &CellState, asked_at: i64) -> Result<(), String> {
         if place.time < asked_at || place.time > wall_ms() || place.now != place.time.max(self.clock_ms) {
             return Err(format!("asked at {asked_at}, meta.clock {}: {place:?}", self.clock_ms));
         }
@@ -433,9 +433,9 @@ impl<'a> Run<'a> {
 
     /// The expected answer: the model's verdict, or what is outside the model (deadlines, epochs,
     /// and orders that do not exist).
-    fn expect(&mut self, sent: &Sent, deadline: i64, place: &Place) -> Answer {
+    fn expect(&mut self, sent: &Sent, deadline: i64, place: &CellState) -> ScriptAnswer {
         if deadline < place.time {
-            return Answer::Late;
+            return ScriptAnswer::Late;
         }
         let stored = sent.key.as_ref().and_then(|key| self.shop.records.get(&key.scope));
         let repeats = stored.is_some_and(|record| place.now < record.decided_at + IDEMPOTENCY_KEPT_MS);
@@ -443,7 +443,7 @@ impl<'a> Run<'a> {
         if let (Request::CancelOrder { order_id }, Body::Cancel(_, _, lines, _, _, read_in), false) =
             (&sent.request, &sent.body, repeats || spent)
         {
-            let refused = |why| Answer::Decided(Verdict::Refused(Refusal::Cancel(why)));
+            let refused = |why| ScriptAnswer::Decided(Verdict::Refused(Refusal::Cancel(why)));
             if *read_in != self.keys.epoch {
                 return refused(CancelRefusal::StaleRead);
             }
@@ -451,14 +451,14 @@ impl<'a> Run<'a> {
                 return refused(CancelRefusal::UnknownProduct(lines[0].0.clone()));
             }
         }
-        Answer::Decided(self.shop.decide(&sent.request, sent.key.as_ref(), place.now))
+        ScriptAnswer::Decided(self.shop.decide(&sent.request, sent.key.as_ref(), place.now))
     }
 
     /// Records what an accepted request leaves behind and returns its fact. A replay must return
     /// the same bytes.
     fn note(&mut self, sent: &Sent, told: Told, now: i64) -> Result<Option<(Fact, Vec<u8>)>, String> {
         match (told.answer, told.fact) {
-            (Answer::Decided(Verdict::Accepted(fact)), Some(raw)) => {
+            (ScriptAnswer::Decided(Verdict::Accepted(fact)), Some(raw)) => {
                 if let Some(key) = &sent.key {
                     let record = (key.request_hash.0.clone(), now, raw.clone());
                     self.records.insert((day_of(now), key.scope.clone()), record);
@@ -468,7 +468,7 @@ impl<'a> Run<'a> {
                 }
                 Ok(Some((fact, raw)))
             }
-            (Answer::Decided(Verdict::Replayed(_)), raw) => {
+            (ScriptAnswer::Decided(Verdict::Replayed(_)), raw) => {
                 let scope = sent.key.as_ref().map(|key| key.scope.clone()).unwrap_or_default();
                 let decided_at = self.shop.records.get(&scope).map_or(0, |record| record.decided_at);
                 let first = self.records.get(&(day_of(decided_at), scope)).map(|(_, _, raw)| raw);
@@ -484,7 +484,12 @@ impl<'a> Run<'a> {
 
     /// Checks that a batch with changes wrote exactly one entry, with all its facts in order and a
     /// correct tip, and that any other batch wrote none.
-    async fn check_log(&mut self, place: &Place, facts: Vec<Fact>, raw: Vec<Vec<u8>>) -> Result<(), String> {
+    async fn check_log(
+        &mut self,
+        place: &CellState,
+        facts: Vec<Fact>,
+        raw: Vec<Vec<u8>>,
+    ) -> Result<(), String> {
         let reader = &self.bench.reader;
         let added = reader.after(self.keys.epoch, self.seq(), 10).await.map_err(|e| e.to_string())?;
         if added.len() != usize::from(!facts.is_empty()) {
@@ -538,10 +543,10 @@ fn refusal_of(claim: Claim) -> Option<&'static str> {
 
 /// The moment whose passing a refusal depends on. The gate remembers its time even if it changes
 /// nothing else.
-fn boundary(answer: &Answer) -> i64 {
+fn boundary(answer: &ScriptAnswer) -> i64 {
     match answer {
-        Answer::Decided(Verdict::Refused(Refusal::Issue(IssueRefusal::ClosedSince(at)))) => *at,
-        Answer::Decided(Verdict::Refused(Refusal::Order(OrderRefusal::CouponExpired(at)))) => *at,
+        ScriptAnswer::Decided(Verdict::Refused(Refusal::Issue(IssueRefusal::ClosedSince(at)))) => *at,
+        ScriptAnswer::Decided(Verdict::Refused(Refusal::Order(OrderRefusal::CouponExpired(at)))) => *at,
         _ => 0,
     }
 }

@@ -85,13 +85,13 @@ fn flat<S: Serializer>(lines: &[(String, u64)], serializer: S) -> Result<S::Ok, 
 /// The answer to a request, actual or expected.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "few are late, and none is kept")]
-pub enum Answer {
+pub enum ScriptAnswer {
     /// The deadline had passed.
     Late,
     Decided(Verdict),
 }
 
-impl Answer {
+impl ScriptAnswer {
     /// The verdict's name, for counting; for a refusal, the reason's name.
     pub fn label(&self, kind: Kind) -> String {
         let what = match self {
@@ -113,7 +113,7 @@ impl Answer {
 /// A decoded answer with the fact's bytes. They must be identical in the answer, the log, the
 /// record and every replay.
 pub struct Told {
-    pub answer: Answer,
+    pub answer: ScriptAnswer,
     pub fact: Option<Vec<u8>>,
 }
 
@@ -131,15 +131,15 @@ impl Kind {
                 let (_, Blob(bytes)) = unpacked::<(u8, Blob)>(packed)?;
                 let fact = self.fact(&bytes)?;
                 let verdict = if code == 0 { Verdict::Accepted(fact) } else { Verdict::Replayed(fact) };
-                return Ok(Told { answer: Answer::Decided(verdict), fact: Some(bytes) });
+                return Ok(Told { answer: ScriptAnswer::Decided(verdict), fact: Some(bytes) });
             }
-            2 => return Ok(Told { answer: Answer::Late, fact: None }),
+            2 => return Ok(Told { answer: ScriptAnswer::Late, fact: None }),
             3 => Verdict::KeyReused,
             6 => Verdict::KeysSpent(unpacked::<(u8, i64)>(packed)?.1),
             4 => Verdict::Refused(self.refusal(packed)?),
             other => return Err(format!("a verdict with the code {other}")),
         };
-        Ok(Told { answer: Answer::Decided(verdict), fact: None })
+        Ok(Told { answer: ScriptAnswer::Decided(verdict), fact: None })
     }
 
     fn fact(self, bytes: &[u8]) -> Result<Fact, String> {

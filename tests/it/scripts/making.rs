@@ -58,7 +58,7 @@ pub fn case() -> impl Strategy<Value = Case> {
 
 fn case_from(
     start: impl Strategy<Value = Start>,
-    moment: BoxedStrategy<Vec<Step>>,
+    moment: BoxedStrategy<Vec<PlannedStep>>,
 ) -> impl Strategy<Value = Case> {
     // The shop at the beginning. Without products, templates and wallets everything else would be
     // refused. One of each is enough, so that shrinking can remove the rest.
@@ -72,13 +72,13 @@ fn case_from(
     // cases.
     (vec(steps(moment), 1..40), opening, start, 2..9u64).prop_map(|(rest, opening, start, epoch)| {
         let (products, templates, wallets, coupons) = opening;
-        let opening = [products, templates, wallets, coupons].into_iter().map(Step::Batch);
+        let opening = [products, templates, wallets, coupons].into_iter().map(PlannedStep::Batch);
         Case { start, epoch, steps: opening.chain(rest.into_iter().flatten()).collect() }
     })
 }
 
 /// Usually one step.
-fn steps(moment: BoxedStrategy<Vec<Step>>) -> impl Strategy<Value = Vec<Step>> {
+fn steps(moment: BoxedStrategy<Vec<PlannedStep>>) -> impl Strategy<Value = Vec<PlannedStep>> {
     let kinds = [
         (Kind::PlaceOrder, 9),
         (Kind::IssueCoupon, 4),
@@ -88,18 +88,18 @@ fn steps(moment: BoxedStrategy<Vec<Step>>) -> impl Strategy<Value = Vec<Step>> {
         (Kind::AdjustStock, 2),
         (Kind::PutTemplate, 2),
     ];
-    let batches = kinds.map(|(kind, weight)| (weight, one(batch(kind).prop_map(Step::Batch))));
-    let others = [(7, moment), (2, one(vec(read(), 1..6).prop_map(Step::Read)))];
+    let batches = kinds.map(|(kind, weight)| (weight, one(batch(kind).prop_map(PlannedStep::Batch))));
+    let others = [(7, moment), (2, one(vec(read(), 1..6).prop_map(PlannedStep::Read)))];
     Union::new_weighted(batches.into_iter().chain(others).collect())
 }
 
-fn one(step: impl Strategy<Value = Step> + 'static) -> BoxedStrategy<Vec<Step>> {
+fn one(step: impl Strategy<Value = PlannedStep> + 'static) -> BoxedStrategy<Vec<PlannedStep>> {
     step.prop_map(|step| vec![step]).boxed()
 }
 
 /// A moment on which decisions depend, followed by such decisions. By chance they would seldom
 /// meet.
-fn moment() -> impl Strategy<Value = Vec<Step>> {
+fn moment() -> impl Strategy<Value = Vec<PlannedStep>> {
     let keyed: Vec<Kind> = KINDS.into_iter().filter(|kind| kind.takes_keys()).collect();
     let coupons_end = |used| {
         (any::<Nth>(), beyond_ms()).prop_map(move |(coupon, beyond_ms)| Clock::ToCouponsEnd {
@@ -128,14 +128,16 @@ fn moment() -> impl Strategy<Value = Vec<Step>> {
     ]
 }
 
-fn idle_moment() -> impl Strategy<Value = Vec<Step>> {
+fn idle_moment() -> impl Strategy<Value = Vec<PlannedStep>> {
     then((0..2 * HOUR_MS).prop_map(|ms| Clock::Idle { ms }), &[Kind::IssueCoupon])
 }
 
-fn then(clock: impl Strategy<Value = Clock> + 'static, kinds: &[Kind]) -> BoxedStrategy<Vec<Step>> {
+fn then(clock: impl Strategy<Value = Clock> + 'static, kinds: &[Kind]) -> BoxedStrategy<Vec<PlannedStep>> {
     // No `prop_flat_map`: it would stop the shrinking of the whole case.
     let batch = Union::new(kinds.iter().map(|kind| batch(*kind).boxed()));
-    (clock, batch).prop_map(|(clock, batch)| vec![Step::Clock(clock), Step::Batch(batch)]).boxed()
+    (clock, batch)
+        .prop_map(|(clock, batch)| vec![PlannedStep::Clock(clock), PlannedStep::Batch(batch)])
+        .boxed()
 }
 
 fn batch(kind: Kind) -> impl Strategy<Value = Batch> {
@@ -251,7 +253,7 @@ fn place() -> impl Strategy<Value = Ask> {
     let expected =
         prop_oneof![2 => Just(Expected::None), 1 => beyond().prop_map(|beyond| Expected::Total { beyond })];
     let user = prop_oneof![20 => somebody(), 1 => anybody()];
-    (user, lines, coupon, expected).prop_map(|(user, lines, coupon, expected)| Ask::Place {
+    (user, lines, coupon, expected).prop_map(|(user, lines, coupon, expected)| Ask::CellState {
         user,
         lines,
         coupon,
@@ -349,7 +351,7 @@ pub fn large_case() -> impl Strategy<Value = Case> {
         key: Key::None,
         ask: Ask::Charge { user, amount: Amount::ToLimit { beyond: 0 } },
     });
-    let step = |kind, jobs| Step::Batch(Batch { kind, claim: Claim::Last, jobs });
+    let step = |kind, jobs| PlannedStep::Batch(Batch { kind, claim: Claim::Last, jobs });
     let opening = [step(Kind::PutProduct, shelf.collect()), step(Kind::ChargeWallet, rich.collect())];
     let large = |kind| vec(job(kind), 200..257).prop_map(move |jobs| step(kind, jobs));
     let orders = vec(large_order(), 256).prop_map(move |jobs| step(Kind::PlaceOrder, jobs));
@@ -363,7 +365,8 @@ pub fn large_case() -> impl Strategy<Value = Case> {
     let last = (large(Kind::PlaceOrder), large(Kind::CancelOrder), large(Kind::AdjustStock));
     (start, orders, rest, last, vec(held(), 200..257)).prop_map(move |(start, orders, rest, last, reads)| {
         let steps = [rest.0, rest.1, rest.2, rest.3, last.0, last.1, last.2];
-        let steps = opening.clone().into_iter().chain([orders]).chain(steps).chain([Step::Read(reads)]);
+        let steps =
+            opening.clone().into_iter().chain([orders]).chain(steps).chain([PlannedStep::Read(reads)]);
         Case { start, epoch: 2, steps: steps.collect() }
     })
 }
@@ -377,7 +380,7 @@ fn large_order() -> impl Strategy<Value = Job> {
     });
     let ask = (somebody(), lines, any::<Nth>()).prop_map(|(user, lines, n)| {
         let coupon = if n % 4 == 0 { CouponOf::Unused(n) } else { CouponOf::None };
-        Ask::Place { user, lines, coupon, expected: Expected::None }
+        Ask::CellState { user, lines, coupon, expected: Expected::None }
     });
     (key(Kind::PlaceOrder), ask).prop_map(|(key, ask)| Job { deadline: Deadline::Ahead, key, ask })
 }

@@ -221,7 +221,7 @@ fn what_a_script_puts_off_is_decided_as_the_model_does_when_it_is_asked_again() 
     assert!(tally.asked_again >= 300, "only {} were put off", tally.asked_again);
 }
 
-/// Every answer that a script can give, by the name that [`kind::Answer::label`] uses.
+/// Every answer that a script can give, by the name that [`kind::ScriptAnswer::label`] uses.
 fn every_answer() -> Vec<String> {
     let of = |kind: Kind| -> &[&str] {
         match kind {

@@ -54,13 +54,15 @@ pub fn nth<T>(all: &[T], n: Nth) -> Option<&T> {
 pub struct Case {
     pub start: Start,
     pub epoch: u64,
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlannedStep>,
 }
 
 impl Case {
     pub fn requests(&self) -> usize {
-        let jobs =
-            self.steps.iter().map(|step| if let Step::Batch(batch) = step { batch.jobs.len() } else { 0 });
+        let jobs = self
+            .steps
+            .iter()
+            .map(|step| if let PlannedStep::Batch(batch) = step { batch.jobs.len() } else { 0 });
         jobs.sum()
     }
 
@@ -68,13 +70,13 @@ impl Case {
     /// followed by its requests.
     pub fn without(&self, n: usize) -> Option<Self> {
         let mut parts = self.steps.iter().enumerate().flat_map(|(step, of)| {
-            let jobs = if let Step::Batch(batch) = of { batch.jobs.len() } else { 0 };
+            let jobs = if let PlannedStep::Batch(batch) = of { batch.jobs.len() } else { 0 };
             std::iter::once((step, None)).chain((0..jobs).map(move |job| (step, Some(job))))
         });
         let (step, job) = parts.nth(n)?;
         let mut shorter = self.clone();
         match (job, &mut shorter.steps[step]) {
-            (Some(job), Step::Batch(batch)) => drop(batch.jobs.remove(job)),
+            (Some(job), PlannedStep::Batch(batch)) => drop(batch.jobs.remove(job)),
             _ => drop(shorter.steps.remove(step)),
         }
         Some(shorter)
@@ -86,7 +88,7 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:?}, epoch {}", self.start, self.epoch)?;
         for (n, step) in self.steps.iter().enumerate() {
-            let Step::Batch(Batch { kind, claim, jobs }) = step else {
+            let PlannedStep::Batch(Batch { kind, claim, jobs }) = step else {
                 writeln!(f, "{n} {step:?}")?;
                 continue;
             };
@@ -109,7 +111,7 @@ pub enum Start {
 }
 
 #[derive(Clone, Debug)]
-pub enum Step {
+pub enum PlannedStep {
     Batch(Batch),
     Clock(Clock),
     Read(Vec<Read>),
@@ -182,7 +184,7 @@ pub enum Key {
 pub enum Ask {
     Issue { template: usize, user: usize },
     Charge { user: usize, amount: Amount },
-    Place { user: usize, lines: Vec<(usize, Quantity)>, coupon: CouponOf, expected: Expected },
+    CellState { user: usize, lines: Vec<(usize, Quantity)>, coupon: CouponOf, expected: Expected },
     Cancel { order: OrderOf, epoch: ReadIn },
     PutProduct { product: usize, name: &'static str, price: u64, status: ProductStatus, stock: Stock },
     Adjust { product: usize, delta: Delta, reason: Option<&'static str>, highest: u64 },

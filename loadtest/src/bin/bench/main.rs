@@ -2,17 +2,17 @@
 //! handler behind the same HTTP server.
 //!
 //! Nothing is switched off: Redis fsyncs its append-only file always, PostgreSQL runs with fsync,
-//! RabbitMQ runs, one instance has all roles, and tokens are verified. [`stage`] holds what all
+//! RabbitMQ runs, one instance has all roles, and tokens are verified. [`harness`] holds what all
 //! rows share. [`rows`] defines what each row sends and how it is checked. [`wrk`] sends the
 //! requests. [`figures`] has the measurements that are not rows of requests. [`report`] prints
 //! everything.
 
 mod figures;
 mod flame;
+mod harness;
 mod machine;
 mod report;
 mod rows;
-mod stage;
 mod statistics;
 mod wrk;
 
@@ -24,9 +24,9 @@ use clap::Parser;
 use rushgate_loadtest::{Outcome, say};
 
 use crate::figures::Figure;
+use crate::harness::Harness;
 use crate::report::Report;
 use crate::rows::Row;
-use crate::stage::Stage;
 
 /// Measures Rushgate and prints a table
 #[derive(Parser)]
@@ -129,11 +129,11 @@ async fn run(options: &Options) -> Outcome<()> {
     let begin = Instant::now();
     let mut report = Report::new(options)?;
     say("Starting private servers");
-    let mut stage = Stage::start(options).await?;
-    stage.prepare(&rows)?;
+    let mut harness = Harness::start(options).await?;
+    harness.prepare(&rows)?;
     for round in 1..=options.rounds() {
         for row in &rows {
-            let measured = stage.round(*row).await?;
+            let measured = harness.round(*row).await?;
             say(format_args!("round {round}  {measured}"));
             report.add(*row, measured);
         }
@@ -141,13 +141,13 @@ async fn run(options: &Options) -> Outcome<()> {
     if let Some(folder) = &options.flame {
         std::fs::create_dir_all(folder)?;
         for row in &rows {
-            stage.flame(*row, &folder.join(format!("{}.svg", row.name()))).await?;
+            harness.flame(*row, &folder.join(format!("{}.svg", row.name()))).await?;
         }
     }
     let peak = report.medians(Row::Issue).map(|medians| medians.per_s);
-    figures::measure(&figures, &mut stage, peak, &mut report.figures).await?;
+    figures::measure(&figures, &mut harness, peak, &mut report.figures).await?;
     say("Audit");
-    report.audits = stage.finish().await?;
+    report.audits = harness.finish().await?;
     report.seconds = begin.elapsed().as_secs();
     say(format_args!("\n{}", report.text()));
     report.write(options)

@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use crate::Options;
 use crate::figures::Measured;
+use crate::harness::Round;
 use crate::machine::Machine;
 use crate::rows::Row;
-use crate::stage::Round;
-use crate::statistics::{FOREIGN_CPU, median, sensible};
+use crate::statistics::{FOREIGN_CPU, median, readable, thousands};
 
 #[derive(Serialize)]
 pub struct Report {
@@ -219,7 +219,7 @@ impl Report {
         }
         let mut figures = vec![head(&["figure", "", "measured", "target", ""])];
         for it in &self.figures {
-            let measured = format!("{} {}", sensible(it.value), it.unit);
+            let measured = format!("{} {}", readable(it.value), it.unit);
             figures.push(vec![
                 it.name.into(),
                 format!(

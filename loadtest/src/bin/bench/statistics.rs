@@ -13,7 +13,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// A number for people to read: 12,345 or 1.23.
-pub fn sensible(value: f64) -> String {
+pub fn readable(value: f64) -> String {
     match value.abs() {
         v if v >= 1000.0 => thousands(value),
         v if v >= 100.0 => format!("{value:.0}"),
@@ -22,7 +22,7 @@ pub fn sensible(value: f64) -> String {
     }
 }
 
-fn thousands(value: f64) -> String {
+pub fn thousands(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn numbers_are_written_for_people() {
         assert_eq!([0.0, 999.0, 1000.0, 1234567.0].map(thousands), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([0.456, 12.34, 123.4, 1234.0].map(sensible), ["0.46", "12.3", "123", "1,234"]);
+        assert_eq!([0.456, 12.34, 123.4, 1234.0].map(readable), ["0.46", "12.3", "123", "1,234"]);
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
     }

@@ -29,7 +29,7 @@ impl Second {
 }
 
 #[derive(Debug)]
-pub struct Answers {
+pub struct AnswerCounts {
     began: Instant,
     /// Response times in milliseconds, by request name and outcome.
     took_ms: BTreeMap<(String, Outcome), Vec<f32>>,
@@ -47,7 +47,7 @@ pub struct Row {
     pub max_ms: f32,
 }
 
-impl Answers {
+impl AnswerCounts {
     pub fn new(began: Instant) -> Self {
         Self { began, took_ms: BTreeMap::new(), seconds: vec![] }
     }
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn answers_are_counted_by_request_outcome_and_second() {
         let began = Instant::now();
-        let mut answers = Answers::new(began);
+        let mut answers = AnswerCounts::new(began);
         for ms in 1..=100_u64 {
             answers.add(
                 "buy",

@@ -9,7 +9,7 @@ use reqwest::Method;
 use rushgate_loadtest::Outcome;
 use serde_json::{Value, json};
 
-use crate::answers::{self, Answers};
+use crate::answers::{self, AnswerCounts};
 use crate::api::Api;
 use crate::scenario::Scenario;
 
@@ -31,7 +31,7 @@ pub struct Crowd {
     /// Token of the shop's backend, which charges wallets.
     pub backend_token: String,
     told: Mutex<Told>,
-    answers: Mutex<Answers>,
+    answers: Mutex<AnswerCounts>,
 }
 
 /// What users read in their answers.
@@ -72,7 +72,7 @@ impl Crowd {
             pieces: if pieces == 0 && scenario.sells() { 1 } else { pieces },
             has_catalogue: scenario.browses(),
             told: Mutex::default(),
-            answers: Mutex::new(Answers::new(Instant::now())),
+            answers: Mutex::new(AnswerCounts::new(Instant::now())),
         };
         if scenario.rushes() {
             crowd.put_template(&crowd.template(), crowd.coupons, now + arrival).await?;
@@ -141,9 +141,9 @@ impl Crowd {
     }
 
     /// Returns everything counted so far, and resets the counts.
-    pub fn take_answers(&self, begin: Instant) -> Answers {
+    pub fn take_answers(&self, begin: Instant) -> AnswerCounts {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *answers, Answers::new(begin))
+        std::mem::replace(&mut *answers, AnswerCounts::new(begin))
     }
 
     pub fn told(&self) -> Told {

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::answers::{Answers, Outcome, Row, Second};
+use crate::answers::{AnswerCounts, Outcome, Row, Second};
 use crate::left::Series;
 use crate::verdict::Verdict;
 
@@ -15,7 +15,7 @@ pub struct Report<'a> {
     /// Missed thresholds with the observed values. Empty if all were met.
     pub missed: &'a [String],
     pub left: &'a [Series],
-    pub answers: &'a Answers,
+    pub answers: &'a AnswerCounts,
 }
 
 const STYLE: &str = "
@@ -213,9 +213,9 @@ mod tests {
 
     use super::*;
 
-    fn answers() -> Answers {
+    fn answers() -> AnswerCounts {
         let began = Instant::now();
-        let mut answers = Answers::new(began);
+        let mut answers = AnswerCounts::new(began);
         let took = Duration::from_millis(12);
         answers.add("take a coupon", Outcome::Success, took, began);
         answers.add("take a coupon", Outcome::Refusal("409 sold-out".into()), took, began);

@@ -115,7 +115,7 @@ struct Shopper {
 }
 
 /// The answer to a request.
-struct Answer {
+struct HttpAnswer {
     status: u16,
     body: Value,
 }
@@ -132,7 +132,7 @@ async fn ask(
     path: &str,
     (key, body): (Option<&str>, Option<&Value>),
     fine: &[&str],
-) -> Result<Option<Answer>, Box<TransactionError>> {
+) -> Result<Option<HttpAnswer>, Box<TransactionError>> {
     let shopper = me(user)?;
     // The shop's backend charges the wallets, because `RUSHGATE_CHARGE_SCOPE` requires that by
     // default.
@@ -178,7 +178,7 @@ async fn ask(
             }
         }
     }
-    Ok(Some(Answer { status, body }))
+    Ok(Some(HttpAnswer { status, body }))
 }
 
 /// Sends a change, and retries it with its key until the outcome is known.
@@ -188,7 +188,7 @@ async fn change(
     path: &str,
     body: Option<&Value>,
     fine: &[&str],
-) -> Result<Option<Answer>, Box<TransactionError>> {
+) -> Result<Option<HttpAnswer>, Box<TransactionError>> {
     let shopper = me(user)?;
     shopper.keys += 1;
     let key = format!("{}-{}", shopper.name, shopper.keys);

@@ -9,8 +9,8 @@ use rushgate_loadtest::redis::Redis;
 use rushgate_loadtest::{Outcome, say};
 
 use super::{Figure, Measured, Target};
+use crate::harness::{Harness, SETTLE_LIMIT};
 use crate::rows::Row;
-use crate::stage::{SETTLE_LIMIT, Stage};
 use crate::wrk::Looking;
 
 /// A backlog that keeps the reconciler busy for several batches; the first batch is not counted.
@@ -19,12 +19,12 @@ const ENTRIES: u64 = 2_500;
 const FILLS: usize = 20;
 const LOOK: Duration = Duration::from_millis(1);
 
-pub async fn measure(stage: &mut Stage, figure: Figure, row: Row) -> Outcome<Measured> {
-    stage.prepare_shop(&[row])?;
+pub async fn measure(harness: &mut Harness, figure: Figure, row: Row) -> Outcome<Measured> {
+    harness.prepare_shop(&[row])?;
     let mut rates = vec![];
     let mut notes = vec![];
-    for _ in 0..stage.rounds {
-        let (rate, note) = round(stage, row).await?;
+    for _ in 0..harness.rounds {
+        let (rate, note) = round(harness, row).await?;
         say(format_args!("{}: {rate:.0}/s, {note}", figure.name()));
         rates.push(rate);
         notes.push(note);
@@ -33,32 +33,32 @@ pub async fn measure(stage: &mut Stage, figure: Figure, row: Row) -> Outcome<Mea
     Ok(Measured::new(figure, rates, "/s", Target::AtLeast(least)).note(notes.pop().unwrap_or_default()))
 }
 
-async fn round(stage: &mut Stage, row: Row) -> Outcome<(f64, String)> {
-    stage.shop.settle(SETTLE_LIMIT).await?;
-    let before = stage.number(row.truth()).await?;
-    stage.exchange(&[("RUSHGATE_ROLES", "api")])?;
-    let mut backlog = stage.shop.log()?;
+async fn round(harness: &mut Harness, row: Row) -> Outcome<(f64, String)> {
+    harness.shop.settle(SETTLE_LIMIT).await?;
+    let before = harness.number(row.truth()).await?;
+    harness.exchange(&[("RUSHGATE_ROLES", "api")])?;
+    let mut backlog = harness.shop.log()?;
     for _ in 0..FILLS {
-        let plan = stage.plan(row, stage.length)?;
-        stage.wrk.drive(stage.instance()?.api, &plan, stage.length, Looking::At)?;
-        backlog = stage.shop.log()?;
+        let plan = harness.plan(row, harness.length)?;
+        harness.wrk.drive(harness.instance()?.api, &plan, harness.length, Looking::At)?;
+        backlog = harness.shop.log()?;
         if backlog.seq - backlog.applied >= ENTRIES {
             break;
         }
     }
 
-    let (port, end) = (stage.shop.redis.port(), backlog.seq);
+    let (port, end) = (harness.shop.redis.port(), backlog.seq);
     let watcher = spawn(move || watch(port, backlog.applied, end).map_err(|e| e.to_string()));
-    let postgres = stage.servers.postgres.pid().map(cpu_of).unwrap_or_default();
-    let reconciler = stage.shop.start(&stage.rushgate, &[("RUSHGATE_ROLES", "reconciler")])?;
+    let postgres = harness.servers.postgres.pid().map(cpu_of).unwrap_or_default();
+    let reconciler = harness.shop.start(&harness.rushgate, &[("RUSHGATE_ROLES", "reconciler")])?;
     let (took, share) = watcher.join().map_err(|_| "the watcher panicked")??;
     let reconciler_cpu = cpu_of(reconciler.pid());
-    let postgres_cpu = stage.servers.postgres.pid().map(cpu_of).unwrap_or_default() - postgres;
+    let postgres_cpu = harness.servers.postgres.pid().map(cpu_of).unwrap_or_default() - postgres;
     reconciler.stop()?;
     // Back to all roles, because the relay has a backlog too.
-    stage.exchange(&[])?;
+    harness.exchange(&[])?;
 
-    let applied = (stage.number(row.truth()).await? - before) as f64;
+    let applied = (harness.number(row.truth()).await? - before) as f64;
     let entries = (end - backlog.applied) as f64;
     let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / applied;
     let note = format!(

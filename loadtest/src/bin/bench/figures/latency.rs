@@ -11,9 +11,9 @@ use rushgate_loadtest::shop::FOLLOWERS_NICENESS;
 use rushgate_loadtest::{Outcome, say};
 
 use super::{Figure, Measured, Target};
+use crate::harness::{Harness, SETTLE_LIMIT};
 use crate::rows::Row;
-use crate::stage::{SETTLE_LIMIT, Stage};
-use crate::statistics::sensible;
+use crate::statistics::readable;
 use crate::wrk::{Gaps, scattered};
 
 /// Enough connections that no request waits for a free one unless the server stalls.
@@ -23,45 +23,45 @@ const LOOK: Duration = Duration::from_millis(2);
 /// An entry that is not applied by then has an infinite lag.
 const APPLY_LIMIT: Duration = Duration::from_secs(60);
 
-pub async fn gate_and_lag(stage: &mut Stage, per_s: f64) -> Outcome<Vec<Measured>> {
+pub async fn gate_and_lag(harness: &mut Harness, per_s: f64) -> Outcome<Vec<Measured>> {
     let (mut latencies, mut lags) = (vec![], vec![]);
-    for _ in 0..stage.rounds {
-        let (latency, lag) = round(stage, per_s).await?;
+    for _ in 0..harness.rounds {
+        let (latency, lag) = round(harness, per_s).await?;
         say(format_args!("{:.0}/s: p99 {latency:.1} ms, lag p99 {lag:.1} ms", per_s));
         latencies.push(latency);
         lags.push(lag);
     }
-    let note = format!("at {}/s", sensible(per_s));
+    let note = format!("at {}/s", readable(per_s));
     Ok(vec![
         Measured::new(Figure::LatencyGate, latencies, "ms", Target::AtMost(8.0)).note(&note),
         Measured::new(Figure::Lag, lags, "ms", Target::AtMost(250.0)).note(&note),
     ])
 }
 
-pub async fn truth(stage: &mut Stage, per_s: f64) -> Outcome<Measured> {
-    stage.shop.settle(SETTLE_LIMIT).await?;
+pub async fn truth(harness: &mut Harness, per_s: f64) -> Outcome<Measured> {
+    harness.shop.settle(SETTLE_LIMIT).await?;
     // Here the answers wait for PostgreSQL, which therefore runs without a lower priority.
-    stage.exchange_both(0, &[("RUSHGATE_ACK", "truth")]).await?;
+    harness.exchange_both(0, &[("RUSHGATE_ACK", "truth")]).await?;
     let mut latencies = vec![];
-    for _ in 0..stage.rounds {
-        let (latency, _) = round(stage, per_s).await?;
+    for _ in 0..harness.rounds {
+        let (latency, _) = round(harness, per_s).await?;
         say(format_args!("{per_s:.0}/s, ACK=truth: p99 {latency:.1} ms"));
         latencies.push(latency);
     }
-    stage.exchange_both(FOLLOWERS_NICENESS, &[]).await?;
-    let note = format!("at {}/s", sensible(per_s));
+    harness.exchange_both(FOLLOWERS_NICENESS, &[]).await?;
+    let note = format!("at {}/s", readable(per_s));
     Ok(Measured::new(Figure::LatencyTruth, latencies, "ms", Target::AtMost(40.0)).note(note))
 }
 
 /// The p99 of latency and lag, in ms.
-async fn round(stage: &mut Stage, per_s: f64) -> Outcome<(f64, f64)> {
-    stage.prepare_shop(&[Row::Issue])?;
-    stage.shop.settle(SETTLE_LIMIT).await?;
-    let plan = stage.plan(Row::Issue, stage.length)?;
+async fn round(harness: &mut Harness, per_s: f64) -> Outcome<(f64, f64)> {
+    harness.prepare_shop(&[Row::Issue])?;
+    harness.shop.settle(SETTLE_LIMIT).await?;
+    let plan = harness.plan(Row::Issue, harness.length)?;
     let Gaps::New { from } = plan.gaps else { return Err("issuing takes new users".into()) };
-    let count = (per_s * stage.length.as_secs_f64()) as u64;
+    let count = (per_s * harness.length.as_secs_f64()) as u64;
     let drive = Drive {
-        address: stage.instance()?.api,
+        address: harness.instance()?.api,
         connections: CONNECTIONS,
         pace: Pace::PerSecond(per_s),
         count,
@@ -69,7 +69,7 @@ async fn round(stage: &mut Stage, per_s: f64) -> Outcome<(f64, f64)> {
     // Flushes what earlier rows have written. Otherwise the kernel would write it to disk 30 s
     // later, during this measurement.
     nix::unistd::sync();
-    let sampler = Sampler::start(stage.shop.redis.port());
+    let sampler = Sampler::start(harness.shop.redis.port());
     let mut latencies = Vec::with_capacity(usize::try_from(count)?);
     let write = |index, out: &mut Vec<u8>| {
         out.extend_from_slice(plan.parts[0].as_bytes());

@@ -9,24 +9,24 @@ use rushgate_loadtest::shop::Shop;
 use rushgate_loadtest::{Outcome, say};
 
 use super::{Figure, Measured, Target};
+use crate::harness::{Harness, SETTLE_LIMIT};
 use crate::rows::{Row, parts};
-use crate::stage::{SETTLE_LIMIT, Stage};
 use crate::wrk::{Gaps, Looking, Plan};
 
 const MILLION: i64 = 1_000_000;
 const BIG: i64 = 5 * MILLION;
 
-pub async fn measure(stage: &mut Stage, big_shop: bool) -> Outcome<Vec<Measured>> {
-    let shop = stage.servers.shop("million").await?;
-    shop.run(&stage.rushgate, &["migrate"])?;
+pub async fn measure(harness: &mut Harness, big_shop: bool) -> Outcome<Vec<Measured>> {
+    let shop = harness.servers.shop("million").await?;
+    shop.run(&harness.rushgate, &["migrate"])?;
     let mut found = vec![];
-    let (_, empty) = rebuild(stage, &shop).await?;
+    let (_, empty) = rebuild(harness, &shop).await?;
     fill(&shop, include_str!("sql/wallets.sql"), 1, MILLION).await?;
-    let (_, wallets) = rebuild(stage, &shop).await?;
+    let (_, wallets) = rebuild(harness, &shop).await?;
     fill(&shop, include_str!("sql/coupons.sql"), 1, MILLION).await?;
     let (mut took, mut all) = (vec![], 0);
-    for _ in 0..stage.rounds {
-        let (secs, used) = rebuild(stage, &shop).await?;
+    for _ in 0..harness.rounds {
+        let (secs, used) = rebuild(harness, &shop).await?;
         say(format_args!("rebuild: {secs:.2} s, Redis has {} MiB", used / 1024 / 1024));
         took.push(secs);
         all = used;
@@ -40,10 +40,10 @@ pub async fn measure(stage: &mut Stage, big_shop: bool) -> Outcome<Vec<Measured>
     }
     if big_shop {
         fill(&shop, include_str!("sql/wallets.sql"), MILLION + 1, BIG).await?;
-        found.push(against_an_empty_shop(stage, &shop).await?);
+        found.push(against_an_empty_shop(harness, &shop).await?);
     }
     let begin = Instant::now();
-    stage.audits.push(shop.audit(&stage.rushgate)?);
+    harness.audits.push(shop.audit(&harness.rushgate)?);
     say(format_args!("audit of the large shop: clean, after {:.1} s", begin.elapsed().as_secs_f64()));
     shop.close().await;
     Ok(found)
@@ -65,11 +65,11 @@ async fn fill(shop: &Shop, sql: &'static str, from: i64, to: i64) -> Outcome<()>
 
 /// Starts an instance on an empty Redis. Returns the seconds until it is ready, and the memory that
 /// Redis then uses.
-async fn rebuild(stage: &Stage, shop: &Shop) -> Outcome<(f64, u64)> {
+async fn rebuild(harness: &Harness, shop: &Shop) -> Outcome<(f64, u64)> {
     let mut redis = Redis::connect(shop.redis.port())?;
     redis.flush()?;
     let begin = Instant::now();
-    let instance = shop.serve(&stage.rushgate, &[])?;
+    let instance = shop.serve(&harness.rushgate, &[])?;
     let took = begin.elapsed().as_secs_f64();
     shop.settle(SETTLE_LIMIT).await?;
     instance.stop()?;
@@ -77,20 +77,20 @@ async fn rebuild(stage: &Stage, shop: &Shop) -> Outcome<(f64, u64)> {
     Ok((took, used))
 }
 
-async fn against_an_empty_shop(stage: &mut Stage, big: &Shop) -> Outcome<Measured> {
-    let small = stage.servers.shop("small").await?;
+async fn against_an_empty_shop(harness: &mut Harness, big: &Shop) -> Outcome<Measured> {
+    let small = harness.servers.shop("small").await?;
     Redis::connect(big.redis.port())?.flush()?;
-    let instances = [small.serve(&stage.rushgate, &[])?, big.serve(&stage.rushgate, &[])?];
+    let instances = [small.serve(&harness.rushgate, &[])?, big.serve(&harness.rushgate, &[])?];
     instances[0].put_template("rush", 1_000_000_000)?;
     let (mut ratios, mut from) = (vec![], 0);
-    for _ in 0..stage.rounds {
+    for _ in 0..harness.rounds {
         let mut rates = vec![];
         for (shop, instance) in [&small, big].into_iter().zip(&instances) {
             from += 100_000_000;
             let plan = Plan { parts: parts(Row::Issue)?, gaps: Gaps::New { from } };
             small.settle(SETTLE_LIMIT).await?;
             big.settle(SETTLE_LIMIT).await?;
-            rates.push(issued_per_s(stage, shop, instance.api, &plan).await?);
+            rates.push(issued_per_s(harness, shop, instance.api, &plan).await?);
         }
         say(format_args!("empty shop {:.0}/s, large shop {:.0}/s", rates[0], rates[1]));
         ratios.push(rates[1] / rates[0]);
@@ -99,22 +99,27 @@ async fn against_an_empty_shop(stage: &mut Stage, big: &Shop) -> Outcome<Measure
         shop.settle(SETTLE_LIMIT).await?;
         instance.stop()?;
     }
-    stage.audits.push(small.audit(&stage.rushgate)?);
+    harness.audits.push(small.audit(&harness.rushgate)?);
     small.close().await;
     Ok(Measured::new(Figure::BigShop, ratios, "of it", Target::AtLeast(0.9)))
 }
 
-async fn issued_per_s(stage: &Stage, shop: &Shop, api: std::net::SocketAddr, plan: &Plan) -> Outcome<f64> {
+async fn issued_per_s(
+    harness: &Harness,
+    shop: &Shop,
+    api: std::net::SocketAddr,
+    plan: &Plan,
+) -> Outcome<f64> {
     let issued = async || -> Outcome<i64> {
         let sql = "SELECT issued FROM coupon_templates WHERE template_id = 'rush'";
         Ok(sqlx::query_scalar::<_, i64>(sql).fetch_optional(&shop.pool).await?.unwrap_or(0))
     };
     let before = issued().await?;
-    let driven = stage.wrk.drive(api, plan, stage.length, Looking::At)?;
+    let driven = harness.wrk.drive(api, plan, harness.length, Looking::At)?;
     shop.settle(SETTLE_LIMIT).await?;
     let grown = u64::try_from(issued().await? - before)?;
     let good = driven.requests - driven.refused;
-    if driven.refused > 0 || !(good..=good + stage.wrk.connections as u64).contains(&grown) {
+    if driven.refused > 0 || !(good..=good + harness.wrk.connections as u64).contains(&grown) {
         return Err(format!("{driven:?}, but PostgreSQL gained {grown}").into());
     }
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -3,16 +3,16 @@
 mod drain;
 mod latency;
 mod million;
-mod rival;
+mod postgres_baseline;
 mod sizing;
 
 use rushgate_loadtest::process::UseOfMachine;
 use rushgate_loadtest::{Outcome, say};
 use serde::Serialize;
 
+use crate::harness::Harness;
 use crate::rows::Row;
-use crate::stage::Stage;
-use crate::statistics::{median, sensible};
+use crate::statistics::{median, readable};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Figure {
@@ -25,7 +25,7 @@ pub enum Figure {
     Rebuild,
     Bytes,
     BigShop,
-    Rival,
+    PostgresBaseline,
     Sizing,
 }
 
@@ -40,7 +40,7 @@ impl Figure {
         Figure::Rebuild,
         Figure::Bytes,
         Figure::BigShop,
-        Figure::Rival,
+        Figure::PostgresBaseline,
         Figure::Sizing,
     ];
 
@@ -59,7 +59,7 @@ impl Figure {
             Figure::Rebuild => "rebuild",
             Figure::Bytes => "bytes",
             Figure::BigShop => "big-shop",
-            Figure::Rival => "postgres",
+            Figure::PostgresBaseline => "postgres",
             Figure::Sizing => "sizing",
         }
     }
@@ -79,7 +79,7 @@ impl Figure {
             Figure::BigShop => {
                 "issue with 5,000,000 wallets and a template at 1,000,000 issued, against an empty shop"
             }
-            Figure::Rival => "issue, against PostgreSQL alone (pgbench, 64 clients)",
+            Figure::PostgresBaseline => "issue, against PostgreSQL alone (pgbench, 64 clients)",
             Figure::Sizing => {
                 "bytes per order with a key in Redis and PostgreSQL; outage that the log bridges"
             }
@@ -104,7 +104,7 @@ impl Target {
             Target::AtMost(value) => ('≤', value),
             Target::None => return "none".into(),
         };
-        let value = if value.fract() == 0.0 && value < 1000.0 { value.to_string() } else { sensible(value) };
+        let value = if value.fract() == 0.0 && value < 1000.0 { value.to_string() } else { readable(value) };
         format!("{sign} {value} {unit}").trim().to_owned()
     }
 }
@@ -148,7 +148,7 @@ impl Measured {
 impl std::fmt::Display for Measured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let met = if self.met() { "met" } else { "not met" };
-        let (value, target) = (sensible(self.value), self.target.text(self.unit));
+        let (value, target) = (readable(self.value), self.target.text(self.unit));
         write!(f, "{:<14} {value} {}  ({target}: {met})  {}  {}", self.name, self.unit, self.what, self.note)
     }
 }
@@ -157,17 +157,17 @@ impl std::fmt::Display for Measured {
 /// coupons, if it is known already.
 pub async fn measure(
     figures: &[Figure],
-    stage: &mut Stage,
+    harness: &mut Harness,
     mut peak: Option<f64>,
     measured: &mut Vec<Measured>,
 ) -> Outcome<()> {
     for run in RUNS.iter().filter(|run| run.iter().any(|figure| figures.contains(figure))) {
         if REFER_TO_PEAK.contains(&run[0]) && peak.is_none() {
-            peak = Some(peak_of_issue(stage).await?);
+            peak = Some(peak_of_issue(harness).await?);
         }
         let begin = UseOfMachine::now();
         let mut found =
-            run_of(run[0], stage, peak.unwrap_or_default(), figures.contains(&Figure::BigShop)).await?;
+            run_of(run[0], harness, peak.unwrap_or_default(), figures.contains(&Figure::BigShop)).await?;
         let foreign_cpu = UseOfMachine::now().foreign_since(&begin);
         found.retain(|it| figures.iter().any(|figure| figure.name() == it.name));
         found.iter_mut().for_each(|it| it.foreign_cpu = foreign_cpu);
@@ -183,32 +183,32 @@ const RUNS: [&[Figure]; 8] = [
     &[Figure::LatencyTruth],
     &[Figure::DrainCoupons],
     &[Figure::DrainOrders],
-    &[Figure::Rival],
+    &[Figure::PostgresBaseline],
     &[Figure::Sizing],
     &[Figure::Rebuild, Figure::Bytes, Figure::BigShop],
 ];
 /// Runs that need the peak rate of issuing coupons.
-const REFER_TO_PEAK: [Figure; 3] = [Figure::LatencyGate, Figure::LatencyTruth, Figure::Rival];
+const REFER_TO_PEAK: [Figure; 3] = [Figure::LatencyGate, Figure::LatencyTruth, Figure::PostgresBaseline];
 
-async fn run_of(first: Figure, stage: &mut Stage, peak: f64, big_shop: bool) -> Outcome<Vec<Measured>> {
+async fn run_of(first: Figure, harness: &mut Harness, peak: f64, big_shop: bool) -> Outcome<Vec<Measured>> {
     match first {
-        Figure::Memory => Ok(vec![memory(stage).await?]),
-        Figure::LatencyGate | Figure::Lag => latency::gate_and_lag(stage, peak / 2.0).await,
-        Figure::LatencyTruth => Ok(vec![latency::truth(stage, peak / 2.0).await?]),
-        Figure::DrainCoupons => Ok(vec![drain::measure(stage, first, Row::Issue).await?]),
-        Figure::DrainOrders => Ok(vec![drain::measure(stage, first, Row::Lines3).await?]),
-        Figure::Rival => Ok(vec![rival::measure(stage, peak).await?]),
-        Figure::Sizing => sizing::measure(stage).await,
-        Figure::Rebuild | Figure::Bytes | Figure::BigShop => million::measure(stage, big_shop).await,
+        Figure::Memory => Ok(vec![memory(harness).await?]),
+        Figure::LatencyGate | Figure::Lag => latency::gate_and_lag(harness, peak / 2.0).await,
+        Figure::LatencyTruth => Ok(vec![latency::truth(harness, peak / 2.0).await?]),
+        Figure::DrainCoupons => Ok(vec![drain::measure(harness, first, Row::Issue).await?]),
+        Figure::DrainOrders => Ok(vec![drain::measure(harness, first, Row::Lines3).await?]),
+        Figure::PostgresBaseline => Ok(vec![postgres_baseline::measure(harness, peak).await?]),
+        Figure::Sizing => sizing::measure(harness).await,
+        Figure::Rebuild | Figure::Bytes | Figure::BigShop => million::measure(harness, big_shop).await,
     }
 }
 
 /// The median rate of issuing coupons.
-async fn peak_of_issue(stage: &mut Stage) -> Outcome<f64> {
-    stage.prepare(&[Row::Issue])?;
+async fn peak_of_issue(harness: &mut Harness) -> Outcome<f64> {
+    harness.prepare(&[Row::Issue])?;
     let mut rates = vec![];
-    for _ in 0..stage.rounds {
-        let round = stage.round(Row::Issue).await?;
+    for _ in 0..harness.rounds {
+        let round = harness.round(Row::Issue).await?;
         say(&round);
         rates.push(round.per_s);
     }
@@ -217,13 +217,13 @@ async fn peak_of_issue(stage: &mut Stage) -> Outcome<f64> {
 
 /// The peak memory after all rows that were measured. If there were none, issues coupons and orders
 /// at full speed first.
-async fn memory(stage: &mut Stage) -> Outcome<Measured> {
-    if !stage.has_driven() {
+async fn memory(harness: &mut Harness) -> Outcome<Measured> {
+    if !harness.has_driven() {
         for row in [Row::Issue, Row::Order1] {
-            stage.prepare(&[row])?;
-            say(stage.round(row).await?);
+            harness.prepare(&[row])?;
+            say(harness.round(row).await?);
         }
     }
-    let mib = stage.peak_memory as f64 / 1024.0 / 1024.0;
+    let mib = harness.peak_memory as f64 / 1024.0 / 1024.0;
     Ok(Measured::new(Figure::Memory, vec![mib], "MiB", Target::AtMost(150.0)))
 }

@@ -9,8 +9,8 @@ use rushgate_loadtest::redis::Redis;
 use rushgate_loadtest::{Outcome, say};
 
 use super::{Figure, Measured, Target};
+use crate::harness::{Harness, SETTLE_LIMIT};
 use crate::rows::Row;
-use crate::stage::{SETTLE_LIMIT, Stage};
 use crate::wrk::{Gaps, Looking};
 
 /// The order rate during the outage, as in the example in docs/operations.md.
@@ -30,20 +30,20 @@ struct Sizes {
     records_in_redis: u64,
 }
 
-pub async fn measure(stage: &mut Stage) -> Outcome<Vec<Measured>> {
-    stage.prepare(&[Row::Order1Keys])?;
-    stage.shop.settle(SETTLE_LIMIT).await?;
-    let mut redis = Redis::connect(stage.shop.redis.port())?;
+pub async fn measure(harness: &mut Harness) -> Outcome<Vec<Measured>> {
+    harness.prepare(&[Row::Order1Keys])?;
+    harness.shop.settle(SETTLE_LIMIT).await?;
+    let mut redis = Redis::connect(harness.shop.redis.port())?;
     // A rewrite would shrink the file during the measurement.
     redis.set_config("auto-aof-rewrite-percentage", "0")?;
-    let before = sizes(stage, &mut redis).await?;
-    let plan = stage.plan(Row::Order1Keys, stage.length)?;
-    stage.wrk.drive(stage.instance()?.api, &plan, stage.length, Looking::At)?;
-    stage.shop.settle(SETTLE_LIMIT).await?;
-    let after = sizes(stage, &mut redis).await?;
+    let before = sizes(harness, &mut redis).await?;
+    let plan = harness.plan(Row::Order1Keys, harness.length)?;
+    harness.wrk.drive(harness.instance()?.api, &plan, harness.length, Looking::At)?;
+    harness.shop.settle(SETTLE_LIMIT).await?;
+    let after = sizes(harness, &mut redis).await?;
     let mut found = per_order(&before, &after)?;
-    found.extend(outage(stage, &mut redis).await?);
-    found.push(loading(stage, after.aof).await?);
+    found.extend(outage(harness, &mut redis).await?);
+    found.push(loading(harness, after.aof).await?);
     found.iter().for_each(say);
     Ok(found)
 }
@@ -54,19 +54,19 @@ fn figure(what: &str, value: f64, unit: &'static str) -> Measured {
     measured
 }
 
-async fn sizes(stage: &Stage, redis: &mut Redis) -> Outcome<Sizes> {
+async fn sizes(harness: &Harness, redis: &mut Redis) -> Outcome<Sizes> {
     let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() / DAY.as_secs();
     let epoch = redis.log()?.epoch;
     Ok(Sizes {
-        orders: stage.number(Row::Order1Keys.truth()).await?,
-        wal: stage.number("SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint").await?,
-        tables: stage
+        orders: harness.number(Row::Order1Keys.truth()).await?,
+        wal: harness.number("SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint").await?,
+        tables: harness
             .number(
                 "SELECT (pg_total_relation_size('orders') + pg_total_relation_size('order_items')
                        + pg_total_relation_size('wallet_entries'))::bigint",
             )
             .await?,
-        records: stage.number("SELECT pg_total_relation_size('idempotency_records')").await?,
+        records: harness.number("SELECT pg_total_relation_size('idempotency_records')").await?,
         aof: *redis.info()?.get("aof_current_size").ok_or("Redis does not say aof_current_size")?,
         records_in_redis: redis.bytes_of(&format!("rg:{{0}}:{epoch}:idem:{today}")).unwrap_or_default(),
     })
@@ -94,16 +94,16 @@ fn per_order(before: &Sizes, after: &Sizes) -> Outcome<Vec<Measured>> {
 }
 
 /// Sends orders at a steady rate while no reconciler applies the log.
-async fn outage(stage: &mut Stage, redis: &mut Redis) -> Outcome<[Measured; 2]> {
-    let plan = stage.plan(Row::Order1Keys, stage.length)?;
+async fn outage(harness: &mut Harness, redis: &mut Redis) -> Outcome<[Measured; 2]> {
+    let plan = harness.plan(Row::Order1Keys, harness.length)?;
     let Gaps::Lines { lines, first } = plan.gaps else { return Err("keys come in lines".into()) };
-    stage.exchange(&[("RUSHGATE_ROLES", "api")])?;
+    harness.exchange(&[("RUSHGATE_ROLES", "api")])?;
     let before = redis.log()?;
     let log = format!("rg:{{0}}:{}:log", before.epoch);
     let bytes = redis.bytes_of(&log)?;
-    let count = ((PER_S * stage.length.as_secs_f64()) as u64).min(lines.len() as u64);
+    let count = ((PER_S * harness.length.as_secs_f64()) as u64).min(lines.len() as u64);
     let pace = Pace::PerSecond(PER_S);
-    let drive = Drive { address: stage.instance()?.api, connections: CONNECTIONS, pace, count };
+    let drive = Drive { address: harness.instance()?.api, connections: CONNECTIONS, pace, count };
     let write = |index: u64, out: &mut Vec<u8>| {
         if let Some(line) = usize::try_from(index).ok().and_then(|index| lines.get(index)) {
             let (key, user) = line.split_at(first);
@@ -120,8 +120,8 @@ async fn outage(stage: &mut Stage, redis: &mut Redis) -> Outcome<[Measured; 2]> 
     let (took, after) = (began.elapsed().as_secs_f64(), redis.log()?);
     let each = (redis.bytes_of(&log)? - bytes) as f64 / orders.max(1) as f64;
     let bridged = LOG_LIMIT / ((after.seq - before.seq) as f64 / took);
-    stage.exchange(&[])?;
-    stage.shop.settle(SETTLE_LIMIT).await?;
+    harness.exchange(&[])?;
+    harness.shop.settle(SETTLE_LIMIT).await?;
     let note = format!("{orders} orders in {took:.1} s, {} entries", after.seq - before.seq);
     Ok([
         figure("Redis: memory of the log per order that PostgreSQL does not have", each, "bytes"),
@@ -131,13 +131,13 @@ async fn outage(stage: &mut Stage, redis: &mut Redis) -> Outcome<[Measured; 2]> 
 }
 
 /// Measures how long Redis takes to start and load its append-only file.
-async fn loading(stage: &mut Stage, file: u64) -> Outcome<Measured> {
+async fn loading(harness: &mut Harness, file: u64) -> Outcome<Measured> {
     let began = Instant::now();
-    stage.shop.redis.restart().await?;
+    harness.shop.redis.restart().await?;
     let took = began.elapsed().as_secs_f64();
     let gib = file as f64 / f64::from(1 << 30);
     let note = format!("{took:.2} s for {:.0} MiB, including the start of the process", gib * 1024.0);
-    stage.exchange(&[])?;
-    stage.shop.settle(SETTLE_LIMIT).await?;
+    harness.exchange(&[])?;
+    harness.shop.settle(SETTLE_LIMIT).await?;
     Ok(figure("Redis: start after a crash, per GiB of append-only file", took / gib, "s").note(note))
 }

@@ -8,7 +8,7 @@ use super::refusal::{Decision, GateError, Refusal};
 use crate::telemetry::metrics;
 
 /// The metric handles of one script.
-pub struct LaneMeters {
+pub struct QueueMetrics {
     accepted: Counter,
     replayed: Counter,
     /// By name: the refusals of the script's own rules, then the errors of every script.
@@ -19,7 +19,7 @@ pub struct LaneMeters {
     wait: Histogram,
 }
 
-impl LaneMeters {
+impl QueueMetrics {
     /// `refusals`: the names that the script may return.
     pub fn new(script: &'static str, refusals: &'static [&'static str]) -> Self {
         let verdict = |verdict| metrics::GATE_REQUESTS.counter(&[("script", script), ("verdict", verdict)]);

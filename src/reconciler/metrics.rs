@@ -7,7 +7,7 @@ use super::plan::Won;
 use crate::telemetry::metrics;
 
 /// Metric handles, created once.
-pub(super) struct ReconcilerMeters {
+pub(super) struct ReconcilerMetrics {
     pub leading: Gauge,
     pub halts: Counter,
     pub rebuilds: Counter,
@@ -19,9 +19,9 @@ pub(super) struct ReconcilerMeters {
     won: [(&'static str, Counter); 3],
 }
 
-impl ReconcilerMeters {
+impl ReconcilerMetrics {
     pub fn new(cell: u32) -> Self {
-        let meters = Self {
+        let metrics = Self {
             leading: metrics::RECONCILER_LEADING.gauge_of_cell(cell),
             halts: metrics::RECONCILER_HALTS.counter(&[]),
             rebuilds: metrics::REBUILDS.counter(&[]),
@@ -32,8 +32,8 @@ impl ReconcilerMeters {
             won: ["charge", "payment", "refund"]
                 .map(|kind| (kind, metrics::WALLET_WON.counter(&[("kind", kind)]))),
         };
-        meters.leading.set(0.0);
-        meters
+        metrics.leading.set(0.0);
+        metrics
     }
 
     /// Records a transaction that has applied this many entries.
@@ -48,7 +48,7 @@ impl ReconcilerMeters {
 }
 
 /// However a reconciler ends, its gauge must not go on claiming that it leads.
-impl Drop for ReconcilerMeters {
+impl Drop for ReconcilerMetrics {
     fn drop(&mut self) {
         self.leading.set(0.0);
     }

@@ -1,7 +1,7 @@
 //! The middleware around every handler: time limit, rate limit per address, panic handler, metrics,
 //! security headers; and the answers for requests that no route takes.
 //!
-//! [`Around`] holds what is the same for all requests. [`Surrounded`] is the service made of it and
+//! [`Middleware`] holds what is the same for all requests. [`Surrounded`] is the service made of it and
 //! a router; each connection has a clone.
 
 use std::convert::Infallible;
@@ -26,10 +26,10 @@ use tower::Service;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::Api;
-use super::current::Current;
-use super::meters::{self, Routes};
+use super::metrics::{self, Routes};
 use super::problem::{Code, Problem};
 use super::rates::Rates;
+use super::request_notes::RequestNotes;
 use super::server::Peer;
 use crate::telemetry::trace::{REQUEST_ID, TRACEPARENT, Trace};
 
@@ -51,7 +51,7 @@ pub async fn method_not_allowed(method: Method) -> Problem {
 }
 
 /// The middleware's state, shared by all requests.
-pub struct Around {
+pub struct Middleware {
     pub(super) limit: Duration,
     rates: Arc<Rates>,
     routes: Routes,
@@ -59,13 +59,13 @@ pub struct Around {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl Around {
+impl Middleware {
     pub fn new(api: &Api, routes: Routes) -> Self {
         Self {
             limit: api.settings.handler_timeout(),
             rates: Arc::clone(&api.rates),
             routes,
-            headers: headers(api.edge.tls),
+            headers: headers(api.browser_policy.tls),
         }
     }
 
@@ -77,7 +77,7 @@ impl Around {
     async fn answer(&self, router: &Mutex<Router>, request: Request) -> Response {
         let started = Instant::now();
         let trace = Arc::new(Trace::of(request.headers()));
-        let _in_flight = meters::InFlight::begin();
+        let _in_flight = metrics::InFlight::begin();
         let method = known_method(request.method());
         let route = self.routes.of(request.uri().path());
         let safe = request.method().is_safe();
@@ -94,12 +94,12 @@ impl Around {
                 Err(refused) => refused.into_response(),
             }
         });
-        let told = pin!(Current::told(counted));
-        let limited = pin!(tokio::time::timeout(self.limit, told));
+        let collect = pin!(RequestNotes::collect(counted));
+        let limited = pin!(tokio::time::timeout(self.limit, collect));
         let handling = pin!(trace.scope(limited));
         let (mut response, current) = match AssertUnwindSafe(handling).catch_unwind().await {
             Ok(Ok(answered)) => answered,
-            Ok(Err(_)) => Current::told_now(|| timed_out(safe).into_response()),
+            Ok(Err(_)) => RequestNotes::collect_now(|| timed_out(safe).into_response()),
             Err(_) => {
                 // The panic hook has logged where it happened.
                 tracing::error!(
@@ -108,10 +108,10 @@ impl Around {
                     request_id = trace.mark.request_id(),
                     "a handler panicked"
                 );
-                Current::told_now(|| Problem::internal().into_response())
+                RequestNotes::collect_now(|| Problem::internal().into_response())
             }
         };
-        self.rates.tell(response.headers_mut(), current.standing);
+        self.rates.write_headers(response.headers_mut(), current.quota);
         self.account(&trace, (route, method), &response, current.refusal, started);
         self.complete(&trace, response.headers_mut());
         response
@@ -128,7 +128,7 @@ impl Around {
     ) {
         let (status, took) = (response.status().as_u16(), started.elapsed());
         let name = self.routes.name(route);
-        meters::answered((route, name), method, status, code, took);
+        metrics::answered((route, name), method, status, code, took);
         // The request id is the only value that comes from the client.
         tracing::debug!(
             route = name,
@@ -164,12 +164,12 @@ impl Around {
 ///
 /// A clone is made for each connection. Clones share neither the reference count that a request
 /// changes nor the router's lock, so the lock is never contended.
-pub struct Surrounded(Arc<(Arc<Around>, Mutex<Router>)>);
+pub struct Surrounded(Arc<(Arc<Middleware>, Mutex<Router>)>);
 
 impl Clone for Surrounded {
     fn clone(&self) -> Self {
-        let (around, router) = &*self.0;
-        Arc::clone(around).over(router.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        let (middleware, router) = &*self.0;
+        Arc::clone(middleware).over(router.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 

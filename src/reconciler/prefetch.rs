@@ -1,6 +1,6 @@
 //! Read-ahead: while PostgreSQL applies one batch, the next one is read from the log and decoded.
 //!
-//! [`Ahead`] holds that batch and the place in the log that it follows. The next step uses it if
+//! [`Prefetched`] holds that batch and the place in the log that it follows. The next step uses it if
 //! the cursor has arrived at that place and the log still contains the batch; otherwise it is
 //! dropped and the log is read again. [`ApplyBound`] limits the size of a batch. It lives as long
 //! as the reconciler.
@@ -67,13 +67,13 @@ pub async fn read(log: &LogReader, epoch: u64, seq: u64, bound: ApplyBound) -> R
 }
 
 /// A batch that follows a place in the log which the cursor has not reached yet.
-pub struct Ahead {
+pub struct Prefetched {
     place: Cursor,
     pub next: Page,
     pub prepared: Vec<Prepared>,
 }
 
-impl Ahead {
+impl Prefetched {
     /// `None` if anything is unusual: an error, an empty page, a broken chain. The step that gets
     /// to this place reads again and reports it.
     pub async fn look(log: &LogReader, place: &Cursor, bound: ApplyBound) -> Option<Self> {
@@ -129,12 +129,12 @@ mod tests {
     }
 
     /// Entries 5 and 6, which follow entry 4.
-    fn ahead() -> (Cursor, Ahead) {
+    fn a_batch() -> (Cursor, Prefetched) {
         let entry =
             |seq: u64| RawEntry { epoch: 2, seq, payload: vec![], tip: format!("tip {seq}"), traces: vec![] };
         let place = Cursor::at(0, &entry(4));
         let next = Page { entries: vec![entry(5), entry(6)], more: false };
-        (place.clone(), Ahead { place, next, prepared: vec![] })
+        (place.clone(), Prefetched { place, next, prepared: vec![] })
     }
 
     fn seen(seq: u64) -> Meta {
@@ -143,25 +143,28 @@ mod tests {
 
     #[test]
     fn what_was_read_ahead_counts_only_where_the_log_still_has_it() {
-        let (cursor, ahead) = ahead();
-        assert!(!ahead.is_next(&cursor, &seen(5)), "the log has lost its end since");
-        assert!(ahead.is_next(&cursor, &seen(6)));
+        let (cursor, prefetched) = a_batch();
+        assert!(!prefetched.is_next(&cursor, &seen(5)), "the log has lost its end since");
+        assert!(prefetched.is_next(&cursor, &seen(6)));
         let another = Meta { tip: "another".to_owned(), ..seen(6) };
-        assert!(!ahead.is_next(&cursor, &another), "the log has another entry in the last one's place");
-        assert!(ahead.is_next(&cursor, &seen(7)), "the log went on; its chain is checked with what follows");
+        assert!(!prefetched.is_next(&cursor, &another), "the log has another entry in the last one's place");
+        assert!(
+            prefetched.is_next(&cursor, &seen(7)),
+            "the log went on; its chain is checked with what follows"
+        );
     }
 
     #[test]
     fn what_was_read_ahead_counts_only_for_the_cursor_before_it() {
-        let (cursor, mut ahead) = ahead();
+        let (cursor, mut prefetched) = a_batch();
         for elsewhere in [
             Cursor { epoch: 3, ..cursor.clone() },
             Cursor { seq: 5, ..cursor.clone() },
             Cursor { tip: "another".to_owned(), ..cursor.clone() },
         ] {
-            assert!(!ahead.is_next(&elsewhere, &seen(7)), "{elsewhere:?}");
+            assert!(!prefetched.is_next(&elsewhere, &seen(7)), "{elsewhere:?}");
         }
-        ahead.next.entries.clear();
-        assert!(!ahead.is_next(&cursor, &seen(7)), "nothing was read");
+        prefetched.next.entries.clear();
+        assert!(!prefetched.is_next(&cursor, &seen(7)), "nothing was read");
     }
 }

@@ -68,21 +68,21 @@ pub fn answered(
             routes.resize_with(number + 1, Vec::new);
         }
         let methods = &mut routes[number];
-        let at = methods.iter().position(|meters| meters.method == method);
+        let at = methods.iter().position(|metrics| metrics.method == method);
         let at = at.unwrap_or_else(|| {
             let duration = ::metrics::histogram!(HTTP_DURATION.name, "route" => route.to_owned(), "method" => method);
             methods.push(RouteMeters { method, duration, answers: Vec::new() });
             methods.len() - 1
         });
-        let meters = &mut methods[at];
-        meters.duration.record(took);
-        match meters.answers.iter().find(|(s, c, _)| (*s, *c) == (status, code)) {
+        let metrics = &mut methods[at];
+        metrics.duration.record(took);
+        match metrics.answers.iter().find(|(s, c, _)| (*s, *c) == (status, code)) {
             Some((_, _, counter)) => counter.increment(1),
             None => {
                 let counter = ::metrics::counter!(HTTP_REQUESTS.name, "route" => route.to_owned(), "method" => method,
                     "status" => status.to_string(), "code" => code);
                 counter.increment(1);
-                meters.answers.push((status, code, counter));
+                metrics.answers.push((status, code, counter));
             }
         }
     });
@@ -94,30 +94,30 @@ pub struct InFlight(&'static AtomicI64);
 /// Requests in flight, in shards. A thread's shard is nearly always its own: one counter for all
 /// would move between cores twice per request. Only the sum is meaningful, as a request may end on
 /// another thread.
-static UNDER_WAY: [Place; 16] = [const { Place(AtomicI64::new(0)) }; 16];
+static SHARDS: [Shard; 16] = [const { Shard(AtomicI64::new(0)) }; 16];
 
 /// Aligned to the unit in which processors fetch memory, so that no two shards share one.
 #[repr(align(128))]
-struct Place(AtomicI64);
+struct Shard(AtomicI64);
 
 thread_local! {
     static MINE: &'static AtomicI64 = {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        &UNDER_WAY[NEXT.fetch_add(1, Ordering::Relaxed) % UNDER_WAY.len()].0
+        &SHARDS[NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS.len()].0
     };
 }
 
 impl InFlight {
     pub fn begin() -> Self {
-        let place = MINE.with(|mine| *mine);
-        place.fetch_add(1, Ordering::Relaxed);
-        Self(place)
+        let shard = MINE.with(|mine| *mine);
+        shard.fetch_add(1, Ordering::Relaxed);
+        Self(shard)
     }
 
     /// Updates the gauge, just before it is read.
-    pub fn tell() {
+    pub fn publish() {
         static IN_FLIGHT: LazyLock<Gauge> = LazyLock::new(|| HTTP_IN_FLIGHT.gauge(&[]));
-        let sum: i64 = UNDER_WAY.iter().map(|place| place.0.load(Ordering::Relaxed)).sum();
+        let sum: i64 = SHARDS.iter().map(|shard| shard.0.load(Ordering::Relaxed)).sum();
         // Threads count during the sum, so it may be off by their changes.
         IN_FLIGHT.set(sum.max(0) as f64);
     }

@@ -7,7 +7,7 @@ use super::{Refusal, topology};
 use crate::telemetry::metrics;
 
 /// Metric handles, created once.
-pub(super) struct RelayMeters {
+pub(super) struct RelayMetrics {
     published: Counter,
     confirmed: Counter,
     unroutable: Counter,
@@ -19,7 +19,7 @@ pub(super) struct RelayMeters {
     connected: Gauge,
 }
 
-impl RelayMeters {
+impl RelayMetrics {
     pub fn new() -> Self {
         let refused = |reason| metrics::RELAY_REFUSED.counter(&[("reason", reason)]);
         Self {

@@ -8,8 +8,8 @@ use rushgate_loadtest::{Outcome, say};
 use sqlx::{Connection, PgConnection};
 
 use super::{Figure, Measured, Target};
-use crate::stage::{SETTLE_LIMIT, Stage};
-use crate::statistics::{median, sensible};
+use crate::harness::{Harness, SETTLE_LIMIT};
+use crate::statistics::{median, readable};
 
 const CLIENTS: &str = "64";
 const TABLES: &str = "
@@ -23,16 +23,16 @@ WITH taken AS (UPDATE templates SET issued = issued + 1 WHERE template_id = 1 AN
 INSERT INTO coupons SELECT gen_random_uuid(), 1, 'u' || :user, issued, now() FROM taken ON CONFLICT DO NOTHING;
 ";
 
-pub async fn measure(stage: &mut Stage, peak: f64) -> Outcome<Measured> {
-    stage.shop.settle(SETTLE_LIMIT).await?;
-    let url = stage.servers.postgres.create_database("rival").await?;
+pub async fn measure(harness: &mut Harness, peak: f64) -> Outcome<Measured> {
+    harness.shop.settle(SETTLE_LIMIT).await?;
+    let url = harness.servers.postgres.create_database("rival").await?;
     let mut connection = PgConnection::connect(&url).await?;
     sqlx::raw_sql(TABLES).execute(&mut connection).await?;
-    let script = stage.wrk.folder.join("rival.sql");
+    let script = harness.wrk.folder.join("rival.sql");
     std::fs::write(&script, REQUEST)?;
     let mut rates = vec![];
-    for _ in 0..stage.rounds {
-        let seconds = stage.length.as_secs().to_string();
+    for _ in 0..harness.rounds {
+        let seconds = harness.length.as_secs().to_string();
         let output = Command::new(pgbench())
             .args([
                 "--no-vacuum",
@@ -57,9 +57,9 @@ pub async fn measure(stage: &mut Stage, peak: f64) -> Outcome<Measured> {
         say(format_args!("PostgreSQL alone: {rate:.0}/s"));
         rates.push(rate);
     }
-    let note = format!("{}/s against {}/s", sensible(peak), sensible(median(rates.clone())));
+    let note = format!("{}/s against {}/s", readable(peak), readable(median(rates.clone())));
     let ratios = rates.into_iter().map(|rate| peak / rate).collect();
-    Ok(Measured::new(Figure::Rival, ratios, "times", Target::AtLeast(15.0)).note(note))
+    Ok(Measured::new(Figure::PostgresBaseline, ratios, "times", Target::AtLeast(15.0)).note(note))
 }
 
 /// Debian's pgbench is in the path; other installations may only have it next to the server.

@@ -1,7 +1,7 @@
 //! Reports lost decisions: those that Redis lost before PostgreSQL had applied them.
 //!
 //! Each instance remembers the decisions that the gate has reported to it until PostgreSQL has them
-//! ([`crate::gate::Unsettled`]). After a rebuild of the gate, everything that the old log still
+//! ([`crate::gate::UnconfirmedDecisions`]). After a rebuild of the gate, everything that the old log still
 //! held has been applied; what PostgreSQL does not have then, it will never have. Each such
 //! decision is logged once, with its id, and counted.
 
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::config::bounds::{LOSSES_CHECK, LOSSES_TOLD};
-use crate::gate::{Gate, Made, Suspects};
+use crate::config::bounds::{LOSSES_CHECK, LOSSES_LOGGED};
+use crate::gate::{DecisionId, Gate, LossCandidates};
 use crate::telemetry::metrics;
 use crate::telemetry::repeated::Repeated;
 use crate::truth::{Truth, TruthError};
@@ -37,25 +37,25 @@ pub async fn watch(gate: Arc<Gate>, truth: Truth, stop: CancellationToken) {
 }
 
 async fn look(gate: &Gate, truth: &Truth) -> Result<(), TruthError> {
-    let unsettled = gate.unsettled().await;
-    if unsettled.iter().all(|(_, notes)| notes.is_empty()) {
+    let unconfirmed = gate.unconfirmed().await;
+    if unconfirmed.iter().all(|(_, notes)| notes.is_empty()) {
         return Ok(());
     }
     let cursors = truth.progress().await?.cursors;
-    for (cell, notes) in unsettled {
+    for (cell, notes) in unconfirmed {
         // The cursors come from PostgreSQL: what Redis knows of them may be as old as the data that
         // it lost.
         if let Some(cursor) = cursors.iter().find(|cursor| cursor.cell == cell) {
             notes.settle(cursor.epoch, cursor.seq);
         }
-        while let Some(suspects) = notes.take_suspects() {
-            match gone(truth, &suspects).await {
+        while let Some(candidates) = notes.take_candidates() {
+            match gone(truth, &candidates).await {
                 Ok(gone) => {
-                    let kept = truth.quarantined(&ids_of(&suspects, &gone)).await.unwrap_or_default();
-                    tell(&suspects, &gone, &kept);
+                    let kept = truth.quarantined(&ids_of(&candidates, &gone)).await.unwrap_or_default();
+                    log_losses(&candidates, &gone, &kept);
                 }
                 Err(error) => {
-                    notes.put_back(suspects);
+                    notes.put_back(candidates);
                     return Err(error);
                 }
             }
@@ -64,60 +64,60 @@ async fn look(gate: &Gate, truth: &Truth) -> Result<(), TruthError> {
     Ok(())
 }
 
-/// Indices in `suspects` of the decisions that PostgreSQL does not have.
-async fn gone(truth: &Truth, suspects: &Suspects) -> Result<Vec<usize>, TruthError> {
+/// Indices in `candidates` of the decisions that PostgreSQL does not have.
+async fn gone(truth: &Truth, candidates: &LossCandidates) -> Result<Vec<usize>, TruthError> {
     let (mut coupons, mut orders, mut cancelled) = (vec![], vec![], vec![]);
     let (mut charges, mut users) = (vec![], vec![]);
-    for decision in &suspects.decisions {
-        match &decision.made {
-            Made::Coupon(id) => coupons.push(*id),
-            Made::Order(id) => orders.push(*id),
-            Made::Cancellation(id) => cancelled.push(*id),
-            Made::Charge { charge_id, user_id } => {
+    for decision in &candidates.decisions {
+        match &decision.id {
+            DecisionId::Coupon(id) => coupons.push(*id),
+            DecisionId::Order(id) => orders.push(*id),
+            DecisionId::Cancellation(id) => cancelled.push(*id),
+            DecisionId::Charge { charge_id, user_id } => {
                 charges.push(*charge_id);
                 users.push(user_id.to_string());
             }
-            Made::Staff(_) => {}
+            DecisionId::Staff(_) => {}
         }
     }
     let coupons: HashSet<Uuid> = truth.known_coupons(&coupons).await?;
     let orders: HashSet<Uuid> = truth.known_orders(&orders).await?;
     let cancelled: HashSet<Uuid> = truth.known_cancellations(&cancelled).await?;
     let charges: HashSet<Uuid> = truth.known_charges(&charges, &users).await?;
-    let has = |made: &Made| match made {
-        Made::Coupon(id) => coupons.contains(id),
-        Made::Order(id) => orders.contains(id),
-        Made::Cancellation(id) => cancelled.contains(id),
-        Made::Charge { charge_id, .. } => charges.contains(charge_id),
-        Made::Staff(_) => false,
+    let has = |id: &DecisionId| match id {
+        DecisionId::Coupon(id) => coupons.contains(id),
+        DecisionId::Order(id) => orders.contains(id),
+        DecisionId::Cancellation(id) => cancelled.contains(id),
+        DecisionId::Charge { charge_id, .. } => charges.contains(charge_id),
+        DecisionId::Staff(_) => false,
     };
-    let found = suspects.decisions.iter().enumerate().filter(|(_, decision)| !has(&decision.made));
+    let found = candidates.decisions.iter().enumerate().filter(|(_, decision)| !has(&decision.id));
     Ok(found.map(|(place, _)| place).collect())
 }
 
-fn id_of(made: &Made) -> Option<Uuid> {
-    match made {
-        Made::Coupon(id) | Made::Order(id) | Made::Cancellation(id) => Some(*id),
-        Made::Charge { charge_id, .. } => Some(*charge_id),
-        Made::Staff(_) => None,
+fn id_of(id: &DecisionId) -> Option<Uuid> {
+    match id {
+        DecisionId::Coupon(id) | DecisionId::Order(id) | DecisionId::Cancellation(id) => Some(*id),
+        DecisionId::Charge { charge_id, .. } => Some(*charge_id),
+        DecisionId::Staff(_) => None,
     }
 }
 
-fn ids_of(suspects: &Suspects, gone: &[usize]) -> Vec<Uuid> {
-    gone.iter().filter_map(|place| id_of(&suspects.decisions.get(*place)?.made)).collect()
+fn ids_of(candidates: &LossCandidates, gone: &[usize]) -> Vec<Uuid> {
+    gone.iter().filter_map(|place| id_of(&candidates.decisions.get(*place)?.id)).collect()
 }
 
 /// Logs and counts lost decisions. Those in the quarantine are counted by the leader; here they are
 /// only logged.
-fn tell(suspects: &Suspects, gone: &[usize], kept: &HashSet<Uuid>) {
-    let mut told = 0;
-    for decision in gone.iter().filter_map(|place| suspects.decisions.get(*place)) {
-        let (kind, id) = match &decision.made {
-            Made::Coupon(id) => ("coupon", id.to_string()),
-            Made::Charge { charge_id, .. } => ("charge", charge_id.to_string()),
-            Made::Order(id) => ("order", id.to_string()),
-            Made::Cancellation(id) => ("cancellation", id.to_string()),
-            Made::Staff(what) => {
+fn log_losses(candidates: &LossCandidates, gone: &[usize], kept: &HashSet<Uuid>) {
+    let mut logged = 0;
+    for decision in gone.iter().filter_map(|place| candidates.decisions.get(*place)) {
+        let (kind, id) = match &decision.id {
+            DecisionId::Coupon(id) => ("coupon", id.to_string()),
+            DecisionId::Charge { charge_id, .. } => ("charge", charge_id.to_string()),
+            DecisionId::Order(id) => ("order", id.to_string()),
+            DecisionId::Cancellation(id) => ("cancellation", id.to_string()),
+            DecisionId::Staff(what) => {
                 let (epoch, seq) = (decision.position.epoch, decision.position.seq);
                 tracing::warn!(
                     what = &**what,
@@ -128,17 +128,17 @@ fn tell(suspects: &Suspects, gone: &[usize], kept: &HashSet<Uuid>) {
                 continue;
             }
         };
-        if !id_of(&decision.made).is_some_and(|id| kept.contains(&id)) {
+        if !id_of(&decision.id).is_some_and(|id| kept.contains(&id)) {
             metrics::DECISIONS_LOST.counter(&[("kind", kind)]).increment(1);
         }
-        told += 1;
-        if told <= LOSSES_TOLD {
+        logged += 1;
+        if logged <= LOSSES_LOGGED {
             let (epoch, seq) = (decision.position.epoch, decision.position.seq);
             tracing::error!(kind, id, epoch, seq, "gone: it was decided, and PostgreSQL will never have it");
         }
     }
-    if told > LOSSES_TOLD || suspects.forgotten > 0 {
-        let (forgotten, untold) = (suspects.forgotten, told.saturating_sub(LOSSES_TOLD));
+    if logged > LOSSES_LOGGED || candidates.forgotten > 0 {
+        let (forgotten, untold) = (candidates.forgotten, logged.saturating_sub(LOSSES_LOGGED));
         tracing::error!(untold, forgotten, "more decisions are lost, or may be, than the lines above list");
     }
 }

@@ -10,12 +10,12 @@ use std::pin::Pin;
 use axum::response::Response;
 
 tokio::task_local! {
-    static CURRENT: Cell<Current>;
+    static NOTES: Cell<RequestNotes>;
 }
 
 /// How much of a quota is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct QuotaState {
     pub of: Who,
     pub remaining: u32,
     /// Time until the quota is whole again.
@@ -33,33 +33,33 @@ pub enum Who {
 
 /// What the work on a request leaves behind.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Current {
+pub struct RequestNotes {
     /// The caller's rate-limit state, once the request was counted.
-    pub standing: Option<Standing>,
+    pub quota: Option<QuotaState>,
     /// The code of the refusal that became the response; empty: none.
     pub refusal: &'static str,
 }
 
-impl Current {
+impl RequestNotes {
     /// Runs a request's work; returns its response and the context that it left. The caller pins
     /// `work`, so the futures around it hold a pointer: each one that held the work by value would
     /// double the bytes that are moved for every request.
-    pub async fn told(work: Pin<&mut (impl Future<Output = Response> + Send)>) -> (Response, Self) {
+    pub async fn collect(work: Pin<&mut (impl Future<Output = Response> + Send)>) -> (Response, Self) {
         let work = async {
             let response = work.await;
-            (response, CURRENT.with(Cell::get))
+            (response, NOTES.with(Cell::get))
         };
-        CURRENT.scope(Cell::default(), work).await
+        NOTES.scope(Cell::default(), work).await
     }
 
     /// The same for a response that needs no waiting.
-    pub fn told_now(work: impl FnOnce() -> Response) -> (Response, Self) {
-        CURRENT.sync_scope(Cell::default(), || (work(), CURRENT.with(Cell::get)))
+    pub fn collect_now(work: impl FnOnce() -> Response) -> (Response, Self) {
+        NOTES.sync_scope(Cell::default(), || (work(), NOTES.with(Cell::get)))
     }
 
     /// Changes the current request's context; does nothing outside of a request.
-    pub fn leave(change: impl FnOnce(&mut Self)) {
-        let _ = CURRENT.try_with(|current| {
+    pub fn note(change: impl FnOnce(&mut Self)) {
+        let _ = NOTES.try_with(|current| {
             let mut now = current.get();
             change(&mut now);
             current.set(now);

@@ -27,7 +27,7 @@ const SPARE: f64 = 2.0;
 /// Requests per second to prepare as long as there was no earlier drive.
 const FIRST_GUESS: f64 = 20_000.0;
 
-pub struct Stage {
+pub struct Harness {
     pub servers: Servers,
     pub shop: Shop,
     pub rushgate: PathBuf,
@@ -115,7 +115,7 @@ struct CpuTimes {
     use_of_machine: UseOfMachine,
 }
 
-impl Stage {
+impl Harness {
     pub async fn start(options: &Options) -> Outcome<Self> {
         let servers = Servers::start().await?;
         let shop = servers.shop("bench").await?;

@@ -29,9 +29,9 @@ pub enum Field<'a> {
 
 /// Rows of `COLUMNS` fields each.
 #[derive(Clone, Debug, Default)]
-pub struct Rows<const COLUMNS: usize>(Vec<u8>);
+pub struct CopyBuffer<const COLUMNS: usize>(Vec<u8>);
 
-impl<const COLUMNS: usize> Rows<COLUMNS> {
+impl<const COLUMNS: usize> CopyBuffer<COLUMNS> {
     pub fn add(&mut self, fields: [Field<'_>; COLUMNS]) {
         if self.is_empty() {
             self.0.extend_from_slice(HEADER);
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn rows_have_the_form_that_postgresql_documents() {
-        let mut rows = Rows::<2>::default();
+        let mut rows = CopyBuffer::<2>::default();
         assert!(rows.is_empty());
         rows.add([Field::Text("ab"), Field::Null]);
         rows.add([Field::Smallint(-2), Field::Time(POSTGRES_EPOCH_MS + 1)]);

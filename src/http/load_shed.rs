@@ -15,7 +15,7 @@ use super::problem::{Code, Problem};
 use crate::config::Limits;
 
 /// The kinds of requests, by what they wait for.
-pub struct Turns {
+pub struct ConcurrencyLimits {
     /// Coupons, orders and charges: the gate's scripts.
     pub decide: Kind,
     /// Products, templates, wallets and coupons, as the gate has them.
@@ -35,7 +35,7 @@ pub struct Kind {
     patience: Duration,
 }
 
-impl Turns {
+impl ConcurrencyLimits {
     pub fn new(limits: &Limits, patience: Duration) -> Self {
         let kind = |limit: u32| Kind {
             places: Semaphore::new(limit as usize),
@@ -54,7 +54,7 @@ impl Turns {
 
 impl Kind {
     /// Takes a place; it is given back when the returned permit is dropped.
-    pub async fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
+    pub async fn permit(&self) -> Result<SemaphorePermit<'_>, Problem> {
         if let Ok(place) = self.places.try_acquire() {
             return Ok(place);
         }
@@ -91,18 +91,23 @@ mod tests {
     use super::*;
     use futures::FutureExt;
 
-    fn turns() -> Turns {
-        Turns::new(&Limits { truth_limit: 2, ..Limits::default() }, Duration::from_millis(50))
+    fn concurrency() -> ConcurrencyLimits {
+        ConcurrencyLimits::new(&Limits { truth_limit: 2, ..Limits::default() }, Duration::from_millis(50))
     }
 
     #[tokio::test]
     async fn places_are_taken_then_waited_for_then_refused() {
-        let turns = turns();
-        let (first, _second) = (turns.truth.turn().await.unwrap(), turns.truth.turn().await.unwrap());
-        let (mut third, mut fourth) = (Box::pin(turns.truth.turn()), Box::pin(turns.truth.turn()));
+        let concurrency = concurrency();
+        let (first, _second) =
+            (concurrency.truth.permit().await.unwrap(), concurrency.truth.permit().await.unwrap());
+        let (mut third, mut fourth) =
+            (Box::pin(concurrency.truth.permit()), Box::pin(concurrency.truth.permit()));
         assert!(third.as_mut().now_or_never().is_none() && fourth.as_mut().now_or_never().is_none());
-        assert_eq!(turns.truth.turn().now_or_never().unwrap().unwrap_err().code(), Code::Overloaded);
-        assert!(turns.read.turn().now_or_never().unwrap().is_ok(), "another kind has places of its own");
+        assert_eq!(concurrency.truth.permit().now_or_never().unwrap().unwrap_err().code(), Code::Overloaded);
+        assert!(
+            concurrency.read.permit().now_or_never().unwrap().is_ok(),
+            "another kind has places of its own"
+        );
         drop(first);
         let third = third.now_or_never().unwrap().unwrap();
         assert!(fourth.as_mut().now_or_never().is_none(), "in their order");
@@ -112,12 +117,12 @@ mod tests {
 
     #[tokio::test]
     async fn who_gives_up_leaves_no_trace() {
-        let turns = turns();
-        let _places = (turns.truth.turn().await.unwrap(), turns.truth.turn().await.unwrap());
+        let concurrency = concurrency();
+        let _places = (concurrency.truth.permit().await.unwrap(), concurrency.truth.permit().await.unwrap());
         for _ in 0..5 {
-            assert!(turns.truth.turn().now_or_never().is_none(), "hung up while waiting");
+            assert!(concurrency.truth.permit().now_or_never().is_none(), "hung up while waiting");
         }
-        assert_eq!(turns.truth.turn().await.unwrap_err().code(), Code::Overloaded, "waited too long");
-        assert_eq!(turns.truth.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(concurrency.truth.permit().await.unwrap_err().code(), Code::Overloaded, "waited too long");
+        assert_eq!(concurrency.truth.waiting.load(Ordering::Relaxed), 0);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rushgate::gate::*;
-use rushgate::reconciler::Step;
+use rushgate::reconciler::StepOutcome;
 use rushgate::truth::Truth;
 use sqlx::Row;
 use uuid::Uuid;
@@ -28,7 +28,7 @@ async fn an_order_goes_from_the_gate_to_the_truth() {
     assert_eq!(shop.balance("ann").await, Some(71_000));
     assert_eq!(shop.stock("mug").await, 8);
 
-    assert!(matches!(shop.reconciler.step().await.unwrap(), Step::Applied(5)));
+    assert!(matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(5)));
     shop.apply_all().await;
     let row =
         sqlx::query("SELECT status, total, balance_after FROM orders").fetch_one(&shop.pool).await.unwrap();
