@@ -19,20 +19,27 @@ fn main() {
         // With the commit in it, each commit would recompile everything.
         _ => "development build".to_owned(),
     };
-    println!("cargo::rustc-env=RUSHGATE_VERSION={} ({build})", var("CARGO_PKG_VERSION").unwrap_or_default());
+    println!(
+        "cargo::rustc-env=RUSHGATE_VERSION={} ({build})",
+        var("CARGO_PKG_VERSION").unwrap_or_default()
+    );
 }
 
 /// The files are numbered 0001, 0002 and so on, without a gap or a repeat: two branches may have
 /// taken the same number.
 fn check_migrations() -> Result<(), String> {
-    let folder = std::path::Path::new(&var("CARGO_MANIFEST_DIR").unwrap_or_default()).join("migrations");
+    let folder =
+        std::path::Path::new(&var("CARGO_MANIFEST_DIR").unwrap_or_default()).join("migrations");
     let files = std::fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let mut names: Vec<String> =
-        files.filter_map(|file| Some(file.ok()?.file_name().to_string_lossy().into_owned())).collect();
+    let mut names: Vec<String> = files
+        .filter_map(|file| Some(file.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect();
     names.sort();
     for (number, name) in (1..).zip(&names) {
         if !name.starts_with(&format!("{number:04}_")) || !name.ends_with(".sql") {
-            return Err(format!("migrations/{name} should be number {number:04}: give it the next free one"));
+            return Err(format!(
+                "migrations/{name} should be number {number:04}: give it the next free one"
+            ));
         }
     }
     Ok(())
@@ -42,7 +49,9 @@ fn check_migrations() -> Result<(), String> {
 fn commit() -> Option<String> {
     // Not the commit of a repository that contains this project.
     let top = git(&["rev-parse", "--show-toplevel"])?;
-    if std::fs::canonicalize(top).ok()? != std::fs::canonicalize(var("CARGO_MANIFEST_DIR").ok()?).ok()? {
+    if std::fs::canonicalize(top).ok()?
+        != std::fs::canonicalize(var("CARGO_MANIFEST_DIR").ok()?).ok()?
+    {
         return None;
     }
     for file in ["logs/HEAD", "index"] {

@@ -215,11 +215,13 @@ pub fn main() -> ExitCode {
 fn command_line(format: LogFormat) -> Result<CommandLine, Failure> {
     let command = CommandLine::command().mut_subcommand("demo", for_visitors);
     let command = secret_files::read(command)?;
-    let read = command.try_get_matches().and_then(|matches| CommandLine::from_arg_matches(&matches));
+    let read =
+        command.try_get_matches().and_then(|matches| CommandLine::from_arg_matches(&matches));
     match read {
         Err(e) if e.use_stderr() && format == LogFormat::Json => {
             let text = e.to_string();
-            let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            let lines: Vec<&str> =
+                text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
             Err(lines.join("; ").into())
         }
         Err(e) => e.exit(),
@@ -274,7 +276,8 @@ fn say(text: &str) {
 async fn run_serve(settings: Serve) -> Result<(), Failure> {
     logs::start(settings.log_format, "rushgate=info,warn,fred=error,lapin=off");
     let stopping = serve::Stopping::default();
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = stopping.clone();
     tokio::spawn(async move {
         // Ctrl-C, or a second signal, means: stop without draining.
@@ -313,7 +316,9 @@ async fn run_audit(options: &Audit) -> Result<ExitCode, Failure> {
     let report = match tokio::time::timeout(options.timeout, audit).await {
         Ok(report) => report?,
         Err(_) => {
-            return Err(format!("the audit took longer than its --timeout, {:?}", options.timeout).into());
+            return Err(
+                format!("the audit took longer than its --timeout, {:?}", options.timeout).into()
+            );
         }
     };
     say(&if options.json { serde_json::to_string_pretty(&report)? } else { report.to_string() });
@@ -325,8 +330,12 @@ async fn run_rebuild(options: &Rebuild, format: LogFormat) -> Result<(), Failure
     migrate::migrate(&options.servers).await?;
     let cell = options.cell;
     let now = jiff::Timestamp::now().as_second();
-    let report = options.report.clone().unwrap_or_else(|| format!("rushgate-lost-{cell}-{now}.jsonl").into());
-    let mut reconciler = Reconciler::connect(&options.servers, cell).await?.reporting_to(report.clone());
+    let report = options
+        .report
+        .clone()
+        .unwrap_or_else(|| format!("rushgate-lost-{cell}-{now}.jsonl").into());
+    let mut reconciler =
+        Reconciler::connect(&options.servers, cell).await?.reporting_to(report.clone());
     let step = reconciler.rebuild_now().await;
     if let Some(told) = reconciler.told_lost() {
         say(&format!(
@@ -378,7 +387,8 @@ async fn run_log(command: Log, format: LogFormat) -> Result<(), Failure> {
             migrate::migrate(&servers).await?;
             let mut reconciler = Reconciler::connect(&servers, cell).await?;
             let epoch = reconciler.skip(seq, fact, &reason).await?;
-            let report = report.unwrap_or_else(|| format!("rushgate-skip-{cell}-{epoch}-{seq}.jsonl").into());
+            let report = report
+                .unwrap_or_else(|| format!("rushgate-skip-{cell}-{epoch}-{seq}.jsonl").into());
             let told = reconciler.report_skipped(epoch, Some(report.clone())).await?;
             say(told.text.trim_end());
             say(&format!(
@@ -396,7 +406,9 @@ fn parse_choice(text: &str) -> Result<Choice, String> {
     match text.parse() {
         _ if text == "all" => Ok(Choice::All),
         Ok(fact) if fact > 0 => Ok(Choice::One(fact)),
-        _ => Err(format!("`{text}` is no fact: they count from 1, as `rushgate log show` prints them")),
+        _ => Err(format!(
+            "`{text}` is no fact: they count from 1, as `rushgate log show` prints them"
+        )),
     }
 }
 

@@ -51,7 +51,8 @@ async fn look(gate: &Gate, truth: &Truth) -> Result<(), TruthError> {
         while let Some(candidates) = notes.take_candidates() {
             match gone(truth, &candidates).await {
                 Ok(gone) => {
-                    let kept = truth.quarantined(&ids_of(&candidates, &gone)).await.unwrap_or_default();
+                    let kept =
+                        truth.quarantined(&ids_of(&candidates, &gone)).await.unwrap_or_default();
                     log_losses(&candidates, &gone, &kept);
                 }
                 Err(error) => {
@@ -134,11 +135,21 @@ fn log_losses(candidates: &LossCandidates, gone: &[usize], kept: &HashSet<Uuid>)
         logged += 1;
         if logged <= LOSSES_LOGGED {
             let (epoch, seq) = (decision.position.epoch, decision.position.seq);
-            tracing::error!(kind, id, epoch, seq, "gone: it was decided, and PostgreSQL will never have it");
+            tracing::error!(
+                kind,
+                id,
+                epoch,
+                seq,
+                "gone: it was decided, and PostgreSQL will never have it"
+            );
         }
     }
     if logged > LOSSES_LOGGED || candidates.forgotten > 0 {
         let (forgotten, untold) = (candidates.forgotten, logged.saturating_sub(LOSSES_LOGGED));
-        tracing::error!(untold, forgotten, "more decisions are lost, or may be, than the lines above list");
+        tracing::error!(
+            untold,
+            forgotten,
+            "more decisions are lost, or may be, than the lines above list"
+        );
     }
 }

@@ -10,7 +10,9 @@ use uuid::{Uuid, uuid};
 use crate::config::bounds::RETRY_PAUSE;
 use crate::domain::ids::InvalidId;
 use crate::domain::{Discount, Line, ProductId, ProductStatus, TemplateId, UserId};
-use crate::gate::{ChargeWallet, Gate, GateError, IdempotencyKey, PlaceOrder, PutProduct, PutTemplate};
+use crate::gate::{
+    ChargeWallet, Gate, GateError, IdempotencyKey, PlaceOrder, PutProduct, PutTemplate,
+};
 
 /// The demo's first order, by its first user: an example that can be read and cancelled.
 const FIRST_ORDER: Uuid = uuid!("01985d2c-5d00-7000-8000-000000000001");
@@ -51,8 +53,20 @@ const PRODUCTS: [(&str, &str, u64, u64); 6] = [
 fn templates() -> [(&'static str, &'static str, Discount, u64, u64); 3] {
     [
         ("welcome", "Welcome: 1,000 won off", Discount::Amount { value: 1_000 }, 0, 10_000),
-        ("rush-100", "First 100: half price", Discount::Percent { value: 50, max: Some(20_000) }, 0, 100),
-        ("big-basket", "10% off from 30,000 won", Discount::Percent { value: 10, max: None }, 30_000, 1_000),
+        (
+            "rush-100",
+            "First 100: half price",
+            Discount::Percent { value: 50, max: Some(20_000) },
+            0,
+            100,
+        ),
+        (
+            "big-basket",
+            "10% off from 30,000 won",
+            Discount::Percent { value: 10, max: None },
+            30_000,
+            1_000,
+        ),
     ]
 }
 
@@ -96,7 +110,13 @@ fn refused(what: impl Into<String>) -> impl FnOnce(String) -> SeedError {
     move |refusal| SeedError::Refused { what, refusal }
 }
 
-async fn put_product(gate: &Gate, id: &str, name: &str, price: u64, stock: u64) -> Result<(), SeedError> {
+async fn put_product(
+    gate: &Gate,
+    id: &str,
+    name: &str,
+    price: u64,
+    stock: u64,
+) -> Result<(), SeedError> {
     let product_id = ProductId::parse(id)?;
     if !gate.products(std::slice::from_ref(&product_id)).await?.is_empty() {
         return Ok(());
@@ -141,7 +161,9 @@ async fn charge(gate: &Gate, id: String, amount: u64) -> Result<bool, SeedError>
         return Ok(false);
     }
     let request = ChargeWallet { user_id, amount };
-    gate.charge_wallet(request, None, deadline()).await?.map_err(|r| refused(id)(format!("{r:?}")))?;
+    gate.charge_wallet(request, None, deadline())
+        .await?
+        .map_err(|r| refused(id)(format!("{r:?}")))?;
     Ok(true)
 }
 

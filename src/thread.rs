@@ -61,7 +61,10 @@ impl DedicatedRuntime {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, ThreadError> {
-        self.runtime.spawn(work).await.map_err(|e| ThreadError { name: self.name, why: e.to_string() })
+        self.runtime
+            .spawn(work)
+            .await
+            .map_err(|e| ThreadError { name: self.name, why: e.to_string() })
     }
 }
 

@@ -74,8 +74,10 @@ impl Drive {
         mut take: impl FnMut(&HttpAnswer<'_>) -> Outcome<()>,
     ) -> Outcome<Duration> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let timer =
-            TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        let timer = TimerFd::new(
+            ClockId::CLOCK_MONOTONIC,
+            TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
+        )?;
         // Edge-triggered, so that the timer need not be read when it expires.
         epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMER))?;
         let mut connections = Vec::with_capacity(self.connections);
@@ -160,7 +162,10 @@ impl Connection {
     }
 
     /// Reads what has arrived.
-    fn receive(&mut self, take: &mut impl FnMut(&HttpAnswer<'_>) -> Outcome<()>) -> Outcome<Received> {
+    fn receive(
+        &mut self,
+        take: &mut impl FnMut(&HttpAnswer<'_>) -> Outcome<()>,
+    ) -> Outcome<Received> {
         if self.filled == self.read.len() {
             self.read.resize(self.filled * 2, 0);
         }
@@ -292,7 +297,10 @@ mod tests {
             )
             .unwrap();
         // Request 5 was due at 50 ms, and no answer came before 200 ms.
-        assert!(latencies[0] >= stall && latencies[5] >= Duration::from_millis(140), "{latencies:?}");
+        assert!(
+            latencies[0] >= stall && latencies[5] >= Duration::from_millis(140),
+            "{latencies:?}"
+        );
         assert_eq!(latencies.len(), 10);
     }
 }

@@ -17,7 +17,8 @@ pub fn cpu_of(pid: u32) -> Duration {
         // The name in parentheses may contain spaces. Fields 14 to 17 are utime, stime, cutime and
         // cstime.
         let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        ticks += fields.split(' ').skip(11).take(4).filter_map(|t| t.parse::<u64>().ok()).sum::<u64>();
+        ticks +=
+            fields.split(' ').skip(11).take(4).filter_map(|t| t.parse::<u64>().ok()).sum::<u64>();
     }
     of_ticks(ticks)
 }
@@ -43,7 +44,11 @@ impl UseOfMachine {
     /// The share of other processes in the CPU time used since `before`.
     pub fn foreign_since(&self, before: &Self) -> f64 {
         let (ours, all) = (self.ours - before.ours, self.all - before.all);
-        if all < LEAST_TO_TELL { 0.0 } else { 1.0 - (ours.as_secs_f64() / all.as_secs_f64()).min(1.0) }
+        if all < LEAST_TO_TELL {
+            0.0
+        } else {
+            1.0 - (ours.as_secs_f64() / all.as_secs_f64()).min(1.0)
+        }
     }
 }
 

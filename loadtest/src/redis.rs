@@ -53,7 +53,9 @@ impl Redis {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         let line = line.trim_end();
-        let Some((kind, rest)) = line.split_at_checked(1) else { return Err("Redis hung up".into()) };
+        let Some((kind, rest)) = line.split_at_checked(1) else {
+            return Err("Redis hung up".into());
+        };
         match kind {
             "+" => Ok(Reply::Text(rest.into())),
             ":" => Ok(Reply::Number(rest.parse()?)),
@@ -64,7 +66,9 @@ impl Redis {
                 text.truncate(text.len() - 2);
                 Ok(Reply::Text(text))
             }
-            "*" => Ok(Reply::List((0..rest.parse()?).map(|_| self.reply()).collect::<Outcome<_>>()?)),
+            "*" => {
+                Ok(Reply::List((0..rest.parse()?).map(|_| self.reply()).collect::<Outcome<_>>()?))
+            }
             _ => Err(format!("Redis: {line}").into()),
         }
     }

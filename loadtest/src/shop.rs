@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rushgate_local_servers::{
-    DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer, RedisOptions, RedisServer,
+    DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer, RedisOptions,
+    RedisServer,
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -48,8 +49,10 @@ pub struct Servers {
 
 impl Servers {
     pub async fn start() -> Outcome<Self> {
-        let mut postgres = PostgresOptions::new(DataFolder::Scratch).with_niceness(FOLLOWERS_NICENESS);
-        postgres.extra_config = POSTGRES_SETTINGS.map(|(name, value)| (name.into(), value.into())).to_vec();
+        let mut postgres =
+            PostgresOptions::new(DataFolder::Scratch).with_niceness(FOLLOWERS_NICENESS);
+        postgres.extra_config =
+            POSTGRES_SETTINGS.map(|(name, value)| (name.into(), value.into())).to_vec();
         let rabbitmq = RabbitMqOptions::new(DataFolder::Scratch).with_niceness(FOLLOWERS_NICENESS);
         let rabbitmq = RabbitMqServer::start(rabbitmq);
         let (postgres, rabbitmq) = tokio::try_join!(PostgresServer::start(postgres), rabbitmq)?;
@@ -125,9 +128,17 @@ impl Shop {
         let line = instance.until_said("\"serving\"")?;
         let fields = serde_json::from_str::<Value>(&line)?["fields"].take();
         let address = |name: &str| -> Outcome<SocketAddr> {
-            let text = fields[name].as_str().unwrap_or("").trim_start_matches("Some(").trim_end_matches(')');
+            let text = fields[name]
+                .as_str()
+                .unwrap_or("")
+                .trim_start_matches("Some(")
+                .trim_end_matches(')');
             // Without the role `api` there is no API address.
-            if text.is_empty() || text == "None" { Ok(([127, 0, 0, 1], 0).into()) } else { Ok(text.parse()?) }
+            if text.is_empty() || text == "None" {
+                Ok(([127, 0, 0, 1], 0).into())
+            } else {
+                Ok(text.parse()?)
+            }
         };
         (instance.api, instance.ops) = (address("api")?, address("ops")?);
         Ok(instance)
@@ -135,7 +146,8 @@ impl Shop {
 
     /// Runs `rushgate audit`, which must be clean, and returns its report.
     pub fn audit(&self, rushgate: &Path) -> Outcome<String> {
-        let output = self.command(rushgate, &["audit", "--wait", "120s"]).stdout(Stdio::piped()).output()?;
+        let output =
+            self.command(rushgate, &["audit", "--wait", "120s"]).stdout(Stdio::piped()).output()?;
         let report = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
             Ok(report)
@@ -148,7 +160,11 @@ impl Shop {
     pub fn run(&self, rushgate: &Path, args: &[&str]) -> Outcome<()> {
         let output = self.command(rushgate, args).stderr(Stdio::piped()).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
-        if output.status.success() { Ok(()) } else { Err(format!("rushgate {args:?}: {said}").into()) }
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(format!("rushgate {args:?}: {said}").into())
+        }
     }
 
     /// Stops the shop's Redis. The database remains until PostgreSQL stops.
@@ -170,7 +186,11 @@ impl Shop {
             let log = redis.log()?;
             if log.applied == log.seq && self.outbox_is_empty().await? {
                 let info = redis.info()?;
-                let busy = ["aof_rewrite_in_progress", "aof_rewrite_scheduled", "lazyfree_pending_objects"];
+                let busy = [
+                    "aof_rewrite_in_progress",
+                    "aof_rewrite_scheduled",
+                    "lazyfree_pending_objects",
+                ];
                 if busy.iter().all(|name| info.get(*name) == Some(&0)) {
                     return Ok(());
                 }
@@ -193,7 +213,8 @@ impl Shop {
     /// Purges the data platform's queue. Returns the number of messages.
     pub async fn empty_queue(&self) -> Outcome<u32> {
         use lapin::{Connection, ConnectionProperties, options::QueuePurgeOptions};
-        let connection = Connection::connect(&self.amqp_url, ConnectionProperties::default()).await?;
+        let connection =
+            Connection::connect(&self.amqp_url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         let count = channel.queue_purge(ORDERS_QUEUE.into(), QueuePurgeOptions::default()).await?;
         connection.close(200, "done".into()).await?;
@@ -242,7 +263,8 @@ impl Instance {
     pub fn until_ready(&self) -> Outcome<()> {
         let give_up = Instant::now() + START_LIMIT * 5;
         loop {
-            let (status, why) = http::ask(self.ops, &http::request("GET", "/readyz", None, "", ""))?;
+            let (status, why) =
+                http::ask(self.ops, &http::request("GET", "/readyz", None, "", ""))?;
             if status == 200 {
                 return Ok(());
             }
@@ -257,7 +279,9 @@ impl Instance {
     pub fn answers(&self) -> Outcome<BTreeMap<String, u64>> {
         let (_, text) = http::ask(self.ops, &http::request("GET", "/metrics", None, "", ""))?;
         let mut answers = BTreeMap::new();
-        for line in text.lines().filter_map(|line| line.strip_prefix("rushgate_http_requests_total{")) {
+        for line in
+            text.lines().filter_map(|line| line.strip_prefix("rushgate_http_requests_total{"))
+        {
             let (labels, value) = line.split_once("} ").ok_or("a metric without a value")?;
             let label = |name: &str| {
                 let (_, rest) = labels.split_once(&format!("{name}=\""))?;
@@ -265,7 +289,10 @@ impl Instance {
             };
             let [method, route, status, code] =
                 ["method", "route", "status", "code"].map(|n| label(n).unwrap_or(""));
-            answers.insert(format!("{method} {route} {status} {code}").trim_end().to_owned(), value.parse()?);
+            answers.insert(
+                format!("{method} {route} {status} {code}").trim_end().to_owned(),
+                value.parse()?,
+            );
         }
         Ok(answers)
     }
@@ -282,8 +309,7 @@ impl Instance {
     }
 
     pub fn put_product(&self, id: &str, price: u64, stock: u64) -> Outcome<()> {
-        let body =
-            json!({"name": format!("Product {id}"), "price": price, "status": "on_sale", "stock": stock});
+        let body = json!({"name": format!("Product {id}"), "price": price, "status": "on_sale", "stock": stock});
         self.staff("PUT", &format!("/v1/products/{id}"), &body).map(drop)
     }
 
@@ -315,7 +341,11 @@ impl Instance {
         drive.run(write, |answer| {
             if answer.status != 201 {
                 let text = String::from_utf8_lossy(answer.body);
-                return Err(Failure::from(format!("{}: {} {text}", path(answer.index), answer.status)));
+                return Err(Failure::from(format!(
+                    "{}: {} {text}",
+                    path(answer.index),
+                    answer.status
+                )));
             }
             take(answer.index, answer.body);
             Ok(())

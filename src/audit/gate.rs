@@ -29,7 +29,8 @@ struct Equal {
 }
 
 const FIND_PRODUCTS: &str = "SELECT product_id FROM products WHERE product_id = ANY ($1)";
-const FIND_TEMPLATES: &str = "SELECT template_id FROM coupon_templates WHERE template_id = ANY ($1)";
+const FIND_TEMPLATES: &str =
+    "SELECT template_id FROM coupon_templates WHERE template_id = ANY ($1)";
 
 const EQUALS: [Equal; 8] = [
     Equal {
@@ -138,7 +139,11 @@ impl Sides<'_> {
             for ((id, truth), gate) in rows.iter().zip(values) {
                 missing += i64::from(gate.is_none());
                 if gate.as_ref() != Some(truth) {
-                    check.differs(id, truth.to_string(), gate.map_or(ABSENT.into(), |gate| gate.to_string()));
+                    check.differs(
+                        id,
+                        truth.to_string(),
+                        gate.map_or(ABSENT.into(), |gate| gate.to_string()),
+                    );
                 }
             }
             check.looked_at += rows.len() as i64;
@@ -159,10 +164,13 @@ impl Sides<'_> {
         let mut from = None;
         loop {
             let page = self.scan.ids(self.keys, equal.part, from).await?;
-            let known: Vec<String> =
-                sqlx::query_scalar(equal.find).bind(&page.elements).fetch_all(&mut *self.snapshot).await?;
+            let known: Vec<String> = sqlx::query_scalar(equal.find)
+                .bind(&page.elements)
+                .fetch_all(&mut *self.snapshot)
+                .await?;
             let known: HashSet<String> = known.into_iter().collect();
-            let extra: Vec<String> = page.elements.into_iter().filter(|id| !known.contains(id)).collect();
+            let extra: Vec<String> =
+                page.elements.into_iter().filter(|id| !known.contains(id)).collect();
             let values = self.scan.values(self.keys, equal.part, &extra).await?;
             for (id, gate) in extra.into_iter().zip(values) {
                 check.differs(id, ABSENT, gate.map_or(ABSENT.into(), |gate| gate.to_string()));
@@ -177,8 +185,10 @@ impl Sides<'_> {
     /// Every coupon must be in its holder's value with equal fields. The gate must hold no other
     /// coupon, and none twice.
     async fn coupons(&mut self) -> Result<Check, AuditError> {
-        let mut check =
-            Check::new("gate-coupons", "coupons' templates, holders, serials, times, orders: gate = truth");
+        let mut check = Check::new(
+            "gate-coupons",
+            "coupons' templates, holders, serials, times, orders: gate = truth",
+        );
         let mut after = String::new();
         loop {
             let rows = sqlx::query(include_str!("sql/page_coupons.sql"))
@@ -239,8 +249,12 @@ impl Sides<'_> {
     }
 
     /// The owners of these coupons, according to the truth.
-    async fn holders_of(&mut self, holders: &[Holder]) -> Result<HashMap<Uuid, String>, AuditError> {
-        let ids: Vec<Uuid> = holders.iter().flat_map(|h| &h.coupons).map(|coupon| coupon.coupon_id).collect();
+    async fn holders_of(
+        &mut self,
+        holders: &[Holder],
+    ) -> Result<HashMap<Uuid, String>, AuditError> {
+        let ids: Vec<Uuid> =
+            holders.iter().flat_map(|h| &h.coupons).map(|coupon| coupon.coupon_id).collect();
         let mut truth = HashMap::with_capacity(ids.len());
         for some in ids.chunks(PAGE_ROWS as usize) {
             let rows: Vec<(Uuid, String)> =
@@ -260,7 +274,8 @@ impl Sides<'_> {
         loop {
             let page = self.scan.cancelled(self.keys, from).await?;
             // An element that is not a UUID cannot be an order; it is reported as missing below.
-            let ids: Vec<Uuid> = page.elements.iter().filter_map(|id| Uuid::try_parse(id).ok()).collect();
+            let ids: Vec<Uuid> =
+                page.elements.iter().filter_map(|id| Uuid::try_parse(id).ok()).collect();
             let rows: Vec<(Uuid, String)> = sqlx::query_as(include_str!("sql/find_orders.sql"))
                 .bind(ids)
                 .fetch_all(&mut *self.snapshot)
@@ -286,7 +301,8 @@ impl Sides<'_> {
     /// equally many live records. The truth keeps records for longer, so its old ones are not
     /// counted.
     async fn records(&mut self, clock_ms: i64) -> Result<Check, AuditError> {
-        let mut check = Check::new("gate-records", "live idempotency records are the same in gate and truth");
+        let mut check =
+            Check::new("gate-records", "live idempotency records are the same in gate and truth");
         let today = clock_ms.div_euclid(DAY_MS);
         let mut made: BTreeMap<String, HashSet<String>> = BTreeMap::new();
         for day in [today - 1, today] {
@@ -297,7 +313,9 @@ impl Sides<'_> {
                     let user = scope.split(' ').next().unwrap_or_default();
                     made.entry(user.to_owned()).or_default().insert(scope.clone());
                 }
-                let live = |record: &Record| record.decided_at > clock_ms.saturating_sub(IDEMPOTENCY_KEPT_MS);
+                let live = |record: &Record| {
+                    record.decided_at > clock_ms.saturating_sub(IDEMPOTENCY_KEPT_MS)
+                };
                 let live: Vec<Record> = page.elements.into_iter().filter(live).collect();
                 self.compare_records(live, &mut check).await?;
                 match page.next {
@@ -341,7 +359,11 @@ impl Sides<'_> {
         Ok(())
     }
 
-    async fn compare_records(&mut self, records: Vec<Record>, check: &mut Check) -> Result<(), AuditError> {
+    async fn compare_records(
+        &mut self,
+        records: Vec<Record>,
+        check: &mut Check,
+    ) -> Result<(), AuditError> {
         let scopes: Vec<&str> = records.iter().map(|record| record.scope.as_str()).collect();
         let rows = sqlx::query(include_str!("sql/find_records.sql"))
             .bind(&scopes)

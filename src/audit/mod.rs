@@ -58,7 +58,11 @@ struct Cursor {
 }
 
 /// Runs the audit. Differences are in the report; an `Err` means that a server could not be read.
-pub async fn audit(servers: &Servers, pool: &PgPool, options: Options) -> Result<Report, AuditError> {
+pub async fn audit(
+    servers: &Servers,
+    pool: &PgPool,
+    options: Options,
+) -> Result<Report, AuditError> {
     let scan = Scan::connect(&servers.redis_url).await?;
     let report = compare(&scan, pool, Instant::now() + options.wait).await;
     scan.close().await;
@@ -131,7 +135,8 @@ async fn picture(scan: &Scan, snapshot: &mut PgConnection) -> Result<Picture, Au
     if let Some(Apart { expected, found, differ: differs }) = apart(&cursor, &meta) {
         cell.differs(id, expected, found);
         // A gate that is ahead because of traffic may be level at the next attempt.
-        let moved = matches!((&cursor, &meta), (Some(c), Some(m)) if behind(c, m) && c.halted.is_none());
+        let moved =
+            matches!((&cursor, &meta), (Some(c), Some(m)) if behind(c, m) && c.halted.is_none());
         return Ok(Picture { cursor, cell, differs, gate, moved });
     }
     let Some(meta) = meta else {
@@ -141,13 +146,17 @@ async fn picture(scan: &Scan, snapshot: &mut PgConnection) -> Result<Picture, Au
     let mut sides = Sides { scan, keys: Keys::new(CELL, meta.epoch), snapshot };
     let mut gate = sides.compare(&meta).await?;
     let after = scan.meta(CELL).await?;
-    let moved = after.as_ref().is_none_or(|after| (after.epoch, after.seq) != (meta.epoch, meta.seq));
+    let moved =
+        after.as_ref().is_none_or(|after| (after.epoch, after.seq) != (meta.epoch, meta.seq));
     if moved {
         let found = match after {
-            Some(after) => format!("busy: moved to {}-{} during the comparison", after.epoch, after.seq),
+            Some(after) => {
+                format!("busy: moved to {}-{} during the comparison", after.epoch, after.seq)
+            }
             None => String::from("the cell disappeared during the comparison"),
         };
-        let expected = format!("a gate that stays at {}-{} while it is compared", meta.epoch, meta.seq);
+        let expected =
+            format!("a gate that stays at {}-{} while it is compared", meta.epoch, meta.seq);
         cell.differs(id, expected, format!("{found}; audit again at a quieter moment"));
         gate.clear();
     }
@@ -170,10 +179,11 @@ fn report(picture: Picture, truth: Vec<Check>) -> Report {
 }
 
 async fn read_cursor(connection: &mut PgConnection) -> Result<Option<Cursor>, sqlx::Error> {
-    let row = sqlx::query("SELECT epoch, seq, tip, halted_reason FROM cell_cursors WHERE cell = $1")
-        .bind(CELL as i32)
-        .fetch_optional(connection)
-        .await?;
+    let row =
+        sqlx::query("SELECT epoch, seq, tip, halted_reason FROM cell_cursors WHERE cell = $1")
+            .bind(CELL as i32)
+            .fetch_optional(connection)
+            .await?;
     row.map(|row| {
         Ok(Cursor {
             epoch: row.try_get("epoch")?,
@@ -201,8 +211,9 @@ struct Apart {
 /// `None`: gate and cursor are at the same position, and the cell is open.
 fn apart(cursor: &Option<Cursor>, meta: &Option<Meta>) -> Option<Apart> {
     let differ = |expected: String, found: String| Some(Apart { expected, found, differ: true });
-    let not_now =
-        |expected: &str, found: String| Some(Apart { expected: expected.into(), found, differ: false });
+    let not_now = |expected: &str, found: String| {
+        Some(Apart { expected: expected.into(), found, differ: false })
+    };
     let (cursor, meta) = match (cursor, meta) {
         (Some(cursor), Some(meta)) => (cursor, meta),
         (None, None) => return None,

@@ -87,7 +87,12 @@ impl Check {
     }
 
     /// Lists a difference, or only counts it if the list is full.
-    pub fn differs(&mut self, id: impl Into<String>, expected: impl Into<String>, found: impl Into<String>) {
+    pub fn differs(
+        &mut self,
+        id: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) {
         if self.differences.len() < NAMED_PER_CHECK {
             let (id, expected, found) = (id.into(), expected.into(), found.into());
             self.differences.push(Difference { id, expected, found });
@@ -104,7 +109,11 @@ impl fmt::Display for Report {
                 0 => String::from("ok"),
                 n => format!("{n} DIFFERENT"),
             };
-            writeln!(f, "{:<18} {:>10}  {:<14} {}", check.name, check.looked_at, outcome, check.rule)?;
+            writeln!(
+                f,
+                "{:<18} {:>10}  {:<14} {}",
+                check.name, check.looked_at, outcome, check.rule
+            )?;
             for Difference { id, expected, found } in &check.differences {
                 writeln!(f, "    {id}: expected {expected}, found {found}")?;
             }

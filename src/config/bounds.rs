@@ -264,5 +264,7 @@ const _: () = {
     // A list of popular products waits for several ticks before it is made without PostgreSQL's agreement.
     assert!(SCHEDULER_CATCH_UP.as_millis() < SCHEDULER_TICK.as_millis());
     assert!(SCHEDULER_TICK.as_millis() < SCHEDULER_PATIENCE.as_millis());
-    assert!(PASSED_DECISIONS <= UNCONFIRMED_DECISIONS && LOSS_CANDIDATES_AT_ONCE <= PASSED_DECISIONS);
+    assert!(
+        PASSED_DECISIONS <= UNCONFIRMED_DECISIONS && LOSS_CANDIDATES_AT_ONCE <= PASSED_DECISIONS
+    );
 };

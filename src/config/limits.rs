@@ -121,10 +121,13 @@ impl std::str::FromStr for Rate {
             return Ok(Self::OFF);
         }
         let parts = text.strip_suffix('s').and_then(|text| text.split_once('/'));
-        let numbers = parts.and_then(|(requests, secs)| Some((requests.parse().ok()?, secs.parse().ok()?)));
+        let numbers =
+            parts.and_then(|(requests, secs)| Some((requests.parse().ok()?, secs.parse().ok()?)));
         match numbers {
             Some((requests @ 1..=MOST, secs @ 1..=LONGEST_SECS)) => Ok(Self::per(requests, secs)),
-            _ => Err(format!("`{text}` is no rate; use one like 200/10s (requests in seconds), or off")),
+            _ => Err(format!(
+                "`{text}` is no rate; use one like 200/10s (requests in seconds), or off"
+            )),
         }
     }
 }
@@ -132,7 +135,10 @@ impl std::str::FromStr for Rate {
 /// A network, or one address.
 fn parse_network(text: &str) -> Result<IpNet, String> {
     let one = || text.parse::<IpAddr>().ok().map(IpNet::from);
-    text.parse().ok().or_else(one).ok_or_else(|| format!("`{text}` is no network; use one like 10.0.0.0/8"))
+    text.parse()
+        .ok()
+        .or_else(one)
+        .ok_or_else(|| format!("`{text}` is no network; use one like 10.0.0.0/8"))
 }
 
 #[cfg(test)]
@@ -151,7 +157,9 @@ mod tests {
     fn a_rate_is_a_number_in_a_number_of_seconds() {
         assert_eq!("200/10s".parse(), Ok(Rate::per(200, 10)));
         assert_eq!("off".parse(), Ok(Rate::OFF));
-        for bad in ["", "5", "5/s", "0/1s", "5/0s", "5/10", "-5/1s", "5/1m", "99999999999/1s", "5/3601s"] {
+        for bad in
+            ["", "5", "5/s", "0/1s", "5/0s", "5/10", "-5/1s", "5/1m", "99999999999/1s", "5/3601s"]
+        {
             assert!(bad.parse::<Rate>().is_err(), "{bad}");
         }
     }

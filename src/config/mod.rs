@@ -192,8 +192,12 @@ fn parse_origin(text: &str) -> Result<HeaderValue, String> {
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._:[]".contains(c);
     match HeaderValue::from_str(text) {
-        Ok(origin) if host.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) => Ok(origin),
-        _ => Err(format!("`{text}` is no origin; use one like https://shop.example, without a path")),
+        Ok(origin) if host.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) => {
+            Ok(origin)
+        }
+        _ => {
+            Err(format!("`{text}` is no origin; use one like https://shop.example, without a path"))
+        }
     }
 }
 

@@ -47,10 +47,14 @@ fn read_from(
 /// Sets the default in every (sub)command that has the flag.
 fn give(mut command: Command, id: &str, text: &'static str) -> Command {
     if command.get_arguments().any(|arg| arg.get_id() == id) {
-        command = command.mut_arg(id, |arg| arg.default_value(text).hide_default_value(true).required(false));
+        command = command
+            .mut_arg(id, |arg| arg.default_value(text).hide_default_value(true).required(false));
     }
-    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
-    names.iter().fold(command, |command, name| command.mut_subcommand(name, |sub| give(sub, id, text)))
+    let names: Vec<String> =
+        command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    names
+        .iter()
+        .fold(command, |command, name| command.mut_subcommand(name, |sub| give(sub, id, text)))
 }
 
 #[cfg(test)]
@@ -61,9 +65,11 @@ mod tests {
 
     fn serve(files: &[(&str, &str)], args: &[&str]) -> Result<Serve, String> {
         let command = Serve::augment_args(Command::new("serve"));
-        let variable = |name: &str| files.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
+        let variable =
+            |name: &str| files.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
         let command = read_from(command, variable).map_err(|error| error.to_string())?;
-        let matches = command.try_get_matches_from([&["serve"], args].concat()).map_err(|e| e.to_string())?;
+        let matches =
+            command.try_get_matches_from([&["serve"], args].concat()).map_err(|e| e.to_string())?;
         Serve::from_arg_matches(&matches).map_err(|e| e.to_string())
     }
 
@@ -81,7 +87,8 @@ mod tests {
         let help = serve(&[("RUSHGATE_REDIS_URL_FILE", &path)], &["--help"]).unwrap_err();
         assert!(help.contains("--redis-url") && !help.contains("hunter2"), "{help}");
         assert!(!format!("{settings:?}").contains("hunter2"));
-        let flag = serve(&[("RUSHGATE_REDIS_URL_FILE", &path)], &["--redis-url", "redis://other"]).unwrap();
+        let flag = serve(&[("RUSHGATE_REDIS_URL_FILE", &path)], &["--redis-url", "redis://other"])
+            .unwrap();
         assert_eq!(flag.servers.redis_url, "redis://other");
         std::fs::remove_file(path).unwrap();
     }

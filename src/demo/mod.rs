@@ -86,8 +86,13 @@ pub async fn run(options: DemoOptions) -> Result<(), Error> {
     }
     if outcome.is_ok() {
         say(match first_start.is_over() {
-            true => format!("All stopped. The data stay in {}; the next start finds them.", data.display()),
-            false => "All stopped, before the shop was open. The next start begins afresh.".to_owned(),
+            true => format!(
+                "All stopped. The data stay in {}; the next start finds them.",
+                data.display()
+            ),
+            false => {
+                "All stopped, before the shop was open. The next start begins afresh.".to_owned()
+            }
         });
     }
     outcome
@@ -110,8 +115,10 @@ impl FirstStart {
                 servers::discard(folder).await?;
             }
         } else if !folders.iter().any(|folder| folder.exists()) {
-            std::fs::write(&marker, "")
-                .map_err(|source| Error::Io { what: format!("write {}", marker.display()), source })?;
+            std::fs::write(&marker, "").map_err(|source| Error::Io {
+                what: format!("write {}", marker.display()),
+                source,
+            })?;
         }
         Ok(FirstStart { marker })
     }
@@ -141,7 +148,8 @@ async fn run_shop(
     let settings = connected(settings, servers, data).await?;
     let stop_serving = stop.child_token();
     let (ready_sender, ready) = oneshot::channel();
-    let mut serving = tokio::spawn(shop::serve(settings.clone(), stop_serving.clone(), ready_sender));
+    let mut serving =
+        tokio::spawn(shop::serve(settings.clone(), stop_serving.clone(), ready_sender));
     let opening = async {
         // A dropped sender means that serving failed; `serving` has the error.
         if let Ok(addresses) = ready.await {
@@ -254,13 +262,18 @@ fn say(line: impl Display) {
 }
 
 fn check_address(address: SocketAddr, setting: &'static str) -> Result<(), Error> {
-    TcpListener::bind(address).map(drop).map_err(|source| Error::Address { address, setting, source })
+    TcpListener::bind(address).map(drop).map_err(|source| Error::Address {
+        address,
+        setting,
+        source,
+    })
 }
 
 fn data_folder(path: &Path) -> Result<PathBuf, Error> {
-    std::fs::create_dir_all(path)
-        .and_then(|()| path.canonicalize())
-        .map_err(|source| Error::Io { what: format!("make the data folder {}", path.display()), source })
+    std::fs::create_dir_all(path).and_then(|()| path.canonicalize()).map_err(|source| Error::Io {
+        what: format!("make the data folder {}", path.display()),
+        source,
+    })
 }
 
 async fn lock(data: &Path) -> Result<std::fs::File, Error> {
@@ -272,8 +285,9 @@ async fn lock(data: &Path) -> Result<std::fs::File, Error> {
 
 /// Cancelled by Ctrl-C, SIGTERM, or the end of the terminal (SIGHUP).
 fn stop_on_signals() -> Result<CancellationToken, Error> {
-    let listen =
-        |kind| signal(kind).map_err(|source| Error::Io { what: "listen for signals".into(), source });
+    let listen = |kind| {
+        signal(kind).map_err(|source| Error::Io { what: "listen for signals".into(), source })
+    };
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
     let mut hangup = listen(SignalKind::hangup())?;

@@ -23,7 +23,11 @@ pub fn settings(asked: Serve) -> Serve {
     Serve {
         roles: vec![Role::Api, Role::Reconciler, Role::Relay, Role::Scheduler],
         // A placeholder: the secret is in the data folder, which is not open yet.
-        auth: Auth { jwt_secret: Some("kept in the data folder".into()), jwt_jwks_file: None, ..asked.auth },
+        auth: Auth {
+            jwt_secret: Some("kept in the data folder".into()),
+            jwt_jwks_file: None,
+            ..asked.auth
+        },
         tls: TlsFiles::default(),
         ..asked
     }

@@ -37,7 +37,9 @@ pub fn introduce(settings: &Serve, management: &str, data: &Path) -> Result<(), 
     }
     say(format_args!("\nA token for another user:\n\n{}\n", mint(settings, data)));
 
-    say(format_args!("In another terminal: see the products, take a coupon as {USER}, order with it.\n"));
+    say(format_args!(
+        "In another terminal: see the products, take a coupon as {USER}, order with it.\n"
+    ));
     shopping(&api, data).iter().for_each(|line| say(format_args!("{line}\n")));
     say("A coupon is once per user: taken again, it is refused, and the order goes without one.\n");
 
@@ -50,7 +52,8 @@ pub fn introduce(settings: &Serve, management: &str, data: &Path) -> Result<(), 
 }
 
 fn shopping(api: &str, data: &Path) -> [String; 3] {
-    let curl = format!("curl -s -H {}", shell_word(&format!("@{}", header(data, "shop").display())));
+    let curl =
+        format!("curl -s -H {}", shell_word(&format!("@{}", header(data, "shop").display())));
     let json = "-H 'Content-Type: application/json'";
     let coupon = format!(
         "$({curl} '{api}/v1/users/{USER}/coupons?status=available&limit=1' | grep -o '\"coupon_id\":\"[^\"]*\",')"
@@ -60,14 +63,17 @@ fn shopping(api: &str, data: &Path) -> [String; 3] {
     );
     [
         format!("curl -s {api}/v1/products"),
-        format!(r#"{curl} {json} -d '{{"user_id":"{USER}"}}' {api}/v1/coupon-templates/{TEMPLATE}/coupons"#),
+        format!(
+            r#"{curl} {json} -d '{{"user_id":"{USER}"}}' {api}/v1/coupon-templates/{TEMPLATE}/coupons"#
+        ),
         format!(r#"{curl} {json} -d "{order}" {api}/v1/orders"#),
     ]
 }
 
 fn looking(settings: &Serve, management: &str, ops: &str) -> [String; 5] {
     let config::Servers { redis_url, database_url, .. } = &settings.servers;
-    let orders = "SELECT order_id, user_id, status, total FROM orders ORDER BY order_id DESC LIMIT 3";
+    let orders =
+        "SELECT order_id, user_id, status, total FROM orders ORDER BY order_id DESC LIMIT 3";
     let peek = r#"{"count":1,"ackmode":"ack_requeue_true","encoding":"auto"}"#;
     [
         format!("redis-cli -u {redis_url} HGETALL 'rg:{{0}}:meta'"),
@@ -117,7 +123,11 @@ fn url(address: SocketAddr) -> String {
 
 fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "@/._-".contains(c);
-    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

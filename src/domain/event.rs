@@ -40,7 +40,14 @@ pub fn order_completed(
     order: &impl Serialize,
     trace: Option<&TraceMark>,
 ) -> Result<OutboxEvent, serde_json::Error> {
-    order_event(format!("{order_id}.completed"), ORDER_COMPLETED, order_id, ordered_at, order, trace)
+    order_event(
+        format!("{order_id}.completed"),
+        ORDER_COMPLETED,
+        order_id,
+        ordered_at,
+        order,
+        trace,
+    )
 }
 
 /// `order`: the order as `GET /v1/orders/{id}` returns it right after the cancellation.
@@ -50,7 +57,14 @@ pub fn order_cancelled(
     order: &impl Serialize,
     trace: Option<&TraceMark>,
 ) -> Result<OutboxEvent, serde_json::Error> {
-    order_event(format!("{order_id}.cancelled"), ORDER_CANCELLED, order_id, cancelled_at, order, trace)
+    order_event(
+        format!("{order_id}.cancelled"),
+        ORDER_CANCELLED,
+        order_id,
+        cancelled_at,
+        order,
+        trace,
+    )
 }
 
 fn order_event(

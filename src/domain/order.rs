@@ -79,7 +79,9 @@ mod tests {
     #[test]
     fn quantities_and_the_number_of_products_are_bounded() {
         assert_eq!(merge_lines(vec![]), Err(InvalidLines::Empty));
-        for bad in [vec![line("a", 0)], vec![line("a", 1_001)], vec![line("a", 1_000), line("a", 1)]] {
+        for bad in
+            [vec![line("a", 0)], vec![line("a", 1_001)], vec![line("a", 1_000), line("a", 1)]]
+        {
             assert!(matches!(merge_lines(bad), Err(InvalidLines::Quantity { .. })));
         }
         let many = |n: usize| (0..n).map(|i| line(&format!("p{i}"), 1)).collect::<Vec<_>>();

@@ -175,9 +175,13 @@ mod tests {
         let long = Blob(vec![0xc5; 300]);
         let value = (1_000_000u64, "한글", vec![(id, -5i64)], long, None::<u64>, true, 70_000u64);
         let packed = pack(&value).unwrap();
-        let strings = packed.windows(2).filter(|w| w[0] == Marker::Str8.to_u8() && w[1] == 16).count();
+        let strings =
+            packed.windows(2).filter(|w| w[0] == Marker::Str8.to_u8() && w[1] == 16).count();
         assert_eq!(strings, 1, "the id is a string of 16 bytes");
-        assert!(packed.windows(3).any(|w| w == [Marker::Str16.to_u8(), 1, 44]), "the blob is one of 300");
+        assert!(
+            packed.windows(3).any(|w| w == [Marker::Str16.to_u8(), 1, 44]),
+            "the blob is one of 300"
+        );
         let (number, text, ids, blob): (u64, String, Vec<(Id, i64)>, Blob) =
             rmp_serde::from_slice(&pack(&(value.0, value.1, &value.2, &value.3)).unwrap()).unwrap();
         assert_eq!((number, text.as_str(), ids, blob), (value.0, value.1, value.2, value.3));

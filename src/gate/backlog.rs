@@ -87,8 +87,9 @@ impl Backlog {
             batch.push(job);
         }
         while batch.len() < self.limits.batch
-            && let Some(job) =
-                self.fresh.pop_front_if(|job| batch.is_empty() || lines + job.weight.lines <= BATCH_LINES)
+            && let Some(job) = self
+                .fresh
+                .pop_front_if(|job| batch.is_empty() || lines + job.weight.lines <= BATCH_LINES)
         {
             lines += job.weight.lines;
             batch.push(job);
@@ -99,7 +100,8 @@ impl Backlog {
     /// Takes back the postponed requests of a batch, in their order. `heavy` holds at most as many
     /// requests as the queue; the rest are refused.
     pub fn ask_again(&mut self, jobs: Vec<Job>) {
-        let (heavy, fresh): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.weight.held_bytes > 0);
+        let (heavy, fresh): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| job.weight.held_bytes > 0);
         fresh.into_iter().rev().for_each(|job| self.fresh.push_front(job));
         for job in heavy {
             if self.heavy.len() < self.limits.queue {
@@ -122,7 +124,8 @@ mod tests {
     /// A backlog with batch size 4 and queue size 4, and jobs with these lines and held bytes. The
     /// body of each job is its index.
     fn backlog(weights: &[(usize, usize)]) -> (Backlog, Vec<Told>) {
-        let mut backlog = Backlog::new(BatchLimits { queue: 4, batch: 4, log: 1, ..BatchLimits::default() });
+        let mut backlog =
+            Backlog::new(BatchLimits { queue: 4, batch: 4, log: 1, ..BatchLimits::default() });
         let (mut jobs, mut told) = (vec![], vec![]);
         for (n, (lines, held_bytes)) in (0..).zip(weights) {
             let weight = Weight { lines: *lines, held_bytes: *held_bytes };
@@ -140,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_cut_by_lines_and_takes_at_least_one() {
-        let (mut backlog, _told) = backlog(&[(BATCH_LINES + 1, 0), (BATCH_LINES, 0), (1, 0), (1, 0)]);
+        let (mut backlog, _told) =
+            backlog(&[(BATCH_LINES + 1, 0), (BATCH_LINES, 0), (1, 0), (1, 0)]);
         assert_eq!(bodies(&backlog.next_batch()), [0]);
         assert_eq!(bodies(&backlog.next_batch()), [1]);
         assert_eq!(bodies(&backlog.next_batch()), [2, 3]);
@@ -178,7 +182,9 @@ mod tests {
         let (mut late, mut told) = backlog(&[(1, 0), (1, 9)]);
         late.drop_late(Instant::now() + std::time::Duration::from_secs(1));
         assert_eq!(late.len(), 0);
-        assert!(told.iter_mut().all(|told| matches!(told.try_recv(), Ok(Err(GateError::Overloaded)))));
+        assert!(
+            told.iter_mut().all(|told| matches!(told.try_recv(), Ok(Err(GateError::Overloaded))))
+        );
     }
 
     #[tokio::test]

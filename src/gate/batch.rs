@@ -40,8 +40,15 @@ impl Batch {
     }
 
     /// `key`: MessagePack `[scope, request hash]`. `body`: a MessagePack list of at most 15 values.
-    pub fn add(&mut self, deadline_ms: i64, key: Option<&[u8]>, body: &[u8]) -> Result<(), BadBody> {
-        let Some((mark @ SHORT_LIST..=0x9f, values)) = body.split_first() else { return Err(BadBody) };
+    pub fn add(
+        &mut self,
+        deadline_ms: i64,
+        key: Option<&[u8]>,
+        body: &[u8],
+    ) -> Result<(), BadBody> {
+        let Some((mark @ SHORT_LIST..=0x9f, values)) = body.split_first() else {
+            return Err(BadBody);
+        };
         let values_each = VALUES_BEFORE_BODY + (mark - SHORT_LIST);
         if self.requests > 0 && values_each != self.values_each {
             return Err(BadBody);
@@ -97,7 +104,8 @@ mod tests {
         let (key, body) = (pack(&("scope", "hash")).unwrap(), pack(&("b", None::<u64>)).unwrap());
         batch.add(8, Some(&key), &body).unwrap();
         assert_eq!(batch.shape(), (2, 4));
-        type Values<'a> = (u8, Option<()>, &'a str, u8, u8, (&'a str, &'a str), &'a str, Option<u8>);
+        type Values<'a> =
+            (u8, Option<()>, &'a str, u8, u8, (&'a str, &'a str), &'a str, Option<u8>);
         let bytes = batch.into_bytes();
         let values: Values<'_> = rmp_serde::from_slice(&bytes).unwrap();
         assert_eq!(values, (7, None, "a", 1, 8, ("scope", "hash"), "b", None));
@@ -108,7 +116,9 @@ mod tests {
         let mut batch = Batch::with_capacity(0);
         batch.add(7, None, &pack(&("a", 1)).unwrap()).unwrap();
         let before = batch.clone().into_bytes();
-        for bad in [pack(&("a",)).unwrap(), pack(&("a", 1, 2)).unwrap(), pack(&"a").unwrap(), vec![]] {
+        for bad in
+            [pack(&("a",)).unwrap(), pack(&("a", 1, 2)).unwrap(), pack(&"a").unwrap(), vec![]]
+        {
             assert_eq!(batch.add(7, None, &bad), Err(BadBody), "{bad:02x?}");
         }
         assert_eq!((batch.shape(), batch.into_bytes()), ((1, 4), before));

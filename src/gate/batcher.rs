@@ -95,8 +95,13 @@ impl Batcher {
     ) -> Self {
         let (queue, jobs) = mpsc::channel(limits.queue);
         let held_back = Arc::<AtomicUsize>::default();
-        let worker =
-            Worker { cell, script, limits, metrics: Arc::clone(&metrics), held_back: Arc::clone(&held_back) };
+        let worker = Worker {
+            cell,
+            script,
+            limits,
+            metrics: Arc::clone(&metrics),
+            held_back: Arc::clone(&held_back),
+        };
         tokio::spawn(worker.run(jobs));
         Self { queue, held_back, script, metrics }
     }
@@ -118,10 +123,13 @@ impl Batcher {
     ) -> Result<(Bytes, Position), GateError> {
         let (answer, verdict) = oneshot::channel();
         let weight = Weight { lines, held_bytes: 0 };
-        let job = Job { deadline, queued: Instant::now(), idempotency, body, trace, weight, answer };
+        let job =
+            Job { deadline, queued: Instant::now(), idempotency, body, trace, weight, answer };
         self.queue.try_send(job).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => GateError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => GateError::Unavailable("the gate is stopping".into()),
+            mpsc::error::TrySendError::Closed(_) => {
+                GateError::Unavailable("the gate is stopping".into())
+            }
         })?;
         verdict.await.unwrap_or(Err(GateError::OutcomeUnknown))
     }
@@ -269,7 +277,8 @@ impl Worker {
         match outcome {
             Ok(decided) => {
                 let place = decided.place;
-                let position = Position { cell: self.cell.number, epoch: place.epoch, seq: place.seq };
+                let position =
+                    Position { cell: self.cell.number, epoch: place.epoch, seq: place.seq };
                 let mut verdicts = same.spread(decided.verdicts).into_iter();
                 for mut job in jobs {
                     let verdict = verdicts.next();
@@ -297,7 +306,8 @@ impl Worker {
         let today = view.now().div_euclid(DAY_MS);
         let client = self.cell.client(self.side());
         let keys = self.script.keys(&Keys::new(self.cell.number, view.epoch), today);
-        let unsendable = |why: String| GateError::Unavailable(format!("cannot pack a batch: {why}"));
+        let unsendable =
+            |why: String| GateError::Unavailable(format!("cannot pack a batch: {why}"));
         let (shape, batch) = if self.script.decides {
             self.requests(jobs, &pass).map_err(|e| unsendable(e.to_string()))?
         } else {
@@ -309,9 +319,9 @@ impl Worker {
         if self.script.decides {
             let told = match &reply {
                 Ok(_) => Ok(()),
-                Err(CallError::NotRun(why) | CallError::Unknown(why) | CallError::ScriptFailed(why)) => {
-                    Err(why.as_str())
-                }
+                Err(
+                    CallError::NotRun(why) | CallError::Unknown(why) | CallError::ScriptFailed(why),
+                ) => Err(why.as_str()),
             };
             self.cell.writes.learn(self.cell.number, told);
         }
@@ -321,7 +331,9 @@ impl Worker {
                 self.cell.heard(self.side(), Ok(()));
                 self.cell.learn_from(&reply);
                 let decided = matches!(reply, Reply::Decided(_));
-                if decided && checked.is_some_and(|connection| connection != self.cell.writer.connection()) {
+                if decided
+                    && checked.is_some_and(|connection| connection != self.cell.writer.connection())
+                {
                     // The connection changed after the durability check: the decision was made on
                     // a Redis that may lose it.
                     return Err(GateError::OutcomeUnknown);
@@ -348,18 +360,26 @@ impl Worker {
             Err(CallError::NotRun(why)) => Err(GateError::Unavailable(format!("Redis: {why}"))),
             Err(CallError::Unknown(why)) => {
                 self.cell.heard(self.side(), Err(&why));
-                Err(if self.script.decides { GateError::OutcomeUnknown } else { GateError::Unavailable(why) })
+                Err(if self.script.decides {
+                    GateError::OutcomeUnknown
+                } else {
+                    GateError::Unavailable(why)
+                })
             }
             Err(CallError::ScriptFailed(why)) => {
                 tracing::error!(script = self.script.name, why, "a script failed");
                 if self.script.decides {
-                    self.cell.close(view.epoch, &format!("{} failed: {why}", self.script.name)).await;
+                    self.cell
+                        .close(view.epoch, &format!("{} failed: {why}", self.script.name))
+                        .await;
                     return Err(GateError::OutcomeUnknown);
                 }
                 // A read changes nothing. But a key of the wrong type must close the cell here: no
                 // deciding script may ever touch that key and notice it.
                 if why.contains("WRONGTYPE") {
-                    self.cell.close(view.epoch, &format!("{} failed: {why}", self.script.name)).await;
+                    self.cell
+                        .close(view.epoch, &format!("{} failed: {why}", self.script.name))
+                        .await;
                 }
                 Err(GateError::Unavailable(why))
             }
@@ -400,12 +420,19 @@ impl Worker {
     }
 
     /// The script's first argument: what it must know about the caller and the batch.
-    fn head(&self, pass: &Pass, today: i64, shape: (u32, u8)) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+    fn head(
+        &self,
+        pass: &Pass,
+        today: i64,
+        shape: (u32, u8),
+    ) -> Result<Vec<u8>, rmp_serde::encode::Error> {
         let Pass { view, gate, .. } = pass;
         let (epoch, seen_seq, seen_tip) = (view.epoch, view.seen_seq, &view.seen_tip);
         if self.script.decides {
             let (BatchLimits { log, keys, .. }, clock) = (self.limits, latest_clock());
-            wire::pack(&(epoch, seen_seq, seen_tip, today, log, shape.0, shape.1, keys, gate, clock))
+            wire::pack(&(
+                epoch, seen_seq, seen_tip, today, log, shape.0, shape.1, keys, gate, clock,
+            ))
         } else {
             wire::pack(&(epoch, seen_seq, seen_tip, gate))
         }
@@ -414,7 +441,10 @@ impl Worker {
     /// The script's second argument. The end of the lease caps each request's deadline, so that the
     /// script decides nothing after it.
     fn requests(&self, jobs: &[Job], pass: &Pass) -> Result<((u32, u8), Vec<u8>), BadBody> {
-        let bytes = jobs.iter().map(|j| j.body.len() + j.idempotency.as_ref().map_or(1, Vec::len) + 9).sum();
+        let bytes = jobs
+            .iter()
+            .map(|j| j.body.len() + j.idempotency.as_ref().map_or(1, Vec::len) + 9)
+            .sum();
         let mut batch = Batch::with_capacity(bytes);
         for job in jobs {
             let deadline_ms = pass.view.server_time(job.deadline).min(pass.until_ms);
@@ -433,7 +463,9 @@ impl Worker {
         if fence.gate_of(epoch) != before {
             return Next::Repeat;
         }
-        Next::GiveUp(GateError::Unavailable("PostgreSQL names another Redis as the cell's gate".into()))
+        Next::GiveUp(GateError::Unavailable(
+            "PostgreSQL names another Redis as the cell's gate".into(),
+        ))
     }
 
     async fn after_refusal(&self, refused: &Refused) -> Next {
@@ -444,7 +476,9 @@ impl Worker {
             "epoch" => {
                 let known = self.cell.view().await.map_or(0, |view| view.epoch);
                 if known > refused.place.epoch {
-                    self.cell.close(refused.place.epoch, "Redis went back to an earlier epoch").await;
+                    self.cell
+                        .close(refused.place.epoch, "Redis went back to an earlier epoch")
+                        .await;
                     return unavailable(
                         "Redis went back to an earlier epoch; the reconciler rebuilds the gate",
                     );
@@ -472,7 +506,18 @@ impl Job {
         let (answer, told) = oneshot::channel();
         let now = Instant::now();
         let body = body.to_vec();
-        (Self { deadline: now, queued: now, idempotency: None, body, trace: None, weight, answer }, told)
+        (
+            Self {
+                deadline: now,
+                queued: now,
+                idempotency: None,
+                body,
+                trace: None,
+                weight,
+                answer,
+            },
+            told,
+        )
     }
 }
 
@@ -490,7 +535,8 @@ mod tests {
         let asked: Vec<usize> = (0..5).filter(|i| same.is_first(*i)).collect();
         assert_eq!((asked, same.repeats), (vec![0, 1, 3], 2));
         let answers = [b"A", b"B", b"C"].map(|answer| Bytes::from_static(answer));
-        let spread: Vec<u8> = same.spread(answers.to_vec()).iter().map(|answer| answer[0]).collect();
+        let spread: Vec<u8> =
+            same.spread(answers.to_vec()).iter().map(|answer| answer[0]).collect();
         assert_eq!(spread, b"ABACB");
     }
 

@@ -241,7 +241,9 @@ impl Cell {
             self.fence.instance.look().await;
             self.probe().await;
         }
-        self.fence.trouble(epoch).or_else(|| (!self.is_identified(epoch)).then(|| UNIDENTIFIED.to_owned()))
+        self.fence
+            .trouble(epoch)
+            .or_else(|| (!self.is_identified(epoch)).then(|| UNIDENTIFIED.to_owned()))
     }
 
     /// Whether a connection has changed since it was last compared; asks no server.
@@ -273,7 +275,8 @@ impl Cell {
     pub async fn probe(&self) {
         let known = || self.known_view().map_or(0, |view| view.epoch);
         let before = known();
-        let ask = || futures::future::join(self.refresh_on(Side::Reader), self.refresh_on(Side::Writer));
+        let ask =
+            || futures::future::join(self.refresh_on(Side::Reader), self.refresh_on(Side::Writer));
         let _ = ask().await; // an unreachable Redis is no error here; any answer has been recorded
         if known() != before {
             let _ = ask().await; // the gate of a newly received epoch can be checked only now
@@ -317,7 +320,8 @@ impl Cell {
                 // Boxed: only the first call gets here, but the future of every order would carry
                 // its size.
                 Box::pin(self.refresh()).await?;
-                self.known_view().ok_or_else(|| GateError::Unavailable("the gate is not built yet".into()))
+                self.known_view()
+                    .ok_or_else(|| GateError::Unavailable("the gate is not built yet".into()))
             }
         }
     }
@@ -343,13 +347,16 @@ impl Cell {
         let keys = READ.keys(&Keys::new(self.number, known.epoch), 0);
         let reply = match READ.call(self.client(side), keys, head, vec![EMPTY_LIST]).await {
             Ok(reply) => reply,
-            Err(CallError::NotRun(why) | CallError::Unknown(why) | CallError::ScriptFailed(why)) => {
+            Err(
+                CallError::NotRun(why) | CallError::Unknown(why) | CallError::ScriptFailed(why),
+            ) => {
                 return Err(unavailable(why));
             }
         };
         self.learn_from(&reply);
         // The script compares the epoch first.
-        if !matches!(&reply, Reply::Refused(refused) if ["absent", "epoch"].contains(&refused.why.as_str())) {
+        if !matches!(&reply, Reply::Refused(refused) if ["absent", "epoch"].contains(&refused.why.as_str()))
+        {
             let mut identified = self.identified.lock().unwrap_or_else(PoisonError::into_inner);
             identified[side as usize] = Identified { connection, gate };
         }
@@ -359,12 +366,14 @@ impl Cell {
                 Ok(decided.place)
             }
             Reply::Refused(Refused { why, place }) => match why.as_str() {
-                "absent" => {
-                    Err(GateError::Unavailable("Redis holds no gate; the reconciler builds it".into()))
-                }
+                "absent" => Err(GateError::Unavailable(
+                    "Redis holds no gate; the reconciler builds it".into(),
+                )),
                 "elsewhere" => {
                     self.fence.leads(side, true);
-                    Err(GateError::Unavailable("PostgreSQL names another Redis as the cell's gate".into()))
+                    Err(GateError::Unavailable(
+                        "PostgreSQL names another Redis as the cell's gate".into(),
+                    ))
                 }
                 "behind" => {
                     self.close_behind(side, place.epoch, (known.seen_seq, &known.seen_tip)).await;
@@ -398,7 +407,11 @@ impl Cell {
             return;
         }
         if place.epoch > known.epoch {
-            *known = LastSeen { epoch: place.epoch, learned: Some(Instant::now()), ..LastSeen::default() };
+            *known = LastSeen {
+                epoch: place.epoch,
+                learned: Some(Instant::now()),
+                ..LastSeen::default()
+            };
         }
         if sure && place.seq > known.seen_seq {
             known.seen_seq = place.seq;
@@ -419,7 +432,8 @@ impl Cell {
 
     /// Asks Redis whether it accepts writes, without writing.
     pub async fn probe_writes(&self) {
-        let asked = PROBE_WRITES.call(&self.writer.client, vec![Keys::meta(self.number)], vec![]).await;
+        let asked =
+            PROBE_WRITES.call(&self.writer.client, vec![Keys::meta(self.number)], vec![]).await;
         self.writes.learn(self.number, asked.as_ref().map(|_| ()).map_err(|e| e.details()));
     }
 
@@ -438,7 +452,11 @@ impl Cell {
     }
 
     /// Waits until the watermark has passed `position`.
-    pub async fn wait_applied(&self, position: Position, deadline: Instant) -> Result<(), NotApplied> {
+    pub async fn wait_applied(
+        &self,
+        position: Position,
+        deadline: Instant,
+    ) -> Result<(), NotApplied> {
         let mut watermark = self.watermark.subscribe();
         let reached = async {
             loop {

@@ -66,7 +66,11 @@ impl fmt::Display for Clocks {
 }
 
 /// Reads all clocks of a cell.
-pub async fn show(client: &Client, conn: &mut PgConnection, cell: u32) -> Result<Clocks, ClockError> {
+pub async fn show(
+    client: &Client,
+    conn: &mut PgConnection,
+    cell: u32,
+) -> Result<Clocks, ClockError> {
     let meta = Meta::read(client, cell).await?;
     if meta.absent() {
         return Err(ClockError::NoGate(cell));
@@ -74,14 +78,19 @@ pub async fn show(client: &Client, conn: &mut PgConnection, cell: u32) -> Result
     let server = server_time(client, cell).await?;
     let here = jiff::Timestamp::now().as_millisecond();
     let query = "SELECT clock_ms FROM cell_cursors WHERE cell = $1";
-    let truth: Option<i64> = sqlx::query_scalar(query).bind(number(cell)).fetch_optional(conn).await?;
+    let truth: Option<i64> =
+        sqlx::query_scalar(query).bind(number(cell)).fetch_optional(conn).await?;
     let (epoch, gate) = (meta.epoch, meta.clock_ms);
     Ok(Clocks { cell, epoch, gate, truth: truth.unwrap_or(0), server, here })
 }
 
 /// Sets the gate's clock back to the server's clock: first in Redis, then, once PostgreSQL has
 /// applied the entries dated before, in PostgreSQL.
-pub async fn reset(client: &Client, conn: &mut PgConnection, cell: u32) -> Result<Clocks, ClockError> {
+pub async fn reset(
+    client: &Client,
+    conn: &mut PgConnection,
+    cell: u32,
+) -> Result<Clocks, ClockError> {
     let before = show(client, conn, cell).await?;
     let off_ms = before.server - before.here;
     if off_ms.unsigned_abs() > CLOCK_SAME.as_millis() as u64 {

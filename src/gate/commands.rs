@@ -9,17 +9,19 @@ use super::Gate;
 use super::batch::FlatLines;
 use super::idempotency::{KeyedRequest, record_key};
 use super::refusal::{
-    CancelRefusal, ChargeRefusal, Decision, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal,
-    TemplateRefusal,
+    CancelRefusal, ChargeRefusal, Decision, IssueRefusal, OrderRefusal, ProductRefusal,
+    StockRefusal, TemplateRefusal,
 };
 use super::request::{
-    AdjustStock, CancelOrder, ChargeWallet, IdempotencyKey, IssueCoupon, PlaceOrder, PutProduct, PutTemplate,
+    AdjustStock, CancelOrder, ChargeWallet, IdempotencyKey, IssueCoupon, PlaceOrder, PutProduct,
+    PutTemplate,
 };
 use super::unconfirmed_decisions::DecisionId;
 use super::verdict::{decide, decide_traced};
 use crate::domain::Line;
 use crate::domain::fact::{
-    CouponIssued, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut, WalletCharged,
+    CouponIssued, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
+    WalletCharged,
 };
 use crate::domain::limits::MAX_STOCK;
 use crate::domain::wire::Id;
@@ -40,7 +42,8 @@ impl Gate {
         let wanted = (template, request.user_id.as_str());
         let key = key.map(|key| record_key("issue_coupon", &key, &wanted));
         let asked = Instant::now();
-        let decision = decide(&queues.issue_coupon, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        let decision =
+            decide(&queues.issue_coupon, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
         queues.note(&decision, |issued: &CouponIssued| DecisionId::Coupon(issued.coupon_id.0));
         match &decision {
             Ok(Err(IssueRefusal::SoldOut)) => self.sold_out_templates.remember(template, asked),
@@ -59,7 +62,8 @@ impl Gate {
         let queues = self.queues_of(&request.user_id);
         let wanted = (request.user_id.as_str(), request.amount);
         let key = key.map(|key| record_key("charge_wallet", &key, &wanted));
-        let decision = decide(&queues.charge_wallet, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
+        let decision =
+            decide(&queues.charge_wallet, &(wanted.0, wanted.1, Id::new()), key, deadline).await;
         // The ledger has no row for a charge of 0, so PostgreSQL cannot confirm it.
         if request.amount > 0 {
             queues.note(&decision, |charged: &WalletCharged| DecisionId::Charge {
@@ -126,17 +130,20 @@ impl Gate {
         let body = (order_id, user, FlatLines(&request.lines), coupon, request.expected_total);
         let asked = Instant::now();
         let decision =
-            decide_traced(&queues.place_order, order_id, &body, request.lines.len(), key, deadline).await;
+            decide_traced(&queues.place_order, order_id, &body, request.lines.len(), key, deadline)
+                .await;
         queues.note(&decision, |placed: &OrderPlaced| DecisionId::Order(placed.order_id.0));
         match &decision {
             Ok(Err(OrderRefusal::InsufficientStock(product, 0))) => {
                 self.sold_out_products.remember(product, asked)
             }
-            Ok(Err(OrderRefusal::InsufficientStock(product, _))) => self.sold_out_products.forget(product),
-            // the script checks balance and price after stock, so there is stock
-            Ok(Ok(_) | Err(OrderRefusal::InsufficientBalance(..) | OrderRefusal::PriceChanged(_))) => {
-                products().for_each(|product| self.sold_out_products.forget(product))
+            Ok(Err(OrderRefusal::InsufficientStock(product, _))) => {
+                self.sold_out_products.forget(product)
             }
+            // the script checks balance and price after stock, so there is stock
+            Ok(
+                Ok(_) | Err(OrderRefusal::InsufficientBalance(..) | OrderRefusal::PriceChanged(_)),
+            ) => products().for_each(|product| self.sold_out_products.forget(product)),
             _ => {}
         }
         decision
@@ -153,10 +160,14 @@ impl Gate {
         let order = Id(request.order_id);
         let key = key.map(|key| KeyedRequest::CancelOrder(request.order_id).record(&key));
         let coupon = request.coupon_id.map(Id);
-        let body = (order, request.user_id.as_str(), lines, request.refund, coupon, request.read_in_epoch);
+        let body =
+            (order, request.user_id.as_str(), lines, request.refund, coupon, request.read_in_epoch);
         let decision =
-            decide_traced(&queues.cancel_order, order, &body, request.lines.len(), key, deadline).await;
-        queues.note(&decision, |cancelled: &OrderCancelled| DecisionId::Cancellation(cancelled.order_id.0));
+            decide_traced(&queues.cancel_order, order, &body, request.lines.len(), key, deadline)
+                .await;
+        queues.note(&decision, |cancelled: &OrderCancelled| {
+            DecisionId::Cancellation(cancelled.order_id.0)
+        });
         if let Ok(Ok(_)) = &decision {
             request.lines.iter().for_each(|l| self.sold_out_products.forget(l.product_id.as_str()));
         }
@@ -172,7 +183,9 @@ impl Gate {
         let body = (id, &request.name, request.price, request.status, request.stock);
         let queues = self.shop_queues();
         let decision = decide(&queues.put_product, &body, None, deadline).await;
-        queues.note(&decision, |_: &ProductPut| DecisionId::Staff(format!("product {id} put").into()));
+        queues.note(&decision, |_: &ProductPut| {
+            DecisionId::Staff(format!("product {id} put").into())
+        });
         decision
     }
 
@@ -188,8 +201,9 @@ impl Gate {
         let body = (id, request.delta, &request.reason, MAX_STOCK);
         let queues = self.shop_queues();
         let decision = decide(&queues.adjust_stock, &body, key, deadline).await;
-        let made =
-            |it: &StockAdjusted| DecisionId::Staff(format!("stock of {id} adjusted by {}", it.delta).into());
+        let made = |it: &StockAdjusted| {
+            DecisionId::Staff(format!("stock of {id} adjusted by {}", it.delta).into())
+        };
         queues.note(&decision, made);
         if let Ok(Ok(_)) = &decision {
             self.sold_out_products.forget(id);
@@ -216,8 +230,9 @@ impl Gate {
         );
         let queues = self.shop_queues();
         let decision = decide(&queues.put_template, &(id, terms), None, deadline).await;
-        queues
-            .note(&decision, |_: &TemplatePut| DecisionId::Staff(format!("coupon template {id} put").into()));
+        queues.note(&decision, |_: &TemplatePut| {
+            DecisionId::Staff(format!("coupon template {id} put").into())
+        });
         if let Ok(Ok(_)) = &decision {
             self.sold_out_templates.forget(id);
         }

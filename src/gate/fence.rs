@@ -147,12 +147,16 @@ impl CellFence {
             Some(Row { gate: Some(gate), .. }) if !state.seen && gate.is_empty() => {
                 Verdict::Refuse(TAKING_OVER.into())
             }
-            Some(_) if !state.seen && state.elsewhere.contains(&true) => Verdict::Refuse(ELSEWHERE.into()),
+            Some(_) if !state.seen && state.elsewhere.contains(&true) => {
+                Verdict::Refuse(ELSEWHERE.into())
+            }
             Some(row) if state.seen && row.epoch < epoch && lease.began < learned => Verdict::Look,
-            Some(Row { epoch: of, gate: Some(gate) }) if state.seen && *of == epoch => match gate.as_str() {
-                "" => Verdict::Refuse(TAKING_OVER.into()),
-                gate => decide(Some(gate.to_owned())),
-            },
+            Some(Row { epoch: of, gate: Some(gate) }) if state.seen && *of == epoch => {
+                match gate.as_str() {
+                    "" => Verdict::Refuse(TAKING_OVER.into()),
+                    gate => decide(Some(gate.to_owned())),
+                }
+            }
             _ => decide(None),
         }
     }
@@ -168,7 +172,9 @@ impl CellFence {
     /// answer came after the end of the lease. It is not if the row has changed meanwhile.
     pub fn still_counts(&self, now: Instant, epoch: u64, gate: Option<&str>) -> bool {
         match self.judge(now, epoch, now) {
-            Verdict::Decide { gate: of, seen, .. } => !seen || gate.is_none() || of.as_deref() == gate,
+            Verdict::Decide { gate: of, seen, .. } => {
+                !seen || gate.is_none() || of.as_deref() == gate
+            }
             Verdict::Look | Verdict::Over(_) | Verdict::Refuse(_) => false,
         }
     }
@@ -222,7 +228,8 @@ impl CellFence {
             state.follow = None;
             return false;
         }
-        let (due, pause) = *state.follow.get_or_insert((now + FENCE_FOLLOW_FIRST, FENCE_FOLLOW_FIRST));
+        let (due, pause) =
+            *state.follow.get_or_insert((now + FENCE_FOLLOW_FIRST, FENCE_FOLLOW_FIRST));
         if now < due {
             return false;
         }
@@ -237,7 +244,9 @@ impl CellFence {
 }
 
 fn unseen(why: &str) -> String {
-    format!("PostgreSQL's cursors could not be read for {FENCE_LEASE:?} ({why}; RUSHGATE_FENCE=strict)")
+    format!(
+        "PostgreSQL's cursors could not be read for {FENCE_LEASE:?} ({why}; RUSHGATE_FENCE=strict)"
+    )
 }
 
 /// The message for a gate whose epoch is over.
@@ -304,7 +313,11 @@ impl Watcher {
                     let row = rows.iter().find(|(number, _)| *number == cell.number);
                     let changed = cell.fence.seen(began, began_ms, row.map(|(_, row)| row.clone()));
                     if changed {
-                        tracing::debug!(cell = cell.number, ?row, "PostgreSQL has a new epoch or gate");
+                        tracing::debug!(
+                            cell = cell.number,
+                            ?row,
+                            "PostgreSQL has a new epoch or gate"
+                        );
                     }
                     cell.probe_due.fetch_or(changed, std::sync::atomic::Ordering::Relaxed);
                 }
@@ -354,7 +367,8 @@ async fn rows(conn: &mut Option<PgConnection>, url: &str) -> Result<Vec<(u32, Ro
     }
     let options: PgConnectOptions = url.parse()?;
     let limit = FENCE_ANSWER_LIMIT.as_millis().to_string();
-    let options = options.application_name("rushgate-fence").options([("statement_timeout", limit)]);
+    let options =
+        options.application_name("rushgate-fence").options([("statement_timeout", limit)]);
     let mut new = options.connect().await?;
     let rows = read(&mut new).await;
     *conn = Some(new);

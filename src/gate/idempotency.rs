@@ -28,7 +28,11 @@ impl KeyedRequest {
 
 /// Identifies a request in its record: the user and the key, and a hash of what is wanted (without ids, which are new for
 /// each try).
-pub(super) fn record_key(script: &str, key: &IdempotencyKey, wanted: &impl Serialize) -> Idempotency {
+pub(super) fn record_key(
+    script: &str,
+    key: &IdempotencyKey,
+    wanted: &impl Serialize,
+) -> Idempotency {
     let mut hash = Sha256::new();
     hash.update(script.as_bytes());
     hash.update(rmp_serde::to_vec(wanted).unwrap_or_default());

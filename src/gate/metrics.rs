@@ -22,7 +22,8 @@ pub struct QueueMetrics {
 impl QueueMetrics {
     /// `refusals`: the names that the script may return.
     pub fn new(script: &'static str, refusals: &'static [&'static str]) -> Self {
-        let verdict = |verdict| metrics::GATE_REQUESTS.counter(&[("script", script), ("verdict", verdict)]);
+        let verdict =
+            |verdict| metrics::GATE_REQUESTS.counter(&[("script", script), ("verdict", verdict)]);
         let label = [("script", script)];
         let others = refusals.iter().chain(GateError::NAMES);
         Self {

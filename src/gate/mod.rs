@@ -81,7 +81,10 @@ impl Gate {
     }
 
     /// See [`Gate::connect`].
-    pub async fn with_limits(servers: &Servers, limits: BatchLimits) -> Result<Arc<Self>, RedisSetupError> {
+    pub async fn with_limits(
+        servers: &Servers,
+        limits: BatchLimits,
+    ) -> Result<Arc<Self>, RedisSetupError> {
         let thread = DedicatedRuntime::start("rushgate-gate", 0)?;
         let (cells, fence) = thread.run(start_cells(servers.clone(), limits)).await??;
         Ok(Arc::new(Self {

@@ -60,7 +60,11 @@ impl Gate {
 
     /// Up to `limit` templates inside their issuing window, the most recently opened first. Reads
     /// at most `pages` pages.
-    pub async fn open_templates(&self, limit: usize, pages: usize) -> Result<Vec<TemplateId>, GateError> {
+    pub async fn open_templates(
+        &self,
+        limit: usize,
+        pages: usize,
+    ) -> Result<Vec<TemplateId>, GateError> {
         let mut open: Vec<CouponTemplate> = Vec::new();
         let mut after = None;
         for _ in 0..pages {
@@ -82,11 +86,15 @@ impl Gate {
         let mut open = Vec::with_capacity(ids.len());
         for page in ids.chunks(MAX_PAGE) {
             let queues = self.shop_queues();
-            let found =
-                fetch(queues, &("templates", page.iter().map(TemplateId::as_str).collect::<Vec<_>>()))
-                    .await?;
+            let found = fetch(
+                queues,
+                &("templates", page.iter().map(TemplateId::as_str).collect::<Vec<_>>()),
+            )
+            .await?;
             let now = now(queues).await?;
-            open.extend(read::templates(&found)?.into_iter().filter(|template| is_open(template, now)));
+            open.extend(
+                read::templates(&found)?.into_iter().filter(|template| is_open(template, now)),
+            );
         }
         Ok(open)
     }
@@ -151,8 +159,7 @@ mod tests {
 
     #[test]
     fn redis_is_read_by_whole_names() {
-        let info =
-            "# Memory\r\nused_memory_rss:9\r\nused_memory:42\r\nmaxmemory:0\r\naof_last_write_status:err\r\n";
+        let info = "# Memory\r\nused_memory_rss:9\r\nused_memory:42\r\nmaxmemory:0\r\naof_last_write_status:err\r\n";
         let sample = RedisSample::of(info);
         assert_eq!((sample.used_memory, sample.max_memory), (Some(42), Some(0)));
         assert_eq!((sample.aof_ok, sample.clients), (Some(false), None));

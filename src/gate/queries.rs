@@ -50,10 +50,15 @@ impl Gate {
 
     /// The decisions that this instance remembers, by cell, after a check that Redis still holds what it has answered.
     pub async fn unconfirmed(&self) -> Vec<(u32, Arc<UnconfirmedDecisions>)> {
-        for CellQueues { cell, .. } in self.cells.iter().filter(|queues| !queues.unconfirmed.is_empty()) {
+        for CellQueues { cell, .. } in
+            self.cells.iter().filter(|queues| !queues.unconfirmed.is_empty())
+        {
             let _ = cell.refresh().await; // closes the cell if it does not; others notice a Redis that does not answer
         }
-        self.cells.iter().map(|queues| (queues.cell.number, Arc::clone(&queues.unconfirmed))).collect()
+        self.cells
+            .iter()
+            .map(|queues| (queues.cell.number, Arc::clone(&queues.unconfirmed)))
+            .collect()
     }
 
     /// `None`: a user without a wallet.
@@ -68,7 +73,10 @@ impl Gate {
     }
 
     /// The answer behind [`Self::products`], not decoded: equal lists are equal bytes.
-    pub async fn packed_products_by_id(&self, ids: &[ProductId]) -> Result<PackedProducts, GateError> {
+    pub async fn packed_products_by_id(
+        &self,
+        ids: &[ProductId],
+    ) -> Result<PackedProducts, GateError> {
         let ids: Vec<&str> = ids.iter().take(MAX_PAGE).map(ProductId::as_str).collect();
         Ok(PackedProducts(fetch(self.shop_queues(), &("products", ids)).await?))
     }
@@ -92,13 +100,19 @@ impl Gate {
         Ok(PackedProducts(fetch(self.shop_queues(), &("list_products", after, limit)).await?))
     }
 
-    pub async fn template(&self, id: &TemplateId) -> Result<ReadAt<Option<CouponTemplate>>, GateError> {
+    pub async fn template(
+        &self,
+        id: &TemplateId,
+    ) -> Result<ReadAt<Option<CouponTemplate>>, GateError> {
         let ReadAt { mut value, now } = self.templates(std::slice::from_ref(id)).await?;
         Ok(ReadAt { value: value.pop(), now })
     }
 
     /// In the order of `ids`, without unknown ones; at most a page.
-    pub async fn templates(&self, ids: &[TemplateId]) -> Result<ReadAt<Vec<CouponTemplate>>, GateError> {
+    pub async fn templates(
+        &self,
+        ids: &[TemplateId],
+    ) -> Result<ReadAt<Vec<CouponTemplate>>, GateError> {
         let queues = self.shop_queues();
         let ids: Vec<&str> = ids.iter().take(MAX_PAGE).map(TemplateId::as_str).collect();
         let answer = fetch(queues, &("templates", ids)).await?;
@@ -152,10 +166,16 @@ impl Gate {
     }
 
     /// Waits until PostgreSQL has applied the log up to `position`.
-    pub async fn wait_applied(&self, position: Position, deadline: Instant) -> Result<(), NotApplied> {
+    pub async fn wait_applied(
+        &self,
+        position: Position,
+        deadline: Instant,
+    ) -> Result<(), NotApplied> {
         match self.cells.iter().find(|queues| queues.cell.number == position.cell) {
             Some(queues) => queues.cell.wait_applied(position, deadline).await,
-            None => Err(GateError::Unavailable(format!("there is no cell {}", position.cell)).into()),
+            None => {
+                Err(GateError::Unavailable(format!("there is no cell {}", position.cell)).into())
+            }
         }
     }
 }
@@ -165,7 +185,10 @@ pub(super) async fn fetch(queues: &CellQueues, what: &impl Serialize) -> Result<
 }
 
 /// The answer, and where the log stood. The time limit is enforced here, because the script checks no deadlines of reads.
-async fn fetch_at(queues: &CellQueues, what: &impl Serialize) -> Result<(Bytes, Position), GateError> {
+async fn fetch_at(
+    queues: &CellQueues,
+    what: &impl Serialize,
+) -> Result<(Bytes, Position), GateError> {
     let deadline = Instant::now() + queues.read_limit;
     let asking = queues.read.ask(deadline, None, pack(what)?, None, 1);
     let answer = match tokio::time::timeout_at(deadline.into(), asking).await {

@@ -9,8 +9,8 @@ use super::batcher::{BatchLimits, Batcher};
 use super::cell::Cell;
 use super::metrics::QueueMetrics;
 use super::refusal::{
-    Accepted, CancelRefusal, ChargeRefusal, Decision, IssueRefusal, OrderRefusal, ProductRefusal, Refusal,
-    StockRefusal, TemplateRefusal,
+    Accepted, CancelRefusal, ChargeRefusal, Decision, IssueRefusal, OrderRefusal, ProductRefusal,
+    Refusal, StockRefusal, TemplateRefusal,
 };
 use super::script::{self, Script};
 use super::unconfirmed_decisions::{DecisionId, UnconfirmedDecisions};

@@ -58,21 +58,34 @@ pub(super) fn products(answer: &[u8]) -> Result<Vec<Product>, GateError> {
         .map(|(id, packed, stock)| {
             let record: ProductRecord = unpack(&packed.0, "product")?;
             let product_id = ProductId::parse(id).map_err(|_| unreadable("product id"))?;
-            Ok(Product { product_id, name: record.name, price: record.price, status: record.status, stock })
+            Ok(Product {
+                product_id,
+                name: record.name,
+                price: record.price,
+                status: record.status,
+                stock,
+            })
         })
         .collect()
 }
 
 /// A template and its number.
-fn numbered_template(id: String, packed: &[u8], issued: u64) -> Result<(u64, CouponTemplate), GateError> {
+fn numbered_template(
+    id: String,
+    packed: &[u8],
+    issued: u64,
+) -> Result<(u64, CouponTemplate), GateError> {
     let record: TemplateRecord = unpack(packed, "template")?;
-    let (id, number) = (TemplateId::parse(id).map_err(|_| unreadable("template id"))?, record.number);
+    let (id, number) =
+        (TemplateId::parse(id).map_err(|_| unreadable("template id"))?, record.number);
     Ok((number, record.template(id, issued).ok_or_else(|| unreadable("discount"))?))
 }
 
 pub(super) fn templates(answer: &[u8]) -> Result<Vec<CouponTemplate>, GateError> {
     let rows: Vec<(String, Blob, u64)> = unpack(answer, "template list")?;
-    rows.into_iter().map(|(id, packed, issued)| Ok(numbered_template(id, &packed.0, issued)?.1)).collect()
+    rows.into_iter()
+        .map(|(id, packed, issued)| Ok(numbered_template(id, &packed.0, issued)?.1))
+        .collect()
 }
 
 /// A page of a user's coupons, in the order of `lua/read.lua`: newest first; within one millisecond
@@ -88,7 +101,8 @@ pub(super) struct HeldPage {
 /// `None`: the user does not hold the coupon that the page should start after.
 pub(super) fn held(answer: &[u8]) -> Result<Option<HeldPage>, GateError> {
     type Told = (TimestampMs, Blob, Vec<(String, Blob, u64)>, Option<Id>);
-    let Some((now, elements, rows, go_on)) = unpack::<Option<Told>>(answer, "list of coupons")? else {
+    let Some((now, elements, rows, go_on)) = unpack::<Option<Told>>(answer, "list of coupons")?
+    else {
         return Ok(None);
     };
     let templates: HashMap<u64, CouponTemplate> = rows
@@ -121,8 +135,13 @@ mod tests {
 
     fn coupon(id: u128, issued_at: TimestampMs) -> Vec<u8> {
         let coupon_id = Uuid::from_u128(id);
-        let coupon =
-            held_coupons::HeldCoupon { template_number: 7, coupon_id, serial: 1, issued_at, order_id: None };
+        let coupon = held_coupons::HeldCoupon {
+            template_number: 7,
+            coupon_id,
+            serial: 1,
+            issued_at,
+            order_id: None,
+        };
         coupon.to_bytes().to_vec()
     }
 
@@ -146,8 +165,12 @@ mod tests {
     #[test]
     fn a_part_of_a_users_coupons_is_read_in_its_order() {
         let page = held(&answer(&[coupon(3, 7), coupon(2, 7), coupon(1, 5)])).unwrap().unwrap();
-        let listed: Vec<u128> = page.coupons.iter().map(|coupon| coupon.coupon_id.as_u128()).collect();
-        assert_eq!((listed, page.now, page.go_on_after), (vec![3, 2, 1], 50, Some(Uuid::from_u128(9))));
+        let listed: Vec<u128> =
+            page.coupons.iter().map(|coupon| coupon.coupon_id.as_u128()).collect();
+        assert_eq!(
+            (listed, page.now, page.go_on_after),
+            (vec![3, 2, 1], 50, Some(Uuid::from_u128(9)))
+        );
         assert_eq!(held(&[0xc0]), Ok(None), "nil: `after` is none of the user's");
     }
 

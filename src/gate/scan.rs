@@ -133,7 +133,12 @@ impl Scan {
     }
 
     /// A page of the ids in a part.
-    pub async fn ids(&self, keys: Keys, part: Part, from: Option<String>) -> Result<Page<String>, ScanError> {
+    pub async fn ids(
+        &self,
+        keys: Keys,
+        part: Part,
+        from: Option<String>,
+    ) -> Result<Page<String>, ScanError> {
         let page = self.page(part.command("HSCAN", "ZSCAN"), part.key(keys), from).await?;
         Ok(page.map_pairs(|field, _| part.id(&field)))
     }
@@ -159,7 +164,11 @@ impl Scan {
     }
 
     /// A page of the orders cancelled in this epoch.
-    pub async fn cancelled(&self, keys: Keys, from: Option<String>) -> Result<Page<String>, ScanError> {
+    pub async fn cancelled(
+        &self,
+        keys: Keys,
+        from: Option<String>,
+    ) -> Result<Page<String>, ScanError> {
         let page = self.page("SSCAN", keys.cancelled(), from).await?;
         let elements = page.elements.iter().map(|id| uuid_text(id)).collect();
         Ok(Page { elements, next: page.next })
@@ -273,7 +282,9 @@ impl Part {
 
     fn shown(self, value: &[u8]) -> Json {
         let decoded = match self {
-            Self::Wallets | Self::Stocks | Self::Issued => lossy(value).parse::<u64>().ok().map(Json::from),
+            Self::Wallets | Self::Stocks | Self::Issued => {
+                lossy(value).parse::<u64>().ok().map(Json::from)
+            }
             Self::ProductIds | Self::TemplateIds => Some(json!("listed")),
             Self::Products => product(value),
             Self::Templates => template(value),

@@ -63,7 +63,8 @@ macro_rules! deciding {
     };
 }
 
-pub static ISSUE_COUPON: Script = deciding!("issue_coupon", |k| vec![k.templates(), k.issued(), k.held()]);
+pub static ISSUE_COUPON: Script =
+    deciding!("issue_coupon", |k| vec![k.templates(), k.issued(), k.held()]);
 pub static CHARGE_WALLET: Script = deciding!("charge_wallet", |k| vec![k.wallets()]);
 pub static PLACE_ORDER: Script = deciding!("place_order", |k| {
     vec![k.wallets(), k.products(), k.stocks(), k.held(), k.template_numbers(), k.templates()]
@@ -73,8 +74,12 @@ pub static CANCEL_ORDER: Script =
 pub static PUT_PRODUCT: Script =
     deciding!("put_product", |k| vec![k.products(), k.stocks(), k.product_ids()]);
 pub static ADJUST_STOCK: Script = deciding!("adjust_stock", |k| vec![k.stocks()]);
-pub static PUT_TEMPLATE: Script =
-    deciding!("put_template", |k| vec![k.templates(), k.issued(), k.template_ids(), k.template_numbers()]);
+pub static PUT_TEMPLATE: Script = deciding!("put_template", |k| vec![
+    k.templates(),
+    k.issued(),
+    k.template_ids(),
+    k.template_numbers()
+]);
 pub static READ: Script = script!(
     "read",
     false,
@@ -230,7 +235,8 @@ impl Script {
             return Err(CallError::NotRun("not connected".into()));
         }
         let parts = [Some(head), Some(batch), traces];
-        let args: Vec<Value> = parts.into_iter().flatten().map(|part| Value::Bytes(part.into())).collect();
+        let args: Vec<Value> =
+            parts.into_iter().flatten().map(|part| Value::Bytes(part.into())).collect();
         let mut outcome = self.evaluate(client, keys.clone(), args.clone()).await;
         // More than once: the scripts may be flushed between the load and the call.
         for _ in 0..GATE_REPEATS {
@@ -245,10 +251,16 @@ impl Script {
             outcome = self.evaluate(client, keys.clone(), args.clone()).await;
         }
         let bytes = outcome.map_err(classify)?;
-        Reply::parse(&bytes).map_err(|e| CallError::Unknown(format!("{}: unreadable answer: {e}", self.name)))
+        Reply::parse(&bytes)
+            .map_err(|e| CallError::Unknown(format!("{}: unreadable answer: {e}", self.name)))
     }
 
-    async fn evaluate(&self, client: &Client, keys: Vec<String>, args: Vec<Value>) -> Result<Bytes, Error> {
+    async fn evaluate(
+        &self,
+        client: &Client,
+        keys: Vec<String>,
+        args: Vec<Value>,
+    ) -> Result<Bytes, Error> {
         client.with_options(&once()).evalsha(self.hash(), keys, args).await
     }
 }

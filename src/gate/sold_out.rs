@@ -62,7 +62,8 @@ impl Belief {
     }
 
     fn holds(&self, now: u64) -> bool {
-        self.age(now) < SOLD_OUT_MEMORY / 2 || !self.is_over(now) && self.probing.load(Ordering::Relaxed)
+        self.age(now) < SOLD_OUT_MEMORY / 2
+            || !self.is_over(now) && self.probing.load(Ordering::Relaxed)
     }
 
     fn renew(&self, asked: u64) {
@@ -81,7 +82,9 @@ impl SoldOutMemory {
             return None;
         }
         let now = self.clock.number(Instant::now());
-        if let Some(id) = ids.clone().find(|id| beliefs.get(*id).is_some_and(|belief| belief.holds(now))) {
+        if let Some(id) =
+            ids.clone().find(|id| beliefs.get(*id).is_some_and(|belief| belief.holds(now)))
+        {
             return Some(id);
         }
         for id in ids {

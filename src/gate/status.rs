@@ -39,7 +39,9 @@ impl Gate {
             let state = match meta.state.as_str() {
                 "" => "absent",
                 // Another reason can replace this one, such as an instruction to operators after an abandoned claim.
-                _ if meta.claim > meta.epoch && meta.reason.as_deref() == Some(REBUILDING) => "rebuilding",
+                _ if meta.claim > meta.epoch && meta.reason.as_deref() == Some(REBUILDING) => {
+                    "rebuilding"
+                }
                 state => state,
             };
             // Open in Redis, but closed for this instance.

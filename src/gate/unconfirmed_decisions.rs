@@ -88,7 +88,8 @@ impl UnconfirmedDecisions {
             notes.candidates.push_back(decision);
         }
         let passed = |Position { epoch: of, seq, .. }| of < epoch || of == epoch && seq <= applied;
-        while let Some(decision) = notes.waiting.pop_front_if(|decision| passed(decision.position)) {
+        while let Some(decision) = notes.waiting.pop_front_if(|decision| passed(decision.position))
+        {
             let to = if over(&decision) { &mut notes.candidates } else { &mut notes.passed };
             to.push_back(decision);
         }
@@ -105,7 +106,8 @@ impl UnconfirmedDecisions {
         let mut notes = self.lock();
         let some = notes.candidates.len().min(LOSS_CANDIDATES_AT_ONCE);
         let decisions: Vec<LoggedDecision> = notes.candidates.drain(..some).collect();
-        (some > 0).then(|| LossCandidates { decisions, forgotten: std::mem::take(&mut notes.forgotten) })
+        (some > 0)
+            .then(|| LossCandidates { decisions, forgotten: std::mem::take(&mut notes.forgotten) })
     }
 
     /// Puts back suspects that could not be looked up.
@@ -169,8 +171,9 @@ mod tests {
             unconfirmed.settle(1, seq);
         }
         unconfirmed.settle(2, 0);
-        let candidates: Vec<LoggedDecision> =
-            std::iter::from_fn(|| unconfirmed.take_candidates()).flat_map(|some| some.decisions).collect();
+        let candidates: Vec<LoggedDecision> = std::iter::from_fn(|| unconfirmed.take_candidates())
+            .flat_map(|some| some.decisions)
+            .collect();
         assert_eq!((candidates.len(), candidates[0].position.seq), (PASSED_DECISIONS, 4));
     }
 
@@ -181,7 +184,8 @@ mod tests {
             note(&unconfirmed, 1, seq);
         }
         unconfirmed.settle(2, 0);
-        let some: Vec<LossCandidates> = std::iter::from_fn(|| unconfirmed.take_candidates()).collect();
+        let some: Vec<LossCandidates> =
+            std::iter::from_fn(|| unconfirmed.take_candidates()).collect();
         let (candidates, forgotten) = (
             some.iter().map(|s| s.decisions.len()).sum::<usize>(),
             some.iter().map(|s| s.forgotten).sum::<u64>(),

@@ -107,7 +107,8 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
     let scope = |replayed: bool| key.as_ref().filter(|_| replayed).map(|key| key.scope.clone());
     for _ in 0..bounds::GATE_REPEATS {
         let packed_key = key.as_ref().map(pack).transpose()?;
-        let (verdict, position) = queue.ask(deadline, packed_key, pack(body)?, trace.clone(), lines).await?;
+        let (verdict, position) =
+            queue.ask(deadline, packed_key, pack(body)?, trace.clone(), lines).await?;
         return match rmp_serde::from_slice::<Verdict<'_, R>>(&verdict).map_err(unreadable)? {
             Verdict::Accepted { fact, replayed } => {
                 let fact = rmp_serde::from_slice(fact.0).map_err(unreadable)?;
@@ -115,7 +116,9 @@ async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
             }
             Verdict::Refused(refusal) => Ok(Err(refusal)),
             Verdict::KeyReused => Err(GateError::IdempotencyKeyReused),
-            Verdict::KeysSpent(ms) => Err(GateError::KeysSpent { retry_after_secs: ms.div_ceil(1_000) }),
+            Verdict::KeysSpent(ms) => {
+                Err(GateError::KeysSpent { retry_after_secs: ms.div_ceil(1_000) })
+            }
             Verdict::Late if Instant::now() < deadline => continue,
             Verdict::Late => Err(GateError::Overloaded),
         };

@@ -101,7 +101,10 @@ pub async fn get_status(
     let connections = ConnectionsView {
         redis: gate.is_ok().into(),
         postgres: truth.is_ok().into(),
-        rabbitmq: api.rabbitmq_connected.as_ref().map(|connected| connected.load(Ordering::Relaxed).into()),
+        rabbitmq: api
+            .rabbitmq_connected
+            .as_ref()
+            .map(|connected| connected.load(Ordering::Relaxed).into()),
     };
     let outbox_length = truth.as_ref().ok().map(|progress| progress.outbox_length);
     let cells = cells(gate.ok(), truth.unwrap_or_default());
@@ -113,7 +116,9 @@ fn cells(gate: Option<Vec<CellStatus>>, truth: Progress) -> Vec<CellView> {
     let mut cursors: BTreeMap<u32, CellCursor> =
         truth.cursors.into_iter().map(|cursor| (cursor.cell, cursor)).collect();
     match gate {
-        Some(cells) => cells.into_iter().map(|cell| in_redis(cursors.remove(&cell.cell), cell)).collect(),
+        Some(cells) => {
+            cells.into_iter().map(|cell| in_redis(cursors.remove(&cell.cell), cell)).collect()
+        }
         None => cursors.into_values().map(unknown_to_redis).collect(),
     }
 }
@@ -159,7 +164,10 @@ mod tests {
 
     fn cursor(halted: Option<&str>) -> Progress {
         let halted_reason = halted.map(str::to_owned);
-        Progress { cursors: vec![CellCursor { cell: 0, epoch: 3, seq: 7, halted_reason }], outbox_length: 0 }
+        Progress {
+            cursors: vec![CellCursor { cell: 0, epoch: 3, seq: 7, halted_reason }],
+            outbox_length: 0,
+        }
     }
 
     fn cell(state: &str) -> Option<Vec<CellStatus>> {

@@ -190,7 +190,11 @@ impl<T> List<T> {
 
     /// As [`Self::page`]. Where fewer elements were found and more may follow, the next page begins
     /// after the last place examined.
-    pub fn examined<P: ToString>(examined: Examined<T, P>, limit: usize, id: impl Fn(&T) -> String) -> Self {
+    pub fn examined<P: ToString>(
+        examined: Examined<T, P>,
+        limit: usize,
+        id: impl Fn(&T) -> String,
+    ) -> Self {
         let go_on = examined.go_on_after.map(|place| place.to_string());
         let page = Self::page(examined.found, limit, id);
         Self { next: page.next.or(go_on), ..page }

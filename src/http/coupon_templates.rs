@@ -142,9 +142,10 @@ impl DiscountBody {
     fn discount(&self) -> Result<Discount, Problem> {
         let (value, max) = (self.value.get(), self.max.map(IntRange::get));
         match self.r#type.0 {
-            DiscountType::Amount if max.is_some() => {
-                Err(Problem::invalid("discount.max", "only a percentage can have a maximum; leave it out"))
-            }
+            DiscountType::Amount if max.is_some() => Err(Problem::invalid(
+                "discount.max",
+                "only a percentage can have a maximum; leave it out",
+            )),
             DiscountType::Amount => Ok(Discount::Amount { value }),
             DiscountType::Percent if value > 100 => {
                 Err(Problem::invalid("discount.value", "must be 1 to 100 percent"))
@@ -237,7 +238,9 @@ pub async fn put_template(
     let decided = api.decided(decision, |refusal| refusals::template(&refusal, &id)).await?;
     let status = if decided.fact.created { StatusCode::CREATED } else { StatusCode::OK };
     let ids = |put: &TemplatePut| AcceptedTemplate::new(put.template_id.clone());
-    Ok(decided.answer(status, ids, |put| TemplateView::new(template_after(request, put.issued), put.put_at)))
+    Ok(decided.answer(status, ids, |put| {
+        TemplateView::new(template_after(request, put.issued), put.put_at)
+    }))
 }
 
 #[cfg(test)]
@@ -253,9 +256,9 @@ mod tests {
 
     fn request(body: &Value) -> Result<PutTemplate, String> {
         let parsed = parse_json::<PutTemplateBody>(body.to_string().as_bytes());
-        parsed
-            .and_then(|body| body.request(TemplateId::parse("t").unwrap()))
-            .map_err(|problem| serde_json::to_value(problem).unwrap()["field"].as_str().unwrap().to_owned())
+        parsed.and_then(|body| body.request(TemplateId::parse("t").unwrap())).map_err(|problem| {
+            serde_json::to_value(problem).unwrap()["field"].as_str().unwrap().to_owned()
+        })
     }
 
     fn changed(path: &str, value: Value) -> Result<PutTemplate, String> {
@@ -274,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_discount_is_within_its_bounds() {
-        let percent = changed("/discount", json!({"type": "percent", "value": 100, "max": 1})).unwrap();
+        let percent =
+            changed("/discount", json!({"type": "percent", "value": 100, "max": 1})).unwrap();
         assert_eq!(percent.discount, Discount::Percent { value: 100, max: Some(1) });
         for (discount, field) in [
             (json!({"type": "percent", "value": 101}), "discount.value"),
@@ -291,7 +295,10 @@ mod tests {
 
     #[test]
     fn a_window_has_a_length_and_times_are_rfc_3339() {
-        assert_eq!(changed("/issue_until", json!("2025-12-31T15:00:00Z")).unwrap_err(), "issue_until");
+        assert_eq!(
+            changed("/issue_until", json!("2025-12-31T15:00:00Z")).unwrap_err(),
+            "issue_until"
+        );
         for bad in [
             "",
             "tomorrow",

@@ -182,7 +182,8 @@ pub async fn list_coupons(
     caller.check_acts_for(&user_id)?;
     let _permit = api.concurrency.read.permit().await?;
     let Filter { page, status } = filter;
-    let Some(read) = api.gate.held_coupons(&user_id, status, page.limit + 1, page.after).await? else {
+    let Some(read) = api.gate.held_coupons(&user_id, status, page.limit + 1, page.after).await?
+    else {
         return Err(Problem::invalid("after", "must be one of the user's coupons"));
     };
     let coupons = read.value.into_iter().map(|held| CouponView::new(held, read.now)).collect();

@@ -20,20 +20,23 @@ const PAGE: [&str; 3] = ["/docs", "/docs/", "/docs/{*path}"];
 /// Every path of this module.
 pub const PATHS: [&str; 4] = [DESCRIPTION, PAGE[0], PAGE[1], PAGE[2]];
 /// The page may load from and send to this server only.
-const ONLY_FROM_HERE: &str =
-    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
+const ONLY_FROM_HERE: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
 
 /// Serves the description and the page.
 pub fn router(description: &Value) -> Router {
     let json = Bytes::from(description.to_string());
     // The default would send the description to an external validator.
-    let config = Arc::new(Config::new([DESCRIPTION]).validator_url("none").try_it_out_enabled(true));
+    let config =
+        Arc::new(Config::new([DESCRIPTION]).validator_url("none").try_it_out_enabled(true));
     let page = move |path: Option<Path<String>>| {
         let config = config.clone();
         async move { file(path.as_ref().map_or("", |Path(path)| path.as_str()), config) }
     };
     Router::new()
-        .route(DESCRIPTION, get(move || async move { ([(CONTENT_TYPE, "application/json")], json) }))
+        .route(
+            DESCRIPTION,
+            get(move || async move { ([(CONTENT_TYPE, "application/json")], json) }),
+        )
         .route(PAGE[0], get(async || Redirect::permanent(PAGE[1])))
         .route(PAGE[1], get(page.clone()))
         .route(PAGE[2], get(page))
@@ -52,8 +55,10 @@ fn file(path: &str, config: Arc<Config<'static>>) -> Response {
         }
     };
     let encoding = file.gzpipped.then_some([(CONTENT_ENCODING, "gzip")]);
-    let headers =
-        [(CONTENT_TYPE, file.content_type.clone()), (CONTENT_SECURITY_POLICY, ONLY_FROM_HERE.to_owned())];
+    let headers = [
+        (CONTENT_TYPE, file.content_type.clone()),
+        (CONTENT_SECURITY_POLICY, ONLY_FROM_HERE.to_owned()),
+    ];
     // Built-in files are not copied for each request.
     let bytes = match file.bytes {
         std::borrow::Cow::Borrowed(bytes) => Bytes::from_static(bytes),

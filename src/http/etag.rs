@@ -39,10 +39,12 @@ impl Tagged {
         let hash = Sha256::digest(&body);
         let mut tag = [b'"'; TAG_DIGITS + 2];
         for (byte, place) in hash.iter().zip(tag[1..=TAG_DIGITS].chunks_exact_mut(2)) {
-            place.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+            place
+                .copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
         // Quotes and digits are allowed in a header.
-        let tag = HeaderValue::from_bytes(&tag).unwrap_or_else(|_| HeaderValue::from_static("\"\""));
+        let tag =
+            HeaderValue::from_bytes(&tag).unwrap_or_else(|_| HeaderValue::from_static("\"\""));
         Self { body: Bytes::from(body), tag }
     }
 }
@@ -116,7 +118,8 @@ impl Api {
     /// 200 with the body, or 304 if the client has it.
     pub fn catalogue(&self, read: Tagged, has: &IfNoneMatch) -> Response {
         let unchanged = has.matches(&read.tag);
-        let mut response = Response::new(if unchanged { Body::empty() } else { Body::from(read.body) });
+        let mut response =
+            Response::new(if unchanged { Body::empty() } else { Body::from(read.body) });
         let headers = response.headers_mut();
         if !unchanged {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -144,21 +147,39 @@ mod tests {
     #[test]
     fn a_tag_is_strong_and_is_the_bodys() {
         let tag = |body: &str| Tagged::new(body.as_bytes().to_vec()).tag;
-        assert_eq!(tag("abc"), "\"ba7816bf8f01cfea414140de5dae2223\"", "the first half of its SHA-256");
+        assert_eq!(
+            tag("abc"),
+            "\"ba7816bf8f01cfea414140de5dae2223\"",
+            "the first half of its SHA-256"
+        );
         assert_ne!(tag("abc"), tag("abd"));
     }
 
     #[test]
     fn a_line_lists_tags_or_stands_for_any() {
-        assert!(matches(&["\"a\""], "\"a\"") && matches(&["*"], "\"a\"") && matches(&[" * "], "\"a\""));
+        assert!(
+            matches(&["\"a\""], "\"a\"") && matches(&["*"], "\"a\"") && matches(&[" * "], "\"a\"")
+        );
         assert!(matches(&["W/\"a\""], "\"a\""), "the comparison is weak");
-        assert!(matches(&["\"b\", W/\"c\" ,\"a\""], "\"a\"") && matches(&["\"b\"", "\"a\""], "\"a\""));
+        assert!(
+            matches(&["\"b\", W/\"c\" ,\"a\""], "\"a\"") && matches(&["\"b\"", "\"a\""], "\"a\"")
+        );
         assert!(matches(&["\"b,\", \"a\""], "\"a\"") && matches(&[",,\"a\",,"], "\"a\""));
-        assert!(!matches(&[], "\"a\"") && !matches(&[""], "\"a\"") && !matches(&["\"b\""], "\"a\""));
+        assert!(
+            !matches(&[], "\"a\"") && !matches(&[""], "\"a\"") && !matches(&["\"b\""], "\"a\"")
+        );
         assert!(!matches(&["\"b,\"a\",\""], "\"a\""), "no tag may stand in another");
-        for bad in
-            ["a", "\"a", "\"a\"b", "\"a\"\"b\"", "w/\"a\"", "*,\"a\"", "\"a\", *", "\"a\", b", "W/ \"a\""]
-        {
+        for bad in [
+            "a",
+            "\"a",
+            "\"a\"b",
+            "\"a\"\"b\"",
+            "w/\"a\"",
+            "*,\"a\"",
+            "\"a\", *",
+            "\"a\", b",
+            "W/ \"a\"",
+        ] {
             assert!(!matches(&[bad], "\"a\""), "{bad}");
         }
     }

@@ -93,7 +93,8 @@ impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for IntRange<MIN, MAX
                 if (MIN..=MAX).contains(&value) { Ok(IntRange(value)) } else { Err(Self::rule()) }
             }
             fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                i64::try_from(value).map_or_else(|_| Err(Self::rule()), |value| self.visit_i64(value))
+                i64::try_from(value)
+                    .map_or_else(|_| Err(Self::rule()), |value| self.visit_i64(value))
             }
         }
         deserializer.deserialize_i64(Number)
@@ -128,7 +129,8 @@ impl<'de> Deserialize<'de> for Text {
         let text = String::deserialize(deserializer)?;
         let chars = text.chars().count();
         if chars == 0 || chars > MAX_NAME_CHARS || text.chars().any(char::is_control) {
-            let rule = format_args!("must be 1 to {MAX_NAME_CHARS} characters without control characters");
+            let rule =
+                format_args!("must be 1 to {MAX_NAME_CHARS} characters without control characters");
             return Err(D::Error::custom(rule));
         }
         Ok(Self(text))

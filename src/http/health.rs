@@ -106,10 +106,13 @@ impl Watched {
         let fresh = seen.wait_for(|seen| seen.as_ref().is_some_and(|seen| seen.at >= asked));
         let _ = tokio::time::timeout(READY_PATIENCE, fresh).await; // or the last check
         let last = self.seen.borrow();
-        let silent = asked.saturating_duration_since(last.as_ref().map_or(self.since, |seen| seen.at));
+        let silent =
+            asked.saturating_duration_since(last.as_ref().map_or(self.since, |seen| seen.at));
         match &*last {
             Some(seen) if silent < READY_STALE => seen.troubles.clone(),
-            _ => vec![format!("{} has not answered for {:.1} s", self.server, silent.as_secs_f64())],
+            _ => {
+                vec![format!("{} has not answered for {:.1} s", self.server, silent.as_secs_f64())]
+            }
         }
     }
 }
@@ -154,10 +157,12 @@ mod tests {
         let watched = Arc::new(Watched::new("Redis"));
         let (hangs, looks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let looking = {
-            let (watched, hangs, looks) = (Arc::clone(&watched), Arc::clone(&hangs), Arc::clone(&looks));
+            let (watched, hangs, looks) =
+                (Arc::clone(&watched), Arc::clone(&hangs), Arc::clone(&looks));
             tokio::spawn(async move {
                 let look = || {
-                    let (hang, number) = (hangs.load(Ordering::SeqCst), looks.fetch_add(1, Ordering::SeqCst));
+                    let (hang, number) =
+                        (hangs.load(Ordering::SeqCst), looks.fetch_add(1, Ordering::SeqCst));
                     async move {
                         if hang {
                             std::future::pending::<()>().await;
@@ -169,7 +174,10 @@ mod tests {
             })
         };
         let (first, second) = (watched.troubles().await, watched.troubles().await);
-        assert!(first[0].starts_with("look ") && second[0].starts_with("look ") && first != second, "fresh");
+        assert!(
+            first[0].starts_with("look ") && second[0].starts_with("look ") && first != second,
+            "fresh"
+        );
         hangs.store(true, Ordering::SeqCst);
         let hung = Instant::now();
         let mut said = watched.troubles().await;

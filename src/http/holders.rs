@@ -72,8 +72,9 @@ pub async fn list_holders(
         return Err(refusals::no_template(&template_id));
     }
     let after = page.after.map(|serial| serial.0);
-    let read =
-        async { Ok(api.truth.holders(&template_id, status, template.now, after, page.limit + 1).await?) };
+    let read = async {
+        Ok(api.truth.holders(&template_id, status, template.now, after, page.limit + 1).await?)
+    };
     let (found, _) = api.read_truth(read).await?;
     let list = List::examined(found, page.limit, |holder| holder.serial.to_string());
     Ok(JsonAnswer(list.map(|holder| HolderView::new(holder, template.now))))

@@ -11,7 +11,11 @@ const USUAL_BODY_BYTES: usize = 480;
 const USUAL_HEADERS: usize = 12;
 
 /// `body` as JSON, with this media type.
-pub fn json_response(status: StatusCode, media_type: &'static str, body: &impl Serialize) -> Response {
+pub fn json_response(
+    status: StatusCode,
+    media_type: &'static str,
+    body: &impl Serialize,
+) -> Response {
     let mut bytes = Vec::with_capacity(USUAL_BODY_BYTES);
     if let Err(error) = serde_json::to_writer(&mut bytes, body) {
         tracing::error!(%error, "a response body cannot be serialized as JSON");

@@ -27,7 +27,11 @@ impl Api {
     }
 
     /// Makes the key's record. Returns whether a concurrent call of the same request made it first.
-    pub async fn use_key(&self, key: &IdempotencyKey, request: KeyedRequest) -> Result<bool, Problem> {
+    pub async fn use_key(
+        &self,
+        key: &IdempotencyKey,
+        request: KeyedRequest,
+    ) -> Result<bool, Problem> {
         let decision = self.gate.use_key(key, request, self.deadline()).await;
         let decided = self.decided(decision, |refusal| refusals::charge(&refusal, 0)).await?;
         Ok(decided.replayed)

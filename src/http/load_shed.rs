@@ -92,7 +92,10 @@ mod tests {
     use futures::FutureExt;
 
     fn concurrency() -> ConcurrencyLimits {
-        ConcurrencyLimits::new(&Limits { truth_limit: 2, ..Limits::default() }, Duration::from_millis(50))
+        ConcurrencyLimits::new(
+            &Limits { truth_limit: 2, ..Limits::default() },
+            Duration::from_millis(50),
+        )
     }
 
     #[tokio::test]
@@ -102,8 +105,13 @@ mod tests {
             (concurrency.truth.permit().await.unwrap(), concurrency.truth.permit().await.unwrap());
         let (mut third, mut fourth) =
             (Box::pin(concurrency.truth.permit()), Box::pin(concurrency.truth.permit()));
-        assert!(third.as_mut().now_or_never().is_none() && fourth.as_mut().now_or_never().is_none());
-        assert_eq!(concurrency.truth.permit().now_or_never().unwrap().unwrap_err().code(), Code::Overloaded);
+        assert!(
+            third.as_mut().now_or_never().is_none() && fourth.as_mut().now_or_never().is_none()
+        );
+        assert_eq!(
+            concurrency.truth.permit().now_or_never().unwrap().unwrap_err().code(),
+            Code::Overloaded
+        );
         assert!(
             concurrency.read.permit().now_or_never().unwrap().is_ok(),
             "another kind has places of its own"
@@ -118,11 +126,16 @@ mod tests {
     #[tokio::test]
     async fn who_gives_up_leaves_no_trace() {
         let concurrency = concurrency();
-        let _places = (concurrency.truth.permit().await.unwrap(), concurrency.truth.permit().await.unwrap());
+        let _places =
+            (concurrency.truth.permit().await.unwrap(), concurrency.truth.permit().await.unwrap());
         for _ in 0..5 {
             assert!(concurrency.truth.permit().now_or_never().is_none(), "hung up while waiting");
         }
-        assert_eq!(concurrency.truth.permit().await.unwrap_err().code(), Code::Overloaded, "waited too long");
+        assert_eq!(
+            concurrency.truth.permit().await.unwrap_err().code(),
+            Code::Overloaded,
+            "waited too long"
+        );
         assert_eq!(concurrency.truth.waiting.load(Ordering::Relaxed), 0);
     }
 }

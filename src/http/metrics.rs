@@ -135,8 +135,12 @@ mod tests {
 
     #[test]
     fn routes_are_named_by_their_paths() {
-        let routes =
-            Routes::new(["/v1/products", "/v1/products/{id}", "/v1/products/popular", "/docs/{*path}"]);
+        let routes = Routes::new([
+            "/v1/products",
+            "/v1/products/{id}",
+            "/v1/products/popular",
+            "/docs/{*path}",
+        ]);
         let name = |path| routes.name(routes.of(path));
         assert_eq!(name("/v1/products/mug"), "/v1/products/{id}");
         assert_eq!(name("/v1/products/popular"), "/v1/products/popular");

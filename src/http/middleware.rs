@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING,
-    X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
+    TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -39,14 +39,19 @@ const PREFLIGHT_MEMORY: Duration = Duration::from_secs(600);
 /// No route has this path.
 pub async fn route_not_found(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(200).collect();
-    Problem::new(Code::RouteNotFound, format!("There is no route {path}; GET /docs shows them all."))
+    Problem::new(
+        Code::RouteNotFound,
+        format!("There is no route {path}; GET /docs shows them all."),
+    )
 }
 
 /// The path's route does not have this method; axum adds `Allow`.
 pub async fn method_not_allowed(method: Method) -> Problem {
     Problem::new(
         Code::MethodNotAllowed,
-        format!("This route does not know the method {method}; the header Allow names those that it knows."),
+        format!(
+            "This route does not know the method {method}; the header Allow names those that it knows."
+        ),
     )
 }
 
@@ -88,7 +93,8 @@ impl Middleware {
             let peer = request.extensions().get::<Peer>().copied();
             match self.rates.count_address(peer, request.headers()) {
                 Ok(()) => {
-                    let answering = router.lock().unwrap_or_else(PoisonError::into_inner).call(request);
+                    let answering =
+                        router.lock().unwrap_or_else(PoisonError::into_inner).call(request);
                     infallible(answering.await)
                 }
                 Err(refused) => refused.into_response(),

@@ -70,7 +70,8 @@ pub use rendered::RenderedPages;
 
 /// Recomputes the popular products, up to a time of the gate's clock. This is the scheduler's
 /// function, passed in by `rushgate serve`. The error is for the log only.
-pub type RefreshPopular = Arc<dyn Fn(TimestampMs) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+pub type RefreshPopular =
+    Arc<dyn Fn(TimestampMs) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// The state that all handlers share.
 pub struct Api {

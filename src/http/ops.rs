@@ -77,7 +77,11 @@ impl Ops {
         // The gate decides without PostgreSQL until the log limit.
         let place = if self.health.decides() { &mut warnings } else { &mut reasons };
         place.extend(truth.into_iter().chain((self.waits_for)()));
-        if self.rabbitmq_connected.as_ref().is_some_and(|connected| !connected.load(Ordering::Relaxed)) {
+        if self
+            .rabbitmq_connected
+            .as_ref()
+            .is_some_and(|connected| !connected.load(Ordering::Relaxed))
+        {
             warnings.push("RabbitMQ is not connected; events wait in PostgreSQL".to_owned());
         }
         Readiness { ready: reasons.is_empty(), reasons, warnings }
@@ -96,7 +100,9 @@ mod tests {
         Arc::new(Ops {
             health: Health::new(None),
             waits_for: Box::new(|| Some("the relay waits".to_owned())),
-            metrics: metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
+            metrics: metrics_exporter_prometheus::PrometheusBuilder::new()
+                .build_recorder()
+                .handle(),
             sampled: Arc::default(),
             rabbitmq_connected: Some(Arc::new(AtomicBool::new(false))),
             stopping: CancellationToken::new(),

@@ -121,7 +121,9 @@ mod tests {
     fn parsed(query: &str) -> Result<OrderSearch, String> {
         let query = Query::of(&format!("/?{query}").parse().unwrap()).unwrap();
         let parsed = Filter::of(query).map(|filter| filter.search);
-        parsed.map_err(|problem| serde_json::to_value(problem).unwrap()["field"].as_str().unwrap().to_owned())
+        parsed.map_err(|problem| {
+            serde_json::to_value(problem).unwrap()["field"].as_str().unwrap().to_owned()
+        })
     }
 
     #[test]

@@ -87,10 +87,12 @@ pub async fn place_order(
 ) -> Result<Response, Problem> {
     caller.check_acts_for(&body.user_id)?;
     let request = body.request()?;
-    let (key, lines, coupon_id) = (key.of(&request.user_id), request.lines.clone(), request.coupon_id);
+    let (key, lines, coupon_id) =
+        (key.of(&request.user_id), request.lines.clone(), request.coupon_id);
     let _permit = api.concurrency.decide.permit().await?;
     let decision = api.gate.place_order(request, key, api.deadline()).await;
-    let decided = api.decided(decision, |refusal| refusals::order(refusal, &lines, coupon_id)).await?;
+    let decided =
+        api.decided(decision, |refusal| refusals::order(refusal, &lines, coupon_id)).await?;
     let ids = |it: &OrderPlaced| AcceptedOrder::new(it.order_id.0);
     Ok(decided.answer(StatusCode::CREATED, ids, |placed| OrderView::from(&placed)))
 }
@@ -156,7 +158,8 @@ pub async fn cancel_order(
             Ok(Err(CancelRefusal::AlreadyCancelled | CancelRefusal::StaleRead)) => continue,
             decision => decision,
         };
-        let decided = api.decided(decision, |refusal| refusals::cancel(refusal, order.total)).await?;
+        let decided =
+            api.decided(decision, |refusal| refusals::cancel(refusal, order.total)).await?;
         let ids = |it: &OrderCancelled| AcceptedOrder::new(it.order_id.0);
         return Ok(decided.answer(StatusCode::OK, ids, |fact| order.cancelled(&fact)));
     }
@@ -169,9 +172,14 @@ async fn visible_order(api: &Api, caller: &Caller, order_id: Uuid) -> Result<Ord
     order.ok_or_else(Problem::no_such_order)
 }
 
-fn cancellation(order: &OrderView, user_id: UserId, read_in_epoch: u64) -> Result<CancelOrder, Problem> {
+fn cancellation(
+    order: &OrderView,
+    user_id: UserId,
+    read_in_epoch: u64,
+) -> Result<CancelOrder, Problem> {
     let lines = order.items.iter().map(|item| {
-        let product_id = ProductId::parse(item.product_id.clone()).map_err(|_| Problem::internal())?;
+        let product_id =
+            ProductId::parse(item.product_id.clone()).map_err(|_| Problem::internal())?;
         Ok(Line { product_id, quantity: item.quantity })
     });
     Ok(CancelOrder {
@@ -193,7 +201,8 @@ async fn cancelled_before(
 ) -> Result<Response, Problem> {
     let Some(key) = key else { return Ok(JsonAnswer(order).into_response()) };
     let request = KeyedRequest::CancelOrder(order.order_id);
-    let replayed = api.used_before(&key, request).await?.is_some() || api.use_key(&key, request).await?;
+    let replayed =
+        api.used_before(&key, request).await?.is_some() || api.use_key(&key, request).await?;
     Ok(marked(JsonAnswer(order).into_response(), replayed))
 }
 
@@ -232,16 +241,31 @@ mod tests {
     #[test]
     fn the_value_at_fault_is_named_by_its_path() {
         let item = |quantity: Value| json!([{"product_id": "a", "quantity": quantity}]);
-        for bad in [json!(0), json!(-1), json!(1_001), json!(1.5), json!("1"), json!(null), json!(u64::MAX)] {
+        for bad in [
+            json!(0),
+            json!(-1),
+            json!(1_001),
+            json!(1.5),
+            json!("1"),
+            json!(null),
+            json!(u64::MAX),
+        ] {
             assert_eq!(refused_field(&item(bad)), "items[0].quantity");
         }
         assert_eq!(refused_field(&json!([])), "items");
         assert_eq!(refused_field(&json!("a")), "items");
         assert_eq!(refused_field(&json!([["a", 1]])), "items[0]");
         assert_eq!(refused_field(&json!([{"product_id": "a"}])), "items[0].quantity");
-        assert_eq!(refused_field(&json!([{"product_id": "a b", "quantity": 1}])), "items[0].product_id");
-        assert_eq!(refused_field(&json!([{"product_id": "a", "quantity": 1, "price": 5}])), "items[0].price");
-        let twice = json!([{"product_id": "a", "quantity": 1_000}, {"product_id": "a", "quantity": 1}]);
+        assert_eq!(
+            refused_field(&json!([{"product_id": "a b", "quantity": 1}])),
+            "items[0].product_id"
+        );
+        assert_eq!(
+            refused_field(&json!([{"product_id": "a", "quantity": 1, "price": 5}])),
+            "items[0].price"
+        );
+        let twice =
+            json!([{"product_id": "a", "quantity": 1_000}, {"product_id": "a", "quantity": 1}]);
         assert_eq!(refused_field(&twice), "items[1].quantity");
         let many: Vec<Value> =
             (0..51).map(|n| json!({"product_id": format!("p{n}"), "quantity": 1})).collect();
@@ -255,8 +279,17 @@ mod tests {
                 r#"{{"user_id":"u","items":[{{"product_id":"a","quantity":1}}],"expected_total":{total}}}"#
             )
         };
-        for bad in ["1.0", "1e3", "-1", "1e400", "-0", "50000000000001", "18446744073709551616", "true", "[]"]
-        {
+        for bad in [
+            "1.0",
+            "1e3",
+            "-1",
+            "1e400",
+            "-0",
+            "50000000000001",
+            "18446744073709551616",
+            "true",
+            "[]",
+        ] {
             let refused = request(&with_total(bad)).unwrap_err();
             assert_eq!(refused, ("invalid-field".into(), "expected_total".into()), "{bad}");
         }
@@ -276,10 +309,16 @@ mod tests {
             (r#"["u",[]]"#, ""),
             (r#"{"user_id":"u","items":[],"note":1}"#, "note"),
             (r#"{"user_id":"u/v","items":[]}"#, "user_id"),
-            (r#"{"user_id":"u","items":[],"coupon_id":"01939e5a7c2f7b3e9d548a1c6f2e0b47"}"#, "coupon_id"),
+            (
+                r#"{"user_id":"u","items":[],"coupon_id":"01939e5a7c2f7b3e9d548a1c6f2e0b47"}"#,
+                "coupon_id",
+            ),
         ] {
             assert_eq!(request(bad).unwrap_err(), ("invalid-field".into(), field.into()), "{bad}");
         }
-        assert_eq!(parse_json::<PlaceOrderBody>(b"\xff{}").unwrap_err().code().as_str(), "malformed-request");
+        assert_eq!(
+            parse_json::<PlaceOrderBody>(b"\xff{}").unwrap_err().code().as_str(),
+            "malformed-request"
+        );
     }
 }

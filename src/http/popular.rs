@@ -152,7 +152,12 @@ mod tests {
             stock: 1,
         };
         let rank = |rank, text| PopularRank { rank, product_id: id(text), sold: 9 };
-        let list = PopularList { refreshed_at: 3, from: 1, to: 2, ranks: vec![rank(1, "b"), rank(2, "a")] };
+        let list = PopularList {
+            refreshed_at: 3,
+            from: 1,
+            to: 2,
+            ranks: vec![rank(1, "b"), rank(2, "a")],
+        };
         let view = PopularView::new(list, vec![product("a"), product("b")]);
         let json = serde_json::to_value(view).unwrap();
         assert_eq!(json["data"][0]["id"], "b");

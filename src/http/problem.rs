@@ -149,7 +149,10 @@ impl Problem {
 
     /// 404: the user does not exist, or the caller may not act for this user.
     pub fn no_such_user() -> Self {
-        Self::new(Code::UserNotFound, "There is no such user, or the token may not act for this user.")
+        Self::new(
+            Code::UserNotFound,
+            "There is no such user, or the token may not act for this user.",
+        )
     }
 
     /// 404: the caller can see no order with this id.
@@ -166,8 +169,11 @@ impl Problem {
     }
 
     fn retry_after_secs(&self) -> Option<u64> {
-        matches!(self.code.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
-            .then_some(self.retry_after.unwrap_or(RETRY_AFTER_SECS))
+        matches!(
+            self.code.status(),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        )
+        .then_some(self.retry_after.unwrap_or(RETRY_AFTER_SECS))
     }
 }
 
@@ -242,7 +248,8 @@ impl From<GateError> for Problem {
 impl From<TruthError> for Problem {
     fn from(error: TruthError) -> Self {
         // While PostgreSQL is away, every read fails: the log has the first failure, then a count.
-        static TROUBLE: Mutex<Repeated> = Mutex::new(Repeated::new("a read from PostgreSQL failed"));
+        static TROUBLE: Mutex<Repeated> =
+            Mutex::new(Repeated::new("a read from PostgreSQL failed"));
         TROUBLE.lock().unwrap_or_else(PoisonError::into_inner).failed(&error);
         Self::new(Code::TruthUnavailable, "PostgreSQL does not answer. Try again shortly.")
     }
@@ -255,9 +262,10 @@ impl From<NotApplied> for Problem {
                 Code::TruthUnavailable,
                 "PostgreSQL does not yet have what the gate has decided. Try again shortly.",
             ),
-            NotApplied::EpochChanged => {
-                Self::new(Code::TruthUnavailable, "The gate was rebuilt meanwhile. Try again shortly.")
-            }
+            NotApplied::EpochChanged => Self::new(
+                Code::TruthUnavailable,
+                "The gate was rebuilt meanwhile. Try again shortly.",
+            ),
             NotApplied::Gate(error) => error.into(),
         }
     }
@@ -283,7 +291,8 @@ mod tests {
 
     #[test]
     fn every_code_has_a_text_of_its_own_and_the_status_of_a_refusal() {
-        let texts: std::collections::HashSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        let texts: std::collections::HashSet<_> =
+            Code::ALL.iter().map(|code| code.as_str()).collect();
         assert_eq!(texts.len(), Code::ALL.len());
         assert!(Code::ALL.iter().all(|code| code.status().as_u16() >= 400));
     }

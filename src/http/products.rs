@@ -189,7 +189,10 @@ pub async fn refuse_popular(_: Staff) -> Problem {
 impl PutProductBody {
     fn request(self, product_id: ProductId) -> Result<PutProduct, Problem> {
         if !self.price.get().is_multiple_of(PRICE_STEP) {
-            return Err(Problem::invalid("price", format_args!("must be a multiple of {PRICE_STEP}")));
+            return Err(Problem::invalid(
+                "price",
+                format_args!("must be a multiple of {PRICE_STEP}"),
+            ));
         }
         Ok(PutProduct {
             product_id,
@@ -215,11 +218,15 @@ pub async fn adjust_stock(
     Json(body): Json<AdjustStockBody>,
 ) -> Result<Response, Problem> {
     let delta = body.delta.signed();
-    let request =
-        AdjustStock { product_id: product_id.clone(), delta, reason: body.reason.map(|text| text.0) };
+    let request = AdjustStock {
+        product_id: product_id.clone(),
+        delta,
+        reason: body.reason.map(|text| text.0),
+    };
     let _permit = api.concurrency.staff.permit().await?;
     let decision = api.gate.adjust_stock(request, key.of(&caller.sub), api.deadline()).await;
-    let decided = api.decided(decision, |refusal| refusals::stock(&refusal, &product_id, delta)).await?;
+    let decided =
+        api.decided(decision, |refusal| refusals::stock(&refusal, &product_id, delta)).await?;
     let ids = |it: &StockAdjusted| AcceptedProduct::new(it.product_id.clone());
     Ok(decided.answer(StatusCode::CREATED, ids, StockAdjustmentView::from))
 }

@@ -71,7 +71,8 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
             Err(until) => {
                 let wait = until.wait_time_from(self.buckets.clock().now());
                 RequestNotes::note(|current| current.quota = Some(self.quota_state(0)));
-                Err(Problem::new(Code::RateLimited, self.of.refusal()).retry_after(ceil_secs(wait).max(1)))
+                Err(Problem::new(Code::RateLimited, self.of.refusal())
+                    .retry_after(ceil_secs(wait).max(1)))
             }
         }
     }
@@ -99,8 +100,12 @@ impl Who {
 
     fn refusal(self) -> &'static str {
         match self {
-            Self::User => "This user sends too many requests; nothing was changed. Wait for Retry-After.",
-            Self::Write => "This user changes too much at once; nothing was changed. Wait for Retry-After.",
+            Self::User => {
+                "This user sends too many requests; nothing was changed. Wait for Retry-After."
+            }
+            Self::Write => {
+                "This user changes too much at once; nothing was changed. Wait for Retry-After."
+            }
             Self::Address => {
                 "Too many requests come from this address; nothing was changed. Wait for Retry-After."
             }
@@ -154,7 +159,8 @@ impl Rates {
     /// `X-Forwarded-For`, read from the last hop backwards. The first hop that is not trusted is
     /// the client; the hops before it are ignored, as the client may have made them up.
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let trusted = |address: &IpAddr| self.proxies.iter().any(|network| network.contains(address));
+        let trusted =
+            |address: &IpAddr| self.proxies.iter().any(|network| network.contains(address));
         let mut client = peer;
         let values: Vec<&str> =
             headers.get_all(FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
@@ -264,7 +270,11 @@ mod tests {
             rates.client(peer.parse().unwrap(), &headers).to_string()
         };
         assert_eq!(client("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
-        assert_eq!(client("203.0.113.9", &["198.51.100.7"]), "203.0.113.9", "anybody can send the header");
+        assert_eq!(
+            client("203.0.113.9", &["198.51.100.7"]),
+            "203.0.113.9",
+            "anybody can send the header"
+        );
         assert_eq!(client("10.0.0.1", &["1.1.1.1, 198.51.100.7, 10.0.0.2"]), "198.51.100.7");
         assert_eq!(client("10.0.0.1", &["1.1.1.1", "198.51.100.7:1234"]), "198.51.100.7");
         assert_eq!(client("10.0.0.1", &["198.51.100.7, nonsense"]), "10.0.0.1");
@@ -279,7 +289,9 @@ mod tests {
         let count = |address: &str| {
             rates.count_address(Some(Peer(address.parse().unwrap())), &HeaderMap::new()).is_ok()
         };
-        assert!(count("2001:db8:0:1::1") && !count("2001:db8:0:1:ffff::2") && count("2001:db8:0:2::1"));
+        assert!(
+            count("2001:db8:0:1::1") && !count("2001:db8:0:1:ffff::2") && count("2001:db8:0:2::1")
+        );
         assert!(count("192.0.2.1") && !count("192.0.2.1") && count("192.0.2.2"));
     }
 }

@@ -7,7 +7,8 @@ use crate::domain::limits::{MAX_BALANCE, MAX_STOCK};
 use crate::domain::order::InvalidLines;
 use crate::domain::{Line, ProductId, TemplateId, rfc3339};
 use crate::gate::{
-    CancelRefusal, ChargeRefusal, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal, TemplateRefusal,
+    CancelRefusal, ChargeRefusal, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal,
+    TemplateRefusal,
 };
 
 /// No coupon template of this id.
@@ -32,15 +33,20 @@ pub fn issue(refusal: IssueRefusal, template_id: &TemplateId) -> Problem {
         .with("coupon_id", id.0.to_string()),
         IssueRefusal::NotOpenBefore(at) => {
             let at = rfc3339(at);
-            Problem::new(Code::IssuanceNotOpen, format!("Coupons are issued from {at} on. Come back then."))
-                .with("issue_from", at)
+            Problem::new(
+                Code::IssuanceNotOpen,
+                format!("Coupons are issued from {at} on. Come back then."),
+            )
+            .with("issue_from", at)
         }
         IssueRefusal::ClosedSince(at) => {
             let at = rfc3339(at);
             Problem::new(Code::IssuanceClosed, format!("Coupons were issued until {at}."))
                 .with("issue_until", at)
         }
-        IssueRefusal::SoldOut => Problem::new(Code::SoldOut, "All coupons of this template are issued."),
+        IssueRefusal::SoldOut => {
+            Problem::new(Code::SoldOut, "All coupons of this template are issued.")
+        }
     };
     problem.with("template_id", template_id.as_str())
 }
@@ -65,14 +71,17 @@ fn balance_limit(balance: u64, amount: u64) -> Problem {
 pub fn order(refusal: OrderRefusal, lines: &[Line], coupon_id: Option<Uuid>) -> Problem {
     match refusal {
         OrderRefusal::UnknownProduct(id) => no_product(&id),
-        OrderRefusal::NotOnSale(id) => {
-            Problem::new(Code::ProductNotOnSale, format!("Product {id} is not on sale. Leave it out."))
-                .with("product_id", id)
-        }
+        OrderRefusal::NotOnSale(id) => Problem::new(
+            Code::ProductNotOnSale,
+            format!("Product {id} is not on sale. Leave it out."),
+        )
+        .with("product_id", id),
         OrderRefusal::InsufficientStock(id, available) => insufficient_stock(id, available, lines),
         OrderRefusal::PriceChanged(total) => Problem::new(
             Code::PriceChanged,
-            format!("The order now costs {total} won. Show the user the new total and order again."),
+            format!(
+                "The order now costs {total} won. Show the user the new total and order again."
+            ),
         )
         .with("total", total),
         OrderRefusal::InsufficientBalance(balance, total) => Problem::new(
@@ -81,9 +90,10 @@ pub fn order(refusal: OrderRefusal, lines: &[Line], coupon_id: Option<Uuid>) -> 
         )
         .with("balance", balance)
         .with("required", total),
-        OrderRefusal::UnknownCoupon => {
-            with_coupon(Problem::new(Code::CouponNotFound, "The user has no such coupon."), coupon_id)
-        }
+        OrderRefusal::UnknownCoupon => with_coupon(
+            Problem::new(Code::CouponNotFound, "The user has no such coupon."),
+            coupon_id,
+        ),
         OrderRefusal::CouponUsed => with_coupon(
             Problem::new(Code::CouponNotAvailable, "The coupon was used for another order."),
             coupon_id,
@@ -111,7 +121,8 @@ fn with_coupon(problem: Problem, coupon_id: Option<Uuid>) -> Problem {
 }
 
 fn insufficient_stock(id: String, available: u64, lines: &[Line]) -> Problem {
-    let required = lines.iter().find(|line| line.product_id.as_str() == id).map(|line| line.quantity);
+    let required =
+        lines.iter().find(|line| line.product_id.as_str() == id).map(|line| line.quantity);
     let problem = Problem::new(
         Code::InsufficientStock,
         format!("Only {available} of product {id} are left. Order fewer, or leave it out."),
@@ -157,7 +168,10 @@ pub fn stock(refusal: &StockRefusal, id: &ProductId, delta: i64) -> Problem {
         StockRefusal::UnknownProduct => no_product(id.as_str()),
         StockRefusal::BelowZero(available) => Problem::new(
             Code::StockBelowZero,
-            format!("Product {id} has {available} in stock; {} cannot be taken out.", delta.unsigned_abs()),
+            format!(
+                "Product {id} has {available} in stock; {} cannot be taken out.",
+                delta.unsigned_abs()
+            ),
         )
         .with("product_id", id.as_str())
         .with("available", available)
@@ -205,7 +219,8 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_is_there_and_what_was_asked_for() {
-        let problem = order(OrderRefusal::InsufficientStock("mug".into(), 3), &[line("mug", 5)], None);
+        let problem =
+            order(OrderRefusal::InsufficientStock("mug".into(), 3), &[line("mug", 5)], None);
         let json = serde_json::to_value(problem).unwrap();
         assert_eq!(json["code"], "insufficient-stock");
         assert_eq!((json["available"].as_u64(), json["required"].as_u64()), (Some(3), Some(5)));
@@ -230,6 +245,9 @@ mod tests {
     fn the_line_that_goes_over_the_limit_is_named() {
         let sent = [line("a", 1).product_id, line("b", 1).product_id, line("a", 1).product_id];
         let invalid = InvalidLines::Quantity { product_id: sent[0].clone() };
-        assert_eq!(serde_json::to_value(lines(&invalid, &sent)).unwrap()["field"], "items[2].quantity");
+        assert_eq!(
+            serde_json::to_value(lines(&invalid, &sent)).unwrap()["field"],
+            "items[2].quantity"
+        );
     }
 }

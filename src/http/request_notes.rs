@@ -44,7 +44,9 @@ impl RequestNotes {
     /// Runs a request's work; returns its response and the context that it left. The caller pins
     /// `work`, so the futures around it hold a pointer: each one that held the work by value would
     /// double the bytes that are moved for every request.
-    pub async fn collect(work: Pin<&mut (impl Future<Output = Response> + Send)>) -> (Response, Self) {
+    pub async fn collect(
+        work: Pin<&mut (impl Future<Output = Response> + Send)>,
+    ) -> (Response, Self) {
         let work = async {
             let response = work.await;
             (response, NOTES.with(Cell::get))

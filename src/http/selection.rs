@@ -50,7 +50,10 @@ fn parse_ids<A: Identifier + PartialEq>(text: &str) -> Result<Vec<A>, Problem> {
     let mut ids = Vec::new();
     for id in text.split(',') {
         let id = A::from_text(id).ok_or_else(|| {
-            Problem::invalid("ids", format_args!("must be ids separated by commas, each of them {}", A::RULE))
+            Problem::invalid(
+                "ids",
+                format_args!("must be ids separated by commas, each of them {}", A::RULE),
+            )
         })?;
         if !ids.contains(&id) {
             ids.push(id);
@@ -77,8 +80,9 @@ mod tests {
 
     fn selected(query: &str) -> Result<Selection<ProductId>, String> {
         let query = Query::of(&format!("/?{query}").parse().unwrap()).unwrap();
-        Selection::of(query)
-            .map_err(|problem| serde_json::to_value(problem).unwrap()["field"].as_str().unwrap().to_owned())
+        Selection::of(query).map_err(|problem| {
+            serde_json::to_value(problem).unwrap()["field"].as_str().unwrap().to_owned()
+        })
     }
 
     fn ids(query: &str) -> Vec<String> {
@@ -96,7 +100,11 @@ mod tests {
         assert_eq!(ids(&format!("ids={}", many(100))).len(), 100);
         assert_eq!(selected(&format!("ids={}", many(101))).unwrap_err(), "ids");
         for bad in ["", ",", "a,", ",a", "a,,b", "a, b", "a;b", "a/b"] {
-            assert_eq!(selected(&format!("ids={bad}").replace(' ', "%20")).unwrap_err(), "ids", "{bad}");
+            assert_eq!(
+                selected(&format!("ids={bad}").replace(' ', "%20")).unwrap_err(),
+                "ids",
+                "{bad}"
+            );
         }
     }
 

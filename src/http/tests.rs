@@ -24,7 +24,8 @@ fn app() -> impl RequestService {
 }
 
 fn limited(limit: Duration, router: Router) -> impl RequestService {
-    let mut middleware = Middleware::new(&api(&Limits::default(), BrowserPolicy::default()), Routes::new([]));
+    let mut middleware =
+        Middleware::new(&api(&Limits::default(), BrowserPolicy::default()), Routes::new([]));
     middleware.limit = limit;
     Arc::new(middleware).over(router)
 }
@@ -99,7 +100,11 @@ async fn refused_field(method: &str, uri: &str, token: Option<&str>, body: &str)
 #[tokio::test]
 async fn unknown_routes_and_methods_are_problems() {
     for uri in ["/", "/v1", "/v1/nothing", "/v1/products/", "/v1/products/a/b", "/docs/nothing"] {
-        assert_eq!(refused(request("GET", uri, None, "")).await, (404, "route-not-found".into()), "{uri}");
+        assert_eq!(
+            refused(request("GET", uri, None, "")).await,
+            (404, "route-not-found".into()),
+            "{uri}"
+        );
     }
     let bad_token = request("POST", "/v1/nothing", Some("x"), "{");
     assert_eq!(refused(bad_token).await.0, 404);
@@ -140,7 +145,11 @@ async fn every_route_that_needs_a_token_says_so_before_it_looks_at_anything_else
             assert_eq!(json(response).await["code"], "unauthenticated");
         }
         let none = token("u", "read write");
-        assert_eq!(refused(request(method, uri, Some(&none), "{")).await, (403, "forbidden".into()), "{uri}");
+        assert_eq!(
+            refused(request(method, uri, Some(&none), "{")).await,
+            (403, "forbidden".into()),
+            "{uri}"
+        );
     }
 }
 
@@ -246,12 +255,27 @@ async fn bodies_are_checked() {
         ("POST", "/v1/users/u/wallet/charges", r#"{"amount":-1}"#, "amount"),
         ("POST", "/v1/users/u/wallet/charges", "[5]", ""),
         ("PUT", "/v1/products/mug", r#"{"name":"","price":100,"status":"on_sale"}"#, "name"),
-        ("PUT", "/v1/products/mug", "{\"name\":\"a\\u0000\",\"price\":100,\"status\":\"on_sale\"}", "name"),
+        (
+            "PUT",
+            "/v1/products/mug",
+            "{\"name\":\"a\\u0000\",\"price\":100,\"status\":\"on_sale\"}",
+            "name",
+        ),
         ("PUT", "/v1/products/mug", r#"{"name":"a","price":150,"status":"on_sale"}"#, "price"),
         ("PUT", "/v1/products/mug", r#"{"name":"a","price":0,"status":"on_sale"}"#, "price"),
         ("PUT", "/v1/products/mug", r#"{"name":"a","price":100,"status":"gone"}"#, "status"),
-        ("PUT", "/v1/products/mug", r#"{"name":"a","price":100,"status":{"on_sale":null}}"#, "status"),
-        ("PUT", "/v1/products/mug", r#"{"name":"a","price":100,"status":"on_sale","stock":-1}"#, "stock"),
+        (
+            "PUT",
+            "/v1/products/mug",
+            r#"{"name":"a","price":100,"status":{"on_sale":null}}"#,
+            "status",
+        ),
+        (
+            "PUT",
+            "/v1/products/mug",
+            r#"{"name":"a","price":100,"status":"on_sale","stock":-1}"#,
+            "stock",
+        ),
         ("POST", "/v1/products/mug/stock-adjustments", r#"{"delta":1.5}"#, "delta"),
         ("POST", "/v1/products/mug/stock-adjustments", r#"{"delta":1000000001}"#, "delta"),
         ("POST", "/v1/products/mug/stock-adjustments", r#"{"delta":1,"reason":""}"#, "reason"),
@@ -274,16 +298,19 @@ async fn bodies_are_checked() {
 async fn a_body_must_say_that_it_is_json_and_be_small() {
     let admin = token("me", "admin");
     let charge = |content_type: Option<&str>, body: Body| {
-        let mut request =
-            Request::post("/v1/users/u/wallet/charges").header("authorization", format!("Bearer {admin}"));
+        let mut request = Request::post("/v1/users/u/wallet/charges")
+            .header("authorization", format!("Bearer {admin}"));
         if let Some(content_type) = content_type {
             request = request.header("content-type", content_type);
         }
         request.body(body).unwrap()
     };
-    for bad in
-        [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("application/jsonx")]
-    {
+    for bad in [
+        None,
+        Some("text/plain"),
+        Some("application/x-www-form-urlencoded"),
+        Some("application/jsonx"),
+    ] {
         let refusal = refused(charge(bad, Body::from("{}"))).await;
         assert_eq!(refusal, (415, "unsupported-media-type".into()), "{bad:?}");
     }
@@ -295,7 +322,10 @@ async fn a_body_must_say_that_it_is_json_and_be_small() {
         large.as_bytes().to_vec().into_iter().map(|byte| Ok::<_, std::io::Error>(vec![byte])),
     );
     for body in [Body::from(large), Body::from_stream(chunks)] {
-        assert_eq!(refused(charge(Some("application/json"), body)).await, (413, "body-too-large".into()));
+        assert_eq!(
+            refused(charge(Some("application/json"), body)).await,
+            (413, "body-too-large".into())
+        );
     }
     let just = format!("{}{{}}", " ".repeat(16 * 1024 - 2));
     assert_eq!(refused(charge(Some("application/json"), Body::from(just))).await.0, 422);
@@ -305,15 +335,16 @@ async fn a_body_must_say_that_it_is_json_and_be_small() {
 async fn idempotency_keys_are_printable_and_single() {
     let admin = token("me", "admin");
     let with = |keys: &[&[u8]]| {
-        let mut request =
-            Request::post(format!("{ORDER}/cancel")).header("authorization", format!("Bearer {admin}"));
+        let mut request = Request::post(format!("{ORDER}/cancel"))
+            .header("authorization", format!("Bearer {admin}"));
         for key in keys {
             request = request.header("idempotency-key", *key);
         }
         request.body(Body::empty()).unwrap()
     };
     let long = vec![b'k'; 256];
-    for bad in [&[b"".as_slice()][..], &[&long], &["열쇠".as_bytes()], &[b"a\tb"], &[b"a", b"b"]] {
+    for bad in [&[b"".as_slice()][..], &[&long], &["열쇠".as_bytes()], &[b"a\tb"], &[b"a", b"b"]]
+    {
         let response = send(with(bad)).await;
         assert_eq!(response.status(), 422);
         assert_eq!(json(response).await["field"], "Idempotency-Key");
@@ -337,8 +368,10 @@ async fn the_futures_of_a_request_are_small() {
     fn of_five<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
-    let middleware = Middleware::new(&api(&Limits::default(), BrowserPolicy::default()), Routes::new([]));
-    let answering = Arc::new(middleware).over(Router::new()).call(request("GET", "/v1/products", None, ""));
+    let middleware =
+        Middleware::new(&api(&Limits::default(), BrowserPolicy::default()), Routes::new([]));
+    let answering =
+        Arc::new(middleware).over(Router::new()).call(request("GET", "/v1/products", None, ""));
     for (what, bytes, most) in [
         ("around the handlers", size_of_val(&*answering), 1_800),
         ("issue_coupon", of_five(coupons::issue_coupon), 1_400),
@@ -352,10 +385,12 @@ async fn the_futures_of_a_request_are_small() {
 #[tokio::test]
 async fn a_panic_is_an_answer() {
     // Any panic inside of the middleware is caught, whatever the handler does.
-    let router =
-        Router::new().route("/", axum::routing::get(async || -> StatusCode { panic!("on purpose") }));
-    let response =
-        limited(Duration::from_secs(1), router).oneshot(request("GET", "/", None, "")).await.unwrap();
+    let router = Router::new()
+        .route("/", axum::routing::get(async || -> StatusCode { panic!("on purpose") }));
+    let response = limited(Duration::from_secs(1), router)
+        .oneshot(request("GET", "/", None, ""))
+        .await
+        .unwrap();
     assert_eq!(response.status(), 500);
     assert_eq!(json(response).await["code"], "internal-error");
 }
@@ -363,7 +398,8 @@ async fn a_panic_is_an_answer() {
 #[tokio::test]
 async fn a_handler_that_hangs_is_ended() {
     let app = || {
-        let router = Router::new().route("/", axum::routing::any(std::future::pending::<StatusCode>));
+        let router =
+            Router::new().route("/", axum::routing::any(std::future::pending::<StatusCode>));
         limited(Duration::from_millis(10), router)
     };
     for (method, code) in [("GET", "gate-unavailable"), ("POST", "outcome-unknown")] {
@@ -378,7 +414,9 @@ async fn the_description_and_its_page_are_served_from_here() {
     assert!(description["openapi"].as_str().unwrap().starts_with("3."));
     let response = send(request("GET", "/docs", None, "")).await;
     assert_eq!(response.headers()["location"], "/docs/");
-    for file in ["", "index.html", "swagger-initializer.js", "swagger-ui.css", "swagger-ui-bundle.js"] {
+    for file in
+        ["", "index.html", "swagger-initializer.js", "swagger-ui.css", "swagger-ui-bundle.js"]
+    {
         let response = send(request("GET", &format!("/docs/{file}"), None, "")).await;
         assert_eq!(response.status(), 200, "{file}");
         if file == "swagger-initializer.js" || file.is_empty() {
@@ -408,10 +446,15 @@ async fn metrics_name_routes_not_paths() {
     drop(guard);
     let text = handle.render();
     assert!(
-        text.contains(r#"route="/v1/products/{id}",method="GET",status="422",code="invalid-field""#),
+        text.contains(
+            r#"route="/v1/products/{id}",method="GET",status="422",code="invalid-field""#
+        ),
         "{text}"
     );
-    assert!(text.contains(r#"route="none",method="GET",status="404",code="route-not-found""#), "{text}");
+    assert!(
+        text.contains(r#"route="none",method="GET",status="404",code="route-not-found""#),
+        "{text}"
+    );
     assert!(text.contains(r#"route="/v1/orders",method="other",status="405""#), "{text}");
 }
 
@@ -422,13 +465,23 @@ async fn a_user_is_told_how_much_is_left_and_then_when_to_come_again() {
     let ask = async |scope: &str| {
         let request = request("GET", "/v1/users/u/wallet?x=1", Some(&token("u", scope)), "");
         let response = app.clone().oneshot(request).await.unwrap();
-        let header = |name: &str| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
-        (response.status().as_u16(), header("ratelimit"), header("ratelimit-policy"), header("retry-after"))
+        let header =
+            |name: &str| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+        (
+            response.status().as_u16(),
+            header("ratelimit"),
+            header("ratelimit-policy"),
+            header("retry-after"),
+        )
     };
     let policy = Some("\"user\";q=2;w=10".to_owned());
     let standing = |r, t| Some(format!("\"user\";r={r};t={t}"));
     assert_eq!(ask("shop").await, (422, standing(1, 5), policy.clone(), None));
-    assert_eq!(ask("none").await, (403, standing(0, 10), policy.clone(), None), "whatever the scope");
+    assert_eq!(
+        ask("none").await,
+        (403, standing(0, 10), policy.clone(), None),
+        "whatever the scope"
+    );
     let (status, left, of, again) = ask("shop").await;
     assert_eq!((status, left, of), (429, standing(0, 10), policy));
     assert!(again.is_some_and(|secs| (1..=5).contains(&secs.parse().unwrap())));
@@ -454,7 +507,8 @@ async fn an_address_is_counted_before_anything_else() {
 
 #[tokio::test]
 async fn browsers_are_told_to_guess_and_keep_nothing() {
-    let header = |response: &Response, name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    let header =
+        |response: &Response, name: &str| response.headers()[name].to_str().unwrap().to_owned();
     for (uri, policy) in [("/v1/nowhere", "default-src 'none'"), ("/docs/", "default-src 'self'")] {
         let response = send(request("GET", uri, None, "")).await;
         assert_eq!(header(&response, "x-content-type-options"), "nosniff");
@@ -463,8 +517,10 @@ async fn browsers_are_told_to_guess_and_keep_nothing() {
         assert!(header(&response, "content-security-policy").starts_with(policy), "{uri}");
         assert!(!response.headers().contains_key("strict-transport-security"));
     }
-    let app =
-        service(Arc::new(api(&Limits::default(), BrowserPolicy { tls: true, ..BrowserPolicy::default() })));
+    let app = service(Arc::new(api(
+        &Limits::default(),
+        BrowserPolicy { tls: true, ..BrowserPolicy::default() },
+    )));
     let response = app.oneshot(request("GET", "/openapi.json", None, "")).await.unwrap();
     assert_eq!(header(&response, "strict-transport-security"), "max-age=31536000");
 }
@@ -472,11 +528,14 @@ async fn browsers_are_told_to_guess_and_keep_nothing() {
 #[tokio::test]
 async fn pages_of_other_origins_may_call_only_where_the_settings_name_them() {
     let preflight = |origin: &str| {
-        let asking = Request::builder().method(Method::OPTIONS).uri("/v1/orders").header("origin", origin);
+        let asking =
+            Request::builder().method(Method::OPTIONS).uri("/v1/orders").header("origin", origin);
         asking.header("access-control-request-method", "POST").body(Body::empty()).unwrap()
     };
     let closed = send(preflight("https://shop.example")).await;
-    assert!(closed.status() == 405 && !closed.headers().contains_key("access-control-allow-origin"));
+    assert!(
+        closed.status() == 405 && !closed.headers().contains_key("access-control-allow-origin")
+    );
     let browser_policy = BrowserPolicy {
         cors_origins: vec!["https://shop.example".parse().unwrap()],
         ..BrowserPolicy::default()
@@ -487,7 +546,8 @@ async fn pages_of_other_origins_may_call_only_where_the_settings_name_them() {
     let allowed = open.headers()["access-control-allow-headers"].to_str().unwrap();
     assert!(allowed.contains("idempotency-key") && allowed.contains("if-none-match"), "{allowed}");
     assert!(!open.headers().contains_key("access-control-allow-credentials"));
-    for other in ["https://evil.example", "http://shop.example", "https://shop.example.evil.example", "null"]
+    for other in
+        ["https://evil.example", "http://shop.example", "https://shop.example.evil.example", "null"]
     {
         let answer = app.clone().oneshot(preflight(other)).await.unwrap();
         assert!(!answer.headers().contains_key("access-control-allow-origin"), "{other}");

@@ -46,11 +46,14 @@ impl Tls {
             return Ok(None);
         };
         let read = |name: &str, file: &PathBuf| {
-            std::fs::read(file).map_err(|error| InvalidSetting(format!("{name} {}: {error}", file.display())))
+            std::fs::read(file)
+                .map_err(|error| InvalidSetting(format!("{name} {}: {error}", file.display())))
         };
-        let (chain, private) = (read("RUSHGATE_TLS_CERT_FILE", cert)?, read("RUSHGATE_TLS_KEY_FILE", key)?);
-        let certified = certified(&chain, &private)
-            .map_err(|reason| InvalidSetting(format!("RUSHGATE_TLS_CERT_FILE and _KEY_FILE: {reason}")))?;
+        let (chain, private) =
+            (read("RUSHGATE_TLS_CERT_FILE", cert)?, read("RUSHGATE_TLS_KEY_FILE", key)?);
+        let certified = certified(&chain, &private).map_err(|reason| {
+            InvalidSetting(format!("RUSHGATE_TLS_CERT_FILE and _KEY_FILE: {reason}"))
+        })?;
         let current = Arc::new(Current(ArcSwap::from_pointee(certified)));
         Ok(Some(Self { files: [cert.clone(), key.clone()], current }))
     }
@@ -93,11 +96,13 @@ fn certified(chain: &[u8], key: &[u8]) -> Result<CertifiedKey, String> {
     if chain.is_empty() {
         return Err("the file contains no certificate".to_owned());
     }
-    let key =
-        PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("the key cannot be read: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|error| format!("the key cannot be read: {error}"))?;
     let key = crypto::ring::sign::any_supported_type(&key)
         .map_err(|error| format!("the key cannot be used: {error}"))?;
     let certified = CertifiedKey::new(chain, key);
-    certified.keys_match().map_err(|error| format!("the key does not belong to the certificate: {error}"))?;
+    certified
+        .keys_match()
+        .map_err(|error| format!("the key does not belong to the certificate: {error}"))?;
     Ok(certified)
 }

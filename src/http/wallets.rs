@@ -146,7 +146,8 @@ pub async fn charge_wallet(
     let amount = body.amount.get();
     let key = key.of(&user_id);
     let _permit = api.concurrency.decide.permit().await?;
-    let decision = api.gate.charge_wallet(ChargeWallet { user_id, amount }, key, api.deadline()).await;
+    let decision =
+        api.gate.charge_wallet(ChargeWallet { user_id, amount }, key, api.deadline()).await;
     let decided = api.decided(decision, |refusal| refusals::charge(&refusal, amount)).await?;
     let ids = |it: &WalletCharged| AcceptedCharge::new(it.charge_id.0);
     Ok(decided.answer(StatusCode::CREATED, ids, ChargeView::from))

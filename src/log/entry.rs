@@ -97,7 +97,8 @@ impl RawEntry {
     }
 
     fn traces(&self) -> HashMap<Uuid, TraceMark> {
-        let packed: Vec<(Id, Blob, Option<String>)> = rmp_serde::from_slice(&self.traces).unwrap_or_default();
+        let packed: Vec<(Id, Blob, Option<String>)> =
+            rmp_serde::from_slice(&self.traces).unwrap_or_default();
         let mut marks = HashMap::with_capacity(packed.len());
         for (id, mark) in packed.into_iter().filter_map(TraceMark::unpacked) {
             // Of several requests for one order, the first was decided.

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use super::RawEntry;
 use crate::config::bounds::{
-    LOG_LARGE_ENTRY_BYTES, LOG_LOOK, LOG_POLL, LOG_READ_BYTES, LOG_READ_BYTES_LEAST, LOG_READ_SHOULD_TAKE,
+    LOG_LARGE_ENTRY_BYTES, LOG_LOOK, LOG_POLL, LOG_READ_BYTES, LOG_READ_BYTES_LEAST,
+    LOG_READ_SHOULD_TAKE,
 };
 use crate::domain::TimestampMs;
 use crate::redis::RedisSetupError;
@@ -92,7 +93,13 @@ impl LogReader {
 
     /// Up to `count` entries after `seq`, in order, of at most `bytes` in total, but at least one
     /// entry if there is any. Stops before the first element that is not an entry.
-    pub async fn page(&self, epoch: u64, seq: u64, count: u64, bytes: usize) -> Result<Page, LogError> {
+    pub async fn page(
+        &self,
+        epoch: u64,
+        seq: u64,
+        count: u64,
+        bytes: usize,
+    ) -> Result<Page, LogError> {
         let mut part = Part::after(epoch, seq, count, bytes);
         let mut read = self.read(&part).await?;
         while let Some(begun) = read.unfinished() {
@@ -197,7 +204,8 @@ impl LogReader {
 
     /// Removes all keys of epochs before `epoch`.
     pub async fn unlink_before(&self, epoch: u64) -> Result<(), LogError> {
-        self.unlink_where(&format!("rg:{{{}}}:*", self.cell), |key_epoch, _| key_epoch < epoch).await
+        self.unlink_where(&format!("rg:{{{}}}:*", self.cell), |key_epoch, _| key_epoch < epoch)
+            .await
     }
 
     /// Removes the idempotency buckets of days before `day`.
@@ -207,7 +215,11 @@ impl LogReader {
     }
 
     /// Removes the keys that `chosen` selects by their epoch and the last part of their name.
-    async fn unlink_where(&self, pattern: &str, chosen: impl Fn(u64, &str) -> bool) -> Result<(), LogError> {
+    async fn unlink_where(
+        &self,
+        pattern: &str,
+        chosen: impl Fn(u64, &str) -> bool,
+    ) -> Result<(), LogError> {
         let mut cursor = String::from("0");
         loop {
             let (next, keys): (String, Vec<String>) =
@@ -301,8 +313,12 @@ impl Part {
 
     async fn call(&self, client: &Client, cell: u32, most: usize) -> Result<Vec<Bytes>, Error> {
         let Self { epoch, seq, count, read_before, .. } = self;
-        let args =
-            vec![format!("{epoch}-{seq}"), count.to_string(), most.to_string(), read_before.to_string()];
+        let args = vec![
+            format!("{epoch}-{seq}"),
+            count.to_string(),
+            most.to_string(),
+            read_before.to_string(),
+        ];
         READ_LOG.ask(client, vec![Keys::new(cell, *epoch).log()], args).await
     }
 }
@@ -346,7 +362,8 @@ impl Read {
         let further = part.found.into_iter().next().filter(|further| !further.text.is_empty());
         match (self.found.first_mut(), further) {
             (Some(begun), Some(further))
-                if (begun.seq, &begun.tip, begun.bytes) == (further.seq, &further.tip, further.bytes) =>
+                if (begun.seq, &begun.tip, begun.bytes)
+                    == (further.seq, &further.tip, further.bytes) =>
             {
                 begun.text.extend(further.text);
                 Ok(())
@@ -368,7 +385,8 @@ impl Read {
 impl Found {
     /// `None`: the element is not an entry.
     fn of([id, tip, payload_bytes, trace_bytes, text]: &[Bytes; 5]) -> Option<Self> {
-        let number = |bytes: &Bytes| -> Option<usize> { std::str::from_utf8(bytes).ok()?.parse().ok() };
+        let number =
+            |bytes: &Bytes| -> Option<usize> { std::str::from_utf8(bytes).ok()?.parse().ok() };
         let (epoch, seq) = std::str::from_utf8(id).ok()?.split_once('-')?;
         let payload_bytes = number(payload_bytes)?;
         Some(Self {

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::domain::fact::{
-    CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, PlacedLine, ProductPut, StockAdjusted,
-    TemplatePut, WalletCharged,
+    CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, PlacedLine, ProductPut,
+    StockAdjusted, TemplatePut, WalletCharged,
 };
 use crate::domain::rfc3339;
 

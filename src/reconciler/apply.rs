@@ -38,7 +38,9 @@ impl From<sqlx::Error> for ApplyError {
     fn from(e: sqlx::Error) -> Self {
         // class 22: data exception, class 23: integrity constraint violation
         match e.as_database_error().and_then(|d| d.code()) {
-            Some(code) if code.starts_with("22") || code.starts_with("23") => Self::Refused(e.to_string()),
+            Some(code) if code.starts_with("22") || code.starts_with("23") => {
+                Self::Refused(e.to_string())
+            }
             _ => Self::Failed(e),
         }
     }
@@ -90,7 +92,9 @@ pub async fn refuses(
 ) -> Result<bool, ApplyError> {
     let mut tx = conn.begin().await?;
     let outcome = match cursor.skipping {
-        true => write_differences(&mut tx, cursor, std::slice::from_ref(raw), facts).await.map(|_| ()),
+        true => {
+            write_differences(&mut tx, cursor, std::slice::from_ref(raw), facts).await.map(|_| ())
+        }
         false => {
             let mut entry = raw.decode().map_err(PlanError::from)?;
             entry.facts.truncate(facts);
@@ -139,8 +143,8 @@ async fn write_differences(
     let mut prepared = Vec::with_capacity(decoded.len());
     for (place, entry) in places.into_iter().zip(decoded) {
         let Some(raw) = entries.get(place) else { continue };
-        let (entry, untrue) =
-            rebase(&mut picture, entry, &skipped.of(raw)).map_err(|e| ApplyError::Refused(e.to_string()))?;
+        let (entry, untrue) = rebase(&mut picture, entry, &skipped.of(raw))
+            .map_err(|e| ApplyError::Refused(e.to_string()))?;
         quarantine::keep(tx, cursor.cell, raw, &untrue).await?;
         prepared.push(Prepared::from_entry(entry)?);
     }
@@ -171,7 +175,10 @@ fn all_found(done: &PgQueryResult, wanted: usize, what: &str) -> Result<(), Appl
     if done.rows_affected() == wanted as u64 {
         return Ok(());
     }
-    Err(ApplyError::Refused(format!("{what}: {wanted} rows to update, {} found", done.rows_affected())))
+    Err(ApplyError::Refused(format!(
+        "{what}: {wanted} rows to update, {} found",
+        done.rows_affected()
+    )))
 }
 
 /// `UNNEST` pads shorter arrays with nulls, so columns of different lengths must never reach it.
@@ -216,8 +223,9 @@ async fn catalogue(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyEr
     }
     let s = &plan.stocks;
     if !s.is_empty() {
-        let done =
-            columns!("stocks", keys(s), column(s, |v| v.0), column(s, |v| v.1)).execute(&mut *tx).await?;
+        let done = columns!("stocks", keys(s), column(s, |v| v.0), column(s, |v| v.1))
+            .execute(&mut *tx)
+            .await?;
         all_found(&done, s.len(), "products")?;
     }
     let a = &plan.stock_adjustments;
@@ -283,9 +291,10 @@ async fn orders(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError
     plan.order_items.write(tx, include_str!("sql/order_items.sql")).await?;
     let c = &plan.cancellations;
     if !c.order_ids.is_empty() {
-        let done = columns!("cancellations", &c.order_ids, &c.balances, &c.coupon_returned, &c.at_ms)
-            .execute(&mut *tx)
-            .await?;
+        let done =
+            columns!("cancellations", &c.order_ids, &c.balances, &c.coupon_returned, &c.at_ms)
+                .execute(&mut *tx)
+                .await?;
         all_found(&done, c.order_ids.len(), "paid orders to cancel")?;
     }
     Ok(())
@@ -296,9 +305,15 @@ async fn idempotency_records(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(
     if r.is_empty() {
         return Ok(());
     }
-    columns!("idempotency_records", keys(r), column(r, |v| v.0), column(r, |v| v.1), column(r, |v| v.2),)
-        .execute(tx)
-        .await?;
+    columns!(
+        "idempotency_records",
+        keys(r),
+        column(r, |v| v.0),
+        column(r, |v| v.1),
+        column(r, |v| v.2),
+    )
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
@@ -330,11 +345,12 @@ async fn cancelled_events(
     let mut orders = truth::orders_by_id(tx, &c.order_ids).await?;
     let mut events = Vec::with_capacity(c.order_ids.len());
     for (order_id, at) in c.order_ids.iter().zip(&c.at_ms) {
-        let order = orders
-            .remove(order_id)
-            .ok_or_else(|| ApplyError::Refused(format!("the cancelled order {order_id} does not exist")))?;
+        let order = orders.remove(order_id).ok_or_else(|| {
+            ApplyError::Refused(format!("the cancelled order {order_id} does not exist"))
+        })?;
         let trace = plan.cancel_traces.get(order_id).copied();
-        events.push((order_cancelled(*order_id, *at, &order, trace).map_err(PlanError::from)?, *at));
+        events
+            .push((order_cancelled(*order_id, *at, &order, trace).map_err(PlanError::from)?, *at));
     }
     Ok(events)
 }

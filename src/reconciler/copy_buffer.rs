@@ -44,7 +44,9 @@ impl<const COLUMNS: usize> CopyBuffer<COLUMNS> {
                 Field::Bigint(number) => self.field(&number.to_be_bytes()),
                 Field::Smallint(number) => self.field(&number.to_be_bytes()),
                 Field::Time(at) => {
-                    self.field(&at.saturating_sub(POSTGRES_EPOCH_MS).saturating_mul(1_000).to_be_bytes());
+                    self.field(
+                        &at.saturating_sub(POSTGRES_EPOCH_MS).saturating_mul(1_000).to_be_bytes(),
+                    );
                 }
                 Field::Null => self.0.extend_from_slice(&NULL.to_be_bytes()),
             }

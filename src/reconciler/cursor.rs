@@ -120,7 +120,11 @@ impl Cursor {
 
     /// Moves the cursor if it still stands where it was read. `false`: another reconciler has moved
     /// it.
-    pub async fn advance(&self, conn: &mut PgConnection, target: &Target) -> Result<bool, sqlx::Error> {
+    pub async fn advance(
+        &self,
+        conn: &mut PgConnection,
+        target: &Target,
+    ) -> Result<bool, sqlx::Error> {
         self.advance_to(conn, target, None).await
     }
 
@@ -218,7 +222,11 @@ impl Cursor {
     }
 
     /// The last entry that PostgreSQL applied of an epoch that is over; `None`: not recorded.
-    pub async fn end_of(conn: &mut PgConnection, cell: u32, epoch: u64) -> Result<Option<u64>, sqlx::Error> {
+    pub async fn end_of(
+        conn: &mut PgConnection,
+        cell: u32,
+        epoch: u64,
+    ) -> Result<Option<u64>, sqlx::Error> {
         let sql = "SELECT previous_seq FROM cell_epochs WHERE cell = $1 AND previous_epoch = $2";
         let query = sqlx::query_scalar::<_, i64>(sql).bind(cell_number(cell)).bind(signed(epoch));
         Ok(query.fetch_optional(conn).await?.map(unsigned))

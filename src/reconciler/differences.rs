@@ -18,7 +18,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::domain::fact::{
-    CouponIssued, Facts, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut, WalletCharged,
+    CouponIssued, Facts, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
+    WalletCharged,
 };
 use crate::domain::limits::MAX_BALANCE;
 use crate::domain::wire;
@@ -82,9 +83,15 @@ impl Touched {
                 self.coupons.extend(f.coupon_id.map(|id| id.0));
                 self.orders.insert(f.order_id.0);
             }),
-            Facts::ProductsPut(all) => self.products.extend(all.iter().map(|f| f.product_id.clone())),
-            Facts::StocksAdjusted(all) => self.products.extend(all.iter().map(|f| f.product_id.clone())),
-            Facts::TemplatesPut(all) => self.templates.extend(all.iter().map(|f| f.template_id.clone())),
+            Facts::ProductsPut(all) => {
+                self.products.extend(all.iter().map(|f| f.product_id.clone()))
+            }
+            Facts::StocksAdjusted(all) => {
+                self.products.extend(all.iter().map(|f| f.product_id.clone()))
+            }
+            Facts::TemplatesPut(all) => {
+                self.templates.extend(all.iter().map(|f| f.template_id.clone()))
+            }
         }
     }
 }
@@ -144,15 +151,21 @@ pub fn rebase(
         Facts::WalletsCharged(all) => {
             Facts::WalletsCharged(sieve.each(all, |fact| picture.wallet_charged(fact))?)
         }
-        Facts::OrdersPlaced(all) => Facts::OrdersPlaced(sieve.each(all, |fact| picture.order_placed(fact))?),
+        Facts::OrdersPlaced(all) => {
+            Facts::OrdersPlaced(sieve.each(all, |fact| picture.order_placed(fact))?)
+        }
         Facts::OrdersCancelled(all) => {
             Facts::OrdersCancelled(sieve.each(all, |fact| picture.order_cancelled(fact))?)
         }
-        Facts::ProductsPut(all) => Facts::ProductsPut(sieve.each(all, |fact| picture.product_put(fact))?),
+        Facts::ProductsPut(all) => {
+            Facts::ProductsPut(sieve.each(all, |fact| picture.product_put(fact))?)
+        }
         Facts::StocksAdjusted(all) => {
             Facts::StocksAdjusted(sieve.each(all, |fact| picture.stock_adjusted(fact))?)
         }
-        Facts::TemplatesPut(all) => Facts::TemplatesPut(sieve.each(all, |fact| picture.template_put(fact))?),
+        Facts::TemplatesPut(all) => {
+            Facts::TemplatesPut(sieve.each(all, |fact| picture.template_put(fact))?)
+        }
     };
     let Sieve { kept, untrue, .. } = sieve;
     Ok((Entry { seq, decided_at, facts, raw_facts: kept, traces }, untrue))
@@ -266,7 +279,9 @@ impl Picture {
         }
         if let Some(id) = f.coupon_id {
             let coupon = self.coupons.get_mut(&id.0).filter(|coupon| coupon.user_id == f.user_id);
-            let Some(coupon) = coupon else { return Err(format!("the coupon {id} was not issued")) };
+            let Some(coupon) = coupon else {
+                return Err(format!("the coupon {id} was not issued"));
+            };
             if let Some(other) = coupon.order_id {
                 return Err(format!("the coupon {id} is used by order {other}"));
             }
@@ -295,7 +310,8 @@ impl Picture {
             line.stock_after = stock.saturating_add(line.quantity);
         }
         if let (Some(id), true) = (f.coupon_id, f.coupon_returned) {
-            match self.coupons.get_mut(&id.0).filter(|coupon| coupon.order_id == Some(f.order_id.0)) {
+            match self.coupons.get_mut(&id.0).filter(|coupon| coupon.order_id == Some(f.order_id.0))
+            {
                 Some(coupon) => coupon.order_id = None,
                 None => return Err(format!("the coupon {id} is not used by the order")),
             }
@@ -313,7 +329,9 @@ impl Picture {
     /// creates the product, with stock 0.
     fn product_put(&mut self, f: &mut ProductPut) -> Result<(), String> {
         match self.stocks.get(&f.product_id) {
-            Some(_) if f.created => return Err(format!("the product {} already exists", f.product_id)),
+            Some(_) if f.created => {
+                return Err(format!("the product {} already exists", f.product_id));
+            }
             Some(stock) => f.stock_after = *stock,
             None if f.created => {}
             None => (f.created, f.stock_after) = (true, 0),
@@ -327,7 +345,10 @@ impl Picture {
             return Err(format!("the product {} does not exist", f.product_id));
         };
         let Some(after) = stock.checked_add_signed(f.delta) else {
-            return Err(format!("the stock of the product is {stock}, the adjustment removes {}", -f.delta));
+            return Err(format!(
+                "the stock of the product is {stock}, the adjustment removes {}",
+                -f.delta
+            ));
         };
         (f.stock_after, *stock) = (after, after);
         Ok(())
@@ -336,9 +357,14 @@ impl Picture {
     fn template_put(&mut self, f: &mut TemplatePut) -> Result<(), String> {
         let max_issued = f.terms.max_issued;
         match self.templates.get_mut(&f.template_id) {
-            Some(_) if f.created => return Err(format!("the template {} already exists", f.template_id)),
+            Some(_) if f.created => {
+                return Err(format!("the template {} already exists", f.template_id));
+            }
             Some(template) if template.issued > max_issued => {
-                return Err(format!("{} coupons are issued, the new limit is {max_issued}", template.issued));
+                return Err(format!(
+                    "{} coupons are issued, the new limit is {max_issued}",
+                    template.issued
+                ));
             }
             Some(template) => (f.issued, template.max_issued) = (template.issued, max_issued),
             None => {

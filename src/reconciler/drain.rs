@@ -57,8 +57,9 @@ impl Reconciler {
     async fn follows(&self, epoch: u64, cursor: &Cursor) -> Result<bool, StepError> {
         let opening = self.log.opening(epoch).await?;
         let origin = opening.and_then(|opening| opening.origin);
-        Ok(origin
-            .is_some_and(|(epoch, seq, tip)| (epoch, seq, &tip) == (cursor.epoch, cursor.seq, &cursor.tip)))
+        Ok(origin.is_some_and(|(epoch, seq, tip)| {
+            (epoch, seq, &tip) == (cursor.epoch, cursor.seq, &cursor.tip)
+        }))
     }
 
     /// Moves the cursor to the beginning of that epoch. `false`: another reconciler has moved it,
@@ -72,7 +73,8 @@ impl Reconciler {
             epoch,
             "the log of this epoch begins where PostgreSQL stands: applying it"
         );
-        let target = Target { epoch, seq: 0, tip: opening.tip, clock_ms: cursor.clock_ms, events: 0 };
+        let target =
+            Target { epoch, seq: 0, tip: opening.tip, clock_ms: cursor.clock_ms, events: 0 };
         let gate = cursor.gate.clone();
         Ok(cursor.begin_epoch(self.connection().await?, &target, gate.as_deref()).await?)
     }
@@ -85,15 +87,23 @@ impl Reconciler {
         for epoch in epochs.iter().copied() {
             let (after, why) = match epoch.cmp(&cursor.epoch) {
                 std::cmp::Ordering::Equal => {
-                    let why = format!("it does not continue the chain after entry {}-{}", epoch, cursor.seq);
+                    let why = format!(
+                        "it does not continue the chain after entry {}-{}",
+                        epoch, cursor.seq
+                    );
                     (cursor.seq, why)
                 }
                 std::cmp::Ordering::Greater => {
                     let stands = format!("PostgreSQL stands at {}-{}", cursor.epoch, cursor.seq);
-                    let why = match self.log.opening(epoch).await?.and_then(|opening| opening.origin) {
-                        Some((e, s, _)) => format!("epoch {epoch} began after entry {e}-{s}, and {stands}"),
-                        None => format!("it is unknown where epoch {epoch} began, and {stands}"),
-                    };
+                    let why =
+                        match self.log.opening(epoch).await?.and_then(|opening| opening.origin) {
+                            Some((e, s, _)) => {
+                                format!("epoch {epoch} began after entry {e}-{s}, and {stands}")
+                            }
+                            None => {
+                                format!("it is unknown where epoch {epoch} began, and {stands}")
+                            }
+                        };
                     (0, why)
                 }
                 std::cmp::Ordering::Less => {

@@ -73,15 +73,19 @@ impl Reconciler {
         }
         self.connection().await.map_err(ApplyError::Failed)?;
         let bound = self.bound;
-        let Self { conn: Some(conn), log, .. } = self else { return Err(ApplyError::Failed(timed_out())) };
+        let Self { conn: Some(conn), log, .. } = self else {
+            return Err(ApplyError::Failed(timed_out()));
+        };
         // After a timeout the transaction's outcome is unknown: the connection is dropped and the cursor read again.
         let started = Instant::now();
         let applying = async {
-            let applied = tokio::time::timeout(TRUTH_STEP_LIMIT, apply(conn, cursor, &target, &plan)).await;
+            let applied =
+                tokio::time::timeout(TRUTH_STEP_LIMIT, apply(conn, cursor, &target, &plan)).await;
             (applied, started.elapsed())
         };
         let place = Cursor::at(log.cell, last);
-        let looking = async { if more { Prefetched::look(log, &place, bound).await } else { None } };
+        let looking =
+            async { if more { Prefetched::look(log, &place, bound).await } else { None } };
         let ((applied, took), prefetched) = tokio::join!(applying, looking);
         match applied {
             Ok(outcome) => {
@@ -100,7 +104,11 @@ impl Reconciler {
         }
     }
 
-    async fn apply_differences(&mut self, cursor: &Cursor, entries: &[RawEntry]) -> Result<(), ApplyError> {
+    async fn apply_differences(
+        &mut self,
+        cursor: &Cursor,
+        entries: &[RawEntry],
+    ) -> Result<(), ApplyError> {
         // If the connection has changed, the entries may be of another server's log.
         if !self.server.is_same() {
             return Err(ApplyError::Superseded);

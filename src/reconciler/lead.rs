@@ -65,7 +65,11 @@ impl Reconciler {
         let began = Instant::now();
         let (step, at) = self.work(known).await?;
         // A transaction costs the same for one entry as for many, so entries that follow shortly wait for each other.
-        let rest = if self.is_level() { self.pace.saturating_sub(began.elapsed()) } else { Duration::ZERO };
+        let rest = if self.is_level() {
+            self.pace.saturating_sub(began.elapsed())
+        } else {
+            Duration::ZERO
+        };
         if let (StepOutcome::Applied(_), true, Some(at)) = (&step, rest.is_zero(), &at) {
             return Box::pin(self.advance_and_prefetch(at)).await;
         }
@@ -79,7 +83,10 @@ impl Reconciler {
             StepOutcome::Halted(_) => pause(STANDBY_PAUSE, shutdown).await,
             StepOutcome::Superseded => {
                 let cell = self.cell;
-                tracing::info!(cell, "another reconciler has moved the cursor; this one looks again");
+                tracing::info!(
+                    cell,
+                    "another reconciler has moved the cursor; this one looks again"
+                );
                 pause(STANDBY_PAUSE, shutdown).await;
             }
         }
@@ -96,11 +103,13 @@ impl Reconciler {
                 None => Prefetched::look(&self.log, &at.cursor, self.bound).await,
             }
         };
-        let (told, prefetched, seen) = tokio::join!(self.advance_watermark(at), looking, self.log.meta());
+        let (told, prefetched, seen) =
+            tokio::join!(self.advance_watermark(at), looking, self.log.meta());
         told?;
         let known = Snapshot { cursor: at.cursor.clone(), seen: seen? };
-        let follows =
-            prefetched.as_ref().is_some_and(|prefetched| prefetched.is_next(&known.cursor, &known.seen));
+        let follows = prefetched
+            .as_ref()
+            .is_some_and(|prefetched| prefetched.is_next(&known.cursor, &known.seen));
         self.prefetched = prefetched;
         Ok((follows && compare(&known.cursor, &known.seen) == Comparison::Same).then_some(known))
     }
@@ -178,5 +187,8 @@ impl Reconciler {
 
 /// The metric's label for a kind of decision.
 fn lost_kind(kind: &str) -> &'static str {
-    ["coupon", "charge", "order", "cancellation"].into_iter().find(|known| *known == kind).unwrap_or("staff")
+    ["coupon", "charge", "order", "cancellation"]
+        .into_iter()
+        .find(|known| *known == kind)
+        .unwrap_or("staff")
 }

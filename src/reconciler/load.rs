@@ -53,7 +53,9 @@ pub async fn load(
     clock_ms: TimestampMs,
 ) -> Result<Loaded, LoadError> {
     let mut tx = conn.begin().await?;
-    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        .execute(&mut *tx)
+        .await?;
     // All coupons are sorted by user. That is faster in memory than on disk, and the cell is closed
     // meanwhile.
     sqlx::query("SET LOCAL work_mem = '256MB'").execute(&mut *tx).await?;
@@ -152,8 +154,13 @@ fn small(value: i64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-async fn wallets(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<LoadedHash, LoadError> {
-    let mut rows = sqlx::query_as::<_, (String, i64)>("SELECT user_id, balance FROM wallets").fetch(conn);
+async fn wallets(
+    conn: &mut PgConnection,
+    client: &Client,
+    keys: &Keys,
+) -> Result<LoadedHash, LoadError> {
+    let mut rows =
+        sqlx::query_as::<_, (String, i64)>("SELECT user_id, balance FROM wallets").fetch(conn);
     let mut hash = HashLoader::new(client, keys.wallets());
     while let Some((user_id, balance)) = rows.try_next().await? {
         hash.add(user_id, balance).await?;
@@ -174,7 +181,8 @@ async fn products(
     let mut stocks = HashLoader::new(client, keys.stocks());
     let mut ids = Vec::new();
     while let Some((id, name, price, status, stock)) = rows.try_next().await? {
-        let status = if status == "on_sale" { ProductStatus::OnSale } else { ProductStatus::Suspended };
+        let status =
+            if status == "on_sale" { ProductStatus::OnSale } else { ProductStatus::Suspended };
         let record = ProductRecord { name, price: unsigned(price), status };
         records.add(id.clone(), packed(&record)?).await?;
         stocks.add(id.clone(), stock).await?;
@@ -213,7 +221,8 @@ async fn templates(
     client: &Client,
     keys: &Keys,
 ) -> Result<([LoadedHash; 3], u64), LoadError> {
-    let mut rows = sqlx::query_as::<_, TemplateRow>(include_str!("sql/load_templates.sql")).fetch(conn);
+    let mut rows =
+        sqlx::query_as::<_, TemplateRow>(include_str!("sql/load_templates.sql")).fetch(conn);
     let mut records = HashLoader::new(client, keys.templates());
     let mut issued = HashLoader::new(client, keys.issued());
     let mut numbers = HashLoader::new(client, keys.template_numbers());
@@ -252,7 +261,11 @@ struct CouponRow {
 }
 
 /// Rows arrive user by user, so each user's value in `held` is complete when the next user begins.
-async fn coupons(conn: &mut PgConnection, client: &Client, keys: &Keys) -> Result<LoadedHash, LoadError> {
+async fn coupons(
+    conn: &mut PgConnection,
+    client: &Client,
+    keys: &Keys,
+) -> Result<LoadedHash, LoadError> {
     let mut rows = sqlx::query_as::<_, CouponRow>(include_str!("sql/load_coupons.sql")).fetch(conn);
     let mut hash = HashLoader::new(client, keys.held());
     let (mut user, mut held) = (String::new(), Vec::new());
@@ -280,10 +293,11 @@ async fn idempotency_records(
     keys: &Keys,
     clock_ms: TimestampMs,
 ) -> Result<Vec<LoadedHash>, LoadError> {
-    let mut rows =
-        sqlx::query_as::<_, (String, Vec<u8>, Vec<u8>, i64)>(include_str!("sql/load_idempotency.sql"))
-            .bind(clock_ms - IDEMPOTENCY_KEPT_MS)
-            .fetch(conn);
+    let mut rows = sqlx::query_as::<_, (String, Vec<u8>, Vec<u8>, i64)>(include_str!(
+        "sql/load_idempotency.sql"
+    ))
+    .bind(clock_ms - IDEMPOTENCY_KEPT_MS)
+    .fetch(conn);
     let (mut loaded, mut bucket) = (Vec::new(), None::<(i64, HashLoader<'_>)>);
     let mut made = HashMap::new();
     while let Some((scope, hash, reply, decided_at)) = rows.try_next().await? {
@@ -311,7 +325,10 @@ async fn idempotency_records(
 }
 
 /// Adds each user's number of records to the hash of a day, and finishes the hash.
-async fn counted(mut hash: HashLoader<'_>, made: &mut HashMap<String, i64>) -> Result<LoadedHash, Error> {
+async fn counted(
+    mut hash: HashLoader<'_>,
+    made: &mut HashMap<String, i64>,
+) -> Result<LoadedHash, Error> {
     for (user, count) in made.drain() {
         hash.add(user, count).await?;
     }

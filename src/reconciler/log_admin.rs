@@ -49,7 +49,11 @@ impl fmt::Display for Listing {
         self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         match self.cut_at {
             Some(seq) => {
-                writeln!(f, "--limit {} is reached: go on with --seq {seq}, or raise it", self.lines.len())
+                writeln!(
+                    f,
+                    "--limit {} is reached: go on with --seq {seq}, or raise it",
+                    self.lines.len()
+                )
             }
             None => Ok(()),
         }
@@ -57,7 +61,11 @@ impl fmt::Display for Listing {
 }
 
 /// Reads the log and PostgreSQL's cursor.
-pub async fn show(conn: &mut PgConnection, log: &LogReader, which: Which) -> Result<Listing, LogAdminError> {
+pub async fn show(
+    conn: &mut PgConnection,
+    log: &LogReader,
+    which: Which,
+) -> Result<Listing, LogAdminError> {
     let cursor = Cursor::read(conn, log.cell).await?;
     let meta = log.meta().await?;
     let held = log.epochs().await?;
@@ -78,8 +86,7 @@ pub async fn show(conn: &mut PgConnection, log: &LogReader, which: Which) -> Res
         state += &format!("HALTED: {reason}\n");
     }
     if cursor.skipping {
-        state +=
-            "a fact is being skipped: what follows is applied by differences, then the gate is rebuilt\n";
+        state += "a fact is being skipped: what follows is applied by differences, then the gate is rebuilt\n";
     }
     if entries.is_empty() {
         state += &format!("no entries after {after}\n");
@@ -159,8 +166,10 @@ fn as_json(cell: u32, raw: &RawEntry) -> Vec<String> {
     let decided_at = rfc3339(entry.decided_at);
     let fact = |(at, fact): (usize, ToldFact)| {
         let ToldFact { kind, user_id, id, keyed, told } = fact;
-        object(json!({ "decided_at": decided_at, "fact": at + 1, "kind": kind, "user_id": user_id, "id": id,
-            "answered": told, "idempotency_key": keyed }))
+        object(
+            json!({ "decided_at": decided_at, "fact": at + 1, "kind": kind, "user_id": user_id, "id": id,
+            "answered": told, "idempotency_key": keyed }),
+        )
     };
     entry.facts.told().into_iter().enumerate().map(fact).collect()
 }
@@ -171,7 +180,8 @@ mod tests {
 
     #[test]
     fn an_entry_that_cannot_be_read_is_one_object_with_the_cause() {
-        let raw = RawEntry { epoch: 2, seq: 7, payload: vec![0xc1], tip: "aa".into(), traces: vec![] };
+        let raw =
+            RawEntry { epoch: 2, seq: 7, payload: vec![0xc1], tip: "aa".into(), traces: vec![] };
         let lines: Vec<Value> =
             as_json(0, &raw).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 1);

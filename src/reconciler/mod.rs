@@ -84,9 +84,10 @@ impl StepError {
     fn took_too_long(&self) -> bool {
         match self {
             Self::Truth(sqlx::Error::Io(e)) => e.kind() == std::io::ErrorKind::TimedOut,
-            Self::Truth(e) => {
-                e.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == QUERY_CANCELED)
-            }
+            Self::Truth(e) => e
+                .as_database_error()
+                .and_then(|e| e.code())
+                .is_some_and(|code| code == QUERY_CANCELED),
             Self::Log(_) | Self::Load(_) | Self::Report(_) => false,
         }
     }

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::domain::event::{OutboxEvent, order_completed};
 use crate::domain::fact::{
-    CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
-    WalletCharged,
+    CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted,
+    TemplatePut, WalletCharged,
 };
 use crate::domain::trace_mark::TraceMark;
 use crate::domain::{OrderView, TimestampMs};
@@ -52,7 +52,8 @@ impl Prepared {
         if let Facts::OrdersPlaced(orders) = &entry.facts {
             for order in orders {
                 let (id, at) = (order.order_id.0, order.ordered_at);
-                let event = order_completed(id, at, &OrderView::from(order), entry.traces.get(&id))?;
+                let event =
+                    order_completed(id, at, &OrderView::from(order), entry.traces.get(&id))?;
                 completed.push((event, at));
             }
         }
@@ -207,7 +208,14 @@ impl<'a> Plan<'a> {
         if amount == 0 {
             return Ok(());
         }
-        self.wallet_changed(&f.user_id, "charge", amount, f.balance_after, f.charge_id.0, f.charged_at)
+        self.wallet_changed(
+            &f.user_id,
+            "charge",
+            amount,
+            f.balance_after,
+            f.charge_id.0,
+            f.charged_at,
+        )
     }
 
     fn order_placed(&mut self, f: &'a OrderPlaced, marks: &'a Traces) -> Result<(), PlanError> {
@@ -242,7 +250,11 @@ impl<'a> Plan<'a> {
         self.wallet_changed(&f.user_id, "payment", -big(f.total)?, f.balance_after, order_id, at)
     }
 
-    fn order_cancelled(&mut self, f: &'a OrderCancelled, marks: &'a Traces) -> Result<(), PlanError> {
+    fn order_cancelled(
+        &mut self,
+        f: &'a OrderCancelled,
+        marks: &'a Traces,
+    ) -> Result<(), PlanError> {
         let (order_id, at) = (f.order_id.0, f.cancelled_at);
         if let Some(mark) = marks.get(&order_id) {
             self.traced.push(("apply cancellation", mark, at));
@@ -277,7 +289,13 @@ impl<'a> Plan<'a> {
     }
 
     fn stock_adjusted(&mut self, f: &'a StockAdjusted) -> Result<(), PlanError> {
-        self.stock_adjustment(&f.product_id, f.delta, f.stock_after, f.reason.as_deref(), f.adjusted_at)
+        self.stock_adjustment(
+            &f.product_id,
+            f.delta,
+            f.stock_after,
+            f.reason.as_deref(),
+            f.adjusted_at,
+        )
     }
 
     fn stock_adjustment(

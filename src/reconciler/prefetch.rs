@@ -62,7 +62,12 @@ impl ApplyBound {
 }
 
 /// Reads the entries after `seq` that go into one transaction; at least one, if there is any.
-pub async fn read(log: &LogReader, epoch: u64, seq: u64, bound: ApplyBound) -> Result<Page, LogError> {
+pub async fn read(
+    log: &LogReader,
+    epoch: u64,
+    seq: u64,
+    bound: ApplyBound,
+) -> Result<Page, LogError> {
     log.page(epoch, seq, bound.entries, bound.bytes).await
 }
 
@@ -130,8 +135,13 @@ mod tests {
 
     /// Entries 5 and 6, which follow entry 4.
     fn a_batch() -> (Cursor, Prefetched) {
-        let entry =
-            |seq: u64| RawEntry { epoch: 2, seq, payload: vec![], tip: format!("tip {seq}"), traces: vec![] };
+        let entry = |seq: u64| RawEntry {
+            epoch: 2,
+            seq,
+            payload: vec![],
+            tip: format!("tip {seq}"),
+            traces: vec![],
+        };
         let place = Cursor::at(0, &entry(4));
         let next = Page { entries: vec![entry(5), entry(6)], more: false };
         (place.clone(), Prefetched { place, next, prepared: vec![] })
@@ -147,7 +157,10 @@ mod tests {
         assert!(!prefetched.is_next(&cursor, &seen(5)), "the log has lost its end since");
         assert!(prefetched.is_next(&cursor, &seen(6)));
         let another = Meta { tip: "another".to_owned(), ..seen(6) };
-        assert!(!prefetched.is_next(&cursor, &another), "the log has another entry in the last one's place");
+        assert!(
+            !prefetched.is_next(&cursor, &another),
+            "the log has another entry in the last one's place"
+        );
         assert!(
             prefetched.is_next(&cursor, &seen(7)),
             "the log went on; its chain is checked with what follows"

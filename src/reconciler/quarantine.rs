@@ -35,7 +35,11 @@ pub struct Skipped {
 
 impl Skipped {
     /// Reads the skips of the entries after `cursor`, up to `last_seq`.
-    pub async fn read(conn: &mut PgConnection, cursor: &Cursor, last_seq: u64) -> Result<Self, sqlx::Error> {
+    pub async fn read(
+        conn: &mut PgConnection,
+        cursor: &Cursor,
+        last_seq: u64,
+    ) -> Result<Self, sqlx::Error> {
         let mut skipped = Self::default();
         let rows: Vec<(String, i32, String)> = sqlx::query_as(
             "SELECT tip, fact, reason FROM quarantined_facts
@@ -101,7 +105,9 @@ pub async fn register(
     match entry.decode() {
         Ok(decoded) => {
             let mut rows = Rows::default();
-            for (at, (answered, raw)) in decoded.facts.told().iter().zip(&decoded.raw_facts).enumerate() {
+            for (at, (answered, raw)) in
+                decoded.facts.told().iter().zip(&decoded.raw_facts).enumerate()
+            {
                 if choice == Choice::All || choice == Choice::One(at + 1) {
                     rows.add(at + 1, Outcome::Skipped.as_str(), answered, reason, raw);
                 }
@@ -167,7 +173,14 @@ struct Rows {
 }
 
 impl Rows {
-    fn add(&mut self, fact: usize, outcome: &'static str, answered: &ToldFact, reason: &str, raw: &[u8]) {
+    fn add(
+        &mut self,
+        fact: usize,
+        outcome: &'static str,
+        answered: &ToldFact,
+        reason: &str,
+        raw: &[u8],
+    ) {
         self.facts.push(i32::try_from(fact).unwrap_or(i32::MAX));
         self.outcomes.push(outcome);
         self.kinds.push(answered.kind);
@@ -191,7 +204,12 @@ impl Rows {
         rows
     }
 
-    async fn insert(self, conn: &mut PgConnection, cell: u32, entry: &RawEntry) -> Result<(), sqlx::Error> {
+    async fn insert(
+        self,
+        conn: &mut PgConnection,
+        cell: u32,
+        entry: &RawEntry,
+    ) -> Result<(), sqlx::Error> {
         if self.facts.is_empty() {
             return Ok(());
         }
@@ -295,7 +313,8 @@ pub async fn picture(conn: &mut PgConnection, entries: &[Entry]) -> Result<Pictu
         sqlx::query_as(sql).bind(list(touched.products)).fetch_all(&mut *conn).await?;
     picture.stocks.extend(rows.into_iter().map(|(product, stock)| (product, stock.unsigned_abs())));
 
-    let sql = "SELECT template_id, issued, max_issued FROM coupon_templates WHERE template_id = ANY($1)";
+    let sql =
+        "SELECT template_id, issued, max_issued FROM coupon_templates WHERE template_id = ANY($1)";
     let rows: Vec<(String, i64, i64)> =
         sqlx::query_as(sql).bind(list(touched.templates)).fetch_all(&mut *conn).await?;
     picture.templates.extend(rows.into_iter().map(|(id, issued, max_issued)| {
@@ -315,10 +334,13 @@ pub async fn picture(conn: &mut PgConnection, entries: &[Entry]) -> Result<Pictu
         JOIN coupons c ON c.user_id = h.user_id AND c.template_id = h.template_id";
     let rows: Vec<(String, String, Uuid)> =
         sqlx::query_as(sql).bind(users).bind(templates).fetch_all(&mut *conn).await?;
-    picture.holders.extend(rows.into_iter().map(|(user, template, coupon)| ((user, template), coupon)));
+    picture
+        .holders
+        .extend(rows.into_iter().map(|(user, template, coupon)| ((user, template), coupon)));
 
     let sql = "SELECT order_id, status = 'paid' FROM orders WHERE order_id = ANY($1)";
-    let rows: Vec<(Uuid, bool)> = sqlx::query_as(sql).bind(list(touched.orders)).fetch_all(conn).await?;
+    let rows: Vec<(Uuid, bool)> =
+        sqlx::query_as(sql).bind(list(touched.orders)).fetch_all(conn).await?;
     picture.orders.extend(rows);
     Ok(picture)
 }

@@ -127,8 +127,10 @@ impl Reconciler {
                 break;
             }
             let clock_ms = drained.clock_ms.max(clock_ms);
-            let target = Target { epoch, seq: 0, tip: genesis_tip(self.cell, epoch), clock_ms, events: 0 };
-            let is_closed = drained.epoch == 0 || server.is_some() && drained.gate.as_deref() == server;
+            let target =
+                Target { epoch, seq: 0, tip: genesis_tip(self.cell, epoch), clock_ms, events: 0 };
+            let is_closed =
+                drained.epoch == 0 || server.is_some() && drained.gate.as_deref() == server;
             let gate = if is_closed { server } else { Some("") };
             if drained.begin_epoch(self.connection().await?, &target, gate).await? {
                 if !is_closed {

@@ -65,14 +65,19 @@ impl Reconciler {
     }
 
     /// Reports on the skips of this epoch, to a file if `path` is set.
-    pub async fn report_skipped(&mut self, epoch: u64, path: Option<PathBuf>) -> Result<Told, ReportError> {
+    pub async fn report_skipped(
+        &mut self,
+        epoch: u64,
+        path: Option<PathBuf>,
+    ) -> Result<Told, ReportError> {
         let cell = self.cell;
         write(self.connection().await?, cell, Scope::Skipped { epoch }, path).await
     }
 }
 
 async fn nothing_lost(conn: &mut PgConnection, cell: u32) -> Result<bool, sqlx::Error> {
-    let sql = "SELECT NOT EXISTS (SELECT FROM log_quarantine WHERE cell = $1 AND reported_at IS NULL)";
+    let sql =
+        "SELECT NOT EXISTS (SELECT FROM log_quarantine WHERE cell = $1 AND reported_at IS NULL)";
     sqlx::query_scalar(sql).bind(cell_number(cell)).fetch_one(conn).await
 }
 
@@ -114,7 +119,8 @@ async fn write(
         let sql = "UPDATE quarantined_facts SET reported_at = now()
             WHERE cell = $1 AND reported_at IS NULL AND outcome = 'lost'";
         sqlx::query(sql).bind(cell_number(cell)).execute(&mut *conn).await?;
-        let sql = "UPDATE log_quarantine SET reported_at = now() WHERE cell = $1 AND reported_at IS NULL";
+        let sql =
+            "UPDATE log_quarantine SET reported_at = now() WHERE cell = $1 AND reported_at IS NULL";
         sqlx::query(sql).bind(cell_number(cell)).execute(&mut *conn).await?;
     }
     Ok(told)
@@ -158,7 +164,8 @@ async fn entries(
 }
 
 fn line(row: &sqlx::postgres::PgRow) -> Result<Value, sqlx::Error> {
-    let parsed = |text: Option<String>| text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let parsed =
+        |text: Option<String>| text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
     let (epoch, seq): (i64, i64) = (row.try_get("epoch")?, row.try_get("seq")?);
     let mut holds = json!({
         "exists": row.try_get::<Option<bool>, _>("present")?,

@@ -77,12 +77,18 @@ impl Reconciler {
     }
 
     /// Registers the skip unless that was done before. Returns the entry's epoch.
-    async fn register_skip(&mut self, seq: u64, choice: Choice, reason: &str) -> Result<u64, SkipError> {
+    async fn register_skip(
+        &mut self,
+        seq: u64,
+        choice: Choice,
+        reason: &str,
+    ) -> Result<u64, SkipError> {
         let cell = self.cell;
         let cursor = self.cursor().await?;
         let halted_at = cursor.seq + 1;
         if cursor.halted_reason.is_none() || seq != halted_at {
-            let before = quarantine::registered(self.connection().await?, cell, seq, choice).await?;
+            let before =
+                quarantine::registered(self.connection().await?, cell, seq, choice).await?;
             return match before {
                 Some(epoch) => Ok(epoch),
                 None if cursor.halted_reason.is_none() => Err(SkipError::NotHalted { cell }),
@@ -97,7 +103,9 @@ impl Reconciler {
             (Ok(decoded), Choice::One(asked)) if !(1..=decoded.facts.len()).contains(&asked) => {
                 return Err(SkipError::NoSuchFact { seq, facts: decoded.facts.len(), asked });
             }
-            (Err(why), Choice::One(_)) => return Err(SkipError::Unreadable { seq, why: why.to_string() }),
+            (Err(why), Choice::One(_)) => {
+                return Err(SkipError::Unreadable { seq, why: why.to_string() });
+            }
             _ => {}
         }
         let conn = self.connection().await?;

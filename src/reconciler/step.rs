@@ -16,9 +16,16 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// After a step on `entries`, which follow the cursor.
-    fn after(step: &StepOutcome, cursor: &Cursor, seen: Meta, entries: &[RawEntry]) -> Option<Self> {
+    fn after(
+        step: &StepOutcome,
+        cursor: &Cursor,
+        seen: Meta,
+        entries: &[RawEntry],
+    ) -> Option<Self> {
         let cursor = match step {
-            StepOutcome::Applied(applied) => Cursor::after(cursor, entries.get(..*applied)?.last()?),
+            StepOutcome::Applied(applied) => {
+                Cursor::after(cursor, entries.get(..*applied)?.last()?)
+            }
             _ => cursor.clone(),
         };
         Some(Self { cursor, seen })
@@ -94,13 +101,16 @@ impl Reconciler {
         cursor: &Cursor,
         seen: Meta,
     ) -> Result<(StepOutcome, Option<Snapshot>), StepError> {
-        let prefetched = self.prefetched.take().filter(|prefetched| prefetched.is_next(cursor, &seen));
+        let prefetched =
+            self.prefetched.take().filter(|prefetched| prefetched.is_next(cursor, &seen));
         if let Some(Prefetched { next, prepared, .. }) = prefetched {
-            let step = self.apply_entries(cursor, &next.entries, Some(&prepared), next.more).await?;
+            let step =
+                self.apply_entries(cursor, &next.entries, Some(&prepared), next.more).await?;
             let at = Snapshot::after(&step, cursor, seen, &next.entries);
             return Ok((step, at));
         }
-        let Page { entries, more } = prefetch::read(&self.log, cursor.epoch, cursor.seq, self.bound).await?;
+        let Page { entries, more } =
+            prefetch::read(&self.log, cursor.epoch, cursor.seq, self.bound).await?;
         let found = entries.len();
         let valid = unbroken(cursor, entries);
         // `seen` was read before the log, so its last entry must be there.
@@ -110,7 +120,8 @@ impl Reconciler {
             if self.cursor().await? != *cursor {
                 return Ok((StepOutcome::Superseded, None));
             }
-            let reason = format!("the log does not go on after entry {}", cursor.seq + valid.len() as u64);
+            let reason =
+                format!("the log does not go on after entry {}", cursor.seq + valid.len() as u64);
             close(&self.log.client, self.cell, cursor.epoch, &reason).await?;
         }
         let more = more && valid.len() == found;

@@ -115,7 +115,9 @@ impl Reconciler {
         if cursor.gate.is_none() {
             // No server is named, because an earlier version opened this epoch: there is no lease
             // to wait for.
-            return Ok(limited(cursor.name_gate(self.connection().await?, server)).await?.is_some());
+            return Ok(limited(cursor.name_gate(self.connection().await?, server))
+                .await?
+                .is_some());
         }
         tracing::warn!(
             cell,
@@ -123,7 +125,8 @@ impl Reconciler {
             wait = ?FENCE_WAIT,
             "this Redis (restarted or promoted) is taking over the cell from another server, after a wait"
         );
-        let Some(nobody) = limited(cursor.name_gate(self.connection().await?, Some(""))).await? else {
+        let Some(nobody) = limited(cursor.name_gate(self.connection().await?, Some(""))).await?
+        else {
             return Ok(false);
         };
         tokio::time::sleep(FENCE_WAIT).await;

@@ -80,7 +80,10 @@ impl Housekeeping {
                 "redis_records",
                 "old idempotency records cannot be removed from Redis",
             ),
-            old_records: Task::new("records", "old idempotency records cannot be removed from PostgreSQL"),
+            old_records: Task::new(
+                "records",
+                "old idempotency records cannot be removed from PostgreSQL",
+            ),
         }
     }
 
@@ -133,7 +136,8 @@ impl Housekeeping {
                 limited(options.options(limits).connect()).await?
             }
         };
-        let delete = sqlx::query(include_str!("sql/tidy_idempotency.sql")).bind(clock_ms).bind(self.records);
+        let delete =
+            sqlx::query(include_str!("sql/tidy_idempotency.sql")).bind(clock_ms).bind(self.records);
         let deleted = limited(delete.execute(&mut conn)).await?.rows_affected();
         if deleted < self.records.unsigned_abs() {
             let _ = conn.close().await; // the next round is minutes away

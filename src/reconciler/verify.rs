@@ -46,7 +46,10 @@ pub fn compare(cursor: &Cursor, meta: &Meta) -> Comparison {
         ));
     }
     if meta.seq == cursor.seq && meta.tip != cursor.tip {
-        return rebuild(format!("Redis holds another entry {} than PostgreSQL has applied", meta.seq));
+        return rebuild(format!(
+            "Redis holds another entry {} than PostgreSQL has applied",
+            meta.seq
+        ));
     }
     if meta.state != "open" {
         return rebuild(format!(
@@ -70,7 +73,8 @@ pub fn unbroken(cursor: &Cursor, entries: Vec<RawEntry>) -> Vec<RawEntry> {
     entries
         .into_iter()
         .take_while(|entry| {
-            let follows = entry.epoch == cursor.epoch && entry.seq == seq + 1 && entry.follows(&tip);
+            let follows =
+                entry.epoch == cursor.epoch && entry.seq == seq + 1 && entry.follows(&tip);
             seq = entry.seq;
             tip.clone_from(&entry.tip);
             follows
@@ -85,11 +89,27 @@ mod tests {
 
     fn cursor(epoch: u64, seq: u64) -> Cursor {
         let tip = format!("tip-{seq}");
-        Cursor { cell: 0, epoch, seq, tip, clock_ms: 0, halted_reason: None, gate: None, skipping: false }
+        Cursor {
+            cell: 0,
+            epoch,
+            seq,
+            tip,
+            clock_ms: 0,
+            halted_reason: None,
+            gate: None,
+            skipping: false,
+        }
     }
 
     fn meta(epoch: u64, seq: u64, applied: u64) -> Meta {
-        Meta { epoch, seq, tip: format!("tip-{seq}"), applied, state: "open".into(), ..Meta::default() }
+        Meta {
+            epoch,
+            seq,
+            tip: format!("tip-{seq}"),
+            applied,
+            state: "open".into(),
+            ..Meta::default()
+        }
     }
 
     #[test]
@@ -109,8 +129,12 @@ mod tests {
 
     #[test]
     fn a_truth_that_went_back_opens_nothing() {
-        for bad in [meta(4, 0, 0), meta(3, 9, 8), Meta { state: "closed".into(), ..meta(3, 9, 8) }] {
-            assert!(matches!(compare(&cursor(3, 7), &bad), Comparison::TruthWentBack(_)), "{bad:?}");
+        for bad in [meta(4, 0, 0), meta(3, 9, 8), Meta { state: "closed".into(), ..meta(3, 9, 8) }]
+        {
+            assert!(
+                matches!(compare(&cursor(3, 7), &bad), Comparison::TruthWentBack(_)),
+                "{bad:?}"
+            );
         }
     }
 

@@ -148,8 +148,14 @@ impl CheckedConnection {
         let connections = Connections::new(&client);
         // A failure of connection 1 is returned to the caller, who reports it.
         let (checked, complained) = (AtomicU64::new(0), AtomicU64::new(1));
-        let checked =
-            Self { client, demanded, connections, checked, complained, checking: Default::default() };
+        let checked = Self {
+            client,
+            demanded,
+            connections,
+            checked,
+            complained,
+            checking: Default::default(),
+        };
         checked.check().await?;
         Ok(checked)
     }
@@ -180,7 +186,9 @@ impl CheckedConnection {
             return Err(error);
         }
         if self.connection() != connection {
-            return Err(RedisSetupError::Unsafe("the connection changed while it was checked".into()));
+            return Err(RedisSetupError::Unsafe(
+                "the connection changed while it was checked".into(),
+            ));
         }
         self.checked.store(connection, Ordering::Relaxed);
         Ok(connection)
@@ -202,7 +210,10 @@ async fn check_durability(client: &Client, durability: Durability) -> Result<(),
         }
     }
     if let Ok(Some(advice)) = differences(client, &ADVISED).await {
-        tracing::warn!(advice, "a torn write at the end of Redis' append-only file could damage later ones");
+        tracing::warn!(
+            advice,
+            "a torn write at the end of Redis' append-only file could damage later ones"
+        );
     }
     if let (Ok(Some(advice)), Ok(Some(_))) =
         (differences(client, &NO_SNAPSHOTS).await, differences(client, &SNAPSHOTS_MAY_FAIL).await)

@@ -79,13 +79,19 @@ pub static ADVANCE_WATERMARK: ControlScript = control!(
     include_str!("../../lua/advance_watermark.lua")
 );
 
-pub static PROBE_WRITES: ControlScript = control!("#!lua\n", include_str!("../../lua/probe_writes.lua"));
+pub static PROBE_WRITES: ControlScript =
+    control!("#!lua\n", include_str!("../../lua/probe_writes.lua"));
 pub static READ_LOG: ControlScript =
     control!("#!lua flags=no-writes\n", include_str!("../../lua/read_log.lua"));
 
 impl ControlScript {
     /// Runs the script. `true` if it answered 1, its success value.
-    pub async fn call(&self, client: &Client, keys: Vec<String>, args: Vec<String>) -> Result<bool, Error> {
+    pub async fn call(
+        &self,
+        client: &Client,
+        keys: Vec<String>,
+        args: Vec<String>,
+    ) -> Result<bool, Error> {
         let answer: i64 = self.ask(client, keys, args).await?;
         Ok(answer == 1)
     }

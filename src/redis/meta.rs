@@ -31,7 +31,8 @@ impl Meta {
     }
 
     pub async fn read(client: &Client, cell: u32) -> Result<Self, Error> {
-        const FIELDS: [&str; 8] = ["epoch", "seq", "tip", "applied", "clock", "state", "reason", "claim"];
+        const FIELDS: [&str; 8] =
+            ["epoch", "seq", "tip", "applied", "clock", "state", "reason", "claim"];
         let values: Vec<Option<String>> =
             match client.with_options(&once()).hmget(Keys::meta(cell), FIELDS.to_vec()).await {
                 // Not a gate of Rushgate; a rebuild replaces the key.
@@ -61,10 +62,21 @@ pub async fn close(client: &Client, cell: u32, epoch: u64, reason: &str) -> Resu
 
 /// Closes a cell whose Redis does not hold an entry that this instance has seen. The script checks
 /// for the entry once more, since the entry may have been missing on another server than this one.
-pub async fn close_behind(client: &Client, cell: u32, epoch: u64, seen: (u64, &str)) -> Result<(), Error> {
+pub async fn close_behind(
+    client: &Client,
+    cell: u32,
+    epoch: u64,
+    seen: (u64, &str),
+) -> Result<(), Error> {
     let keys = vec![Keys::meta(cell), Keys::new(cell, epoch).log()];
     let reason = "Redis went back in time";
-    let args = vec![epoch.to_string(), reason.into(), String::new(), seen.0.to_string(), seen.1.to_owned()];
+    let args = vec![
+        epoch.to_string(),
+        reason.into(),
+        String::new(),
+        seen.0.to_string(),
+        seen.1.to_owned(),
+    ];
     if CLOSE_CELL.call(client, keys, args).await? {
         metrics::CELL_CLOSES.counter_of_cell(cell).increment(1);
         tracing::error!(cell, epoch, reason, seen = seen.0, "closed the cell");
@@ -78,7 +90,13 @@ pub async fn stop(client: &Client, cell: u32, epoch: u64, instruction: &str) -> 
     close_as(client, cell, epoch, instruction, "over").await
 }
 
-async fn close_as(client: &Client, cell: u32, epoch: u64, reason: &str, how: &str) -> Result<(), Error> {
+async fn close_as(
+    client: &Client,
+    cell: u32,
+    epoch: u64,
+    reason: &str,
+    how: &str,
+) -> Result<(), Error> {
     let args = vec![epoch.to_string(), reason.to_owned(), how.to_owned()];
     if CLOSE_CELL.call(client, vec![Keys::meta(cell)], args).await? {
         metrics::CELL_CLOSES.counter_of_cell(cell).increment(1);

@@ -39,7 +39,11 @@ impl TemplateRecord {
     pub fn template(self, template_id: TemplateId, issued: u64) -> Option<CouponTemplate> {
         Some(CouponTemplate {
             template_id,
-            discount: Discount::from_parts(&self.discount_type, self.discount_value, self.discount_max)?,
+            discount: Discount::from_parts(
+                &self.discount_type,
+                self.discount_value,
+                self.discount_max,
+            )?,
             name: self.name,
             min_subtotal: self.min_subtotal,
             max_issued: self.max_issued,

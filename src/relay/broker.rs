@@ -25,7 +25,9 @@ use crate::config::bounds::{
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// Omits the parser's reason, which may quote the password.
-    #[error("RUSHGATE_AMQP_URL is not an AMQP address; use one like amqp://user:password@host:5672/%2f")]
+    #[error(
+        "RUSHGATE_AMQP_URL is not an AMQP address; use one like amqp://user:password@host:5672/%2f"
+    )]
     Address,
     #[error("RabbitMQ: {0}")]
     Amqp(#[from] lapin::Error),
@@ -62,10 +64,15 @@ impl Broker {
         let connection =
             limited("connecting", RELAY_CONNECT_TIMEOUT, open(uri, socket.clone_handle())).await?;
         let channel =
-            limited("opening a channel", RELAY_CONNECT_TIMEOUT, connection.create_channel()).await?;
-        limited("declaring exchanges and queues", RELAY_TOPOLOGY_TIMEOUT, topology::declare(&channel))
-            .await
-            .map_err(declared_otherwise)?;
+            limited("opening a channel", RELAY_CONNECT_TIMEOUT, connection.create_channel())
+                .await?;
+        limited(
+            "declaring exchanges and queues",
+            RELAY_TOPOLOGY_TIMEOUT,
+            topology::declare(&channel),
+        )
+        .await
+        .map_err(declared_otherwise)?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         limited("turning confirms on", RELAY_CONNECT_TIMEOUT, confirms).await?;
         Ok(Self { _socket: socket, connection, channel })
@@ -93,7 +100,8 @@ impl Broker {
             let channel = self.connection.create_channel().await?;
             for queue in [topology::ORDERS_QUEUE, topology::DEAD_ORDERS_QUEUE] {
                 let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-                let found = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
+                let found =
+                    channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
                 seen.push((queue, found.message_count(), found.consumer_count()));
             }
             channel.close(200, "OK".into()).await

@@ -202,9 +202,15 @@ impl Relay {
 /// Runs the relay until `shutdown`. After any failure it pauses and retries; other roles are not
 /// affected. `connected` tells whether RabbitMQ is connected. A stand-by needs no connection and
 /// counts as connected.
-pub async fn run(amqp_url: &str, pool: PgPool, connected: Arc<AtomicBool>, shutdown: CancellationToken) {
+pub async fn run(
+    amqp_url: &str,
+    pool: PgPool,
+    connected: Arc<AtomicBool>,
+    shutdown: CancellationToken,
+) {
     let mut relay = Relay::new(amqp_url, pool);
-    let mut health = RelayHealth { connected, metrics: Arc::clone(&relay.metrics), state: None, failures: 0 };
+    let mut health =
+        RelayHealth { connected, metrics: Arc::clone(&relay.metrics), state: None, failures: 0 };
     while !shutdown.is_cancelled() {
         let began = Instant::now();
         let outcome = {
@@ -253,18 +259,28 @@ impl RelayHealth {
     /// Records the outcome of a step; returns the pause before the next one.
     fn after(&mut self, outcome: &Result<PublishOutcome, RelayError>) -> Duration {
         let (state, detail, pause) = match outcome {
-            Ok(PublishOutcome::StandBy) => (State::StandBy, String::new(), bounds::RELAY_STANDBY_POLL),
+            Ok(PublishOutcome::StandBy) => {
+                (State::StandBy, String::new(), bounds::RELAY_STANDBY_POLL)
+            }
             Ok(PublishOutcome::Idle) => (State::Delivering, String::new(), bounds::RELAY_POLL),
             Ok(PublishOutcome::Published { delivered, refused }) if refused.is_empty() => {
                 // A window costs the same for one event as for many, so events are collected for a
                 // while.
                 let full = *delivered as i64 >= bounds::RELAY_ROWS;
-                (State::Delivering, String::new(), if full { Duration::ZERO } else { bounds::RELAY_POLL })
+                (
+                    State::Delivering,
+                    String::new(),
+                    if full { Duration::ZERO } else { bounds::RELAY_POLL },
+                )
             }
             Ok(PublishOutcome::Published { refused, .. }) => {
                 let first = &refused[0];
-                let detail =
-                    format!("{} events, the first is {}: {}", refused.len(), first.event_id, first.why);
+                let detail = format!(
+                    "{} events, the first is {}: {}",
+                    refused.len(),
+                    first.event_id,
+                    first.why
+                );
                 (State::Refused, detail, bounds::RELAY_REFUSED_PAUSE)
             }
             Err(RelayError::Broker(error @ BrokerError::DeclaredOtherwise(_))) => {
@@ -297,15 +313,21 @@ impl RelayHealth {
         match state {
             State::StandBy => info!("relay: another instance publishes the events; standing by"),
             State::Delivering => info!("relay: carrying events to RabbitMQ"),
-            State::Refused => error!(detail, "relay: RabbitMQ refused events; they are kept and sent again"),
-            State::NoBroker => warn!(detail, "relay: RabbitMQ cannot be used; events wait in the outbox"),
+            State::Refused => {
+                error!(detail, "relay: RabbitMQ refused events; they are kept and sent again")
+            }
+            State::NoBroker => {
+                warn!(detail, "relay: RabbitMQ cannot be used; events wait in the outbox")
+            }
             State::Misdeclared => {
                 error!(
                     detail,
                     "relay: exchanges or queues in RabbitMQ are declared differently; events wait in the outbox"
                 )
             }
-            State::NoTruth => warn!(detail, "relay: PostgreSQL cannot be used; events wait in the outbox"),
+            State::NoTruth => {
+                warn!(detail, "relay: PostgreSQL cannot be used; events wait in the outbox")
+            }
             State::Stopped => info!("relay: stopped"),
         }
     }
@@ -325,7 +347,8 @@ mod tests {
     #[test]
     fn an_outage_of_postgresql_is_none_of_rabbitmq() {
         let (connected, metrics) = (Arc::new(AtomicBool::new(true)), Arc::new(RelayMetrics::new()));
-        let mut health = RelayHealth { connected: Arc::clone(&connected), metrics, state: None, failures: 0 };
+        let mut health =
+            RelayHealth { connected: Arc::clone(&connected), metrics, state: None, failures: 0 };
         let is_connected = || connected.load(Ordering::Relaxed);
         health.after(&Err(RelayError::Outbox(OutboxError::TimedOut(bounds::RELAY_TRUTH_TIMEOUT))));
         assert!(is_connected());
@@ -340,7 +363,8 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_bound_and_end_with_the_trouble() {
         let metrics = Arc::new(RelayMetrics::new());
-        let mut health = RelayHealth { connected: Arc::default(), metrics, state: None, failures: 0 };
+        let mut health =
+            RelayHealth { connected: Arc::default(), metrics, state: None, failures: 0 };
         let failed = || Err(RelayError::Broker(BrokerError::Blocked));
         let pauses: Vec<_> = (0..40).map(|_| health.after(&failed())).collect();
         assert_eq!(pauses[0], bounds::RELAY_RETRY_FIRST);

@@ -65,7 +65,8 @@ pub struct Outbox {
 impl Outbox {
     /// Takes the leader's lock. `None`: another relay holds it.
     pub async fn lead(options: &PgConnectOptions) -> Result<Option<Self>, OutboxError> {
-        let options = lead_with(options.clone(), "rushgate-relay").options(BY_KEY).options(IN_ORDER);
+        let options =
+            lead_with(options.clone(), "rushgate-relay").options(BY_KEY).options(IN_ORDER);
         let mut connection = limited(options.connect()).await?;
         let locked: bool = limited(
             sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
@@ -111,7 +112,8 @@ impl Outbox {
         .await?;
         self.claimed = true;
         let first: Option<i64> = rows.first().map(|row| row.try_get("outbox_id")).transpose()?;
-        if let Some(settled) = settled.filter(|settled| first.is_none_or(|first| first >= *settled)) {
+        if let Some(settled) = settled.filter(|settled| first.is_none_or(|first| first >= *settled))
+        {
             (self.floor, self.next_floor) = (settled, None);
         }
         if below && first.is_none_or(|first| first >= from) {
@@ -137,7 +139,8 @@ impl Outbox {
     async fn settled(&mut self) -> Result<Option<i64>, OutboxError> {
         let sql = "SELECT pg_snapshot_xmin(now)::text::bigint, pg_snapshot_xmax(now)::text::bigint
                    FROM pg_current_snapshot() AS now";
-        let (oldest, next): (i64, i64) = limited(sqlx::query_as(sql).fetch_one(&mut self.connection)).await?;
+        let (oldest, next): (i64, i64) =
+            limited(sqlx::query_as(sql).fetch_one(&mut self.connection)).await?;
         let (from, begun_before) = *self.next_floor.get_or_insert((self.from, next));
         Ok((oldest >= begun_before).then_some(from))
     }
@@ -152,7 +155,8 @@ impl Outbox {
     /// Deletes exactly these rows and counts them as published. `all`: no row of the last claim is
     /// left.
     pub async fn delivered(&mut self, outbox_ids: &[i64], all: bool) -> Result<(), OutboxError> {
-        let delivered = sqlx::query(include_str!("sql/delivered.sql")).bind(outbox_ids).bind(self.floor);
+        let delivered =
+            sqlx::query(include_str!("sql/delivered.sql")).bind(outbox_ids).bind(self.floor);
         limited(delivered.execute(&mut self.connection)).await?;
         self.from = match outbox_ids.iter().max().filter(|_| all) {
             Some(last) => self.from.max(last + 1),

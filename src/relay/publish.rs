@@ -46,7 +46,9 @@ impl fmt::Display for Refusal {
         match self {
             Self::Unroutable(why) => write!(f, "no queue is bound for it ({why})"),
             Self::Nacked => f.write_str("RabbitMQ could not store it"),
-            Self::Unpublishable(why) => write!(f, "it cannot be encoded as an AMQP message ({why})"),
+            Self::Unpublishable(why) => {
+                write!(f, "it cannot be encoded as an AMQP message ({why})")
+            }
         }
     }
 }
@@ -72,13 +74,16 @@ pub(super) async fn publish_window(channel: &Channel, rows: &[OutboxRow]) -> Win
     let mut pending = Vec::with_capacity(rows.len());
     let started = Instant::now();
     let sent =
-        timeout(RELAY_PUBLISH_TIMEOUT, send_all(channel, rows, &mut pending, &mut window.refused)).await;
+        timeout(RELAY_PUBLISH_TIMEOUT, send_all(channel, rows, &mut pending, &mut window.refused))
+            .await;
     window.sent = pending.len();
     window.publishing = started.elapsed();
     window.doubt = match sent {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.into()),
-        Err(_) => Some(BrokerError::TimedOut { what: "taking events", limit: RELAY_PUBLISH_TIMEOUT }),
+        Err(_) => {
+            Some(BrokerError::TimedOut { what: "taking events", limit: RELAY_PUBLISH_TIMEOUT })
+        }
     };
     // After a failure, only confirms that have already arrived count.
     let patience = if window.doubt.is_none() { RELAY_CONFIRM_TIMEOUT } else { Default::default() };
@@ -179,7 +184,8 @@ impl Told {
 }
 
 fn address(row: &OutboxRow) -> Result<(ShortString, BasicProperties), String> {
-    let short = |text: &str| ShortString::try_new(text.to_owned()).map_err(|error| error.to_string());
+    let short =
+        |text: &str| ShortString::try_new(text.to_owned()).map_err(|error| error.to_string());
     let properties = BasicProperties::default()
         .with_content_type(CLOUD_EVENTS_JSON.into())
         .with_delivery_mode(PERSISTENT)
@@ -209,9 +215,13 @@ fn judge(outcomes: Vec<(&OutboxRow, Option<Confirmation>)>, window: &mut Window)
     }
     for (row, outcome) in outcomes {
         match (returned.get(&row.event_id), outcome) {
-            (Some(reason), _) => window.refused.push(row.refused(Refusal::Unroutable(reason.clone()))),
+            (Some(reason), _) => {
+                window.refused.push(row.refused(Refusal::Unroutable(reason.clone())))
+            }
             (None, Some(Confirmation::Ack(None))) => window.confirmed.push(row.outbox_id),
-            (None, Some(Confirmation::Nack(_))) => window.refused.push(row.refused(Refusal::Nacked)),
+            (None, Some(Confirmation::Nack(_))) => {
+                window.refused.push(row.refused(Refusal::Nacked))
+            }
             (None, Some(Confirmation::Ack(Some(_)) | Confirmation::NotRequested) | None) => {}
         }
     }

@@ -63,7 +63,10 @@ pub struct Window {
 }
 
 /// The newest local midnight that is not after `now`: its day, and the window of its list.
-pub fn newest_midnight(zone: &TimeZone, now: TimestampMs) -> Result<(Date, Window), SchedulerError> {
+pub fn newest_midnight(
+    zone: &TimeZone,
+    now: TimestampMs,
+) -> Result<(Date, Window), SchedulerError> {
     let midnight = local(zone, now)?.start_of_day().map_err(|_| SchedulerError::Calendar(now))?;
     let to = midnight.timestamp().as_millisecond();
     let from = days_before(&midnight).and_then(|day| day.start_of_day());
@@ -99,7 +102,11 @@ fn until_next_midnight(zone: &TimeZone, now: TimestampMs) -> Option<Duration> {
 /// `POST /v1/products/popular/refresh`. `now` is the gate's clock, which dates orders. The caller
 /// has waited until PostgreSQL has what the gate has. Lists that are made at the same time are all
 /// correct; the newest is shown.
-pub async fn refresh_now(pool: &PgPool, zone: &TimeZone, now: TimestampMs) -> Result<(), SchedulerError> {
+pub async fn refresh_now(
+    pool: &PgPool,
+    zone: &TimeZone,
+    now: TimestampMs,
+) -> Result<(), SchedulerError> {
     make_list(pool, None, window_up_to(zone, now + 1)?, now).await?;
     Ok(prune(pool).await?)
 }
@@ -222,9 +229,16 @@ async fn make_list<'e>(
 
 /// Makes the first list under a lock, because no unique key keeps two instances from making one
 /// each.
-async fn make_first_list(pool: PgPool, window: Window, now: TimestampMs) -> Result<bool, sqlx::Error> {
+async fn make_first_list(
+    pool: PgPool,
+    window: Window,
+    now: TimestampMs,
+) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(FIRST_LIST_LOCK).execute(&mut *transaction).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(FIRST_LIST_LOCK)
+        .execute(&mut *transaction)
+        .await?;
     let reached: Option<TimestampMs> =
         sqlx::query_scalar(include_str!("sql/newest.sql")).fetch_one(&mut *transaction).await?;
     let made = reached.is_none() && make_list(&mut *transaction, None, window, now).await?;
@@ -287,7 +301,10 @@ mod tests {
     #[test]
     fn the_next_midnight_is_at_most_a_day_and_an_hour_away() {
         let seoul = zone("Asia/Seoul");
-        assert_eq!(until_next_midnight(&seoul, at("2026-03-09T14:59:59Z")), Some(Duration::from_secs(1)));
+        assert_eq!(
+            until_next_midnight(&seoul, at("2026-03-09T14:59:59Z")),
+            Some(Duration::from_secs(1))
+        );
         assert_eq!(
             until_next_midnight(&seoul, at("2026-03-09T15:00:00Z")),
             Some(Duration::from_secs(86_400))

@@ -41,7 +41,10 @@ impl std::fmt::Display for Unprepared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Away(why) => {
-                write!(f, "PostgreSQL cannot be used yet ({why}): start it, or correct RUSHGATE_DATABASE_URL")
+                write!(
+                    f,
+                    "PostgreSQL cannot be used yet ({why}): start it, or correct RUSHGATE_DATABASE_URL"
+                )
             }
             Self::Wrong(error) => error.fmt(f),
         }
@@ -113,14 +116,20 @@ async fn try_once(servers: &Servers, roles: &[Role]) -> Result<(), Unprepared> {
     outcome
 }
 
-async fn look(conn: &mut PgConnection, servers: &Servers, roles: &[Role]) -> Result<(), Unprepared> {
+async fn look(
+    conn: &mut PgConnection,
+    servers: &Servers,
+    roles: &[Role],
+) -> Result<(), Unprepared> {
     let read_only = sqlx::query_scalar("SELECT current_setting('transaction_read_only')::bool");
     let read_only: bool = limited(read_only.fetch_one(&mut *conn)).await?;
     if let Err(error) = migrate::migrate(servers).await {
         // Has PostgreSQL gone away in the meantime? Then this fails as `Away`.
         let _: bool = limited(sqlx::query_scalar("SELECT true").fetch_one(&mut *conn)).await?;
         return Err(match read_only {
-            true => Unprepared::Away(format!("it is read-only and lacks this version's schema: {error}")),
+            true => Unprepared::Away(format!(
+                "it is read-only and lacks this version's schema: {error}"
+            )),
             false => Unprepared::Wrong(error.into()),
         });
     }
@@ -148,9 +157,9 @@ fn is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::Protocol(_) => true,
-        sqlx::Error::Database(error) => error
-            .code()
-            .is_some_and(|code| code.starts_with("08") || code.starts_with("53") || code.starts_with("57P0")),
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            code.starts_with("08") || code.starts_with("53") || code.starts_with("57P0")
+        }),
         _ => false,
     }
 }

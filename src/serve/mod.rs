@@ -68,7 +68,9 @@ pub enum ServeError {
     Unusable(String),
     #[error("{0}")]
     Rights(String),
-    #[error("a task of this process has ended ({0}): restart the process, and report this as a defect")]
+    #[error(
+        "a task of this process has ended ({0}): restart the process, and report this as a defect"
+    )]
     Ended(String),
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -112,8 +114,11 @@ pub async fn run(
     }
     let tls = Tls::from_settings(&settings.tls)?;
     let zone = TimeZone::get(&settings.timezone).map_err(|e| InvalidSetting(e.to_string()))?;
-    let pool =
-        truth::pool(&settings.servers.database_url, BACKGROUND_CONNECTIONS, BACKGROUND_STATEMENT_LIMIT)?;
+    let pool = truth::pool(
+        &settings.servers.database_url,
+        BACKGROUND_CONNECTIONS,
+        BACKGROUND_STATEMENT_LIMIT,
+    )?;
     let amqp = settings.servers.amqp_url.parse();
     let amqp = amqp.map_err(|_| InvalidSetting(relay::BrokerError::Address.to_string()))?;
     let gate = Gate::connect(&settings).await?;
@@ -138,7 +143,13 @@ pub async fn run(
     if settings.has(Role::Reconciler) {
         let thread = DedicatedRuntime::start("rushgate-follow", settings.followers_niceness())?;
         for cell in 0..settings.servers.cells {
-            roles.spawn(reconcile(&settings, cell, thread.runtime().clone(), &prepared, &background));
+            roles.spawn(reconcile(
+                &settings,
+                cell,
+                thread.runtime().clone(),
+                &prepared,
+                &background,
+            ));
         }
         followers.push(thread);
     }
@@ -165,7 +176,8 @@ pub async fn run(
         followers.push(thread);
     }
     if settings.has(Role::Scheduler) {
-        let (gate, pool, zone, stop) = (gate.clone(), pool.clone(), zone.clone(), background.clone());
+        let (gate, pool, zone, stop) =
+            (gate.clone(), pool.clone(), zone.clone(), background.clone());
         let prepared = prepared.clone();
         let start = move || {
             let scheduling = schedule(gate.clone(), pool.clone(), zone.clone(), stop.clone());
@@ -245,7 +257,11 @@ struct Listening<'a> {
 
 impl Listening<'_> {
     /// Listens on both ports until it is to stop and [`Serve::drain`] has passed.
-    async fn run(self, stopping: Stopping, ready: oneshot::Sender<Addresses>) -> Result<(), ServeError> {
+    async fn run(
+        self,
+        stopping: Stopping,
+        ready: oneshot::Sender<Addresses>,
+    ) -> Result<(), ServeError> {
         let settings = self.settings;
         let timeout = settings.truth_timeout();
         let (url, connections) = (&settings.servers.database_url, settings.database_connections);

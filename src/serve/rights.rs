@@ -79,14 +79,18 @@ fn needed_by(role: Role) -> &'static [Right] {
 
 /// The rights that these roles lack, in one line that says what to do; `None`: they lack nothing.
 /// Tables that do not exist are left to the migrations.
-pub async fn missing(conn: &mut PgConnection, roles: &[Role]) -> Result<Option<String>, sqlx::Error> {
+pub async fn missing(
+    conn: &mut PgConnection,
+    roles: &[Role],
+) -> Result<Option<String>, sqlx::Error> {
     let mut lacking = Vec::new();
     let mut user = String::new();
     for (name, rights) in
         roles.iter().map(|role| (role.name(), needed_by(*role))).chain([("every role", ALL)])
     {
         let (kinds, tables): (Vec<&str>, Vec<&str>) = rights.iter().copied().unzip();
-        let asking = sqlx::query_as(include_str!("sql/missing_rights.sql")).bind(kinds).bind(tables);
+        let asking =
+            sqlx::query_as(include_str!("sql/missing_rights.sql")).bind(kinds).bind(tables);
         let refused: Vec<(String, String, String)> = asking.fetch_all(&mut *conn).await?;
         for (who, kind, table) in refused {
             user = who;
@@ -111,7 +115,10 @@ mod tests {
     /// Whether `deploy/roles.sql` grants this right to that PostgreSQL role.
     fn given(role: &str, (kind, table): Right) -> bool {
         let words = |text: &str| -> Vec<String> {
-            text.split([',', ' ', '\n']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            text.split([',', ' ', '\n'])
+                .filter(|word| !word.is_empty())
+                .map(str::to_owned)
+                .collect()
         };
         FILE.split(';').filter_map(|statement| statement.split_once("GRANT ")).any(|(_, grant)| {
             let Some((kinds, rest)) = grant.split_once(" ON ") else { return false };

@@ -71,7 +71,8 @@ impl Sampler {
         };
         let (redis, vitals) = futures::join!(redis, self.truth.vitals());
         let mut out = Exposition::default();
-        let rabbitmq = self.rabbitmq_connected.as_ref().map(|on| ("rabbitmq", on.load(Ordering::Relaxed)));
+        let rabbitmq =
+            self.rabbitmq_connected.as_ref().map(|on| ("rabbitmq", on.load(Ordering::Relaxed)));
         let connected =
             [("redis", redis.is_some()), ("postgres", vitals.is_ok())].into_iter().chain(rabbitmq);
         out.put_all(&CONNECTED, connected.map(|(server, on)| ([server], flag(on))));
@@ -90,7 +91,10 @@ impl Sampler {
 
     /// Values that this process knows without asking a server.
     fn expose_own(&self, out: &mut Exposition) {
-        out.put_all(&GATE_QUEUE, self.gate.queues().map(|(script, waiting)| ([script], waiting as f64)));
+        out.put_all(
+            &GATE_QUEUE,
+            self.gate.queues().map(|(script, waiting)| ([script], waiting as f64)),
+        );
         out.put(&GATE_QUEUE_LIMIT, f64::from(self.queue_limit));
         out.put(&LOG_LIMIT, self.log_limit as f64);
         out.put_all(&BUILD_INFO, [([env!("CARGO_PKG_VERSION")], 1.0)]);
@@ -107,7 +111,8 @@ impl Sampler {
 impl Templates {
     async fn look(&mut self, gate: &Gate) -> Option<Vec<CouponTemplate>> {
         if self.scanned.is_none_or(|at| at.elapsed() > METRICS_TEMPLATES_SCAN) {
-            self.open = gate.open_templates(METRICS_TEMPLATES, METRICS_TEMPLATE_PAGES).await.ok()?;
+            self.open =
+                gate.open_templates(METRICS_TEMPLATES, METRICS_TEMPLATE_PAGES).await.ok()?;
             self.scanned = Some(Instant::now());
         }
         gate.still_open(&self.open).await.ok()
@@ -120,7 +125,9 @@ fn expose_cells(out: &mut Exposition, cells: &[CellSample]) {
         names.iter().zip(cells).map(move |(name, sample)| ([name.as_str()], figure(sample)))
     };
     let states = names.iter().zip(cells).flat_map(|(name, sample)| {
-        CELL_STATES.into_iter().map(move |state| ([name.as_str(), state], flag(sample.status.state == state)))
+        CELL_STATES
+            .into_iter()
+            .map(move |state| ([name.as_str(), state], flag(sample.status.state == state)))
     });
     out.put_all(&CELL_STATE, states);
     let refusals = names.iter().zip(cells).flat_map(|(name, sample)| {
@@ -131,7 +138,10 @@ fn expose_cells(out: &mut Exposition, cells: &[CellSample]) {
     out.put_all(&CELL_EPOCH, by_cell(|sample| sample.status.epoch as f64));
     out.put_all(&LOG_SEQUENCE, by_cell(|sample| sample.status.seq as f64));
     out.put_all(&LOG_APPLIED, by_cell(|sample| sample.status.applied as f64));
-    out.put_all(&LOG_LAG, by_cell(|sample| sample.status.seq.saturating_sub(sample.status.applied) as f64));
+    out.put_all(
+        &LOG_LAG,
+        by_cell(|sample| sample.status.seq.saturating_sub(sample.status.applied) as f64),
+    );
     out.put_all(&LOG_LAG_SECONDS, by_cell(|sample| sample.behind.as_secs_f64()));
     out.put_all(&LOG_LENGTH, by_cell(|sample| sample.log_length as f64));
 }
@@ -166,9 +176,11 @@ fn expose_truth(out: &mut Exposition, vitals: &Vitals) {
     if let Some(at_ms) = vitals.popular_refreshed {
         out.put(&POPULAR_REFRESHED, at_ms as f64 / 1_000.0);
     }
-    let names: Vec<String> = vitals.progress.cursors.iter().map(|cursor| cursor.cell.to_string()).collect();
+    let names: Vec<String> =
+        vitals.progress.cursors.iter().map(|cursor| cursor.cell.to_string()).collect();
     let halted = names.iter().zip(&vitals.progress.cursors);
-    let halted = halted.map(|(name, cursor)| ([name.as_str()], flag(cursor.halted_reason.is_some())));
+    let halted =
+        halted.map(|(name, cursor)| ([name.as_str()], flag(cursor.halted_reason.is_some())));
     out.put_all(&RECONCILER_HALTED, halted);
 }
 

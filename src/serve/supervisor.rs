@@ -63,7 +63,8 @@ pub fn cause(error: JoinError) -> String {
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
 }
 
 #[cfg(test)]
@@ -93,8 +94,11 @@ mod tests {
             let (runs, leading, stop) = (Arc::clone(&runs), Arc::clone(&leading), stop.clone());
             move || {
                 assert_eq!(leading.load(Ordering::SeqCst), 0, "cleared before the next run");
-                let (run, leads, stop) =
-                    (runs.fetch_add(1, Ordering::SeqCst), Leading(Arc::clone(&leading)), stop.clone());
+                let (run, leads, stop) = (
+                    runs.fetch_add(1, Ordering::SeqCst),
+                    Leading(Arc::clone(&leading)),
+                    stop.clone(),
+                );
                 async move {
                     leads.0.store(1, Ordering::SeqCst);
                     match run {

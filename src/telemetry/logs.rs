@@ -77,7 +77,10 @@ mod tests {
         assert_eq!(asked(&["rushgate", "serve"], None), LogFormat::Pretty);
         assert_eq!(asked(&["rushgate", "rebuild"], Some("json")), LogFormat::Json);
         assert_eq!(asked(&["rushgate", "serve", "--log-format", "json"], None), LogFormat::Json);
-        assert_eq!(asked(&["rushgate", "serve", "--log-format=pretty"], Some("json")), LogFormat::Pretty);
+        assert_eq!(
+            asked(&["rushgate", "serve", "--log-format=pretty"], Some("json")),
+            LogFormat::Pretty
+        );
     }
 
     #[test]
@@ -85,6 +88,9 @@ mod tests {
         assert_eq!(fatal_line(LogFormat::Pretty, "no"), "rushgate: no");
         let line: serde_json::Value =
             serde_json::from_str(&fatal_line(LogFormat::Json, "a \"b\"\nc")).unwrap();
-        assert_eq!((&line["level"], &line["fields"]["message"]), (&json!("ERROR"), &json!("a \"b\"\nc")));
+        assert_eq!(
+            (&line["level"], &line["fields"]["message"]),
+            (&json!("ERROR"), &json!("a \"b\"\nc"))
+        );
     }
 }

@@ -38,14 +38,15 @@ impl Kind {
 
 /// Seconds, from a gate call in memory to the longest time limits.
 const SHORT: Kind = Kind::Histogram(&[
-    0.000_5, 0.001, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-    10.0,
+    0.000_5, 0.001, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+    2.5, 5.0, 10.0,
 ]);
 /// Seconds, for jobs that are done as a whole.
 const LONG: Kind =
     Kind::Histogram(&[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0]);
 /// Items in a batch.
-const PIECES: Kind = Kind::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0]);
+const PIECES: Kind =
+    Kind::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0]);
 
 macro_rules! metrics {
     ($($id:ident $kind:expr, $name:literal [$($label:literal)*] $help:literal)+) => {
@@ -226,7 +227,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for metric in ALL {
         if let Kind::Histogram(buckets) = metric.kind {
-            builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
+            builder =
+                builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
         }
     }
     let handle = builder.install_recorder()?;
@@ -258,7 +260,11 @@ mod tests {
         for metric in ALL {
             let name = metric.name;
             assert!(name.starts_with("rushgate_") || name.starts_with("process_"), "{name}");
-            assert_eq!(metric.kind == Counter, name.ends_with("_total"), "{name}: counters end in _total");
+            assert_eq!(
+                metric.kind == Counter,
+                name.ends_with("_total"),
+                "{name}: counters end in _total"
+            );
             assert!(!name.contains("_ms") && !name.contains("_kb"), "{name}: base units");
             assert_eq!(ALL.iter().filter(|other| other.name == name).count(), 1, "{name}");
             assert!(!metric.help.ends_with('.') && !metric.help.contains('\n'), "{name}");

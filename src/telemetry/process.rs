@@ -28,7 +28,8 @@ pub fn expose(out: &mut Exposition) {
 pub fn expose_stat(out: &mut Exposition, own: &str, machine: &str) {
     // The second field is the program's name in parentheses, and may contain blanks.
     let Some((_, after_name)) = own.rsplit_once(')') else { return };
-    let fields: Vec<f64> = after_name.split_whitespace().skip(1).map_while(|f| f.parse().ok()).collect();
+    let fields: Vec<f64> =
+        after_name.split_whitespace().skip(1).map_while(|f| f.parse().ok()).collect();
     // In the numbering of proc(5), the first of these is field 4.
     let field = |number: usize| fields.get(number - 4);
     if let (Some(user), Some(system)) = (field(14), field(15)) {
@@ -74,7 +75,8 @@ mod tests {
     }
 
     fn value(text: &str, metric: &Metric) -> f64 {
-        value_of(text, &format!("{} ", metric.name)).unwrap_or_else(|| panic!("{}: {text}", metric.name))
+        value_of(text, &format!("{} ", metric.name))
+            .unwrap_or_else(|| panic!("{}: {text}", metric.name))
     }
 
     #[test]
@@ -97,7 +99,11 @@ mod tests {
     fn a_program_name_with_blanks_and_brackets_is_no_trouble() {
         let mut out = Exposition::default();
         let numbers: Vec<String> = (4..=22).map(|n| (n * 100).to_string()).collect();
-        expose_stat(&mut out, &format!("7 (a) b (c) S {}", numbers.join(" ")), "cpu 1\nbtime 1000\n");
+        expose_stat(
+            &mut out,
+            &format!("7 (a) b (c) S {}", numbers.join(" ")),
+            "cpu 1\nbtime 1000\n",
+        );
         let text = out.into_text();
         assert_eq!(value(&text, &PROCESS_CPU), 14.0 + 15.0);
         assert_eq!(value(&text, &PROCESS_START), 1_000.0 + 22.0);

@@ -52,7 +52,13 @@ impl Repeated {
         match self.count(&error, Instant::now()) {
             Tell::First => tracing::warn!(error, "{}", self.what),
             Tell::Again { times, secs } => {
-                tracing::warn!(error, times, secs, "{}: again, {times} times in {secs} s", self.what);
+                tracing::warn!(
+                    error,
+                    times,
+                    secs,
+                    "{}: again, {times} times in {secs} s",
+                    self.what
+                );
             }
             Tell::Nothing => {}
         }
@@ -97,8 +103,9 @@ mod tests {
     fn a_failure_is_told_once_then_counted() {
         let mut repeated = Repeated::new("the server does not answer");
         let start = Instant::now();
-        let told: Vec<Tell> =
-            (0..=240).map(|n| repeated.count("refused", start + Duration::from_millis(500) * n)).collect();
+        let told: Vec<Tell> = (0..=240)
+            .map(|n| repeated.count("refused", start + Duration::from_millis(500) * n))
+            .collect();
         assert_eq!(told[0], Tell::First);
         assert!(told[1..240].iter().all(|tell| *tell == Tell::Nothing));
         assert_eq!(told[240], Tell::Again { times: 240, secs: 120 });

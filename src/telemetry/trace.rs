@@ -9,9 +9,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use axum::http::{HeaderMap, HeaderValue};
-use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::trace::{
+    SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+};
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor};
+use opentelemetry_sdk::trace::{
+    BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor,
+};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
@@ -40,7 +44,8 @@ impl Trace {
     /// Takes valid ids from the headers and generates the missing ones.
     pub fn of(headers: &HeaderMap) -> Self {
         let given = headers.get(REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
-        let parent = headers.get(TRACEPARENT).and_then(|text| TraceMark::parse(text.to_str().ok()?));
+        let parent =
+            headers.get(TRACEPARENT).and_then(|text| TraceMark::parse(text.to_str().ok()?));
         let fresh = fresh_id();
         let mut span_id = [0; 8];
         // Never all zero, which would be invalid: these bytes contain the UUID's variant bits.
@@ -66,7 +71,9 @@ impl Trace {
     pub fn header(&self) -> HeaderValue {
         match (&self.given, &self.mark.request_id) {
             (Some(given), _) => given.clone(),
-            (None, Some(id)) => HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("")),
+            (None, Some(id)) => {
+                HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static(""))
+            }
             (None, None) => self.mark.trace_id_header(),
         }
     }
@@ -103,14 +110,16 @@ fn fresh_id() -> Uuid {
     let random = fastrand::u128(..).to_ne_bytes();
     let mut ten = [0; 10];
     ten.copy_from_slice(&random[..10]);
-    uuid::Builder::from_unix_timestamp_millis(u64::try_from(since.as_millis()).unwrap_or(0), &ten).into_uuid()
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(since.as_millis()).unwrap_or(0), &ten)
+        .into_uuid()
 }
 
 impl TraceMark {
     fn trace_id_header(&self) -> HeaderValue {
         let mut text = [0; Hyphenated::LENGTH];
         let id = Uuid::from_bytes(self.trace_id).hyphenated();
-        HeaderValue::from_str(id.encode_lower(&mut text)).unwrap_or_else(|_| HeaderValue::from_static(""))
+        HeaderValue::from_str(id.encode_lower(&mut text))
+            .unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
     /// Records work that was done because of the request and has just ended.
@@ -121,7 +130,8 @@ impl TraceMark {
     /// Like [`Self::child`], for work that began at `from` on the gate's clock.
     pub fn child_since(&self, kind: SpanKind, name: &'static str, from: TimestampMs) {
         record(self, || {
-            let from = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(from).unwrap_or(0));
+            let from =
+                SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(from).unwrap_or(0));
             let took = SystemTime::now().duration_since(from).unwrap_or_default();
             span(self, kind, name.to_owned(), took)
         });
@@ -150,7 +160,8 @@ pub fn start(settings: &Serve) -> Result<(), InvalidSetting> {
 pub async fn stop() {
     const LIMIT: Duration = Duration::from_secs(1);
     if let Some(export) = EXPORT.get() {
-        let stopped = tokio::task::spawn_blocking(move || export.spans.shutdown_with_timeout(LIMIT));
+        let stopped =
+            tokio::task::spawn_blocking(move || export.spans.shutdown_with_timeout(LIMIT));
         // A collector that is away must not hold up the process.
         let _ = tokio::time::timeout(LIMIT * 2, stopped).await;
     }
@@ -176,7 +187,13 @@ fn record(mark: &TraceMark, span: impl FnOnce() -> SpanData) {
 
 fn context(mark: &TraceMark, span_id: [u8; 8]) -> SpanContext {
     let trace_id = TraceId::from_bytes(mark.trace_id);
-    SpanContext::new(trace_id, SpanId::from_bytes(span_id), TraceFlags::SAMPLED, false, TraceState::default())
+    SpanContext::new(
+        trace_id,
+        SpanId::from_bytes(span_id),
+        TraceFlags::SAMPLED,
+        false,
+        TraceState::default(),
+    )
 }
 
 fn span(parent: &TraceMark, span_kind: SpanKind, name: String, took: Duration) -> SpanData {
@@ -216,28 +233,36 @@ mod tests {
         assert_eq!(trace.header(), "order-7/a");
         assert_eq!(trace.mark.request_id(), "order-7/a");
         let out = trace.mark.traceparent();
-        assert!(out.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && out.ends_with("-01"), "{out}");
+        assert!(
+            out.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && out.ends_with("-01"),
+            "{out}"
+        );
         assert!(!out.contains("b7ad6b7169203331"), "the request is a span of its own");
         assert_eq!(trace.parent, Some([0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]));
     }
 
     #[test]
     fn what_is_missing_or_unreadable_is_made() {
-        let (first, second) = (trace(&[]), trace(&[(REQUEST_ID, "two words"), (TRACEPARENT, "00-0-0-00")]));
+        let (first, second) =
+            (trace(&[]), trace(&[(REQUEST_ID, "two words"), (TRACEPARENT, "00-0-0-00")]));
         for trace in [&first, &second] {
             assert_eq!(trace.header(), trace.mark.request_id());
             assert!(Uuid::parse_str(&trace.mark.request_id()).is_ok());
             assert!(trace.mark.traceparent().ends_with("-00") && trace.parent.is_none());
         }
         assert_ne!(first.mark, second.mark);
-        assert!(!is_request_id(b"") && !is_request_id(&[b'a'; 129]) && !is_request_id("é".as_bytes()));
+        assert!(
+            !is_request_id(b"") && !is_request_id(&[b'a'; 129]) && !is_request_id("é".as_bytes())
+        );
     }
 
     #[test]
     fn a_mark_survives_the_log() {
-        for trace in
-            [trace(&[]), trace(&[(REQUEST_ID, "r"), (TRACEPARENT, GIVEN)]), trace(&[(TRACEPARENT, GIVEN)])]
-        {
+        for trace in [
+            trace(&[]),
+            trace(&[(REQUEST_ID, "r"), (TRACEPARENT, GIVEN)]),
+            trace(&[(TRACEPARENT, GIVEN)]),
+        ] {
             let id = crate::domain::wire::Id::new();
             let packed = crate::domain::wire::pack(&trace.mark.packed(id)).unwrap();
             let unpacked = TraceMark::unpacked(rmp_serde::from_slice(&packed).unwrap());

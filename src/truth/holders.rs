@@ -51,7 +51,11 @@ impl Truth {
         Ok(page.page())
     }
 
-    async fn has_serial_above(&self, template_id: &TemplateId, serial: i64) -> Result<bool, TruthError> {
+    async fn has_serial_above(
+        &self,
+        template_id: &TemplateId,
+        serial: i64,
+    ) -> Result<bool, TruthError> {
         if serial == i64::MAX {
             return Ok(false);
         }
@@ -61,7 +65,9 @@ impl Truth {
     }
 }
 
-fn holder((coupon_id, user_id, serial, issued_at, expires_at, order_id): Row) -> Result<Holder, TruthError> {
+fn holder(
+    (coupon_id, user_id, serial, issued_at, expires_at, order_id): Row,
+) -> Result<Holder, TruthError> {
     let serial = unsigned("coupons.serial", serial)?;
     Ok(Holder { coupon_id, user_id, serial, issued_at, expires_at, order_id })
 }

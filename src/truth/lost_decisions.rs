@@ -19,11 +19,19 @@ impl Truth {
 
     /// Those of these orders that were cancelled.
     pub async fn known_cancellations(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, TruthError> {
-        self.known("SELECT order_id FROM orders WHERE order_id = ANY($1) AND status = 'cancelled'", ids).await
+        self.known(
+            "SELECT order_id FROM orders WHERE order_id = ANY($1) AND status = 'cancelled'",
+            ids,
+        )
+        .await
     }
 
     /// Those of these charges, of these users, that were booked.
-    pub async fn known_charges(&self, ids: &[Uuid], users: &[String]) -> Result<HashSet<Uuid>, TruthError> {
+    pub async fn known_charges(
+        &self,
+        ids: &[Uuid],
+        users: &[String],
+    ) -> Result<HashSet<Uuid>, TruthError> {
         if ids.is_empty() {
             return Ok(HashSet::new());
         }

@@ -46,14 +46,18 @@ pub enum MigrateError {
          this one knows {newest}: run a newer version"
     )]
     TooOld { oldest: i32, newest: i32 },
-    #[error("migration {0} of the database differs from this version's: use the version that made it")]
+    #[error(
+        "migration {0} of the database differs from this version's: use the version that made it"
+    )]
     Changed(i32),
     #[error(
         "the database needs a migration that this role may not make ({0}): run `rushgate migrate` as the owner of the tables, \
          then deploy/roles.sql"
     )]
     Forbidden(String),
-    #[error("migration {number} is stuck at step {step} ({why}); run it again and it resumes there")]
+    #[error(
+        "migration {number} is stuck at step {step} ({why}); run it again and it resumes there"
+    )]
     Stuck { number: i32, step: usize, why: String },
     #[error("another instance has been migrating for {0:?}: see its log, then start again")]
     Waited(Duration),
@@ -73,7 +77,10 @@ pub async fn migrate(servers: &Servers) -> Result<(), MigrateError> {
 }
 
 /// [`migrate`] with the given migrations.
-pub async fn migrate_with(database_url: &str, migrations: &[Migration]) -> Result<(), MigrateError> {
+pub async fn migrate_with(
+    database_url: &str,
+    migrations: &[Migration],
+) -> Result<(), MigrateError> {
     let mut conn = connect(database_url).await?;
     let mut run = Run { conn: &mut conn, migrations };
     // If there is nothing to do, nothing is written: a role that may only read is enough then.
@@ -104,7 +111,9 @@ async fn connect(database_url: &str) -> Result<PgConnection, MigrateError> {
     ]);
     match timeout(bounds::CONNECT_TIMEOUT, options.connect()).await {
         Ok(connected) => connected.map_err(unreachable),
-        Err(_) => Err(MigrateError::Unreachable(format!("no answer in {:?}", bounds::CONNECT_TIMEOUT))),
+        Err(_) => {
+            Err(MigrateError::Unreachable(format!("no answer in {:?}", bounds::CONNECT_TIMEOUT)))
+        }
     }
 }
 
@@ -133,7 +142,9 @@ impl Run<'_> {
     async fn is_current(&mut self) -> Result<bool, MigrateError> {
         let made = self.made().await?;
         let newest = self.migrations.last().map_or(0, |migration| migration.number);
-        if let Some(oldest) = made.iter().map(|one| one.oldest).max().filter(|oldest| *oldest > newest) {
+        if let Some(oldest) =
+            made.iter().map(|one| one.oldest).max().filter(|oldest| *oldest > newest)
+        {
             return Err(MigrateError::TooOld { oldest, newest });
         }
         let mut current = true;
@@ -255,11 +266,13 @@ impl Run<'_> {
 
     async fn complete(&mut self, migration: &Migration) -> Result<(), MigrateError> {
         let mut transaction = self.conn.begin().await.map_err(failed)?;
-        sqlx::query("UPDATE schema_migrations SET made_at = coalesce(made_at, now()) WHERE number = $1")
-            .bind(migration.number)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
+        sqlx::query(
+            "UPDATE schema_migrations SET made_at = coalesce(made_at, now()) WHERE number = $1",
+        )
+        .bind(migration.number)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
         if migration.number <= FORMER_NEWEST {
             tell_former(&mut transaction, migration).await?;
         }
@@ -286,7 +299,11 @@ impl Run<'_> {
                 return Err(stuck(number, place, &error));
             }
             if began.elapsed() >= bounds::MIGRATION_PATIENCE {
-                return Err(stuck(number, place, &format!("{error}; end the transactions that block it")));
+                return Err(stuck(
+                    number,
+                    place,
+                    &format!("{error}; end the transactions that block it"),
+                ));
             }
             tracing::warn!(number, step = place, %error, "a migration waits for other transactions");
             sleep(pause).await;
@@ -294,7 +311,12 @@ impl Run<'_> {
         }
     }
 
-    async fn take(&mut self, number: i32, place: usize, step: &MigrationStep) -> Result<(), sqlx::Error> {
+    async fn take(
+        &mut self,
+        number: i32,
+        place: usize,
+        step: &MigrationStep,
+    ) -> Result<(), sqlx::Error> {
         let sql = match step {
             MigrationStep::Together(sql) => {
                 let mut transaction = self.conn.begin().await?;
@@ -345,7 +367,8 @@ async fn record(conn: &mut PgConnection, number: i32, steps: usize) -> Result<()
 
 /// Shows a migration to binaries that read only `_sqlx_migrations`.
 async fn tell_former(conn: &mut PgConnection, migration: &Migration) -> Result<(), MigrateError> {
-    let known = usize::try_from(migration.number - 1).ok().and_then(|place| FORMER_CHECKSUMS.get(place));
+    let known =
+        usize::try_from(migration.number - 1).ok().and_then(|place| FORMER_CHECKSUMS.get(place));
     sqlx::query(
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
          VALUES ($1, $2, TRUE, coalesce(decode($3, 'hex'), $4), -1)

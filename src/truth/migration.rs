@@ -42,13 +42,18 @@ pub struct Malformed {
 impl Migration {
     pub fn parse(source: &sqlx::migrate::Migration) -> Result<Self, Malformed> {
         let malformed = |why| Malformed { number: source.version, why };
-        let number = i32::try_from(source.version).map_err(|_| malformed("its number is too large"))?;
+        let number =
+            i32::try_from(source.version).map_err(|_| malformed("its number is too large"))?;
         let oldest = source.sql.lines().find_map(|line| line.strip_prefix("-- oldest:"));
         let oldest = oldest.and_then(|text| text.trim().parse().ok());
         let oldest = match (number, oldest) {
             (1, None) => 1, // this file was released before the line existed
             (_, Some(oldest)) if (1..=number).contains(&oldest) => oldest,
-            _ => return Err(malformed("it needs a line `-- oldest: N`, N between 1 and its own number")),
+            _ => {
+                return Err(malformed(
+                    "it needs a line `-- oldest: N`, N between 1 and its own number",
+                ));
+            }
         };
         let steps: Vec<MigrationStep> = parts(&source.sql).filter_map(|part| step(&part)).collect();
         if steps.is_empty() {
@@ -115,7 +120,9 @@ mod tests {
 
     #[test]
     fn a_file_says_who_may_go_on() {
-        for sql in ["SELECT 1;", "-- oldest: 4\nSELECT 1;", "-- oldest: 0\nSELECT 1;", "-- oldest: 2\n"] {
+        for sql in
+            ["SELECT 1;", "-- oldest: 4\nSELECT 1;", "-- oldest: 0\nSELECT 1;", "-- oldest: 2\n"]
+        {
             assert!(parsed(sql).is_err(), "{sql}");
         }
     }

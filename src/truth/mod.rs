@@ -53,7 +53,11 @@ pub struct Truth {
 
 /// A pool that connects when it is first used. `timeout` bounds the wait for a connection and each
 /// statement.
-pub fn pool(database_url: &str, connections: u32, timeout: Duration) -> Result<PgPool, InvalidSetting> {
+pub fn pool(
+    database_url: &str,
+    connections: u32,
+    timeout: Duration,
+) -> Result<PgPool, InvalidSetting> {
     Ok(pool_with(options_of(database_url, timeout)?, connections, timeout))
 }
 
@@ -98,7 +102,10 @@ fn options_of(database_url: &str, timeout: Duration) -> Result<PgConnectOptions,
 }
 
 fn pool_with(options: PgConnectOptions, connections: u32, timeout: Duration) -> PgPool {
-    PgPoolOptions::new().max_connections(connections).acquire_timeout(timeout).connect_lazy_with(options)
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(timeout)
+        .connect_lazy_with(options)
 }
 
 /// Options of a leader's session, which holds an advisory lock (reconciler, relay). A leader that
@@ -134,7 +141,10 @@ impl Truth {
         self.read(sqlx::query("SELECT 1").execute(&self.pool)).await.map(|_| ())
     }
 
-    async fn read<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, TruthError> {
+    async fn read<T>(
+        &self,
+        query: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, TruthError> {
         match tokio::time::timeout(self.timeout, query).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(TruthError(error.to_string())),

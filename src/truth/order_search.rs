@@ -48,7 +48,8 @@ impl Truth {
         let mut page = Examining::new(after, limit);
         while let Some((after, limit)) = page.next_part() {
             let mut query = search.page(after, limit);
-            let found: Vec<OrderRow> = self.read(query.build_query_as().fetch_all(&self.pool)).await?;
+            let found: Vec<OrderRow> =
+                self.read(query.build_query_as().fetch_all(&self.pool)).await?;
             let go_on_after = match found.len() < limit && search.filters_the_driver() {
                 true => {
                     let mut query = search.last_examined(after);
@@ -113,7 +114,9 @@ impl OrderSearch {
                FROM orders WHERE order_id = ids.order_id",
         );
         self.push_checks(&mut query);
-        query.push(" OFFSET 0) AS orders ORDER BY ids.order_id DESC LIMIT ").push_bind(limit_of(limit));
+        query
+            .push(" OFFSET 0) AS orders ORDER BY ids.order_id DESC LIMIT ")
+            .push_bind(limit_of(limit));
         query
     }
 
@@ -142,7 +145,9 @@ impl OrderSearch {
             Driver::Cancelled => query.push("orders WHERE status = 'cancelled'"),
             Driver::All => query.push("orders WHERE true"),
         };
-        let until = self.until.map_or(LAST_ID, |until| first_id_at(until.saturating_add(ID_TIME_MARGIN_MS)));
+        let until = self
+            .until
+            .map_or(LAST_ID, |until| first_id_at(until.saturating_add(ID_TIME_MARGIN_MS)));
         query.push(" AND order_id < ").push_bind(after.unwrap_or(LAST_ID).min(until));
         if let Some(from) = self.from {
             let from = first_id_at(from.saturating_sub(ID_TIME_MARGIN_MS));
@@ -154,7 +159,8 @@ impl OrderSearch {
     /// Every filter but the driver's.
     fn push_checks<'a>(&'a self, query: &mut QueryBuilder<'a, Postgres>) {
         let driver = self.driver();
-        if let Some(template_id) = self.template_id.as_ref().filter(|_| driver != Driver::Template) {
+        if let Some(template_id) = self.template_id.as_ref().filter(|_| driver != Driver::Template)
+        {
             query.push(" AND EXISTS (SELECT FROM order_templates AS t WHERE t.order_id = ids.order_id AND t.template_id = ");
             query.push_bind(template_id.as_str()).push(")");
         }
@@ -165,9 +171,15 @@ impl OrderSearch {
         if let Some(status) = self.status.filter(|_| driver != Driver::Cancelled) {
             query.push(" AND status = ").push_bind(status.as_str());
         }
-        for (compared, at) in [(" AND ordered_at >= ", self.from), (" AND ordered_at < ", self.until)] {
+        for (compared, at) in
+            [(" AND ordered_at >= ", self.from), (" AND ordered_at < ", self.until)]
+        {
             if let Some(at) = at {
-                query.push(compared).push("to_timestamp(").push_bind(at).push("::bigint / 1000.0::float8)");
+                query
+                    .push(compared)
+                    .push("to_timestamp(")
+                    .push_bind(at)
+                    .push("::bigint / 1000.0::float8)");
             }
         }
     }
@@ -200,13 +212,15 @@ mod tests {
     #[test]
     fn only_a_filter_beside_the_drivers_leaves_orders_out() {
         let paid = OrderSearch { status: Some(OrderStatus::Paid), ..OrderSearch::default() };
-        let cancelled = OrderSearch { status: Some(OrderStatus::Cancelled), ..OrderSearch::default() };
+        let cancelled =
+            OrderSearch { status: Some(OrderStatus::Cancelled), ..OrderSearch::default() };
         let from = OrderSearch { from: Some(0), ..OrderSearch::default() };
         assert!(!OrderSearch::default().filters_the_driver() && !cancelled.filters_the_driver());
         assert!(paid.filters_the_driver() && from.filters_the_driver());
         let product_id = Some(ProductId::parse("p").unwrap());
         assert!(
-            !OrderSearch { product_id: product_id.clone(), ..OrderSearch::default() }.filters_the_driver()
+            !OrderSearch { product_id: product_id.clone(), ..OrderSearch::default() }
+                .filters_the_driver()
         );
         assert!(OrderSearch { product_id, ..cancelled }.filters_the_driver());
     }

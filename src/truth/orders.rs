@@ -69,7 +69,11 @@ impl Truth {
     }
 
     /// What a key was used for in the 24 hours before `now`, the gate's clock.
-    pub async fn key_use(&self, record: &Idempotency, now: TimestampMs) -> Result<KeyUse, TruthError> {
+    pub async fn key_use(
+        &self,
+        record: &Idempotency,
+        now: TimestampMs,
+    ) -> Result<KeyUse, TruthError> {
         let query = sqlx::query_as::<_, (Vec<u8>, TimestampMs)>(
             "SELECT request_hash, (extract(epoch FROM decided_at) * 1000)::bigint FROM idempotency_records
              WHERE scope = $1 AND decided_at > to_timestamp($2::bigint / 1000.0::float8)",
@@ -89,7 +93,10 @@ impl Truth {
         self.read(sqlx::query_scalar(sql).bind(scope).fetch_one(&self.pool)).await
     }
 
-    pub(super) async fn with_items(&self, rows: Vec<OrderRow>) -> Result<Vec<OrderView>, TruthError> {
+    pub(super) async fn with_items(
+        &self,
+        rows: Vec<OrderRow>,
+    ) -> Result<Vec<OrderView>, TruthError> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -104,9 +111,9 @@ impl Truth {
                 // Every order has items. If they are missing, PostgreSQL was restored from a backup
                 // between the two statements.
                 let items = items.remove(&row.order_id);
-                row.view(
-                    items.ok_or_else(|| TruthError("an order's items disappeared between reads".into()))?,
-                )
+                row.view(items.ok_or_else(|| {
+                    TruthError("an order's items disappeared between reads".into())
+                })?)
             })
             .collect()
     }
@@ -123,8 +130,10 @@ pub async fn orders_by_id(
         .fetch_all(&mut *conn)
         .await?;
     let mut items: HashMap<Uuid, Vec<OrderItemView>> = HashMap::with_capacity(rows.len());
-    for item in
-        sqlx::query_as::<_, ItemRow>(include_str!("sql/order_items.sql")).bind(ids).fetch_all(conn).await?
+    for item in sqlx::query_as::<_, ItemRow>(include_str!("sql/order_items.sql"))
+        .bind(ids)
+        .fetch_all(conn)
+        .await?
     {
         items.entry(item.order_id).or_default().push(item.view().map_err(corrupt)?);
     }
@@ -141,7 +150,11 @@ impl OrderRow {
         Ok(OrderView {
             order_id: self.order_id,
             user_id: self.user_id,
-            status: if self.status == "cancelled" { OrderStatus::Cancelled } else { OrderStatus::Paid },
+            status: if self.status == "cancelled" {
+                OrderStatus::Cancelled
+            } else {
+                OrderStatus::Paid
+            },
             items,
             subtotal: unsigned("orders.subtotal", self.subtotal)?,
             discount: unsigned("orders.discount", self.discount)?,

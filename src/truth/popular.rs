@@ -30,10 +30,14 @@ impl Truth {
 
     /// The list that was the latest at this moment, or is the latest now. `None`: there was none,
     /// or it has been removed since.
-    pub async fn popular_at(&self, at: Option<TimestampMs>) -> Result<Option<PopularList>, TruthError> {
+    pub async fn popular_at(
+        &self,
+        at: Option<TimestampMs>,
+    ) -> Result<Option<PopularList>, TruthError> {
         // One statement, so that all rows are of one refresh even while the next one is being
         // written.
-        type Row = (TimestampMs, TimestampMs, TimestampMs, Option<i16>, Option<String>, Option<i64>);
+        type Row =
+            (TimestampMs, TimestampMs, TimestampMs, Option<i16>, Option<String>, Option<i64>);
         let query = sqlx::query_as::<_, Row>(include_str!("sql/popular.sql")).bind(at);
         let rows = self.read(query.fetch_all(&self.pool)).await?;
         let Some(&(refreshed_at, from, to, ..)) = rows.first() else {
@@ -42,10 +46,13 @@ impl Truth {
         let mut ranks = Vec::with_capacity(rows.len());
         for (_, _, _, rank, product_id, sold) in rows {
             // A refresh in which nothing was sold has one row without a product.
-            let (Some(rank), Some(product_id), Some(sold)) = (rank, product_id, sold) else { continue };
+            let (Some(rank), Some(product_id), Some(sold)) = (rank, product_id, sold) else {
+                continue;
+            };
             ranks.push(PopularRank {
                 rank: unsigned("popular_products.rank", rank.into())?,
-                product_id: ProductId::parse(product_id).map_err(|error| TruthError(error.to_string()))?,
+                product_id: ProductId::parse(product_id)
+                    .map_err(|error| TruthError(error.to_string()))?,
                 sold: unsigned("popular_products.sold", sold)?,
             });
         }

@@ -43,7 +43,8 @@ impl Truth {
     /// Fails unless PostgreSQL has still applied these positions, as it had before: it may have
     /// been restored from a backup since then.
     pub async fn has_reached(&self, positions: &[Position]) -> Result<(), TruthError> {
-        let query = sqlx::query_as::<_, (i32, i64, i64)>("SELECT cell, epoch, seq FROM cell_cursors");
+        let query =
+            sqlx::query_as::<_, (i32, i64, i64)>("SELECT cell, epoch, seq FROM cell_cursors");
         let cursors = self.read(query.fetch_all(&self.pool)).await?;
         let reached = |place: &Position| {
             cursors.iter().any(|(cell, epoch, seq)| {
@@ -62,14 +63,16 @@ impl Truth {
 
     /// All cursors and the length of the outbox.
     pub async fn progress(&self) -> Result<Progress, TruthError> {
-        let query =
-            sqlx::query_as::<_, (i32, i64, i64, Option<String>, i64)>(include_str!("sql/progress.sql"));
+        let query = sqlx::query_as::<_, (i32, i64, i64, Option<String>, i64)>(include_str!(
+            "sql/progress.sql"
+        ));
         let rows = self.read(query.fetch_all(&self.pool)).await?;
         let mut progress = Progress::default();
         for (cell, epoch, seq, halted_reason, outbox_length) in rows {
             progress.outbox_length = unsigned("outbox length", outbox_length)?;
             progress.cursors.push(CellCursor {
-                cell: u32::try_from(cell).map_err(|_| TruthError("a cell below zero".to_owned()))?,
+                cell: u32::try_from(cell)
+                    .map_err(|_| TruthError("a cell below zero".to_owned()))?,
                 epoch: unsigned("cell_cursors.epoch", epoch)?,
                 seq: unsigned("cell_cursors.seq", seq)?,
                 halted_reason,

@@ -57,7 +57,8 @@ impl Shop {
             text("tip7"),
         ])
         .await;
-        let meta = [("epoch", "3"), ("seq", "7"), ("tip", "tip7"), ("applied", "7"), ("state", "open")];
+        let meta =
+            [("epoch", "3"), ("seq", "7"), ("tip", "tip7"), ("applied", "7"), ("state", "open")];
         for (field, value) in meta {
             self.hset(&Keys::meta(0), field, value).await;
         }
@@ -69,10 +70,19 @@ impl Shop {
         self.hset(&KEYS.products(), "cup", packed(&("Cup \"big\"", 500, "suspended"))).await;
         for (product, stock) in [("tea", "8"), ("cup", "5")] {
             self.hset(&KEYS.stocks(), product, stock).await;
-            self.redis(vec![text("ZADD"), text(&KEYS.product_ids()), text("0"), text(product)]).await;
+            self.redis(vec![text("ZADD"), text(&KEYS.product_ids()), text("0"), text(product)])
+                .await;
         }
-        let terms =
-            ("Welcome", "percent", 25, Some(500), 0, 10, 1_700_000_000_000_i64, 1_900_000_000_000_i64);
+        let terms = (
+            "Welcome",
+            "percent",
+            25,
+            Some(500),
+            0,
+            10,
+            1_700_000_000_000_i64,
+            1_900_000_000_000_i64,
+        );
         let (name, kind, value, max, min, limit, from, until) = terms;
         let template = packed(&(1, name, kind, value, max, min, limit, from, until));
         self.hset(&KEYS.templates(), "t1", template).await;
@@ -129,9 +139,9 @@ impl Shop {
         assert!(!report.clean, "{check}: seen as clean");
         let differences = &report.check(check).unwrap().differences;
         assert!(
-            differences
-                .iter()
-                .any(|d| { d.id.contains(id) && d.expected.contains(expected) && d.found.contains(found) }),
+            differences.iter().any(|d| {
+                d.id.contains(id) && d.expected.contains(expected) && d.found.contains(found)
+            }),
             "{check} {id}: {expected} / {found} not in\n{report}"
         );
         self.refill().await;
@@ -323,7 +333,11 @@ async fn a_gate_that_never_rests_is_not_called_clean() {
     let working = async {
         for seq in 8.. {
             shop.hset(&Keys::meta(0), "seq", &seq.to_string()).await;
-            sqlx::query("UPDATE cell_cursors SET seq = $1").bind(seq).execute(&shop.pool).await.unwrap();
+            sqlx::query("UPDATE cell_cursors SET seq = $1")
+                .bind(seq)
+                .execute(&shop.pool)
+                .await
+                .unwrap();
         }
     };
     let report = tokio::select! {
@@ -339,9 +353,21 @@ async fn a_gate_that_never_rests_is_not_called_clean() {
 async fn broken_rules_within_the_truth_are_named() {
     let shop = Shop::open().await;
     let planted: [(&'static str, &str, &str, &str, &str); 22] = [
-        ("UPDATE wallets SET balance = 8600 WHERE user_id = 'u1'", "ledger-sum", "u1", "8500", "8600"),
+        (
+            "UPDATE wallets SET balance = 8600 WHERE user_id = 'u1'",
+            "ledger-sum",
+            "u1",
+            "8500",
+            "8600",
+        ),
         ("DELETE FROM wallets WHERE user_id = 'u1'", "ledger-sum", "u1", "8500", "no wallet"),
-        ("UPDATE wallets SET balance = 8600 WHERE user_id = 'u1'", "ledger-last", "u1", "8500", "8600"),
+        (
+            "UPDATE wallets SET balance = 8600 WHERE user_id = 'u1'",
+            "ledger-last",
+            "u1",
+            "8500",
+            "8600",
+        ),
         (
             "UPDATE wallet_entries SET balance_after = 9999 WHERE user_id = 'u1' AND kind = 'charge'",
             "ledger-steps",
@@ -351,7 +377,13 @@ async fn broken_rules_within_the_truth_are_named() {
         ),
         ("UPDATE products SET stock = 7 WHERE product_id = 'tea'", "stock-sums", "tea", "8", "7"),
         ("DELETE FROM products WHERE product_id = 'tea'", "stock-sums", "tea", "8", "no product"),
-        ("DELETE FROM order_items WHERE product_id = 'tea'", "order-amounts", ORDER_1, "2000", "no items"),
+        (
+            "DELETE FROM order_items WHERE product_id = 'tea'",
+            "order-amounts",
+            ORDER_1,
+            "2000",
+            "no items",
+        ),
         (
             "UPDATE order_items SET quantity = 3, amount = 3000 WHERE product_id = 'tea'",
             "order-amounts",
@@ -359,8 +391,20 @@ async fn broken_rules_within_the_truth_are_named() {
             "items 2000",
             "items 3000",
         ),
-        ("DELETE FROM orders WHERE user_id = 'u1'", "order-amounts", ORDER_1, "no items", "no order"),
-        ("DELETE FROM orders WHERE user_id = 'u1'", "order-payments", ORDER_1, "no entries", "u1 paid 1500"),
+        (
+            "DELETE FROM orders WHERE user_id = 'u1'",
+            "order-amounts",
+            ORDER_1,
+            "no items",
+            "no order",
+        ),
+        (
+            "DELETE FROM orders WHERE user_id = 'u1'",
+            "order-payments",
+            ORDER_1,
+            "no entries",
+            "u1 paid 1500",
+        ),
         (
             "DELETE FROM wallet_entries WHERE kind = 'refund'",
             "order-payments",
@@ -375,7 +419,13 @@ async fn broken_rules_within_the_truth_are_named() {
             "paid 1500",
             "no entries",
         ),
-        ("UPDATE wallet_entries SET user_id = 'u2'", "order-payments", ORDER_1, "u1 paid", "u2 paid"),
+        (
+            "UPDATE wallet_entries SET user_id = 'u2'",
+            "order-payments",
+            ORDER_1,
+            "u1 paid",
+            "u2 paid",
+        ),
         (
             "UPDATE coupons SET order_id = NULL, used_at = NULL",
             "coupon-use",
@@ -391,9 +441,21 @@ async fn broken_rules_within_the_truth_are_named() {
             "of u2",
         ),
         ("UPDATE coupon_templates SET issued = 3", "template-counts", "t1", "1 to 3", "2 coupons"),
-        ("UPDATE coupons SET serial = 3 WHERE serial = 2", "template-counts", "t1", "1 to 2", "1 to 3"),
+        (
+            "UPDATE coupons SET serial = 3 WHERE serial = 2",
+            "template-counts",
+            "t1",
+            "1 to 2",
+            "1 to 3",
+        ),
         ("DELETE FROM coupon_templates", "template-counts", "t1", "no template", "2 coupons"),
-        ("UPDATE coupons SET expires_at = now() WHERE serial = 2", "coupon-expiry", COUPON_2, "", ""),
+        (
+            "UPDATE coupons SET expires_at = now() WHERE serial = 2",
+            "coupon-expiry",
+            COUPON_2,
+            "",
+            "",
+        ),
         ("DELETE FROM outbox", "outbox-count", "outbox", "1", "0"),
         (
             "UPDATE outbox SET routing_key = 'order.completed'",
@@ -421,7 +483,8 @@ async fn many_differences_are_counted_and_some_named_and_pages_are_bounded() {
     )
     .await;
     for first in [1, 1_001] {
-        let fields: Vec<(String, i64)> = (first..first + 1_000).map(|n| (format!("w{n:05}"), 0)).collect();
+        let fields: Vec<(String, i64)> =
+            (first..first + 1_000).map(|n| (format!("w{n:05}"), 0)).collect();
         let _: i64 = shop.client.hset(KEYS.wallets(), fields).await.unwrap();
     }
     let report = shop.audit().await;
@@ -490,8 +553,11 @@ async fn the_exit_code_says_what_became_of_an_audit() {
     execute(&cluster.pool, "UPDATE cell_cursors SET halted_reason = 'a test'").await;
     let (code, said) = outcome(settings, &["--json"]).await;
     assert!(code == 2 && said.contains("\"not_compared\""), "{code}: {said}");
-    execute(&cluster.pool, "UPDATE cell_cursors SET halted_reason = NULL; UPDATE wallets SET balance = 1")
-        .await;
+    execute(
+        &cluster.pool,
+        "UPDATE cell_cursors SET halted_reason = NULL; UPDATE wallets SET balance = 1",
+    )
+    .await;
     let (code, said) = outcome(settings, &[]).await;
     assert!(code == 1 && said.contains("ann: expected"), "{code}: {said}");
 }

@@ -20,7 +20,8 @@ fn ahead(shown: &str) -> [i64; 3] {
     );
     ["the gate has used", "PostgreSQL has seen", "Redis' server"].map(|name| {
         let line = shown.lines().find(|line| line.trim_start().starts_with(name));
-        let number = line.and_then(|line| line.split_whitespace().rev().nth(1)?.parse::<f64>().ok());
+        let number =
+            line.and_then(|line| line.split_whitespace().rev().nth(1)?.parse::<f64>().ok());
         number.unwrap_or_else(|| panic!("{name}: {shown}")) as i64
     })
 }
@@ -32,7 +33,8 @@ fn is_about(secs: i64, ms: i64) -> bool {
 #[tokio::test]
 async fn an_operator_sees_a_clock_that_jumped_and_sets_the_gates_back() {
     let clock = Clock::new();
-    let cluster = Cluster::with(Private { redis_under: clock.command(), ..Private::default() }).await;
+    let cluster =
+        Cluster::with(Private { redis_under: clock.command(), ..Private::default() }).await;
     let instance = cluster.start().await;
     let charged_ms = async || {
         let answer = instance.send(&Request::charge("ann", 1_000)).await;
@@ -75,13 +77,19 @@ async fn an_operator_sees_a_clock_that_jumped_and_sets_the_gates_back() {
     assert!(is_about(off / 1_000, 0), "{off}");
     cluster.assert_consistent().await;
     let shown = show().await;
-    assert!(shown.iter().all(|secs| is_about(*secs, 0)), "applying does not bring the jump back: {shown:?}");
+    assert!(
+        shown.iter().all(|secs| is_about(*secs, 0)),
+        "applying does not bring the jump back: {shown:?}"
+    );
 
     cluster.redis.stop().await;
     for what in ["show", "reset"] {
         let failed = run(what).await;
         assert_eq!(failed.code, 1, "{failed:?}");
-        assert!(failed.stdout.is_empty() && failed.stderr.contains("RUSHGATE_REDIS_URL"), "{failed:?}");
+        assert!(
+            failed.stdout.is_empty() && failed.stderr.contains("RUSHGATE_REDIS_URL"),
+            "{failed:?}"
+        );
     }
     instance.stop().await;
 }

@@ -24,7 +24,8 @@ use rushgate::http::mint_token;
 use rushgate::redis::meta::Meta;
 use rushgate::relay::topology::ORDERS_QUEUE;
 use rushgate_local_servers::{
-    DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer, RedisOptions, RedisServer,
+    DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer, RedisOptions,
+    RedisServer,
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -193,7 +194,8 @@ impl Cluster {
             true => {
                 // Without fsync, the server also runs with `synchronous_commit` off. The reconciler
                 // turns that on in its own session.
-                let options = PostgresOptions { fsync: false, ..PostgresOptions::new(DataFolder::Scratch) };
+                let options =
+                    PostgresOptions { fsync: false, ..PostgresOptions::new(DataFolder::Scratch) };
                 let server = PostgresServer::start(options).await.unwrap();
                 let url = server.create_database("shop").await.unwrap();
                 (Some(server), url)
@@ -202,7 +204,8 @@ impl Cluster {
         let (rabbitmq, amqp_url) = match private.rabbitmq {
             false => (None, truth::virtual_host().await),
             true => {
-                let server = RabbitMqServer::start(RabbitMqOptions::new(DataFolder::Scratch)).await.unwrap();
+                let server =
+                    RabbitMqServer::start(RabbitMqOptions::new(DataFolder::Scratch)).await.unwrap();
                 let url = server.url();
                 (Some(server), url)
             }
@@ -297,7 +300,10 @@ impl Cluster {
         for (id, event) in &events {
             let (order, kind) = id.split_once('.').unwrap();
             assert_eq!(event["type"], format!("rushgate.order.{kind}.v1"));
-            assert_eq!((&event["subject"], &event["data"]["order_id"]), (&json!(order), &json!(order)));
+            assert_eq!(
+                (&event["subject"], &event["data"]["order_id"]),
+                (&json!(order), &json!(order))
+            );
         }
     }
 
@@ -353,11 +359,15 @@ impl Instance {
         let log = Arc::new(Mutex::new(Vec::new()));
         let (stderr, lines) = (child.0.stderr.take().unwrap(), Arc::clone(&log));
         std::thread::spawn(move || {
-            BufReader::new(stderr).lines().map_while(Result::ok).for_each(|l| lines.lock().unwrap().push(l));
+            BufReader::new(stderr)
+                .lines()
+                .map_while(Result::ok)
+                .for_each(|l| lines.lock().unwrap().push(l));
         });
         let addresses = || {
             assert!(child.0.try_wait().unwrap().is_none(), "it ended: {:#?}", log.lock().unwrap());
-            let said = log.lock().unwrap().iter().find(|line| line.contains("\"serving\"")).cloned();
+            let said =
+                log.lock().unwrap().iter().find(|line| line.contains("\"serving\"")).cloned();
             std::future::ready(said)
         };
         let line = eventually_mut("the instance listens", addresses).await;
@@ -369,7 +379,12 @@ impl Instance {
         };
         let http = (0..CONNECTIONS)
             .map(|_| {
-                reqwest::Client::builder().http2_prior_knowledge().timeout(LIMIT).no_proxy().build().unwrap()
+                reqwest::Client::builder()
+                    .http2_prior_knowledge()
+                    .timeout(LIMIT)
+                    .no_proxy()
+                    .build()
+                    .unwrap()
             })
             .collect();
         let (api, ops) = (address("api").unwrap_or_default(), address("ops").unwrap_or_default());
@@ -443,7 +458,9 @@ impl Instance {
                 // Format: "<id> (<name>) <state> …". A thread may exit between the listing and the
                 // read.
                 let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
-                stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+                stat.map_or(true, |stat| {
+                    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+                })
             });
             still.then_some(())
         })
@@ -501,7 +518,9 @@ impl Instance {
     }
 
     pub async fn send(&self, request: &Request) -> HttpAnswer {
-        self.try_send(request).await.unwrap_or_else(|e| panic!("{request:?}: {e:?}\n{:#?}", self.log()))
+        self.try_send(request)
+            .await
+            .unwrap_or_else(|e| panic!("{request:?}: {e:?}\n{:#?}", self.log()))
     }
 
     /// Sends a request that must succeed.
@@ -607,13 +626,13 @@ impl Request {
     }
 
     pub fn put_product(id: &str, price: u64, stock: u64) -> Self {
-        let body =
-            json!({ "name": format!("Product {id}"), "price": price, "status": "on_sale", "stock": stock });
+        let body = json!({ "name": format!("Product {id}"), "price": price, "status": "on_sale", "stock": stock });
         Self::new(Method::PUT, format!("/v1/products/{id}"), Some(body)).admin()
     }
 
     pub fn restock(id: &str, delta: i64) -> Self {
-        Self::post(format!("/v1/products/{id}/stock-adjustments"), json!({ "delta": delta })).admin()
+        Self::post(format!("/v1/products/{id}/stock-adjustments"), json!({ "delta": delta }))
+            .admin()
     }
 
     /// A template whose window is open now, with a discount of 1,000 won.
@@ -682,7 +701,10 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl 
     eventually_mut(what, ask).await
 }
 
-async fn eventually_mut<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+async fn eventually_mut<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let deadline = Instant::now() + LIMIT;
     loop {
         if let Some(answer) = ask().await {

@@ -32,14 +32,18 @@ fn services() -> BTreeMap<String, Value> {
 /// Every `${NAME}`, with the text after the name.
 fn variables(text: &str) -> BTreeSet<(String, String)> {
     let starts = text.split("${").skip(1);
-    let name_end = |rest: &str| rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap();
-    starts.map(|rest| (rest[..name_end(rest)].to_owned(), rest[name_end(rest)..].to_owned())).collect()
+    let name_end =
+        |rest: &str| rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap();
+    starts
+        .map(|rest| (rest[..name_end(rest)].to_owned(), rest[name_end(rest)..].to_owned()))
+        .collect()
 }
 
 /// The variables of .env.example with their values.
 fn example() -> BTreeMap<String, String> {
     let text = read(".env.example");
-    let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+    let lines =
+        text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
     lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
@@ -57,7 +61,9 @@ fn every_variable_is_in_the_example_and_no_secret_has_a_default() {
     }
     for service in services().values() {
         let set = service["environment"].as_object().cloned().unwrap_or_default();
-        for (name, value) in set.iter().filter(|(name, _)| name.contains("PASS") || name.ends_with("AUTH")) {
+        for (name, value) in
+            set.iter().filter(|(name, _)| name.contains("PASS") || name.ends_with("AUTH"))
+        {
             assert!(value.as_str().unwrap().starts_with("${"), "{name} stands in {COMPOSE}");
         }
     }
@@ -80,19 +86,22 @@ fn services_begin_in_order_of_health() {
             assert_eq!(how["condition"], "service_healthy", "{name} on {on}");
         }
         let image = service["image"].as_str().unwrap();
-        let (_, tag) = image.split_once(':').unwrap_or_else(|| panic!("{name}: {image} has no tag"));
+        let (_, tag) =
+            image.split_once(':').unwrap_or_else(|| panic!("{name}: {image} has no tag"));
         assert!(tag != "latest", "{name}: {image}");
     }
     assert_eq!(ends, BTreeSet::from(["load", "redis-cluster-join"]));
-    let needs: BTreeSet<&String> = services["rushgate"]["depends_on"].as_object().unwrap().keys().collect();
+    let needs: BTreeSet<&String> =
+        services["rushgate"]["depends_on"].as_object().unwrap().keys().collect();
     assert_eq!(needs, BTreeSet::from([&"redis".into(), &"postgres".into(), &"rabbitmq".into()]));
 }
 
 #[test]
 fn profiles_are_a_cluster_and_load() {
     let services = services();
-    let of =
-        |profile: &str| services.values().filter(|s| s["profiles"] == serde_json::json!([profile])).count();
+    let of = |profile: &str| {
+        services.values().filter(|s| s["profiles"] == serde_json::json!([profile])).count()
+    };
     assert_eq!((of("cluster"), of("load")), (7, 1));
     let stores: BTreeSet<String> = services
         .iter()
@@ -134,7 +143,11 @@ fn nobody_is_root_and_only_volumes_are_written() {
     let mut writes = BTreeSet::new();
     for (name, service) in services() {
         assert_eq!(service["cap_drop"], serde_json::json!(["ALL"]), "{name}");
-        assert_eq!(service["security_opt"], serde_json::json!(["no-new-privileges:true"]), "{name}");
+        assert_eq!(
+            service["security_opt"],
+            serde_json::json!(["no-new-privileges:true"]),
+            "{name}"
+        );
         if service["read_only"] != true {
             writes.insert(name.clone());
         }
@@ -161,11 +174,14 @@ fn ports_are_published_on_loopback_only() {
 /// before it is killed.
 #[test]
 fn nobody_is_killed_while_stopping() {
-    for (name, service) in services().iter().filter(|(_, service)| service["restart"] == "unless-stopped") {
+    for (name, service) in
+        services().iter().filter(|(_, service)| service["restart"] == "unless-stopped")
+    {
         // Grafana has no work in progress.
         if name != "grafana" {
-            let grace =
-                service["stop_grace_period"].as_str().unwrap_or_else(|| panic!("{name} has no grace period"));
+            let grace = service["stop_grace_period"]
+                .as_str()
+                .unwrap_or_else(|| panic!("{name} has no grace period"));
             let seconds: u32 = grace.trim_end_matches('s').parse().unwrap();
             assert!(seconds >= 20, "{name}: {grace}");
         }
@@ -174,15 +190,19 @@ fn nobody_is_killed_while_stopping() {
 
 #[test]
 fn what_is_mounted_exists_and_settings_are_known() {
-    let help = Command::new(env!("CARGO_BIN_EXE_rushgate")).args(["serve", "--help"]).env_clear().output();
+    let help =
+        Command::new(env!("CARGO_BIN_EXE_rushgate")).args(["serve", "--help"]).env_clear().output();
     let help = String::from_utf8(help.unwrap().stdout).unwrap();
     for (name, service) in services() {
         for volume in service["volumes"].as_array().into_iter().flatten() {
             let source = volume.as_str().unwrap().split(':').next().unwrap();
             assert!(!source.starts_with('.') || root().join(source).exists(), "{name}: {source}");
         }
-        for setting in service["environment"].as_object().into_iter().flatten().map(|(name, _)| name) {
-            let known = !setting.starts_with("RUSHGATE_") || help.contains(&format!("[env: {setting}"));
+        for setting in
+            service["environment"].as_object().into_iter().flatten().map(|(name, _)| name)
+        {
+            let known =
+                !setting.starts_with("RUSHGATE_") || help.contains(&format!("[env: {setting}"));
             assert!(known, "{name}: {setting}");
         }
     }
@@ -197,12 +217,16 @@ fn the_image_runs_as_nobody_in_particular_and_has_a_health_check() {
         assert!(image.lines().any(|line| line == "USER 10001:10001"), "{image}");
     }
     let last = stages.last().unwrap();
-    let line =
-        |start: &str| last.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}"));
+    let line = |start: &str| {
+        last.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}"))
+    };
     assert!(line("debian:").ends_with("AS rushgate"));
     assert!(line("HEALTHCHECK ").ends_with(r#"CMD ["rushgate", "ready"]"#));
     assert_eq!(line("ENTRYPOINT "), r#"ENTRYPOINT ["rushgate"]"#);
-    assert!(!last.contains("cargo") && last.contains("COPY --from=build"), "nothing of the build stays");
+    assert!(
+        !last.contains("cargo") && last.contains("COPY --from=build"),
+        "nothing of the build stays"
+    );
     assert!(read(".dockerignore").lines().any(|line| line == ".env"), "no secret enters the image");
 }
 
@@ -225,7 +249,11 @@ async fn the_health_check_says_what_readiness_says() {
     instance.gone().await;
     let gone = asked.run(&["ready"]).await;
     assert_eq!(gone.code, 1);
-    assert!(gone.stderr.contains("nobody answers") && gone.stderr.lines().count() == 1, "{}", gone.stderr);
+    assert!(
+        gone.stderr.contains("nobody answers") && gone.stderr.lines().count() == 1,
+        "{}",
+        gone.stderr
+    );
 }
 
 #[test]
@@ -237,7 +265,8 @@ fn docker_compose_takes_it_where_there_is_one() {
     let home = tempfile();
     let filled = home.path.join("filled.env");
     let example = read(".env.example");
-    let value = |line: &str| if line.starts_with('#') || !line.ends_with('=') { "" } else { "a1b2c3d4" };
+    let value =
+        |line: &str| if line.starts_with('#') || !line.ends_with('=') { "" } else { "a1b2c3d4" };
     let text: String = example.lines().map(|line| format!("{line}{}\n", value(line))).collect();
     fs::write(&filled, text).unwrap();
     let whole = config(&client, &filled, &["--profile", "cluster", "--profile", "load"]);
@@ -256,6 +285,7 @@ fn config(client: &[&str], env_file: &Path, more: &[&str]) -> Output {
 fn compose_client() -> Option<Vec<&'static str>> {
     let client = vec!["docker", "compose"];
     let mut asked = Command::new(client[0]);
-    let known = asked.args([client[1], "version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let known =
+        asked.args([client[1], "version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     known.is_ok_and(|status| status.success()).then_some(client)
 }

@@ -37,17 +37,25 @@ async fn every_panel_and_every_rule_has_figures_from_a_real_instance_under_load(
         round += 1;
         let mut empty = Vec::new();
         for (place, query) in waiting {
-            match prometheus.figures(&query).await.unwrap_or_else(|e| panic!("{place}: {query}: {e}")) {
+            match prometheus
+                .figures(&query)
+                .await
+                .unwrap_or_else(|e| panic!("{place}: {query}: {e}"))
+            {
                 (0, _) => empty.push((place, query)),
                 (series, last) => {
-                    answered.insert(place, format!("{series:>3} series, the first ends at {last}: {query}"));
+                    answered.insert(
+                        place,
+                        format!("{series:>3} series, the first ends at {last}: {query}"),
+                    );
                 }
             }
         }
         waiting = empty;
     }
     // Kept, so that the values in the panels can be inspected after the test.
-    let report: String = answered.iter().map(|(place, said)| format!("{place}: {said}\n")).collect();
+    let report: String =
+        answered.iter().map(|(place, said)| format!("{place}: {said}\n")).collect();
     fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("dashboards.txt"), report).unwrap();
 
     let unhealthy = prometheus.unhealthy_rules().await;
@@ -66,13 +74,19 @@ fn rules_are_valid_and_each_alert_rings_for_its_cause_only() {
         let output = Command::new("promtool").args(args).current_dir(folder("prometheus")).output();
         let output = output.expect("promtool, of the Debian package prometheus");
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "{args:?}: {}{}", said(&output.stdout), said(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{args:?}: {}{}",
+            said(&output.stdout),
+            said(&output.stderr)
+        );
     }
 }
 
 #[test]
 fn every_alert_has_a_case_and_a_paragraph_in_the_runbook() {
-    let read = |file: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let read =
+        |file: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
     let after = |text: &str, mark: &str| -> BTreeSet<String> {
         text.lines().filter_map(|line| Some(line.trim().strip_prefix(mark)?.to_owned())).collect()
     };
@@ -86,8 +100,10 @@ fn every_alert_has_a_case_and_a_paragraph_in_the_runbook() {
     assert_eq!(outages, 3);
     assert_eq!(cases, alerts);
     let runbook = read("docs/runbook.md");
-    let paragraphs: BTreeSet<String> =
-        after(&runbook, "## ").into_iter().filter(|heading| heading.starts_with("Rushgate")).collect();
+    let paragraphs: BTreeSet<String> = after(&runbook, "## ")
+        .into_iter()
+        .filter(|heading| heading.starts_with("Rushgate"))
+        .collect();
     assert_eq!(paragraphs, alerts);
     for paragraph in runbook.split("\n## Rushgate").skip(1) {
         for part in ["**Symptom.**", "**Meaning.**", "**Look at.**", "**Do.**"] {
@@ -96,7 +112,10 @@ fn every_alert_has_a_case_and_a_paragraph_in_the_runbook() {
     }
     let page = "https://github.com/rushgate/rushgate/blob/main/docs/runbook.md#";
     let links = after(&rules, "runbook_url: ");
-    assert_eq!(links, alerts.iter().map(|alert| format!("{page}{}", alert.to_lowercase())).collect());
+    assert_eq!(
+        links,
+        alerts.iter().map(|alert| format!("{page}{}", alert.to_lowercase())).collect()
+    );
 }
 
 #[test]
@@ -106,10 +125,14 @@ fn every_panel_says_what_it_shows_and_in_which_unit() {
     for (file, dashboard) in dashboards() {
         assert!(ids.insert(dashboard["uid"].to_string()), "{file}");
         for panel in dashboard["panels"].as_array().unwrap() {
-            let text = |pointer: &str| panel.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            let text =
+                |pointer: &str| panel.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let place = format!("{file}: {}", text("/title"));
             let description = text("/description");
-            assert!(description.ends_with('.') && !description.contains('\n'), "{place}: {description}");
+            assert!(
+                description.ends_with('.') && !description.contains('\n'),
+                "{place}: {description}"
+            );
             assert!(!text("/fieldConfig/defaults/unit").is_empty(), "{place} has no unit");
             assert!(source.contains(&format!("uid: {}\n", text("/datasource/uid"))), "{place}");
             assert!(!panel["targets"].as_array().unwrap().is_empty(), "{place}");
@@ -123,10 +146,14 @@ fn queries_name_only_metrics_that_exist() {
     let known: BTreeSet<&str> = ALL.iter().map(|metric| metric.name).collect();
     for (place, query) in queries() {
         for word in query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')) {
-            let metric =
-                (word.starts_with("rushgate_") || word.starts_with("process_")) && !known.contains(word);
-            let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| word.strip_suffix(suffix));
-            assert!(!metric || family.is_some_and(|family| known.contains(family)), "{place}: {word}");
+            let metric = (word.starts_with("rushgate_") || word.starts_with("process_"))
+                && !known.contains(word);
+            let family =
+                ["_bucket", "_sum", "_count"].iter().find_map(|suffix| word.strip_suffix(suffix));
+            assert!(
+                !metric || family.is_some_and(|family| known.contains(family)),
+                "{place}: {word}"
+            );
         }
     }
 }
@@ -140,7 +167,10 @@ fn dashboards() -> Vec<(String, Value)> {
     files
         .map(|path| {
             let text = fs::read_to_string(&path).unwrap();
-            (path.file_stem().unwrap().to_string_lossy().into_owned(), serde_json::from_str(&text).unwrap())
+            (
+                path.file_stem().unwrap().to_string_lossy().into_owned(),
+                serde_json::from_str(&text).unwrap(),
+            )
         })
         .collect()
 }
@@ -185,7 +215,8 @@ fn queries() -> Vec<(String, String)> {
 
 /// Grafana's `label_values(metric, label)` as a Prometheus query.
 fn label_values(definition: &str) -> String {
-    let inside = definition.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')')).unwrap();
+    let inside =
+        definition.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')')).unwrap();
     let (metric, label) = inside.rsplit_once(", ").unwrap();
     format!("count by ({label}) ({metric})")
 }
@@ -232,10 +263,12 @@ impl Prometheus {
         let log = fs::File::create(home.path.join("log")).unwrap();
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "prometheus", "--config.file=prometheus.yml"]);
-        command.args(["--storage.tsdb.path=data", &format!("--web.listen-address=127.0.0.1:{port}")]);
+        command
+            .args(["--storage.tsdb.path=data", &format!("--web.listen-address=127.0.0.1:{port}")]);
         command.current_dir(&home.path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let process = command.spawn().unwrap();
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
+        let http =
+            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
         let this = Self { process, url: format!("http://127.0.0.1:{port}"), http, _folder: home };
         eventually("Prometheus is ready", || async {
             let ready = this.http.get(format!("{}/-/ready", this.url)).send().await;
@@ -276,8 +309,11 @@ impl Prometheus {
 
     async fn unhealthy_rules(&self) -> Vec<Value> {
         let groups = self.get("rules", &[]).await.unwrap()["groups"].take();
-        let rules =
-            groups.as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap().clone());
+        let rules = groups
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|group| group["rules"].as_array().unwrap().clone());
         rules.filter(|rule| rule["health"] != "ok").collect()
     }
 
@@ -285,7 +321,10 @@ impl Prometheus {
     async fn ringing(&self) -> Vec<Value> {
         let alerts = self.get("alerts", &[]).await.unwrap()["alerts"].take();
         let alerts = alerts.as_array().unwrap().iter();
-        alerts.filter(|a| a["state"] == "firing" && a["labels"]["severity"] != "info").cloned().collect()
+        alerts
+            .filter(|a| a["state"] == "firing" && a["labels"]["severity"] != "info")
+            .cloned()
+            .collect()
     }
 }
 

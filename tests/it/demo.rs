@@ -17,7 +17,8 @@ fn a_port_in_use_is_one_clear_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap();
     for setting in ["RUSHGATE_LISTEN", "RUSHGATE_OPS_LISTEN"] {
-        let Output { status, stderr, .. } = demo(&folder).env(setting, taken.to_string()).output().unwrap();
+        let Output { status, stderr, .. } =
+            demo(&folder).env(setting, taken.to_string()).output().unwrap();
         let stderr = String::from_utf8(stderr).unwrap();
         assert!(!status.success() && stderr.lines().count() == 1, "{stderr}");
         assert!(stderr.contains(&taken.to_string()) && stderr.contains(setting), "{stderr}");
@@ -30,7 +31,8 @@ fn ctrl_c_stops_everything_and_the_folder_is_for_one_demo() {
     let folder = tempfile();
     let mut running = visited(&folder).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(running.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let introduction: Vec<String> = lines.by_ref().take_while(|line| !line.contains("Ctrl-C")).collect();
+    let introduction: Vec<String> =
+        lines.by_ref().take_while(|line| !line.contains("Ctrl-C")).collect();
     for expected in [
         "Redis ",
         "PostgreSQL ",

@@ -53,19 +53,21 @@ const UNITS: [&str; 3] = ["api", "reconciler", "relay"];
 
 #[test]
 fn settings_are_known() {
-    let help = Command::new(env!("CARGO_BIN_EXE_rushgate")).args(["serve", "--help"]).env_clear().output();
+    let help =
+        Command::new(env!("CARGO_BIN_EXE_rushgate")).args(["serve", "--help"]).env_clear().output();
     let help = String::from_utf8(help.unwrap().stdout).unwrap();
     let mut seen = BTreeSet::new();
     for file in ["systemd", "kubernetes"].iter().flat_map(|folder| files(&deploy().join(folder))) {
         let text = lines(&file);
         for rest in text.split("RUSHGATE_").skip(1) {
-            let end = rest.find(|c: char| !(c.is_ascii_uppercase() || c == '_')).unwrap_or(rest.len());
+            let end =
+                rest.find(|c: char| !(c.is_ascii_uppercase() || c == '_')).unwrap_or(rest.len());
             let name = format!("RUSHGATE_{}", &rest[..end]);
             // Any secret may come from a `_FILE`. RUSHGATE_JWT_JWKS_FILE is a setting itself.
             let known = [name.as_str(), name.trim_end_matches("_FILE")];
-            let known = known
-                .iter()
-                .any(|name| ["=", "]"].iter().any(|end| help.contains(&format!("[env: {name}{end}"))));
+            let known = known.iter().any(|name| {
+                ["=", "]"].iter().any(|end| help.contains(&format!("[env: {name}{end}")))
+            });
             assert!(known, "{}: {name}", file.display());
             seen.insert(name);
         }
@@ -128,12 +130,15 @@ fn credentials_are_split_as_the_rights_are() {
         let unit = if name == "owner" { "migrate" } else { name };
         let text = self::unit(unit);
         assert!(
-            text.contains(&format!("LoadCredential=database-url:/etc/rushgate/{name}/database-url")),
+            text.contains(&format!(
+                "LoadCredential=database-url:/etc/rushgate/{name}/database-url"
+            )),
             "{unit}"
         );
         let manifests = files(&deploy().join("kubernetes")).into_iter().map(|file| lines(&file));
-        let mounted =
-            manifests.filter(|text| text.contains(&format!("secretName: rushgate-{name},"))).count();
+        let mounted = manifests
+            .filter(|text| text.contains(&format!("secretName: rushgate-{name},")))
+            .count();
         assert_eq!(mounted, 1, "{name}");
     }
 }

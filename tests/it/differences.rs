@@ -30,15 +30,19 @@ fn request(rng: &mut Rng, shop: &Shop) -> Request {
     let template_id = one_of(rng, &["spring", "summer"]).to_owned();
     match rng.u8(..100) {
         0..10 => {
-            let status = if rng.u8(..8) == 0 { ProductStatus::Suspended } else { ProductStatus::OnSale };
+            let status =
+                if rng.u8(..8) == 0 { ProductStatus::Suspended } else { ProductStatus::OnSale };
             let stock = (!shop.products.contains_key(&product_id)).then(|| rng.u64(..20));
             let name = format!("name {}", rng.u8(..9));
             Request::PutProduct { product_id, name, price: 100 * rng.u64(1..9), status, stock }
         }
         10..16 => Request::PutTemplate { template_id, terms: terms(rng) },
-        16..24 => {
-            Request::AdjustStock { product_id, delta: rng.i64(-6..12), reason: None, highest: 1_000_000 }
-        }
+        16..24 => Request::AdjustStock {
+            product_id,
+            delta: rng.i64(-6..12),
+            reason: None,
+            highest: 1_000_000,
+        },
         24..42 => {
             // Sometimes up to the balance limit, so that a refund or a charge may not fit.
             let amount = if rng.u8(..6) == 0 { 990_000 } else { 100 * rng.u64(..12) };
@@ -49,7 +53,13 @@ fn request(rng: &mut Rng, shop: &Shop) -> Request {
             let own: Vec<Id> = shop.coupons_of.get(&user_id).cloned().unwrap_or_default();
             let coupon_id = if rng.bool() { rng.choice(own) } else { None };
             let lines = vec![(product_id, rng.u64(1..4))];
-            Request::PlaceOrder { user_id, lines, coupon_id, expected_total: None, order_id: id(rng) }
+            Request::PlaceOrder {
+                user_id,
+                lines,
+                coupon_id,
+                expected_total: None,
+                order_id: id(rng),
+            }
         }
         _ => match rng.choice(shop.orders.keys().copied().collect::<Vec<_>>()) {
             Some(order_id) => Request::CancelOrder { order_id },
@@ -154,7 +164,10 @@ fn without_a_skipped_fact_what_is_left_is_consistent_and_all_that_can_be() {
         changed += left.iter().filter(|(_, u)| u.outcome == Outcome::Changed).count();
     }
     println!("{gone} gone, {changed} changed");
-    assert!(gone > 200 && changed > 1_000, "the days have become too tame: {gone} gone, {changed} changed");
+    assert!(
+        gone > 200 && changed > 1_000,
+        "the days have become too tame: {gone} gone, {changed} changed"
+    );
 }
 
 /// Each fact of the day is kept, skipped or gone. The model must decide the kept ones as they stand
@@ -169,9 +182,9 @@ fn agrees_with_the_model(
     for (raw, entry) in entries.iter().zip(kept) {
         let mut holding = facts_of(entry.facts.clone()).into_iter().zip(&entry.raw_facts);
         for (at, fact) in facts_of(raw.decode().unwrap().facts).into_iter().enumerate() {
-            let out = left
-                .iter()
-                .find(|(seq, u)| (*seq, u.fact) == (raw.seq, at + 1) && u.outcome != Outcome::Changed);
+            let out = left.iter().find(|(seq, u)| {
+                (*seq, u.fact) == (raw.seq, at + 1) && u.outcome != Outcome::Changed
+            });
             let (request, key, now) = request_of(&fact);
             match out.map(|(_, u)| u.outcome) {
                 Some(Outcome::Gone) if same_terms && shop.refusal(&request, now).is_none() => {
@@ -180,7 +193,9 @@ fn agrees_with_the_model(
                 Some(_) => continue,
                 None => {}
             }
-            let Some((holds, bytes)) = holding.next() else { return Err(format!("{fact:?} is nowhere")) };
+            let Some((holds, bytes)) = holding.next() else {
+                return Err(format!("{fact:?} is nowhere"));
+            };
             if without_images(&holds) != without_images(&fact) {
                 return Err(format!("{fact:?} has become {holds:?}"));
             }
@@ -239,7 +254,8 @@ impl Books {
     fn add(&mut self, fact: &Fact) -> Result<(), &'static str> {
         match fact {
             Fact::CouponIssued(f) => {
-                let (issued, limit) = self.templates.get_mut(&f.template_id).ok_or("no such template")?;
+                let (issued, limit) =
+                    self.templates.get_mut(&f.template_id).ok_or("no such template")?;
                 *issued += 1;
                 same(*issued, f.serial)?;
                 same(*limit, f.serial + f.remaining)?;
@@ -248,7 +264,9 @@ impl Books {
                 }
                 self.coupons.insert(f.coupon_id, (f.user_id.clone(), f.template_id.clone(), None));
             }
-            Fact::WalletCharged(f) => self.balance(&f.user_id, f.amount.cast_signed(), f.balance_after)?,
+            Fact::WalletCharged(f) => {
+                self.balance(&f.user_id, f.amount.cast_signed(), f.balance_after)?
+            }
             Fact::OrderPlaced(f) => {
                 self.balance(&f.user_id, -f.total.cast_signed(), f.balance_after)?;
                 for line in &f.lines {
@@ -267,7 +285,8 @@ impl Books {
                 for line in &f.lines {
                     self.stock(&line.product_id, line.quantity.cast_signed(), line.stock_after)?;
                 }
-                let order = self.orders.get_mut(&f.order_id).ok_or("an order that was not placed")?;
+                let order =
+                    self.orders.get_mut(&f.order_id).ok_or("an order that was not placed")?;
                 same(order.placed.total, f.refund)?;
                 if order.cancelled.replace(f.clone()).is_some() {
                     return Err("cancelled twice");

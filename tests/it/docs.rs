@@ -46,7 +46,10 @@ fn settings_are_those_of_serve_with_their_defaults() {
             let row = text.lines().find(|row| row.starts_with(&format!("| `{name}` |")));
             let row = row.unwrap_or_else(|| panic!("{page}: {name} has no row"));
             if let Some(default) = bracketed(line, "default") {
-                assert!(row.contains(&format!("| `{default}` |")), "{page}: {name} defaults to {default}");
+                assert!(
+                    row.contains(&format!("| `{default}` |")),
+                    "{page}: {name} defaults to {default}"
+                );
             }
         }
     }
@@ -71,7 +74,8 @@ fn every_command_has_a_row() {
     for page in CONFIGURATION {
         let text = read(page);
         let rows = text.lines().filter_map(|line| line.strip_prefix("| `rushgate "));
-        let explained: BTreeSet<&str> = rows.filter_map(|row| row.split([' ', '`']).next()).collect();
+        let explained: BTreeSet<&str> =
+            rows.filter_map(|row| row.split([' ', '`']).next()).collect();
         assert_eq!(explained, known, "{page}");
     }
 }
@@ -85,7 +89,9 @@ fn every_refusal_is_explained_with_its_status() {
     for page in ERRORS {
         let explained: BTreeSet<String> = read(page)
             .lines()
-            .filter(|line| line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit()))
+            .filter(|line| {
+                line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit())
+            })
             .map(|row| row.split_inclusive('|').take(3).collect())
             .collect();
         assert_eq!(explained, known, "{page}");
@@ -115,7 +121,12 @@ fn both_languages_are_in_step() {
         let found = landmarks(&read(korean));
         let differing = known.iter().zip(&found).position(|(one, other)| one != other);
         let at = differing.unwrap_or(known.len().min(found.len()));
-        assert_eq!(known.get(at), found.get(at), "{english} and {korean} differ after {:?}", &known[..at]);
+        assert_eq!(
+            known.get(at),
+            found.get(at),
+            "{english} and {korean} differ after {:?}",
+            &known[..at]
+        );
     }
 }
 
@@ -159,12 +170,21 @@ fn links_and_file_names_lead_somewhere() {
             if link.contains("://") {
                 continue;
             }
-            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let target =
+                if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
             assert!(target.exists(), "{}: {link}", page.display());
-            let places = || std::fs::read_to_string(&target).unwrap().lines().map(anchor).collect::<Vec<_>>();
-            assert!(place.is_empty() || places().iter().any(|p| p == place), "{}: {link}", page.display());
+            let places = || {
+                std::fs::read_to_string(&target).unwrap().lines().map(anchor).collect::<Vec<_>>()
+            };
+            assert!(
+                place.is_empty() || places().iter().any(|p| p == place),
+                "{}: {link}",
+                page.display()
+            );
         }
-        for name in text.split('`').filter(|name| FOLDERS.iter().any(|folder| name.starts_with(folder))) {
+        for name in
+            text.split('`').filter(|name| FOLDERS.iter().any(|folder| name.starts_with(folder)))
+        {
             assert!(root().join(name).exists(), "{}: {name}", page.display());
         }
     }
@@ -175,7 +195,9 @@ fn pages() -> Vec<PathBuf> {
     let mut pages = vec![];
     for folder in [".", "docs", "docs/ko", ".github"] {
         let entries = root().join(folder).read_dir().unwrap().map(|entry| entry.unwrap().path());
-        pages.extend(entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+        pages.extend(
+            entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")),
+        );
     }
     pages.retain(|path| !path.ends_with("CHANGELOG.md"));
     assert!(pages.len() >= 16, "{pages:?}");
@@ -184,8 +206,13 @@ fn pages() -> Vec<PathBuf> {
 
 /// The name by which a heading is linked to.
 fn anchor(line: &str) -> String {
-    let heading = line.strip_prefix('#').unwrap_or_default().trim_start_matches('#').trim().to_lowercase();
-    heading.replace(' ', "-").chars().filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_').collect()
+    let heading =
+        line.strip_prefix('#').unwrap_or_default().trim_start_matches('#').trim().to_lowercase();
+    heading
+        .replace(' ', "-")
+        .chars()
+        .filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_')
+        .collect()
 }
 
 /// What `rushgate` prints about itself.

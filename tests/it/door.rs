@@ -78,7 +78,8 @@ async fn pass(mut client: TcpStream, server: SocketAddr, mode: Mode) {
     }
     let Ok(server) = TcpStream::connect(server).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let ((from_client, to_client), (from_server, to_server)) =
+        (client.into_split(), server.into_split());
     let _ = tokio::join!(carry(from_client, to_server, mode), carry(from_server, to_client, mode));
 }
 

@@ -90,7 +90,8 @@ async fn traffic(balancer: Arc<Balancer>, stop: Arc<AtomicBool>) -> (usize, Vec<
         sent.spawn(async move { balancer.send().await });
     }
     let outcomes = sent.join_all().await;
-    let failed = outcomes.iter().filter(|outcome| **outcome != Ok(200)).map(|o| format!("{o:?}")).collect();
+    let failed =
+        outcomes.iter().filter(|outcome| **outcome != Ok(200)).map(|o| format!("{o:?}")).collect();
     (outcomes.len(), failed)
 }
 
@@ -122,7 +123,11 @@ async fn a_rolling_restart_behind_a_balancer_refuses_nobody() {
             (status == 503 && body["reasons"][0] == "this process is stopping").then_some(())
         })
         .await;
-        assert_eq!(ask(&backend.api, "/v1/products/mug").await.unwrap(), 200, "its port stays open");
+        assert_eq!(
+            ask(&backend.api, "/v1/products/mug").await.unwrap(),
+            200,
+            "its port stays open"
+        );
         old.gone_within(Duration::from_secs(15)).await;
         assert!(asked.elapsed() >= Duration::from_secs(5), "{:?}", asked.elapsed());
         backend.gone.store(true, Ordering::SeqCst);

@@ -109,7 +109,10 @@ async fn a_reader_on_an_old_master_closes_nothing_but_that() {
     assert!(matches!(read, Err(GateError::Unavailable(_))), "the old master is behind: {read:?}");
     assert_eq!(Meta::read(&new, 0).await.unwrap().state, "open", "the healthy cell");
     let old = shop.meta().await;
-    assert_eq!((old.state.as_str(), old.reason.as_deref()), ("closed", Some("Redis went back in time")));
+    assert_eq!(
+        (old.state.as_str(), old.reason.as_deref()),
+        ("closed", Some("Redis went back in time"))
+    );
     decided(&gate, "ann").await;
 }
 
@@ -191,10 +194,11 @@ async fn an_epoch_of_an_older_version_goes_on() {
     let old = Gate::with_limits(&shop.servers, LIMITS).await.unwrap();
     decided(&old, "ann").await;
     assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(1));
-    let named: Option<String> = sqlx::query_scalar("SELECT gate FROM cell_cursors WHERE gate_epoch = epoch")
-        .fetch_one(&shop.pool)
-        .await
-        .unwrap();
+    let named: Option<String> =
+        sqlx::query_scalar("SELECT gate FROM cell_cursors WHERE gate_epoch = epoch")
+            .fetch_one(&shop.pool)
+            .await
+            .unwrap();
     assert_eq!(named, rushgate::redis::control::server_id(&shop.raw, 0).await.unwrap());
 }
 

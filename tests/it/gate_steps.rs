@@ -74,7 +74,8 @@ impl Shop {
 
     /// A batch of charges that must be decided.
     async fn charges(&self, batch: &[(&str, u64)]) -> Decided {
-        let batch: Vec<_> = batch.iter().map(|(u, n)| (NO_DEADLINE, None, (*u, *n, Id::new()))).collect();
+        let batch: Vec<_> =
+            batch.iter().map(|(u, n)| (NO_DEADLINE, None, (*u, *n, Id::new()))).collect();
         decided(self.call(&script::CHARGE_WALLET, self.claim().await, &batch).await)
     }
 
@@ -133,7 +134,9 @@ async fn a_caller_of_another_epoch_is_refused() {
     for epoch in [0, claim.epoch + 1] {
         let batch = [(NO_DEADLINE, None, ("ann", 1_000, Id::new()))];
         assert_eq!(
-            refused(shop.call(&script::CHARGE_WALLET, Claim { epoch, ..claim.clone() }, &batch).await),
+            refused(
+                shop.call(&script::CHARGE_WALLET, Claim { epoch, ..claim.clone() }, &batch).await
+            ),
             "epoch"
         );
     }
@@ -194,14 +197,19 @@ async fn an_instance_that_saw_a_lost_success_closes_the_cell() {
     let mut shop = Shop::open().await;
     shop.charge("ann", 1_000).await;
     shop.apply_all().await;
-    let snapshot: std::collections::HashMap<String, String> = shop.raw.hgetall(Keys::meta(0)).await.unwrap();
-    let lost = shop.gate.charge_wallet(ChargeWallet { user_id: user("ann"), amount: 5 }, None, soon()).await;
+    let snapshot: std::collections::HashMap<String, String> =
+        shop.raw.hgetall(Keys::meta(0)).await.unwrap();
+    let lost = shop
+        .gate
+        .charge_wallet(ChargeWallet { user_id: user("ann"), amount: 5 }, None, soon())
+        .await;
     let lost = lost.unwrap().unwrap().position;
     // Redis loses that entry before it is applied, and another instance writes a different one in
     // its place.
     let keys = shop.keys().await;
     let _: i64 = shop.raw.xdel(keys.log(), "1-2").await.unwrap();
-    let _: () = shop.raw.custom(fred::cmd!("XSETID"), vec![keys.log(), "1-1".into()]).await.unwrap();
+    let _: () =
+        shop.raw.custom(fred::cmd!("XSETID"), vec![keys.log(), "1-1".into()]).await.unwrap();
     let _: i64 = shop.raw.hset(keys.wallets(), ("ann", 1_000)).await.unwrap();
     let _: i64 = shop.raw.hset(Keys::meta(0), snapshot).await.unwrap();
     let other = Gate::with_limits(&shop.servers, LIMITS).await.unwrap();
@@ -228,7 +236,8 @@ async fn a_deadline_passes_while_a_clock_that_was_set_back_catches_up() {
     let at = |deadline| [(deadline, None, ("ann", 1, Id::new()))];
     let late = decided(shop.call(&script::CHARGE_WALLET, shop.claim().await, &at(now - 1)).await);
     assert_eq!(code(&late.verdicts[0]), 2);
-    let early = decided(shop.call(&script::CHARGE_WALLET, shop.claim().await, &at(now + 60_000)).await);
+    let early =
+        decided(shop.call(&script::CHARGE_WALLET, shop.claim().await, &at(now + 60_000)).await);
     assert_eq!(code(&early.verdicts[0]), 0);
 }
 
@@ -237,8 +246,9 @@ async fn a_request_past_its_deadline_is_refused_alone() {
     let shop = Shop::open().await;
     let (claim, before) = (shop.claim().await, shop.snapshot().await);
     let late = (jiff::Timestamp::now().as_millisecond() - 1, None, ("ann", 1_000, Id::new()));
-    let only_late =
-        decided(shop.call(&script::CHARGE_WALLET, claim.clone(), std::slice::from_ref(&late)).await);
+    let only_late = decided(
+        shop.call(&script::CHARGE_WALLET, claim.clone(), std::slice::from_ref(&late)).await,
+    );
     assert_eq!(code(&only_late.verdicts[0]), 2);
     assert_eq!(shop.snapshot().await, before);
 
@@ -255,7 +265,10 @@ async fn a_full_backlog_is_refused_until_postgresql_has_caught_up() {
     shop.charge("ann", 1).await;
     let before = shop.snapshot().await;
     let ask = || ChargeWallet { user_id: user("ann"), amount: 1 };
-    assert_eq!(shop.gate.charge_wallet(ask(), None, soon()).await.unwrap_err(), GateError::BacklogFull);
+    assert_eq!(
+        shop.gate.charge_wallet(ask(), None, soon()).await.unwrap_err(),
+        GateError::BacklogFull
+    );
     assert_eq!(shop.snapshot().await, before);
     shop.apply_all().await;
     assert_eq!(shop.charge("ann", 1).await.balance_after, 3);
@@ -293,10 +306,12 @@ async fn a_caller_on_another_day_is_told_the_time() {
 async fn a_repeated_key_gets_the_first_answer_and_changes_nothing() {
     let shop = Shop::open().await;
     let ask = |amount| ChargeWallet { user_id: user("ann"), amount };
-    let first = shop.gate.charge_wallet(ask(500), key("ann", "k 1"), soon()).await.unwrap().unwrap();
+    let first =
+        shop.gate.charge_wallet(ask(500), key("ann", "k 1"), soon()).await.unwrap().unwrap();
     assert!(!first.replayed);
     let before = shop.snapshot().await;
-    let again = shop.gate.charge_wallet(ask(500), key("ann", "k 1"), soon()).await.unwrap().unwrap();
+    let again =
+        shop.gate.charge_wallet(ask(500), key("ann", "k 1"), soon()).await.unwrap().unwrap();
     assert!(again.replayed);
     assert_eq!(again.fact, first.fact);
     let other = shop.gate.charge_wallet(ask(501), key("ann", "k 1"), soon()).await.unwrap_err();
@@ -304,7 +319,9 @@ async fn a_repeated_key_gets_the_first_answer_and_changes_nothing() {
     assert_eq!(shop.snapshot().await, before);
     // Another user's key of the same name is a different key.
     let bobs = ChargeWallet { user_id: user("bob"), amount: 500 };
-    assert!(!shop.gate.charge_wallet(bobs, key("bob", "k 1"), soon()).await.unwrap().unwrap().replayed);
+    assert!(
+        !shop.gate.charge_wallet(bobs, key("bob", "k 1"), soon()).await.unwrap().unwrap().replayed
+    );
 }
 
 #[tokio::test]
@@ -312,7 +329,8 @@ async fn a_key_twice_in_one_batch_has_one_effect() {
     let shop = Shop::open().await;
     let hash = Blob(vec![7; 16]);
     let job = || (NO_DEADLINE, Some(("ann k", hash.clone())), ("ann", 400, Id::new()));
-    let reply = decided(shop.call(&script::CHARGE_WALLET, shop.claim().await, &[job(), job()]).await);
+    let reply =
+        decided(shop.call(&script::CHARGE_WALLET, shop.claim().await, &[job(), job()]).await);
     assert_eq!(reply.verdicts.iter().map(code).collect::<Vec<_>>(), [0, 1]);
     let (_, first): (u8, Blob) = verdict(&reply.verdicts[0]);
     assert_eq!(verdict::<Blob>(&reply.verdicts[1]).1, first);
@@ -323,7 +341,8 @@ async fn a_key_twice_in_one_batch_has_one_effect() {
 async fn a_key_answers_for_24_hours_across_midnight_and_then_is_new() {
     let shop = Shop::open().await;
     let ask = || ChargeWallet { user_id: user("ann"), amount: 100 };
-    let charge = async || shop.gate.charge_wallet(ask(), key("ann", "k"), soon()).await.unwrap().unwrap();
+    let charge =
+        async || shop.gate.charge_wallet(ask(), key("ann", "k"), soon()).await.unwrap().unwrap();
     let first = charge().await.fact.charged_at;
     shop.set_clock(first + IDEMPOTENCY_KEPT_MS - 1).await;
     assert!(charge().await.replayed, "23:59:59.999 later, which is the next day");
@@ -340,7 +359,9 @@ async fn refusals_leave_no_record() {
     let refusal = shop.gate.charge_wallet(ask(), key("ann", "b"), soon()).await.unwrap();
     assert_eq!(refusal.unwrap_err(), ChargeRefusal::BalanceLimit(600_000));
     let smaller = ChargeWallet { user_id: user("ann"), amount: 1 };
-    assert!(!shop.gate.charge_wallet(smaller, key("ann", "b"), soon()).await.unwrap().unwrap().replayed);
+    assert!(
+        !shop.gate.charge_wallet(smaller, key("ann", "b"), soon()).await.unwrap().unwrap().replayed
+    );
 }
 
 #[tokio::test]
@@ -433,7 +454,8 @@ async fn out_of_memory_is_refused_before_any_write() {
     shop.charge("ann", 1_000).await;
     let before = shop.snapshot().await;
     let _: () = shop.raw.config_set("maxmemory", "1").await.unwrap();
-    let refusal = shop.gate.place_order(order("ann", &[("mug", 1)], None), None, soon()).await.unwrap_err();
+    let refusal =
+        shop.gate.place_order(order("ann", &[("mug", 1)], None), None, soon()).await.unwrap_err();
     assert!(matches!(refusal, GateError::Unavailable(_)), "{refusal:?}");
     assert_eq!(shop.balance("ann").await, Some(1_000), "reads go on");
     let _: () = shop.raw.config_set("maxmemory", "0").await.unwrap();
@@ -451,7 +473,8 @@ async fn a_key_of_a_wrong_type_fails_before_any_write_and_is_rebuilt() {
     let _: i64 = shop.raw.del(stocks.as_str()).await.unwrap();
     let _: () = shop.raw.set(stocks, "no hash", None, None, false).await.unwrap();
     let seq = shop.meta().await.seq;
-    let outcome = shop.gate.place_order(order("ann", &[("mug", 1)], None), None, soon()).await.unwrap_err();
+    let outcome =
+        shop.gate.place_order(order("ann", &[("mug", 1)], None), None, soon()).await.unwrap_err();
     assert_eq!(outcome, GateError::OutcomeUnknown);
     assert_eq!((shop.meta().await.seq, shop.meta().await.state.as_str()), (seq, "closed"));
     assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(2));
@@ -470,13 +493,16 @@ async fn every_key_of_a_wrong_type_fails_before_anything_is_written() {
     let coupon = Id(shop.issue("t", "ann").await.unwrap().coupon_id.0);
     let used = Id(shop.issue("t", "bob").await.unwrap().coupon_id.0);
     shop.charge("bob", 1_000).await;
-    let order_id = Id(shop.place(order("bob", &[("mug", 1)], Some(used.0))).await.unwrap().order_id.0);
+    let order_id =
+        Id(shop.place(order("bob", &[("mug", 1)], Some(used.0))).await.unwrap().order_id.0);
     let (lines, id) = (("mug", 1), Id::new());
     let terms = ("T", "amount", 100, None::<u64>, 0, 5, 0, 1);
     let key = || Some(("ann k", Blob(vec![7; 16])));
     macro_rules! check {
         ($script:ident, $body:expr) => {
-            for name in script::$script.keys(&Keys::new(0, 1), shop.claim().await.day).iter().skip(1) {
+            for name in
+                script::$script.keys(&Keys::new(0, 1), shop.claim().await.day).iter().skip(1)
+            {
                 let saved: Result<(), _> = shop.raw.rename(name, "saved").await;
                 let _: () = shop.raw.set(name, "no hash", None, None, false).await.unwrap();
                 let before = shop.snapshot().await;
@@ -515,7 +541,8 @@ async fn one_batch_is_one_entry_with_ids_and_after_images() {
     let entry = entries[0].decode().unwrap();
     assert_eq!(entry.decided_at, reply.place.now);
     let Facts::WalletsCharged(facts) = entry.facts else { panic!("{entry:?}") };
-    let told: Vec<_> = facts.iter().map(|f| (f.user_id.as_str(), f.amount, f.balance_after)).collect();
+    let told: Vec<_> =
+        facts.iter().map(|f| (f.user_id.as_str(), f.amount, f.balance_after)).collect();
     assert_eq!(told, [("ann", 100, 100), ("bob", 200, 200), ("ann", 300, 400)]);
     let answered: Vec<WalletCharged> = reply.verdicts.iter().map(accepted).collect();
     assert_eq!(answered, facts);
@@ -554,11 +581,16 @@ async fn requests_of_one_batch_see_what_those_before_them_took() {
     for name in ["ann", "bob"] {
         shop.charge(name, 10_000).await;
     }
-    let coupons: Vec<_> =
-        ["ann", "ann", "bob", "cat"].iter().map(|u| (NO_DEADLINE, None, ("t", *u, Id::new()))).collect();
+    let coupons: Vec<_> = ["ann", "ann", "bob", "cat"]
+        .iter()
+        .map(|u| (NO_DEADLINE, None, ("t", *u, Id::new())))
+        .collect();
     let reply = decided(shop.call(&script::ISSUE_COUPON, shop.claim().await, &coupons).await);
     let ann: CouponIssued = accepted(&reply.verdicts[0]);
-    assert_eq!(verdict::<IssueRefusal>(&reply.verdicts[1]).1, IssueRefusal::AlreadyIssued(ann.coupon_id));
+    assert_eq!(
+        verdict::<IssueRefusal>(&reply.verdicts[1]).1,
+        IssueRefusal::AlreadyIssued(ann.coupon_id)
+    );
     assert_eq!(accepted::<CouponIssued>(&reply.verdicts[2]).serial, 2);
     assert_eq!(verdict::<IssueRefusal>(&reply.verdicts[3]).1, IssueRefusal::SoldOut);
 
@@ -588,10 +620,13 @@ async fn a_large_batch_of_large_orders_is_decided_in_one_call() {
         shop.put_product(id, 100, 1_000_000).await;
     }
     shop.charge("ann", 1_000_000).await;
-    let line = |id: &String| Line { product_id: ProductId::parse(id.as_str()).unwrap(), quantity: 1 };
+    let line =
+        |id: &String| Line { product_id: ProductId::parse(id.as_str()).unwrap(), quantity: 1 };
     let lines: Vec<Line> = ids.iter().map(line).collect();
     let batch: Vec<_> = (0..200)
-        .map(|_| (NO_DEADLINE, None, (Id::new(), "ann", FlatLines(&lines), None::<Id>, None::<u64>)))
+        .map(|_| {
+            (NO_DEADLINE, None, (Id::new(), "ann", FlatLines(&lines), None::<Id>, None::<u64>))
+        })
         .collect();
     let reply = decided(shop.call(&script::PLACE_ORDER, shop.claim().await, &batch).await);
     assert!(reply.verdicts.iter().all(|v| code(v) == 0));

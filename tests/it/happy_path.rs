@@ -30,8 +30,10 @@ async fn an_order_goes_from_the_gate_to_the_truth() {
 
     assert!(matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(5)));
     shop.apply_all().await;
-    let row =
-        sqlx::query("SELECT status, total, balance_after FROM orders").fetch_one(&shop.pool).await.unwrap();
+    let row = sqlx::query("SELECT status, total, balance_after FROM orders")
+        .fetch_one(&shop.pool)
+        .await
+        .unwrap();
     assert_eq!(row.get::<String, _>(0), "paid");
     assert_eq!((row.get::<i64, _>(1), row.get::<i64, _>(2)), (29_000, 71_000));
     shop.assert_audit_clean().await;
@@ -47,7 +49,8 @@ async fn an_order_goes_from_the_gate_to_the_truth() {
         .fetch_all(&shop.pool)
         .await
         .unwrap();
-    let events: Vec<serde_json::Value> = events.iter().map(|e| serde_json::from_str(e).unwrap()).collect();
+    let events: Vec<serde_json::Value> =
+        events.iter().map(|e| serde_json::from_str(e).unwrap()).collect();
     assert_eq!(events[0]["type"], "rushgate.order.completed.v1");
     assert_eq!(events[1]["type"], "rushgate.order.cancelled.v1");
     assert_eq!(events[1]["data"]["status"], "cancelled");
@@ -126,7 +129,11 @@ async fn a_page_far_back_is_read_from_its_place_on() {
     assert!((100..1_000).contains(&orders), "{orders} orders were read for 10 pages of 10");
     assert!((100..1_000).contains(&entries), "{entries} entries were read for 10 pages of 10");
     assert_eq!(truth.orders_of(&ann, None, 1).await.unwrap().len(), 1, "the first page");
-    assert_eq!(truth.wallet_entries(&ann, None, 1).await.unwrap()[0].entry_id, 5_000, "the first page");
+    assert_eq!(
+        truth.wallet_entries(&ann, None, 1).await.unwrap()[0].entry_id,
+        5_000,
+        "the first page"
+    );
 }
 
 #[tokio::test]

@@ -62,7 +62,8 @@ async fn put_holders(raw: &Client, keys: &Keys, holders: u32, coupons: u32) {
         numbers.push((Bytes::copy_from_slice(&(n + 1).to_be_bytes()), Bytes::from(id)));
     }
     let hset = async |key: String, fields: Vec<(Bytes, Bytes)>| {
-        let flat = fields.into_iter().flat_map(|(name, value)| [Value::Bytes(name), Value::Bytes(value)]);
+        let flat =
+            fields.into_iter().flat_map(|(name, value)| [Value::Bytes(name), Value::Bytes(value)]);
         let args: Vec<Value> = std::iter::once(Value::from(key)).chain(flat).collect();
         let _: i64 = raw.custom(fred::cmd!("HSET"), args).await.unwrap();
     };
@@ -120,7 +121,10 @@ async fn a_long_list_is_looked_through_in_several_calls() {
     let holder = user(&holder(0));
     let list = |status, limit, after| shop.gate.held_coupons(&holder, status, limit, after);
     let used = list(Some(CouponStatus::Used), 10, None).await.unwrap().unwrap().value;
-    assert_eq!(used.iter().map(|held| held.coupon_id).collect::<Vec<_>>(), [coupon(0, 0).coupon_id]);
+    assert_eq!(
+        used.iter().map(|held| held.coupon_id).collect::<Vec<_>>(),
+        [coupon(0, 0).coupon_id]
+    );
     let all = list(None, 10_000, None).await.unwrap().unwrap().value;
     assert_eq!(all.len(), 2_500);
     let rest = list(None, 10_000, Some(all[1_200].coupon_id)).await.unwrap().unwrap().value;
@@ -146,7 +150,9 @@ async fn who_holds_very_many_coupons_is_issued_more_in_calls_of_few() {
     let reader = LogReader::connect(&shop.servers.redis_url, 0).await.unwrap();
     let (mut light, mut most_heavy) = (vec![], 0);
     for entry in reader.after(shop.meta().await.epoch, before, 10_000).await.unwrap() {
-        let Facts::CouponsIssued(issued) = entry.decode().unwrap().facts else { panic!("{entry:?}") };
+        let Facts::CouponsIssued(issued) = entry.decode().unwrap().facts else {
+            panic!("{entry:?}")
+        };
         let heavy = issued.iter().filter(|fact| fact.user_id.starts_with("holder")).count();
         most_heavy = most_heavy.max(heavy);
         light.extend((heavy < issued.len()).then_some(entry.seq));
@@ -155,7 +161,8 @@ async fn who_holds_very_many_coupons_is_issued_more_in_calls_of_few() {
     assert!((1..=most).contains(&most_heavy), "{most_heavy} in one call");
     let (last, end) = (light.last().unwrap() - before, shop.meta().await.seq - before);
     assert!(last <= end / 2, "the others did not wait for them: {last} of {end} entries");
-    let held = shop.gate.held_coupons(&user(&holder(0)), None, 1, None).await.unwrap().unwrap().value;
+    let held =
+        shop.gate.held_coupons(&user(&holder(0)), None, 1, None).await.unwrap().unwrap().value;
     assert_eq!(held[0].template.template_id, template("new"));
 }
 
@@ -167,7 +174,14 @@ impl std::fmt::Display for Latencies {
         let mut all = self.0.clone();
         all.sort_unstable();
         let at = |share: usize| all[(all.len() - 1) * share / 100].as_secs_f64() * 1_000.0;
-        write!(f, "p50 {:.1}, p95 {:.1}, longest {:.1} ms ({} requests)", at(50), at(95), at(100), all.len())
+        write!(
+            f,
+            "p50 {:.1}, p95 {:.1}, longest {:.1} ms ({} requests)",
+            at(50),
+            at(95),
+            at(100),
+            all.len()
+        )
     }
 }
 
@@ -206,16 +220,30 @@ async fn beside(
 /// 10 ms with the longest one.
 async fn calls(cluster: &Cluster) -> String {
     let info: String = cluster.raw.custom(fred::cmd!("INFO"), vec!["commandstats"]).await.unwrap();
-    let line = info.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default().to_owned();
-    let mean =
-        line.split("usec_per_call=").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("?").to_owned();
-    let slow: Vec<Value> = cluster.raw.custom(fred::cmd!("SLOWLOG"), vec!["GET", "-1"]).await.unwrap();
-    let took: Vec<u64> =
-        slow.into_iter().filter_map(|entry| entry.into_array().get(2).and_then(Value::as_u64)).collect();
+    let line = info
+        .lines()
+        .find(|line| line.starts_with("cmdstat_evalsha:"))
+        .unwrap_or_default()
+        .to_owned();
+    let mean = line
+        .split("usec_per_call=")
+        .nth(1)
+        .and_then(|rest| rest.split(',').next())
+        .unwrap_or("?")
+        .to_owned();
+    let slow: Vec<Value> =
+        cluster.raw.custom(fred::cmd!("SLOWLOG"), vec!["GET", "-1"]).await.unwrap();
+    let took: Vec<u64> = slow
+        .into_iter()
+        .filter_map(|entry| entry.into_array().get(2).and_then(Value::as_u64))
+        .collect();
     let _: Value = cluster.raw.custom(fred::cmd!("SLOWLOG"), vec!["RESET"]).await.unwrap();
     let _: Value = cluster.raw.custom(fred::cmd!("CONFIG"), vec!["RESETSTAT"]).await.unwrap();
     let longest = took.iter().max().copied().unwrap_or(0);
-    format!("a call took {mean} µs on average, {} took more than 10 ms, the longest {longest} µs", took.len())
+    format!(
+        "a call took {mean} µs on average, {} took more than 10 ms, the longest {longest} µs",
+        took.len()
+    )
 }
 
 async fn file_bytes(cluster: &Cluster) -> u64 {
@@ -279,7 +307,12 @@ async fn calls_of_redis() {
             ISSUE_COUPON.call(&shop.raw, keys, head, batch.into_bytes()).await.unwrap()
         }
     };
-    one_call(shop, "256 coupons for who holds none", issue(|round, n| format!("light-{round}-{n}"))).await;
+    one_call(
+        shop,
+        "256 coupons for who holds none",
+        issue(|round, n| format!("light-{round}-{n}")),
+    )
+    .await;
     one_call(shop, "256 coupons for who holds 1,000", issue(|_, n| holder(n))).await;
 }
 
@@ -314,7 +347,8 @@ async fn figures() {
     let light = beside(&instance, issue(|n| format!("light-{n}-")), issue_to).await;
     println!("coupons beside {HOLDERS} who hold none: {light}; {}", calls(&cluster).await);
     let before = file_bytes(&cluster).await;
-    let issue_heavy = |n: u32, round: u32| Request::issue(&format!("new-{}", round % 40), &holder(n));
+    let issue_heavy =
+        |n: u32, round: u32| Request::issue(&format!("new-{}", round % 40), &holder(n));
     let issue_to = |n: u32| Request::issue("new-1", &format!("somebody-{n}"));
     let heavy = beside(&instance, issue_heavy, issue_to).await;
     println!(

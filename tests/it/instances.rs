@@ -25,14 +25,18 @@ async fn five_hundred_coupons_for_a_thousand_users_who_ask_twice() {
     assert_eq!(serials, (1..=500).collect());
     let users: HashSet<&str> = issued.iter().map(|c| c["user_id"].as_str().unwrap()).collect();
     assert_eq!(users.len(), 500);
-    assert!(refused.keys().all(|code| ["sold-out", "already-issued"].contains(code)), "{refused:?}");
+    assert!(
+        refused.keys().all(|code| ["sold-out", "already-issued"].contains(code)),
+        "{refused:?}"
+    );
 
     cluster.assert_consistent().await;
     let known = "SELECT coupon_id || ' ' || user_id || ' ' || serial FROM coupons";
     let known: HashSet<String> = cluster.texts(known).await.into_iter().collect();
     let text = |c: &Value, name: &str| c[name].as_str().unwrap().to_owned();
-    let told =
-        issued.iter().map(|c| format!("{} {} {}", text(c, "coupon_id"), text(c, "user_id"), c["serial"]));
+    let told = issued
+        .iter()
+        .map(|c| format!("{} {} {}", text(c, "coupon_id"), text(c, "user_id"), c["serial"]));
     assert_eq!(known, told.collect::<HashSet<_>>());
 }
 
@@ -40,10 +44,12 @@ async fn five_hundred_coupons_for_a_thousand_users_who_ask_twice() {
 async fn two_hundred_pieces_for_five_hundred_orders() {
     let (cluster, pair) = Cluster::two().await;
     pair.done(&Request::put_product("shoe", 10_000, 200)).await;
-    let charged = pair.at_once((0..500).map(|n| Request::charge(&format!("user-{n}"), 10_000))).await;
+    let charged =
+        pair.at_once((0..500).map(|n| Request::charge(&format!("user-{n}"), 10_000))).await;
     assert!(charged.iter().all(|a| a.status == 201));
 
-    let answers = pair.at_once((0..500).map(|n| Request::order(&format!("user-{n}"), "shoe", 1))).await;
+    let answers =
+        pair.at_once((0..500).map(|n| Request::order(&format!("user-{n}"), "shoe", 1))).await;
     let (placed, refused) = sorted(&answers);
     assert_eq!((placed.len(), refused), (200, HashMap::from([("insufficient-stock", 300)])));
     assert_eq!(pair.done(&Request::get("/v1/products/shoe")).await["stock"], 0);
@@ -78,7 +84,10 @@ async fn one_coupon_in_twenty_orders_is_used_once() {
     pair.done(&Request::put_product("mug", 10_000, 1_000)).await;
     pair.done(&Request::put_template("welcome", 10)).await;
     pair.done(&Request::charge("ann", 1_000_000)).await;
-    let coupon = pair.done(&Request::issue("welcome", "ann")).await["coupon_id"].as_str().unwrap().to_owned();
+    let coupon = pair.done(&Request::issue("welcome", "ann")).await["coupon_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
 
     let order = || Request::order("ann", "mug", 1).coupon(&coupon);
     let answers = pair.at_once((0..20).map(|_| order())).await;
@@ -140,15 +149,20 @@ async fn a_busy_shop_on_two_instances_stays_consistent() {
             shopper.accepted
         }
     });
-    let accepted: HashMap<&str, usize> =
-        join_all(shoppers).await.into_iter().flatten().fold(HashMap::new(), |mut sums, (what, n)| {
+    let accepted: HashMap<&str, usize> = join_all(shoppers).await.into_iter().flatten().fold(
+        HashMap::new(),
+        |mut sums, (what, n)| {
             *sums.entry(what).or_default() += n;
             sums
-        });
+        },
+    );
     println!("accepted: {accepted:?}");
     cluster.assert_consistent().await;
     let counts = [
-        ("charge", cluster.number("SELECT count(*) FROM wallet_entries WHERE kind = 'charge'").await),
+        (
+            "charge",
+            cluster.number("SELECT count(*) FROM wallet_entries WHERE kind = 'charge'").await,
+        ),
         ("coupon", cluster.number("SELECT count(*) FROM coupons").await),
         ("order", cluster.number("SELECT count(*) FROM orders").await),
         ("cancel", cluster.number("SELECT count(*) FROM orders WHERE status = 'cancelled'").await),

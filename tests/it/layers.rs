@@ -60,12 +60,14 @@ fn modules_depend_on_lower_ones() {
 fn files_of_a_folder_do_not_depend_on_each_other_in_a_circle() {
     let mut circles = BTreeMap::new();
     for folder in ACYCLIC.iter().map(Path::new) {
-        let names: BTreeSet<String> = sources(folder).iter().map(|file| module(file, folder)).collect();
+        let names: BTreeSet<String> =
+            sources(folder).iter().map(|file| module(file, folder)).collect();
         let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for file in sources(folder) {
             let own = module(&file, folder);
             let text = code(&file);
-            let used = prefixes(folder, &file).into_iter().flat_map(|prefix| paths_after(&prefix, &text));
+            let used =
+                prefixes(folder, &file).into_iter().flat_map(|prefix| paths_after(&prefix, &text));
             let used = used.filter(|used| *used != own && names.contains(used));
             uses.entry(own.clone()).or_default().extend(used);
         }
@@ -102,7 +104,9 @@ fn prefixes(folder: &Path, file: &Path) -> Vec<String> {
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+    for entry in
+        std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+    {
         let path = entry.unwrap().path();
         // Binaries are crates of their own.
         if path.is_dir() && !path.ends_with("bin") {
@@ -124,7 +128,10 @@ fn module(file: &Path, folder: &Path) -> String {
 fn code(file: &Path) -> String {
     let text = std::fs::read_to_string(file).unwrap();
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    code.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The names that follow `prefix`: `a` of `crate::a::b`, `a` and `b` of `crate::{a, b::c}`.
@@ -173,8 +180,7 @@ fn head(text: &str) -> Option<String> {
 
 #[test]
 fn names_are_found_in_paths_and_groups() {
-    let code =
-        "use crate::{a, b::{c, d},\n    e};\nfn f() { crate::g::h() } use super::i; use super::super::j;";
+    let code = "use crate::{a, b::{c, d},\n    e};\nfn f() { crate::g::h() } use super::i; use super::super::j;";
     assert_eq!(paths_after("crate::", code), ["a", "b", "e", "g"]);
     assert_eq!(paths_after("super::", code), ["i", "super"]);
     assert_eq!(paths_after("super::super::", code), ["j"]);

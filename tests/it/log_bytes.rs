@@ -31,7 +31,8 @@ async fn log_of(sizes: &[(usize, usize)]) -> (RedisServer, Client, Vec<RawEntry>
     let client = rushgate::redis::connect(&redis.url()).await.unwrap();
     let mut entries = Vec::new();
     for (seq, (payload, traces)) in (1..).zip(sizes) {
-        let bytes = |count: usize| (0..count).map(|n| (n as u64 * seq % 251) as u8).collect::<Vec<_>>();
+        let bytes =
+            |count: usize| (0..count).map(|n| (n as u64 * seq % 251) as u8).collect::<Vec<_>>();
         let (payload, traces) = (bytes(*payload), bytes(*traces));
         let entry = RawEntry { epoch: EPOCH, seq, payload, tip: format!("tip {seq}"), traces };
         let mut fields: Vec<(&str, Bytes)> =
@@ -40,7 +41,8 @@ async fn log_of(sizes: &[(usize, usize)]) -> (RedisServer, Client, Vec<RawEntry>
             fields.push(("x", entry.traces.clone().into()));
         }
         let key = Keys::new(0, EPOCH).log();
-        let _: String = client.xadd(key, false, None::<()>, format!("{EPOCH}-{seq}"), fields).await.unwrap();
+        let _: String =
+            client.xadd(key, false, None::<()>, format!("{EPOCH}-{seq}"), fields).await.unwrap();
         entries.push(entry);
     }
     (redis, client, entries)
@@ -49,8 +51,15 @@ async fn log_of(sizes: &[(usize, usize)]) -> (RedisServer, Client, Vec<RawEntry>
 #[tokio::test]
 async fn a_page_of_the_log_is_bounded_in_bytes() {
     let large = 5_000_000;
-    let sizes =
-        [(200_000, 20_000), (200_000, 20_000), (200_000, 0), (large, 300_000), (10, 0), (9, 1), (8, 0)];
+    let sizes = [
+        (200_000, 20_000),
+        (200_000, 20_000),
+        (200_000, 0),
+        (large, 300_000),
+        (10, 0),
+        (9, 1),
+        (8, 0),
+    ];
     let (redis, client, entries) = log_of(&sizes).await;
     let reader = LogReader::connect(&redis.url(), 0).await.unwrap();
     let page = async |seq, count, bytes| {
@@ -60,7 +69,10 @@ async fn a_page_of_the_log_is_bounded_in_bytes() {
     assert_eq!(page(0, 64, APPLY_BYTES).await, (entries[..2].to_vec(), true));
     assert_eq!(page(0, 1, APPLY_BYTES).await, (entries[..1].to_vec(), true));
     assert_eq!(page(2, 64, APPLY_BYTES).await, (entries[2..3].to_vec(), true));
-    assert!(page(3, 64, APPLY_BYTES).await == (entries[3..4].to_vec(), true), "a large one comes alone");
+    assert!(
+        page(3, 64, APPLY_BYTES).await == (entries[3..4].to_vec(), true),
+        "a large one comes alone"
+    );
     assert_eq!(page(4, 64, 20).await, (entries[4..6].to_vec(), true));
     assert_eq!(page(4, 64, APPLY_BYTES).await, (entries[4..].to_vec(), false));
     assert_eq!(page(7, 64, APPLY_BYTES).await, (vec![], false));
@@ -69,8 +81,10 @@ async fn a_page_of_the_log_is_bounded_in_bytes() {
 
     // Something that is not an entry ends the log.
     let key = Keys::new(0, EPOCH).log();
-    let _: String =
-        client.xadd(key.clone(), false, None::<()>, format!("{EPOCH}-8"), ("a", "b")).await.unwrap();
+    let _: String = client
+        .xadd(key.clone(), false, None::<()>, format!("{EPOCH}-8"), ("a", "b"))
+        .await
+        .unwrap();
     assert_eq!(page(4, 64, APPLY_BYTES).await, (entries[4..].to_vec(), false));
     assert_eq!(reader.page(EPOCH + 1, 0, 64, APPLY_BYTES).await.unwrap().entries, []);
     let _: () = client.set(key, "no log", None, None, false).await.unwrap();
@@ -81,7 +95,8 @@ async fn a_page_of_the_log_is_bounded_in_bytes() {
 async fn the_age_of_an_entry_is_told_by_its_beginning() {
     let mut shop = Shop::open().await;
     shop.charge("ann", 1).await;
-    let (meta, reader) = (shop.meta().await, LogReader::connect(&shop.servers.redis_url, 0).await.unwrap());
+    let (meta, reader) =
+        (shop.meta().await, LogReader::connect(&shop.servers.redis_url, 0).await.unwrap());
     let entry = reader.after(meta.epoch, 0, 1).await.unwrap().remove(0);
     let told = async |seq| decided_after(&shop.raw, 0, meta.epoch, seq).await.unwrap();
     assert_eq!(told(0).await, Some(entry.decode().unwrap().decided_at));
@@ -151,7 +166,8 @@ async fn a_reconciler_behind_a_slow_link_applies_the_largest_entries() {
         }
         let day = jiff::Timestamp::now().as_millisecond().max(meta.clock_ms).div_euclid(DAY_MS);
         let (count, values) = batch.shape();
-        let head = wire::pack(&(meta.epoch, meta.seq, &meta.tip, day, 100_000, count, values)).unwrap();
+        let head =
+            wire::pack(&(meta.epoch, meta.seq, &meta.tip, day, 100_000, count, values)).unwrap();
         let keys = PLACE_ORDER.keys(&Keys::new(0, meta.epoch), day);
         // On a busy machine it may take longer than the command timeout.
         let reply = PLACE_ORDER.call(&shop.raw, keys, head, batch.into_bytes()).await;

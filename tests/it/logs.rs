@@ -29,11 +29,18 @@ async fn where_json_is_set_everything_is_json() {
     let instance = cluster.start().await;
     for line in instance.log() {
         // Values must not be printed in Rust's debug format.
-        assert!(!line.contains("Some(") && !line.contains("None") && !line.contains("[Api"), "{line}");
+        assert!(
+            !line.contains("Some(") && !line.contains("None") && !line.contains("[Api"),
+            "{line}"
+        );
     }
     messages(&instance.log().join("\n"));
     let rebuilt = settings.run(&["rebuild"]).await.assert_success();
-    assert!(messages(&rebuilt.stderr).iter().any(|said| said.contains("rebuild")), "{}", rebuilt.stderr);
+    assert!(
+        messages(&rebuilt.stderr).iter().any(|said| said.contains("rebuild")),
+        "{}",
+        rebuilt.stderr
+    );
     instance.until_ready().await;
     instance.stop().await;
 
@@ -59,21 +66,30 @@ async fn where_json_is_set_everything_is_json() {
 async fn in_a_pipe_the_log_has_no_colour() {
     let cluster = Cluster::servers().await;
     let settings = cluster.settings.with("RUSHGATE_LOG_FORMAT", "pretty");
-    let redis =
-        settings.with("RUSHGATE_REDIS_URL", "redis://127.0.0.1:1").with("RUSHGATE_JWT_SECRET", "short");
+    let redis = settings
+        .with("RUSHGATE_REDIS_URL", "redis://127.0.0.1:1")
+        .with("RUSHGATE_JWT_SECRET", "short");
     let ended = redis.run(&["serve"]).await;
-    assert!(ended.stderr.contains("WARN") && !ended.stderr.contains('\u{1b}'), "{:?}", ended.stderr);
+    assert!(
+        ended.stderr.contains("WARN") && !ended.stderr.contains('\u{1b}'),
+        "{:?}",
+        ended.stderr
+    );
 }
 
 #[tokio::test]
 async fn an_outage_is_told_once_and_its_end() {
     let cluster = Cluster::with(Private { postgres: true, ..Private::default() }).await;
-    let instance = Instance::ready(&cluster.settings.with("RUSHGATE_TRUTH_TIMEOUT_MS", "300")).await;
+    let instance =
+        Instance::ready(&cluster.settings.with("RUSHGATE_TRUTH_TIMEOUT_MS", "300")).await;
     instance.done(&Request::charge("ann", 1)).await;
     cluster.caught_up().await;
     let postgres = cluster.postgres.as_ref().unwrap();
     postgres.stop().await;
-    eventually("it is told", || async { instance.said("the reconciler starts over").then_some(()) }).await;
+    eventually("it is told", || async {
+        instance.said("the reconciler starts over").then_some(())
+    })
+    .await;
     instance.done(&Request::charge("ann", 1)).await;
     let read = Request::get("/v1/products/popular");
     for _ in 0..20 {
@@ -103,7 +119,8 @@ async fn an_outage_is_told_once_and_its_end() {
 #[tokio::test]
 async fn a_gate_that_does_not_answer_is_told_once_and_its_end() {
     let cluster = Cluster::servers().await;
-    let instance = Instance::ready(&cluster.settings.with("RUSHGATE_REQUEST_TIMEOUT_MS", "1000")).await;
+    let instance =
+        Instance::ready(&cluster.settings.with("RUSHGATE_REQUEST_TIMEOUT_MS", "1000")).await;
     instance.done(&Request::put_product("mug", 100, 50)).await;
     instance.done(&Request::charge("ann", 1_000)).await;
     for _ in 0..2 {

@@ -21,7 +21,8 @@ pub async fn shop_a_little(instance: &Instance, round: usize) {
         let coupon = instance.send(&Request::issue(&name("welcome"), &user)).await;
         instance.send(&Request::issue(&name("welcome"), &user)).await;
         let order = Request::order(&user, &name("mug"), 2);
-        let order = if coupon.status == 201 { order.coupon(&coupon.text("coupon_id")) } else { order };
+        let order =
+            if coupon.status == 201 { order.coupon(&coupon.text("coupon_id")) } else { order };
         let ordered = instance.send(&order).await;
         if ordered.status == 201 && user.ends_with('0') {
             instance.done(&Request::cancel(&ordered.text("order_id"))).await;
@@ -86,8 +87,11 @@ fn documented() -> Described {
     let rows = page.lines().filter(|line| line.starts_with("| `")).filter_map(|line| {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         let [name, kind, labels, _] = cells[..] else { return None };
-        let labels = labels.split_whitespace().map(|label| label.trim_matches('`').to_owned()).collect();
-        kinds.contains(&kind).then(|| (name.trim_matches('`').to_owned(), (kind.to_owned(), labels)))
+        let labels =
+            labels.split_whitespace().map(|label| label.trim_matches('`').to_owned()).collect();
+        kinds
+            .contains(&kind)
+            .then(|| (name.trim_matches('`').to_owned(), (kind.to_owned(), labels)))
     });
     rows.collect()
 }
@@ -96,15 +100,19 @@ fn documented() -> Described {
 fn exposed(text: &str) -> Described {
     let mut described = Described::new();
     for line in text.lines() {
-        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+        if let Some((name, kind)) =
+            line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
             let before = described.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
             assert!(before.is_none(), "{name} is described twice");
         } else if !line.is_empty() && !line.starts_with('#') {
             let series = line.rsplit_once(' ').unwrap().0;
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-            let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+            let family =
+                ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
             let family = family.filter(|family| described.contains_key(*family)).unwrap_or(name);
-            let labels = labels.trim_end_matches('}').split("\",").filter_map(|label| label.split_once('='));
+            let labels =
+                labels.trim_end_matches('}').split("\",").filter_map(|label| label.split_once('='));
             let labels = labels.map(|(label, _)| label.to_owned()).filter(|label| label != "le");
             described.get_mut(family).unwrap_or_else(|| panic!("{line}")).1.extend(labels);
         }

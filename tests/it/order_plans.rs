@@ -106,7 +106,8 @@ async fn a_page_of_a_search_costs_the_same_however_far_back_it_is() {
     let pool = database().await;
     fill(&pool).await;
     println!("filled in {:?}", began.elapsed());
-    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
+    let name: String =
+        sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
     let noted = number(&pool, "SELECT count(*) FROM order_templates").await;
     assert_eq!(noted, ORDERS / 2, "the trigger has noted every order with a coupon");
     pool.close().await;
@@ -131,7 +132,11 @@ async fn a_page_of_a_search_costs_the_same_however_far_back_it_is() {
         ("paid", search(|s| s.status = paid), OF_A_PAGE),
         ("from", search(|s| s.from = at(5_000)), OF_A_PAGE),
         ("until", search(|s| s.until = at(ORDERS - 50_000)), OF_A_TIME),
-        ("product, paid", search(|s| (s.product_id, s.status) = (product("common"), paid)), OF_A_PAGE),
+        (
+            "product, paid",
+            search(|s| (s.product_id, s.status) = (product("common"), paid)),
+            OF_A_PAGE,
+        ),
         (
             "product, cancelled",
             search(|s| (s.product_id, s.status) = (product("common"), cancelled)),
@@ -214,8 +219,15 @@ async fn holders(url: &str) {
     let (mut after, mut pages) = (None, 0);
     let first = loop {
         let began = Instant::now();
-        let page = truth.holders(&template, Some(CouponStatus::Available), now, after, PAGE).await.unwrap();
-        assert!(began.elapsed() < Duration::from_secs(5), "a page examines for {:?}", began.elapsed());
+        let page = truth
+            .holders(&template, Some(CouponStatus::Available), now, after, PAGE)
+            .await
+            .unwrap();
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "a page examines for {:?}",
+            began.elapsed()
+        );
         pages += 1;
         match page.found.first() {
             Some(first) => break first.serial,

@@ -53,7 +53,8 @@ async fn busy_shop() -> Shop {
 async fn told(shop: &Shop) -> String {
     let mut told = String::new();
     for name in ["ann", "bob"] {
-        let held = shop.gate.held_coupons(&user(name), None, 100, None).await.unwrap().unwrap().value;
+        let held =
+            shop.gate.held_coupons(&user(name), None, 100, None).await.unwrap().unwrap().value;
         told += &format!("{:?} {held:?}\n", shop.balance(name).await);
     }
     told += &format!("{:?}\n", shop.gate.list_products(None, 10).await.unwrap());
@@ -78,10 +79,15 @@ impl Shop {
     async fn forge(&self, payload: Vec<u8>, tip: String) {
         let Meta { epoch, seq, .. } = self.meta().await;
         let id = format!("{epoch}-{}", seq + 1);
-        let fields: HashMap<&str, Bytes> = [("p", payload.into()), ("t", tip.clone().into())].into();
-        let _: String = self.raw.xadd(self.keys().await.log(), true, None::<()>, id, fields).await.unwrap();
-        let _: i64 =
-            self.raw.hset(Keys::meta(0), [("seq", (seq + 1).to_string()), ("tip", tip)]).await.unwrap();
+        let fields: HashMap<&str, Bytes> =
+            [("p", payload.into()), ("t", tip.clone().into())].into();
+        let _: String =
+            self.raw.xadd(self.keys().await.log(), true, None::<()>, id, fields).await.unwrap();
+        let _: i64 = self
+            .raw
+            .hset(Keys::meta(0), [("seq", (seq + 1).to_string()), ("tip", tip)])
+            .await
+            .unwrap();
     }
 }
 
@@ -98,7 +104,14 @@ async fn after_a_wiped_redis_the_gate_is_as_before() {
 
     // A key that was used before still returns its answer.
     let charge = ChargeWallet { user_id: user("ann"), amount: 20_000 };
-    assert!(shop.gate.charge_wallet(charge, key("ann", "charge"), soon()).await.unwrap().unwrap().replayed);
+    assert!(
+        shop.gate
+            .charge_wallet(charge, key("ann", "charge"), soon())
+            .await
+            .unwrap()
+            .unwrap()
+            .replayed
+    );
     // Serials continue, held coupons are known, and new decisions are applied.
     assert!(matches!(shop.issue("t", "ann").await, Err(IssueRefusal::AlreadyIssued(_))));
     assert_eq!(shop.issue("t", "bob").await.unwrap().serial, 2);
@@ -116,7 +129,8 @@ async fn a_rebuild_by_hand_loses_nothing_that_was_only_in_the_log() {
     let before = told(&shop).await;
     assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(2));
     assert_eq!((told(&shop).await, shop.balance("cat").await), (before, Some(700)));
-    let (_, keys): (String, Vec<String>) = shop.raw.scan_page("0", "*", Some(1_000), None).await.unwrap();
+    let (_, keys): (String, Vec<String>) =
+        shop.raw.scan_page("0", "*", Some(1_000), None).await.unwrap();
     assert!(keys.iter().all(|k| k == "rg:{0}:meta" || k.starts_with("rg:{0}:2:")), "{keys:?}");
     shop.apply_all().await;
     shop.assert_audit_clean().await;
@@ -147,7 +161,10 @@ async fn two_leaders_apply_each_entry_once() {
         let (a, b) = tokio::join!(one.step(), two.step());
         for step in [a.unwrap(), b.unwrap()] {
             assert!(
-                matches!(step, StepOutcome::Applied(_) | StepOutcome::Idle | StepOutcome::Superseded),
+                matches!(
+                    step,
+                    StepOutcome::Applied(_) | StepOutcome::Idle | StepOutcome::Superseded
+                ),
                 "{step:?}"
             );
         }
@@ -161,18 +178,25 @@ async fn two_leaders_apply_each_entry_once() {
 #[tokio::test]
 async fn a_leader_that_stands_still_within_a_copy_is_ended_by_a_stand_by() {
     let shop = Shop::open().await;
-    let (mut leader, mut stand_by) =
-        (PgConnection::connect(&shop.servers.database_url).await.unwrap(), shop.second_reconciler().await);
+    let (mut leader, mut stand_by) = (
+        PgConnection::connect(&shop.servers.database_url).await.unwrap(),
+        shop.second_reconciler().await,
+    );
     let lock = "SELECT pg_advisory_lock(x'726763656c6c0000'::bit(64)::bigint)";
     sqlx::query(lock).execute(&mut leader).await.unwrap();
     assert!(!stand_by.end_stuck_leader(Duration::ZERO).await.unwrap(), "it is idle");
-    let copying = leader.copy_in_raw("COPY wallets (user_id, balance, updated_at) FROM STDIN").await.unwrap();
-    assert!(!stand_by.end_stuck_leader(Duration::from_secs(3_600)).await.unwrap(), "not for so long");
+    let copying =
+        leader.copy_in_raw("COPY wallets (user_id, balance, updated_at) FROM STDIN").await.unwrap();
+    assert!(
+        !stand_by.end_stuck_leader(Duration::from_secs(3_600)).await.unwrap(),
+        "not for so long"
+    );
     assert!(!stand_by.try_lead().await.unwrap());
     assert!(stand_by.end_stuck_leader(Duration::ZERO).await.unwrap());
     let held = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
         WHERE locktype = 'advisory' AND datname = current_database()";
-    eventually("its lock is free", async || (number(&shop.pool, held).await == 0).then_some(())).await;
+    eventually("its lock is free", async || (number(&shop.pool, held).await == 0).then_some(()))
+        .await;
     assert!(stand_by.try_lead().await.unwrap());
     assert!(copying.finish().await.is_err());
 }
@@ -203,7 +227,10 @@ async fn rebuilds_under_traffic_lose_nothing_that_was_acknowledged() {
         tokio::spawn(async move {
             for n in 0..REBUILDS {
                 let step = reconciler.rebuild_now().await.unwrap();
-                assert!(matches!(step, StepOutcome::Rebuilt(_) | StepOutcome::Superseded), "{step:?}");
+                assert!(
+                    matches!(step, StepOutcome::Rebuilt(_) | StepOutcome::Superseded),
+                    "{step:?}"
+                );
                 // Pauses of different lengths, so that the two meet at different points.
                 tokio::time::sleep(Duration::from_millis(n % 5 * 3)).await;
             }
@@ -223,7 +250,9 @@ async fn rebuilds_under_traffic_lose_nothing_that_was_acknowledged() {
     }
     while shop.reconciler.step().await.unwrap() != StepOutcome::Idle {}
     let balance = shop.balance("ann").await.unwrap();
-    println!("{acknowledged} acknowledged, {unknown} unknown, {refused} refused; balance {balance}");
+    println!(
+        "{acknowledged} acknowledged, {unknown} unknown, {refused} refused; balance {balance}"
+    );
     assert!(acknowledged > 0 && refused > 0, "there was traffic, and it met closed gates");
     assert!((acknowledged..=acknowledged + unknown).contains(&balance));
     shop.assert_audit_clean().await;
@@ -240,7 +269,10 @@ async fn a_late_claim_applies_what_an_earlier_rebuild_has_opened_meanwhile() {
     let seen = Meta { claim: 2, ..shop.meta().await };
     // Meanwhile the other one opens that epoch, and a success is acknowledged that only its log
     // has.
-    assert_eq!(shop.second_reconciler().await.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(2));
+    assert_eq!(
+        shop.second_reconciler().await.rebuild_now().await.unwrap(),
+        StepOutcome::Rebuilt(2)
+    );
     shop.charge("ann", 11).await;
     let step = shop.reconciler.rebuild(&cursor, &seen, "slow").await.unwrap();
     assert_eq!(step, StepOutcome::Rebuilt(3));
@@ -255,7 +287,10 @@ async fn a_claim_that_redis_has_forgotten_opens_nothing() {
     shop.apply_all().await;
     let mut conn = PgConnection::connect(&shop.servers.database_url).await.unwrap();
     let cursor = Cursor::read(&mut conn, 0).await.unwrap();
-    assert_eq!(shop.second_reconciler().await.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(2));
+    assert_eq!(
+        shop.second_reconciler().await.rebuild_now().await.unwrap(),
+        StepOutcome::Rebuilt(2)
+    );
     let _: () = shop.raw.flushall(false).await.unwrap();
     // The emptied Redis would grant epoch 2 a second time; the cursor does not.
     let step = shop.reconciler.rebuild(&cursor, &Meta::default(), "slow").await.unwrap();
@@ -346,9 +381,15 @@ async fn a_poison_entry_halts_the_cell_and_is_skipped_by_hand() {
     assert!(shown.contains("HALTED") && shown.contains("cat"), "{shown}");
     let poison = shop.meta().await.seq - 2;
     let mut operator = shop.second_reconciler().await;
-    assert!(operator.skip(poison + 1, Choice::One(1), "no").await.is_err(), "only the one it is halted at");
+    assert!(
+        operator.skip(poison + 1, Choice::One(1), "no").await.is_err(),
+        "only the one it is halted at"
+    );
     operator.skip(poison, Choice::One(1), "planted by a test").await.unwrap();
-    assert!(operator.skip(poison + 1, Choice::One(1), "no").await.is_err(), "it is not halted any more");
+    assert!(
+        operator.skip(poison + 1, Choice::One(1), "no").await.is_err(),
+        "it is not halted any more"
+    );
     assert_eq!(shop.meta().await.epoch, 2, "what follows is applied, and the gate built anew");
     shop.apply_all().await;
     assert_eq!(number(&shop.pool, "SELECT balance FROM wallets WHERE user_id = 'cat'").await, 301);
@@ -359,7 +400,8 @@ async fn a_poison_entry_halts_the_cell_and_is_skipped_by_hand() {
 #[tokio::test]
 async fn a_halted_leader_tries_again_by_itself() {
     let mut shop = Shop::open().await;
-    execute(&shop.pool, "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 777)").await;
+    execute(&shop.pool, "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 777)")
+        .await;
     shop.charge("ann", 777).await;
     assert!(matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Halted(_)));
     assert!(matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Halted(_)));
@@ -369,7 +411,10 @@ async fn a_halted_leader_tries_again_by_itself() {
         assert!(started.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(number(&shop.pool, "SELECT count(*) FROM cell_cursors WHERE halted_reason IS NULL").await, 1);
+    assert_eq!(
+        number(&shop.pool, "SELECT count(*) FROM cell_cursors WHERE halted_reason IS NULL").await,
+        1
+    );
     shop.assert_audit_clean().await;
 }
 
@@ -382,8 +427,14 @@ async fn an_entry_that_cannot_be_read_halts_too() {
     shop.forge(payload, tip).await;
     assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(1));
     let halted = shop.reconciler.step().await.unwrap();
-    assert!(matches!(&halted, StepOutcome::Halted(why) if why.contains("cannot be decoded")), "{halted:?}");
-    assert!(matches!(&halted, StepOutcome::Halted(why) if why.contains("--seq 2 --fact all")), "{halted:?}");
+    assert!(
+        matches!(&halted, StepOutcome::Halted(why) if why.contains("cannot be decoded")),
+        "{halted:?}"
+    );
+    assert!(
+        matches!(&halted, StepOutcome::Halted(why) if why.contains("--seq 2 --fact all")),
+        "{halted:?}"
+    );
     shop.charge("ann", 3).await;
     let by_number = shop.reconciler.skip(2, Choice::One(1), "no").await;
     assert!(by_number.unwrap_err().to_string().contains("--fact all"));
@@ -420,7 +471,8 @@ async fn a_redis_that_lost_its_tail_is_rebuilt_even_when_it_was_refilled() {
     let keys = shop.keys().await;
     let _: i64 = shop.raw.xdel(keys.log(), "1-2").await.unwrap();
     let _: () = shop.raw.xtrim(keys.log(), ("MAXLEN", "=", 10)).await.unwrap();
-    let _: () = shop.raw.custom(fred::cmd!("XSETID"), vec![keys.log(), "1-1".into()]).await.unwrap();
+    let _: () =
+        shop.raw.custom(fred::cmd!("XSETID"), vec![keys.log(), "1-1".into()]).await.unwrap();
     let _: i64 = shop.raw.hset(keys.wallets(), ("ann", 1_000)).await.unwrap();
     let _: i64 = shop.raw.hset(Keys::meta(0), early).await.unwrap();
     let fresh = Gate::with_limits(&shop.servers, LIMITS).await.unwrap();
@@ -453,7 +505,10 @@ async fn what_was_read_ahead_is_applied_though_the_log_has_been_trimmed_meanwhil
     assert!(!shop.reconciler.is_level());
     assert_eq!(shop.reconciler.step().await.unwrap(), StepOutcome::Applied(2));
     assert!(shop.reconciler.is_level());
-    assert_eq!(number(&shop.pool, "SELECT count(*) FROM wallet_entries").await, 2 * batch as i64 + 2);
+    assert_eq!(
+        number(&shop.pool, "SELECT count(*) FROM wallet_entries").await,
+        2 * batch as i64 + 2
+    );
     shop.assert_audit_clean().await;
 }
 
@@ -546,7 +601,8 @@ async fn a_log_or_meta_that_somebody_else_wrote_to_is_rebuilt() {
             }
             1 => {
                 let field: HashMap<&str, &str> = [("a", "b")].into();
-                let _: String = shop.raw.xadd(keys.log(), true, None::<()>, "*", field).await.unwrap();
+                let _: String =
+                    shop.raw.xadd(keys.log(), true, None::<()>, "*", field).await.unwrap();
             }
             2 => {
                 let _: i64 = shop.raw.del(meta.as_str()).await.unwrap();
@@ -608,7 +664,10 @@ async fn the_audit_misses_a_record_that_the_gate_has_forgotten() {
     let _: i64 = shop.raw.hdel(bucket, "ann charge").await.unwrap();
     let report = shop.audit().await;
     let check = report.check("gate-records").unwrap();
-    assert_eq!((check.differences[0].expected.as_str(), check.differences[0].found.as_str()), ("2", "1"));
+    assert_eq!(
+        (check.differences[0].expected.as_str(), check.differences[0].found.as_str()),
+        ("2", "1")
+    );
 }
 
 #[tokio::test]
@@ -661,7 +720,10 @@ async fn a_truth_that_went_back_opens_nothing_until_an_operator_says_so() {
     execute(&shop.pool, "UPDATE cell_cursors SET seq = seq - 1").await;
     for _ in 0..2 {
         let step = shop.reconciler.step().await.unwrap();
-        assert!(matches!(&step, StepOutcome::Halted(why) if why.contains("rushgate rebuild")), "{step:?}");
+        assert!(
+            matches!(&step, StepOutcome::Halted(why) if why.contains("rushgate rebuild")),
+            "{step:?}"
+        );
     }
     assert_eq!((shop.meta().await.epoch, shop.meta().await.state.as_str()), (epoch, "closed"));
     // It also reports this if a rebuild had closed the cell before and then lost its PostgreSQL.
@@ -674,7 +736,8 @@ async fn a_truth_that_went_back_opens_nothing_until_an_operator_says_so() {
     let _: () = shop.raw.flushall(false).await.unwrap();
     // A database that never knew this shop, combined with a gate from another database.
     let other = crate::truth::database().await;
-    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&other).await.unwrap();
+    let name: String =
+        sqlx::query_scalar("SELECT current_database()").fetch_one(&other).await.unwrap();
     let mut servers = shop.servers.clone();
     assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(epoch + 1));
     servers.database_url = crate::truth::database_url(&name).await;

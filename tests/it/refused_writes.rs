@@ -18,7 +18,13 @@ async fn command(cluster: &Cluster, words: &str) {
 
 /// Checks the reports while Redis is as `begin` leaves it, and after `end`. No decision is
 /// requested first: an instance without traffic must notice both the beginning and the end.
-async fn refuses(cluster: &Cluster, instance: &Instance, reason: &str, begin: &[&str], end: &[&str]) {
+async fn refuses(
+    cluster: &Cluster,
+    instance: &Instance,
+    reason: &str,
+    begin: &[&str],
+    end: &[&str],
+) {
     let (begun, ended) = ("Redis refuses writes", "Redis takes writes again");
     let before = (said(instance, begun), said(instance, ended));
     for words in begin {
@@ -34,8 +40,9 @@ async fn refuses(cluster: &Cluster, instance: &Instance, reason: &str, begin: &[
     let cell = &status["cells"][0];
     let why = cell["writes_refused"].as_str().unwrap().to_lowercase();
     assert!(cell["state"] == "open" && why.contains(reason), "{status}");
-    let series =
-        |value: u8| format!("rushgate_redis_refuses_writes{{cell=\"0\",reason=\"{reason}\"}} {value}");
+    let series = |value: u8| {
+        format!("rushgate_redis_refuses_writes{{cell=\"0\",reason=\"{reason}\"}} {value}")
+    };
     eventually("the metric says so", || async {
         instance.ops("/metrics").await.1.contains(&series(1)).then_some(())
     })
@@ -58,7 +65,11 @@ async fn refuses(cluster: &Cluster, instance: &Instance, reason: &str, begin: &[
     let status = instance.done(&Request::get("/v1/admin/status").admin()).await;
     assert!(status["cells"][0]["writes_refused"].is_null(), "{status}");
     let after = (said(instance, begun), said(instance, ended));
-    assert_eq!(after, (before.0 + 1, before.1 + 1), "{reason}: one line when it begins, one when it ends");
+    assert_eq!(
+        after,
+        (before.0 + 1, before.1 + 1),
+        "{reason}: one line when it begins, one when it ends"
+    );
 }
 
 #[tokio::test]
@@ -73,10 +84,13 @@ async fn a_redis_that_takes_no_writes_is_told_of_wherever_operators_look() {
     std::fs::create_dir(cluster.redis.folder().join("in-the-way")).unwrap();
     let snapshot = ["CONFIG SET dbfilename in-the-way", "CONFIG SET save 3600_1", "BGSAVE"];
     refuses(&cluster, &instance, "misconf", &snapshot, &["CONFIG SET save ''"]).await;
-    refuses(&cluster, &instance, "oom", &["CONFIG SET maxmemory 1"], &["CONFIG SET maxmemory 0"]).await;
-    let (begin, end) = (["CONFIG SET min-replicas-to-write 1"], ["CONFIG SET min-replicas-to-write 0"]);
+    refuses(&cluster, &instance, "oom", &["CONFIG SET maxmemory 1"], &["CONFIG SET maxmemory 0"])
+        .await;
+    let (begin, end) =
+        (["CONFIG SET min-replicas-to-write 1"], ["CONFIG SET min-replicas-to-write 0"]);
     refuses(&cluster, &instance, "noreplicas", &begin, &end).await;
-    refuses(&cluster, &instance, "readonly", &["REPLICAOF 127.0.0.1 1"], &["REPLICAOF NO ONE"]).await;
+    refuses(&cluster, &instance, "readonly", &["REPLICAOF 127.0.0.1 1"], &["REPLICAOF NO ONE"])
+        .await;
 }
 
 #[tokio::test]

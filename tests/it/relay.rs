@@ -92,7 +92,8 @@ async fn nothing_is_published_that_cannot_be_deleted() {
         run("GRANT SELECT, DELETE ON outbox TO poor; GRANT SELECT, UPDATE ON relay_progress TO poor").await;
         run(broken).await;
         let options = (*pool.connect_options()).clone().username(&poor);
-        let mut relay = Relay::new(&url, sqlx::postgres::PgPoolOptions::new().connect_lazy_with(options));
+        let mut relay =
+            Relay::new(&url, sqlx::postgres::PgPoolOptions::new().connect_lazy_with(options));
         for _ in 0..TRIES {
             let outcome = leading_step(&mut relay).await;
             assert!(matches!(&outcome, Err(RelayError::Outbox(_))), "{broken}: {outcome:?}");
@@ -131,11 +132,19 @@ async fn what_is_confirmed_and_cannot_be_deleted_is_not_published_again() {
     execute(&pool, "DROP TRIGGER keep ON outbox").await;
     step_until_idle(&mut relay).await;
     assert_eq!((number(&pool, OUTBOX).await, number(&pool, PUBLISHED).await), (0, 5));
-    assert_eq!(ids(&take_all(&url, ORDERS_QUEUE).await), (1..=5).map(id).collect::<Vec<_>>(), "each once");
+    assert_eq!(
+        ids(&take_all(&url, ORDERS_QUEUE).await),
+        (1..=5).map(id).collect::<Vec<_>>(),
+        "each once"
+    );
 
     // After a restore, PostgreSQL may assign the same numbers to other events.
     put(&pool, 6..=6, event::ORDER_COMPLETED).await;
-    execute(&pool, "CREATE TRIGGER keep BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION keep()").await;
+    execute(
+        &pool,
+        "CREATE TRIGGER keep BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION keep()",
+    )
+    .await;
     assert!(matches!(leading_step(&mut relay).await, Err(RelayError::Outbox(_))));
     execute(&pool, "DROP TRIGGER keep ON outbox; UPDATE outbox SET event_id = 'another'").await;
     step_until_idle(&mut relay).await;
@@ -190,7 +199,10 @@ async fn many_bytes_are_sent_in_several_steps() {
     }
     let mut relay = Relay::new(&url, pool.clone());
     for _ in 0..3 {
-        assert_eq!(relay.step().await.unwrap(), PublishOutcome::Published { delivered: 1, refused: vec![] });
+        assert_eq!(
+            relay.step().await.unwrap(),
+            PublishOutcome::Published { delivered: 1, refused: vec![] }
+        );
     }
     assert_eq!(relay.step().await.unwrap(), PublishOutcome::Idle);
 }
@@ -211,13 +223,17 @@ async fn unroutable_events_are_kept_and_named_and_hold_up_no_other() {
             panic!("nothing sent")
         };
         for refused in refused {
-            assert!(matches!(&refused.why, Refusal::Unroutable(why) if why == "NO_ROUTE"), "{refused:?}");
+            assert!(
+                matches!(&refused.why, Refusal::Unroutable(why) if why == "NO_ROUTE"),
+                "{refused:?}"
+            );
             named.insert(refused.outbox_id);
         }
     }
     let unroutable: HashSet<i64> = (1..=300).filter(|n| n % 3 == 0).collect();
     assert_eq!(named, unroutable);
-    let kept: Vec<i64> = sqlx::query_scalar("SELECT outbox_id FROM outbox").fetch_all(&pool).await.unwrap();
+    let kept: Vec<i64> =
+        sqlx::query_scalar("SELECT outbox_id FROM outbox").fetch_all(&pool).await.unwrap();
     assert_eq!(kept.into_iter().collect::<HashSet<_>>(), unroutable);
     assert_eq!(number(&pool, PUBLISHED).await, 200);
     let got: HashSet<String> = ids(&take_all(&url, ORDERS_QUEUE).await).into_iter().collect();
@@ -236,10 +252,15 @@ async fn a_binding_that_somebody_removed_is_made_again() {
         .await
         .unwrap();
     put(&pool, 1..=2, event::ORDER_COMPLETED).await;
-    let PublishOutcome::Published { delivered: 0, refused } = relay.step().await.unwrap() else { panic!() };
+    let PublishOutcome::Published { delivered: 0, refused } = relay.step().await.unwrap() else {
+        panic!()
+    };
     assert_eq!(refused.len(), 2);
     assert_eq!(number(&pool, OUTBOX).await, 2);
-    assert_eq!(relay.step().await.unwrap(), PublishOutcome::Published { delivered: 2, refused: vec![] });
+    assert_eq!(
+        relay.step().await.unwrap(),
+        PublishOutcome::Published { delivered: 2, refused: vec![] }
+    );
 }
 
 #[tokio::test]
@@ -252,11 +273,13 @@ async fn exchanges_and_queues_are_as_specified() {
 
     // A rejected message is dead-lettered, at least once.
     let (_connection, channel) = connect(&url).await;
-    let message = channel.basic_get(ORDERS_QUEUE.into(), BasicGetOptions::default()).await.unwrap().unwrap();
+    let message =
+        channel.basic_get(ORDERS_QUEUE.into(), BasicGetOptions::default()).await.unwrap().unwrap();
     assert_eq!(message.routing_key.as_str(), "order.cancelled");
     message.reject(BasicRejectOptions { requeue: false }).await.unwrap();
-    let dead =
-        eventually(|| async { Some(take_all(&url, DEAD_ORDERS_QUEUE).await).filter(|got| !got.is_empty()) });
+    let dead = eventually(|| async {
+        Some(take_all(&url, DEAD_ORDERS_QUEUE).await).filter(|got| !got.is_empty())
+    });
     assert_eq!(ids(&dead.await), vec![id(1)]);
 
     // So is a message whose delivery fails too often.
@@ -289,7 +312,10 @@ async fn a_queue_that_is_declared_otherwise_is_said_clearly() {
     }
     assert_eq!(number(&pool, OUTBOX).await, 1);
     channel.queue_delete(ORDERS_QUEUE.into(), QueueDeleteOptions::default()).await.unwrap();
-    assert_eq!(relay.step().await.unwrap(), PublishOutcome::Published { delivered: 1, refused: vec![] });
+    assert_eq!(
+        relay.step().await.unwrap(),
+        PublishOutcome::Published { delivered: 1, refused: vec![] }
+    );
 }
 
 #[tokio::test]
@@ -299,7 +325,10 @@ async fn of_two_relays_one_publishes_and_the_other_takes_over() {
     assert_eq!(first.step().await.unwrap(), PublishOutcome::Idle);
     put(&pool, 1..=10, event::ORDER_COMPLETED).await;
     assert_eq!(second.step().await.unwrap(), PublishOutcome::StandBy);
-    assert_eq!(first.step().await.unwrap(), PublishOutcome::Published { delivered: 10, refused: vec![] });
+    assert_eq!(
+        first.step().await.unwrap(),
+        PublishOutcome::Published { delivered: 10, refused: vec![] }
+    );
 
     // The leader's session ends. The leader notices, and can no longer delete rows.
     put(&pool, 11..=12, event::ORDER_COMPLETED).await;
@@ -314,7 +343,10 @@ async fn of_two_relays_one_publishes_and_the_other_takes_over() {
     let free = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
                 WHERE l.locktype = 'advisory' AND d.datname = current_database()";
     eventually(|| async { (number(&pool, free).await == 0).then_some(()) }).await;
-    assert_eq!(second.step().await.unwrap(), PublishOutcome::Published { delivered: 2, refused: vec![] });
+    assert_eq!(
+        second.step().await.unwrap(),
+        PublishOutcome::Published { delivered: 2, refused: vec![] }
+    );
     assert_eq!(first.step().await.unwrap(), PublishOutcome::StandBy);
     second.stop().await;
     assert_eq!(first.step().await.unwrap(), PublishOutcome::Idle);
@@ -357,7 +389,10 @@ async fn plans_that_were_made_for_an_empty_outbox_do_for_a_full_one() {
     sqlx::raw_sql("ANALYZE outbox").execute(&pool).await.unwrap();
     for n in 1..=8 {
         insert(&pool, n, event::ORDER_COMPLETED, "{}").await;
-        assert_eq!(relay.step().await.unwrap(), PublishOutcome::Published { delivered: 1, refused: vec![] });
+        assert_eq!(
+            relay.step().await.unwrap(),
+            PublishOutcome::Published { delivered: 1, refused: vec![] }
+        );
     }
     let many = "INSERT INTO outbox (event_id, routing_key, payload, created_at)
         SELECT 'many-' || n, 'order.completed', '{}', now() FROM generate_series(1, 5000) AS n";
@@ -376,7 +411,10 @@ async fn plans_that_were_made_for_an_empty_outbox_do_for_a_full_one() {
                     WHERE application_name = 'rushgate-relay' AND datname = current_database()";
     eventually(|| async { (number(&pool, sessions).await == 0).then_some(()) }).await;
     let after = rows_read_without_an_index(&pool).await;
-    assert!(after < before + 1_000, "{before} rows of the outbox were read one by one, then {after}");
+    assert!(
+        after < before + 1_000,
+        "{before} rows of the outbox were read one by one, then {after}"
+    );
 }
 
 /// Rows of the outbox that were read by sequential scans, according to the statistics flushed so
@@ -529,7 +567,9 @@ async fn step_until_idle(relay: &mut Relay) -> usize {
     let mut total = 0;
     for _ in 0..50 {
         match leading_step(relay).await {
-            Ok(PublishOutcome::Published { delivered, refused }) if refused.is_empty() => total += delivered,
+            Ok(PublishOutcome::Published { delivered, refused }) if refused.is_empty() => {
+                total += delivered
+            }
             Ok(PublishOutcome::Idle) => return total,
             Err(RelayError::Broker(error)) => println!("{error}"),
             other => panic!("{other:?}"),
@@ -542,7 +582,9 @@ fn start(pool: &PgPool, url: &str) -> (tokio::task::JoinHandle<()>, Cancellation
     let shutdown = CancellationToken::new();
     let (pool, url, token) = (pool.clone(), url.to_owned(), shutdown.clone());
     let running =
-        tokio::spawn(async move { rushgate::relay::run(&url, pool, Default::default(), token).await });
+        tokio::spawn(
+            async move { rushgate::relay::run(&url, pool, Default::default(), token).await },
+        );
     (running, shutdown)
 }
 
@@ -575,7 +617,9 @@ async fn take_all(url: &str, queue: &str) -> Got {
 
 fn ids(got: &Got) -> Vec<String> {
     got.iter()
-        .map(|(properties, _)| properties.message_id().as_ref().map(ShortString::to_string).unwrap())
+        .map(|(properties, _)| {
+            properties.message_id().as_ref().map(ShortString::to_string).unwrap()
+        })
         .collect()
 }
 
@@ -585,7 +629,12 @@ fn connections_to(port: u16) -> usize {
         let fields: Vec<&str> = line.split_whitespace().collect();
         fields[2].ends_with(&format!(":{port:04X}")) && fields[3] == "01"
     };
-    std::fs::read_to_string("/proc/self/net/tcp").unwrap().lines().skip(1).filter(established).count()
+    std::fs::read_to_string("/proc/self/net/tcp")
+        .unwrap()
+        .lines()
+        .skip(1)
+        .filter(established)
+        .count()
 }
 
 /// Polls until `ask` returns a value; panics after a minute.

@@ -50,7 +50,8 @@ async fn a_wiped_redis_is_filled_from_postgresql() {
     for request in &keyed {
         answers.push(first.send(request).await);
     }
-    let cancelled = first.send(&Request::order("bob", "shoe", 1).coupon(&returned)).await.text("order_id");
+    let cancelled =
+        first.send(&Request::order("bob", "shoe", 1).coupon(&returned)).await.text("order_id");
     let cancellation = first.done(&Request::cancel(&cancelled)).await;
     let before = views(&first).await;
     let epoch = cluster.meta().await.epoch;
@@ -122,7 +123,8 @@ async fn a_redis_that_was_away_goes_on_where_it_was() {
         for instance in &pair.instances {
             eventually("/readyz names Redis", || async {
                 let (status, body) = instance.readiness().await;
-                (status == 503 && body["reasons"][0].as_str().unwrap().starts_with("Redis")).then_some(())
+                (status == 503 && body["reasons"][0].as_str().unwrap().starts_with("Redis"))
+                    .then_some(())
             })
             .await;
             eventually("orders are known not to be done", || async {
@@ -136,7 +138,10 @@ async fn a_redis_that_was_away_goes_on_where_it_was() {
             })
             .await;
             assert_eq!(instance.send(&order).await.code(), "gate-unavailable");
-            assert_eq!(instance.send(&Request::get("/v1/products/mug")).await.code(), "gate-unavailable");
+            assert_eq!(
+                instance.send(&Request::get("/v1/products/mug")).await.code(),
+                "gate-unavailable"
+            );
             assert_eq!(instance.ops("/healthz").await.0, 200);
         }
         cluster.redis.restart().await.unwrap();
@@ -165,7 +170,8 @@ async fn a_redis_that_comes_back_unsafe_decides_nothing_until_it_is_mended() {
     let charge = Request::charge("ann", 1_000);
     strict.done(&charge).await;
     let _: () = cluster.raw.config_set("appendfsync", "everysec").await.unwrap();
-    let _: i64 = cluster.raw.custom(fred::cmd!("CLIENT"), vec!["KILL", "TYPE", "normal"]).await.unwrap();
+    let _: i64 =
+        cluster.raw.custom(fred::cmd!("CLIENT"), vec!["KILL", "TYPE", "normal"]).await.unwrap();
 
     let why = eventually("/readyz says why", || async {
         let (status, body) = strict.readiness().await;
@@ -195,7 +201,8 @@ async fn a_redis_that_comes_back_unsafe_decides_nothing_until_it_is_mended() {
 async fn orders_go_on_without_postgresql() {
     let cluster = Cluster::with(Private { postgres: true, ..Private::default() }).await;
     let postgres = cluster.postgres.as_ref().unwrap();
-    let instance = Instance::ready(&cluster.settings.with("RUSHGATE_TRUTH_TIMEOUT_MS", "500")).await;
+    let instance =
+        Instance::ready(&cluster.settings.with("RUSHGATE_TRUTH_TIMEOUT_MS", "500")).await;
     instance.done(&Request::put_product("mug", 10_000, 100)).await;
     instance.done(&Request::charge("ann", 500_000)).await;
     let order = Request::order("ann", "mug", 1);
@@ -216,7 +223,10 @@ async fn orders_go_on_without_postgresql() {
     assert!(body["warnings"][0].as_str().unwrap().contains("PostgreSQL"), "{body}");
     let status = instance.done(&Request::get("/v1/admin/status").admin()).await;
     assert_eq!(status["connections"]["postgres"], "unreachable", "{status}");
-    assert_eq!((&status["cells"][0]["state"], &status["outbox_length"]), (&json!("open"), &Value::Null));
+    assert_eq!(
+        (&status["cells"][0]["state"], &status["outbox_length"]),
+        (&json!("open"), &Value::Null)
+    );
     for _ in 0..9 {
         instance.done(&order).await;
     }
@@ -310,7 +320,8 @@ impl Rush {
                 }
                 let instance = instances[usize::try_from(n + turn).unwrap() % instances.len()];
                 let answer = instance.send(&Request::order(&user, "mug", 1)).await;
-                let fine = [201, 503].contains(&answer.status) || answer.code() == "insufficient-stock";
+                let fine =
+                    [201, 503].contains(&answer.status) || answer.code() == "insufficient-stock";
                 assert!(fine, "{answer:?}");
                 // At the pace of a person, so that the stock lasts for the whole event.
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -332,7 +343,8 @@ impl Rush {
 
     /// Orders everything that is left, and a little more.
     async fn sell_out(&self, instance: &Instance) {
-        let left = instance.done(&Request::get("/v1/products/mug")).await["stock"].as_u64().unwrap();
+        let left =
+            instance.done(&Request::get("/v1/products/mug")).await["stock"].as_u64().unwrap();
         assert!(left > 0 && left < STOCK, "{left}");
         let pieces = left / BUYERS + 2;
         let rest = (0..BUYERS).map(|n| async move {
@@ -342,7 +354,8 @@ impl Rush {
         let (_, refused) = sorted(&answers);
         assert!(refused.keys().all(|code| *code == "insufficient-stock"), "{refused:?}");
         for n in 0.. {
-            let answer = instance.send(&Request::order(&format!("user-{}", n % BUYERS), "mug", 1)).await;
+            let answer =
+                instance.send(&Request::order(&format!("user-{}", n % BUYERS), "mug", 1)).await;
             if answer.status != 201 {
                 assert_eq!(answer.code(), "insufficient-stock");
                 break;

@@ -61,7 +61,10 @@ async fn a_coupon_is_usable_for_365_days_to_the_millisecond() {
     assert!(shop.place(order("bob", &[("b", 1)], Some(bobs.coupon_id.0))).await.is_ok());
     shop.set_clock(bobs.expires_at).await;
     let refusal = shop.place(order("ann", &[("b", 1)], Some(coupon))).await;
-    assert!(matches!(refusal, Err(OrderRefusal::CouponExpired(at)) if at <= bobs.expires_at), "{refusal:?}");
+    assert!(
+        matches!(refusal, Err(OrderRefusal::CouponExpired(at)) if at <= bobs.expires_at),
+        "{refusal:?}"
+    );
 }
 
 #[tokio::test]
@@ -82,7 +85,12 @@ async fn coupons_are_issued_in_their_window_only() {
     let shop = Shop::open().await;
     let now = jiff::Timestamp::now().as_millisecond();
     let (from, until) = (now + 100_000, now + 200_000);
-    shop.put_template(PutTemplate { issue_from: from, issue_until: until, ..open_template("t", 10) }).await;
+    shop.put_template(PutTemplate {
+        issue_from: from,
+        issue_until: until,
+        ..open_template("t", 10)
+    })
+    .await;
     assert_eq!(shop.issue("t", "ann").await, Err(IssueRefusal::NotOpenBefore(from)));
     shop.set_clock(from - 1).await;
     assert_eq!(shop.issue("t", "ann").await, Err(IssueRefusal::NotOpenBefore(from)));
@@ -114,7 +122,11 @@ async fn a_balance_stays_between_zero_and_a_million() {
     let shop = Shop::open().await;
     shop.put_product("a", 1_000_000, 10).await;
     shop.put_product("b", 100, 10).await;
-    assert_eq!(shop.charge("ann", 0).await.balance_after, 0, "a charge of nothing makes the wallet");
+    assert_eq!(
+        shop.charge("ann", 0).await.balance_after,
+        0,
+        "a charge of nothing makes the wallet"
+    );
     shop.charge("ann", 1_000_000).await;
     let more = ChargeWallet { user_id: user("ann"), amount: 1 };
     let refusal = shop.gate.charge_wallet(more, None, soon()).await.unwrap();
@@ -129,14 +141,21 @@ async fn what_is_suspended_is_not_sold_and_a_changed_price_is_noticed() {
     let shop = Shop::open().await;
     shop.put_product("a", 500, 10).await;
     shop.charge("ann", 10_000).await;
-    let put =
-        |status, price| PutProduct { product_id: product("a"), name: "A".into(), price, status, stock: None };
-    let changed = shop.gate.put_product(put(ProductStatus::Suspended, 500), soon()).await.unwrap().unwrap();
+    let put = |status, price| PutProduct {
+        product_id: product("a"),
+        name: "A".into(),
+        price,
+        status,
+        stock: None,
+    };
+    let changed =
+        shop.gate.put_product(put(ProductStatus::Suspended, 500), soon()).await.unwrap().unwrap();
     assert_eq!((changed.fact.created, changed.fact.stock_after), (false, 10));
     let refusal = shop.place(order("ann", &[("a", 1)], None)).await;
     assert_eq!(refusal, Err(OrderRefusal::NotOnSale("a".into())));
     shop.gate.put_product(put(ProductStatus::OnSale, 600), soon()).await.unwrap().unwrap();
-    let expecting = |total| PlaceOrder { expected_total: Some(total), ..order("ann", &[("a", 2)], None) };
+    let expecting =
+        |total| PlaceOrder { expected_total: Some(total), ..order("ann", &[("a", 2)], None) };
     assert_eq!(shop.place(expecting(1_000)).await, Err(OrderRefusal::PriceChanged(1_200)));
     assert_eq!(shop.place(expecting(1_200)).await.unwrap().total, 1_200);
 }
@@ -184,7 +203,8 @@ async fn a_cancelled_order_gives_back_stock_balance_and_coupon_once() {
 async fn a_coupon_that_has_expired_by_then_is_not_given_back() {
     let (shop, coupon) = shop_with(Discount::Amount { value: 100 }, 0).await;
     let issued_at =
-        shop.gate.held_coupons(&user("ann"), None, 100, None).await.unwrap().unwrap().value[0].issued_at;
+        shop.gate.held_coupons(&user("ann"), None, 100, None).await.unwrap().unwrap().value[0]
+            .issued_at;
     let placed = shop.place(order("ann", &[("b", 1)], Some(coupon))).await.unwrap();
     shop.set_clock(issued_at + COUPON_USABLE_MS).await;
     assert!(!shop.cancel(&placed).await.unwrap().coupon_returned);

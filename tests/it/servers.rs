@@ -10,8 +10,8 @@ use fred::prelude::*;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid};
 use rushgate_local_servers::{
-    DataFolder, Error, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer, RedisOptions,
-    RedisServer,
+    DataFolder, Error, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer,
+    RedisOptions, RedisServer,
 };
 
 /// Time limit for the guards of a killed process to clean up.
@@ -70,7 +70,8 @@ async fn a_torn_write_damages_nothing_that_comes_after_it() {
         let server = &server;
         async move {
             let script = "redis.call('HSET', 'b', ARGV[1], 1) redis.call('SET', 'a', ARGV[1])";
-            let _: Value = redis(server).await.eval(script, vec!["a", "b"], vec![name]).await.unwrap();
+            let _: Value =
+                redis(server).await.eval(script, vec!["a", "b"], vec![name]).await.unwrap();
         }
     };
     pair("first").await;
@@ -108,7 +109,10 @@ async fn a_wrong_configuration_shows_the_end_of_the_log() {
     let mut options = RedisOptions::new(DataFolder::Scratch);
     options.extra_config.push("no-such-setting 1".into());
     let error = RedisServer::start(options).await.err().unwrap();
-    assert!(matches!(&error, Error::NotStarted { tail, .. } if tail.contains("no-such-setting")), "{error}");
+    assert!(
+        matches!(&error, Error::NotStarted { tail, .. } if tail.contains("no-such-setting")),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -147,7 +151,8 @@ async fn a_paused_server_can_be_stopped() {
 #[tokio::test]
 async fn a_folder_is_for_one_server() {
     let folder = tempfile();
-    let first = RedisServer::start(RedisOptions::new(DataFolder::Kept(folder.path.clone()))).await.unwrap();
+    let first =
+        RedisServer::start(RedisOptions::new(DataFolder::Kept(folder.path.clone()))).await.unwrap();
     let mut command = child("servers::a_child_wants_a_folder");
     let output = command.env("RUSHGATE_TEST_FOLDER", &folder.path).output().unwrap();
     let output = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -197,8 +202,11 @@ async fn postgres_is_as_the_demo_needs_it() {
         ("lc_collate", "C"),
         ("listen_addresses", "127.0.0.1"),
     ] {
-        let setting: String =
-            sqlx::query_scalar("SELECT current_setting($1)").bind(name).fetch_one(&session).await.unwrap();
+        let setting: String = sqlx::query_scalar("SELECT current_setting($1)")
+            .bind(name)
+            .fetch_one(&session)
+            .await
+            .unwrap();
         assert_eq!(setting, value, "{name}");
     }
 }
@@ -208,7 +216,8 @@ async fn followers_step_back_when_they_shall() {
     let postgres =
         PostgresServer::start(PostgresOptions { niceness: 7, ..scratch_postgres() }).await.unwrap();
     let session = sqlx::PgPool::connect(&postgres.url()).await.unwrap();
-    let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&session).await.unwrap();
+    let backend: i32 =
+        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&session).await.unwrap();
     let ours = niceness(std::process::id());
     assert_eq!(niceness(backend.try_into().unwrap()), ours + 7);
     session.close().await;
@@ -257,9 +266,12 @@ async fn rabbitmq_finds_its_data_again() {
 async fn a_missing_program_is_named_with_its_package() {
     let nowhere = Some(PathBuf::from("/nowhere/program"));
     let redis = RedisOptions { program: nowhere.clone(), ..RedisOptions::new(DataFolder::Scratch) };
-    let postgres =
-        PostgresOptions { bin_folder: nowhere.clone(), ..PostgresOptions::new(DataFolder::Scratch) };
-    let rabbitmq = RabbitMqOptions { program: nowhere, ..RabbitMqOptions::new(DataFolder::Scratch) };
+    let postgres = PostgresOptions {
+        bin_folder: nowhere.clone(),
+        ..PostgresOptions::new(DataFolder::Scratch)
+    };
+    let rabbitmq =
+        RabbitMqOptions { program: nowhere, ..RabbitMqOptions::new(DataFolder::Scratch) };
     for (error, package) in [
         (RedisServer::start(redis).await.err().unwrap(), "redis-server"),
         (PostgresServer::start(postgres).await.err().unwrap(), "postgresql"),
@@ -267,7 +279,9 @@ async fn a_missing_program_is_named_with_its_package() {
     ] {
         let text = error.to_string();
         assert!(
-            text.starts_with("/nowhere/program") && text.contains(package) && text.contains("./dev up"),
+            text.starts_with("/nowhere/program")
+                && text.contains(package)
+                && text.contains("./dev up"),
             "{text}"
         );
     }
@@ -275,14 +289,19 @@ async fn a_missing_program_is_named_with_its_package() {
 
 #[tokio::test]
 async fn no_server_outlives_a_killed_parent() {
-    let mut parent = child("servers::a_child_that_starts_servers").stdout(Stdio::piped()).spawn().unwrap();
+    let mut parent =
+        child("servers::a_child_that_starts_servers").stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(parent.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let frozen = lines.find_map(|line| Some(line.strip_prefix("frozen ")?.parse().unwrap())).unwrap();
+    let frozen =
+        lines.find_map(|line| Some(line.strip_prefix("frozen ")?.parse().unwrap())).unwrap();
     let frozen_group = getpgid(Some(Pid::from_raw(frozen))).unwrap();
     let scratch: Vec<String> =
         lines.filter_map(|line| Some(line.strip_prefix("scratch ")?.to_owned())).take(3).collect();
     let family = descendants(parent.id());
-    assert!(family.len() >= 12, "a server, a guard, a watcher and a sweeper each at least: {family:?}");
+    assert!(
+        family.len() >= 12,
+        "a server, a guard, a watcher and a sweeper each at least: {family:?}"
+    );
     parent.kill().unwrap();
     // Once the parent is dead, the kernel sends one SIGHUP to the group, because it is orphaned and
     // has a stopped member. That happens at some time after the guard has seen the parent's end.
@@ -298,8 +317,10 @@ async fn no_server_outlives_a_killed_parent() {
 
     let deadline = Instant::now() + CLEAR_UP_LIMIT;
     loop {
-        let processes: Vec<String> = family.iter().filter(|pid| !is_gone(**pid)).map(described).collect();
-        let folders: Vec<&String> = scratch.iter().filter(|folder| Path::new(folder).exists()).collect();
+        let processes: Vec<String> =
+            family.iter().filter(|pid| !is_gone(**pid)).map(described).collect();
+        let folders: Vec<&String> =
+            scratch.iter().filter(|folder| Path::new(folder).exists()).collect();
         if processes.is_empty() && folders.is_empty() {
             break;
         }
@@ -311,7 +332,9 @@ async fn no_server_outlives_a_killed_parent() {
 /// Name and state of a process, for the assertion's message.
 fn described(pid: &u32) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let of = |field: &str| status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("gone").trim();
+    let of = |field: &str| {
+        status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("gone").trim()
+    };
     format!("{pid} {} {}", of("Name:"), of("State:"))
 }
 
@@ -396,7 +419,10 @@ async fn word(url: &str) -> String {
 }
 
 async fn rabbitmq(url: &str) -> Result<lapin::Channel, lapin::Error> {
-    lapin::Connection::connect(url, lapin::ConnectionProperties::default()).await?.create_channel().await
+    lapin::Connection::connect(url, lapin::ConnectionProperties::default())
+        .await?
+        .create_channel()
+        .await
 }
 
 async fn declare(channel: &lapin::Channel) -> lapin::Queue {
@@ -409,8 +435,9 @@ async fn publish(url: &str) {
     declare(&channel).await;
     channel.confirm_select(Default::default()).await.unwrap();
     let persistent = lapin::BasicProperties::default().with_delivery_mode(2);
-    let sent =
-        channel.basic_publish("".into(), "letters".into(), Default::default(), b"hello", persistent).await;
+    let sent = channel
+        .basic_publish("".into(), "letters".into(), Default::default(), b"hello", persistent)
+        .await;
     sent.unwrap().await.unwrap();
 }
 

@@ -20,8 +20,13 @@ use uuid::Uuid;
 
 use crate::truth;
 
-pub const LIMITS: BatchLimits =
-    BatchLimits { queue: 10_000, batch: 128, log: 100_000, keys: 10_000, read: Duration::from_secs(3) };
+pub const LIMITS: BatchLimits = BatchLimits {
+    queue: 10_000,
+    batch: 128,
+    log: 100_000,
+    keys: 10_000,
+    read: Duration::from_secs(3),
+};
 
 pub struct Shop {
     redis: RedisServer,
@@ -49,8 +54,10 @@ pub fn key(user_id: &str, key: &str) -> Option<IdempotencyKey> {
     Some(IdempotencyKey { user: user(user_id), key: key.to_owned() })
 }
 pub fn lines(wanted: &[(&str, u64)]) -> Vec<Line> {
-    merge_lines(wanted.iter().map(|(id, n)| Line { product_id: product(id), quantity: *n }).collect())
-        .unwrap()
+    merge_lines(
+        wanted.iter().map(|(id, n)| Line { product_id: product(id), quantity: *n }).collect(),
+    )
+    .unwrap()
 }
 pub fn order(user_id: &str, wanted: &[(&str, u64)], coupon_id: Option<Uuid>) -> PlaceOrder {
     PlaceOrder { user_id: user(user_id), lines: lines(wanted), coupon_id, expected_total: None }
@@ -87,7 +94,10 @@ impl Shop {
     }
 
     async fn on(redis: RedisOptions, limits: BatchLimits) -> Self {
-        let _ = tracing_subscriber::fmt().with_env_filter("rushgate=info").with_test_writer().try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter("rushgate=info")
+            .with_test_writer()
+            .try_init();
         let redis = RedisServer::start(redis).await.unwrap();
         let pool = truth::database().await;
         let database: String =
@@ -171,7 +181,11 @@ impl Shop {
         self.gate.charge_wallet(request, None, soon()).await.unwrap().unwrap().fact
     }
 
-    pub async fn issue(&self, template_id: &str, user_id: &str) -> Result<CouponIssued, IssueRefusal> {
+    pub async fn issue(
+        &self,
+        template_id: &str,
+        user_id: &str,
+    ) -> Result<CouponIssued, IssueRefusal> {
         let request = IssueCoupon { template_id: template(template_id), user_id: user(user_id) };
         self.gate.issue_coupon(request, None, soon()).await.unwrap().map(|a| a.fact)
     }
@@ -181,7 +195,11 @@ impl Shop {
     }
 
     pub async fn cancel(&self, placed: &OrderPlaced) -> Result<OrderCancelled, CancelRefusal> {
-        self.gate.cancel_order(self.cancellation(placed).await, None, soon()).await.unwrap().map(|a| a.fact)
+        self.gate
+            .cancel_order(self.cancellation(placed).await, None, soon())
+            .await
+            .unwrap()
+            .map(|a| a.fact)
     }
 
     pub async fn cancellation(&self, placed: &OrderPlaced) -> CancelOrder {

@@ -64,13 +64,19 @@ fn row(outcome: &str, kind: &str, user: &str) -> (String, String, String) {
 
 /// Checks what PostgreSQL holds after the charge from [`poisoned`] was skipped.
 async fn assert_as_if_never_charged(shop: &Shop) {
-    let expected =
-        [row("skipped", "charge", "cat"), row("gone", "order", "cat"), row("changed", "charge", "cat")];
+    let expected = [
+        row("skipped", "charge", "cat"),
+        row("gone", "order", "cat"),
+        row("changed", "charge", "cat"),
+    ];
     assert_eq!(rows(&shop.pool).await, expected);
     assert_eq!(shop.balance("cat").await, Some(550));
     assert_eq!((shop.stock("mug").await, shop.balance("ann").await), (49, Some(9_000)));
     let held = shop.gate.held_coupons(&user("cat"), None, 10, None).await.unwrap().unwrap().value;
-    assert!(held.len() == 1 && held[0].order_id.is_none(), "the coupon is hers, and unused: {held:?}");
+    assert!(
+        held.len() == 1 && held[0].order_id.is_none(),
+        "the coupon is hers, and unused: {held:?}"
+    );
     assert_eq!(number(&shop.pool, "SELECT count(*) FROM orders").await, 1);
     shop.assert_audit_clean().await;
 }
@@ -118,7 +124,8 @@ async fn a_skipped_charge_takes_with_it_what_it_paid_for_and_nothing_else() {
     // The key must not replay the lost charge: the charge is decided anew.
     execute(&shop.pool, "ALTER TABLE wallet_entries DROP CONSTRAINT planted").await;
     let charge = ChargeWallet { user_id: user("cat"), amount: POISON };
-    let again = shop.gate.charge_wallet(charge, key("cat", "the key"), soon()).await.unwrap().unwrap();
+    let again =
+        shop.gate.charge_wallet(charge, key("cat", "the key"), soon()).await.unwrap().unwrap();
     assert_eq!((again.replayed, again.fact.balance_after), (false, 1_327));
     while !matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Idle) {}
     shop.assert_audit_clean().await;
@@ -138,8 +145,15 @@ async fn a_skip_that_was_interrupted_is_finished_by_a_leader() {
         let reader = LogReader::connect(&shop.servers.redis_url, 0).await.unwrap();
         let cursor = Cursor::read(&mut conn, 0).await.unwrap();
         let entry = reader.after(1, poison - 1, 1).await.unwrap().remove(0);
-        assert!(quarantine::register(&mut conn, &cursor, &entry, Choice::One(1), "a test").await.unwrap());
-        assert!(!cursor.lock(&mut conn).await.unwrap(), "who has read the cursor before writes nothing");
+        assert!(
+            quarantine::register(&mut conn, &cursor, &entry, Choice::One(1), "a test")
+                .await
+                .unwrap()
+        );
+        assert!(
+            !cursor.lock(&mut conn).await.unwrap(),
+            "who has read the cursor before writes nothing"
+        );
         // An open gate continues until the rebuild claims it; what is decided now is in the log
         // too.
         shop.charge("dan", 1).await;
@@ -222,15 +236,20 @@ async fn log_show_prints_as_many_lines_as_it_is_allowed_and_json_where_it_is_ask
         let (epoch, seq) = (fact["epoch"].as_u64().unwrap(), fact["seq"].as_u64().unwrap());
         assert_eq!((&fact["cell"], &fact["entry"]), (&0.into(), &format!("{epoch}-{seq}").into()));
         assert_eq!((&fact["kind"], &fact["user_id"]), (&"charge".into(), &"ann".into()));
-        assert_eq!((&fact["idempotency_key"], &fact["id"]), (&true.into(), &fact["answered"]["charge_id"]));
+        assert_eq!(
+            (&fact["idempotency_key"], &fact["id"]),
+            (&true.into(), &fact["answered"]["charge_id"])
+        );
     }
-    let batch = facts.iter().find(|fact| fact["fact"].as_u64() > Some(4)).expect("a batch is one entry");
+    let batch =
+        facts.iter().find(|fact| fact["fact"].as_u64() > Some(4)).expect("a batch is one entry");
     let seq = batch["seq"].as_u64().unwrap();
     let some = show("3", &["--json", "--seq", "1"]).await;
     assert_eq!(some.lines().collect::<Vec<_>>(), json.lines().take(3).collect::<Vec<_>>());
 
-    let lines =
-        |text: &str| text.lines().filter(|line| line.contains("fact ") || line.contains("tip ")).count();
+    let lines = |text: &str| {
+        text.lines().filter(|line| line.contains("fact ") || line.contains("tip ")).count()
+    };
     let text = show("1000", &["--seq", "1"]).await;
     assert!(lines(&text) > 30 && !text.contains("is reached"), "{text}");
     let some = show("4", &["--seq", &seq.to_string()]).await;
@@ -246,10 +265,16 @@ async fn differences_and_after_images_lead_to_the_same_postgresql() {
     let copy = backup(&mut shop).await;
     while !matches!(shop.reconciler.step().await.unwrap(), StepOutcome::Idle) {}
     let images = dump(&shop.pool).await;
-    assert!(images.iter().all(|(table, rows)| rows.len() > 2 || *table == "products"), "{images:?}");
+    assert!(
+        images.iter().all(|(table, rows)| rows.len() > 2 || *table == "products"),
+        "{images:?}"
+    );
 
     use_database(&mut shop, &copy).await;
-    assert!(number(&shop.pool, "SELECT count(*) FROM orders").await == 0, "nothing is applied there");
+    assert!(
+        number(&shop.pool, "SELECT count(*) FROM orders").await == 0,
+        "nothing is applied there"
+    );
     execute(&shop.pool, "UPDATE cell_cursors SET skipping = true").await;
     assert_eq!(shop.reconciler.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(2));
     let differences = dump(&shop.pool).await;
@@ -304,7 +329,8 @@ async fn random_day(shop: &Shop, requests: usize) {
         });
         futures::future::join_all(charging).await;
         let name = who(&mut rng);
-        if let Ok(coupon) = shop.issue(["spring", "summer", "autumn"][rng.usize(..3)], &name).await {
+        if let Ok(coupon) = shop.issue(["spring", "summer", "autumn"][rng.usize(..3)], &name).await
+        {
             coupons.push((name, coupon.coupon_id.0));
         }
         for _ in 0..4 {
@@ -336,7 +362,8 @@ async fn random_day(shop: &Shop, requests: usize) {
 async fn backup(shop: &mut Shop) -> String {
     shop.reconciler = Reconciler::connect(&shop.servers, 0).await.unwrap();
     let original = shop.servers.database_url.clone();
-    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&shop.pool).await.unwrap();
+    let name: String =
+        sqlx::query_scalar("SELECT current_database()").fetch_one(&shop.pool).await.unwrap();
     shop.pool.close().await;
     let mut session = PgConnection::connect(&truth::database_url("postgres").await).await.unwrap();
     let copy = format!("{name}_copy");
@@ -389,7 +416,8 @@ async fn a_log_that_begins_where_a_restored_postgresql_stands_is_applied() {
     );
     let shown = show(&shop).await;
     assert!(
-        shown.contains("epoch 2, applied up to 0") && shown.contains("`rushgate rebuild` applies this log"),
+        shown.contains("epoch 2, applied up to 0")
+            && shown.contains("`rushgate rebuild` applies this log"),
         "{shown}"
     );
     assert!(shown.contains("bob"), "{shown}");
@@ -438,7 +466,8 @@ async fn a_log_that_a_restored_postgresql_cannot_follow_is_saved_before_it_is_re
     assert!(show(&shop).await.contains("bob"), "the log is still there");
 
     let path = std::env::temp_dir().join(format!("rushgate-lost-{}.jsonl", uuid::Uuid::now_v7()));
-    let mut operator = Reconciler::connect(&shop.servers, 0).await.unwrap().reporting_to(path.clone());
+    let mut operator =
+        Reconciler::connect(&shop.servers, 0).await.unwrap().reporting_to(path.clone());
     assert!(matches!(operator.rebuild_now().await.unwrap(), StepOutcome::Rebuilt(_)));
     let told = operator.told_lost().unwrap();
     assert_eq!((told.entries, told.facts), (2, 2), "{told:?}");

@@ -34,7 +34,9 @@ async fn roles_of_several_processes_make_one_shop() {
     api.done(&Request::put_product("mug", 10_000, 10)).await;
     api.done(&Request::charge("ann", 100_000)).await;
     let order = api.done(&Request::order("ann", "mug", 1)).await;
-    let read = api.done(&Request::get(format!("/v1/orders/{}", order["order_id"].as_str().unwrap()))).await;
+    let read = api
+        .done(&Request::get(format!("/v1/orders/{}", order["order_id"].as_str().unwrap())))
+        .await;
     assert_eq!(read, order);
     eventually("a first list of popular products", || async {
         (api.send(&Request::get("/v1/products/popular")).await.status == 200).then_some(())
@@ -82,7 +84,9 @@ async fn what_follows_the_gate_steps_back_where_requests_are_answered_and_do_not
 /// Names and niceness of the threads with a runtime of their own.
 fn threads(pid: u32) -> Vec<(String, i32)> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let name = |path: &Path| std::fs::read_to_string(path.join("comm")).unwrap_or_default().trim().to_owned();
+    let name = |path: &Path| {
+        std::fs::read_to_string(path.join("comm")).unwrap_or_default().trim().to_owned()
+    };
     let ours = |path: &Path| name(path).starts_with("rushgate-"); // others may end meanwhile
     let paths = tasks.map(|task| task.unwrap().path()).filter(|path| ours(path));
     paths.map(|path| (name(&path), niceness_at(&path))).collect()
@@ -101,7 +105,10 @@ async fn what_keeps_an_instance_from_starting_is_one_line() {
             good.without("RUSHGATE_JWT_SECRET"),
             vec!["RUSHGATE_JWT_SECRET", "RUSHGATE_JWT_JWKS_FILE", "set one"],
         ),
-        (good.with("RUSHGATE_JWT_JWKS_FILE", "/keys"), vec!["RUSHGATE_JWT_SECRET", "unset the other"]),
+        (
+            good.with("RUSHGATE_JWT_JWKS_FILE", "/keys"),
+            vec!["RUSHGATE_JWT_SECRET", "unset the other"],
+        ),
         (good.with("RUSHGATE_JWT_SECRET", ""), vec!["RUSHGATE_JWT_SECRET", "openssl rand"]),
         (good.with("RUSHGATE_JWT_AUDIENCE", ""), vec!["RUSHGATE_JWT_AUDIENCE", "unset it"]),
         (good.with("RUSHGATE_JWT_ISSUER", ""), vec!["RUSHGATE_JWT_ISSUER", "unset it"]),
@@ -114,31 +121,40 @@ async fn what_keeps_an_instance_from_starting_is_one_line() {
             vec!["RUSHGATE_TLS_CERT_FILE", "RUSHGATE_TLS_KEY_FILE", "set both"],
         ),
         (
-            good.with("RUSHGATE_TLS_CERT_FILE", "/no/cert").with("RUSHGATE_TLS_KEY_FILE", "/no/key"),
+            good.with("RUSHGATE_TLS_CERT_FILE", "/no/cert")
+                .with("RUSHGATE_TLS_KEY_FILE", "/no/key"),
             vec!["RUSHGATE_TLS_CERT_FILE", "/no/cert"],
         ),
         (
             good.without("RUSHGATE_JWT_SECRET").with("RUSHGATE_JWT_JWKS_FILE", "/no/such/file"),
             vec!["RUSHGATE_JWT_JWKS_FILE", "/no/such/file"],
         ),
-        (good.with("RUSHGATE_REDIS_URL", "http://example.org"), vec!["RUSHGATE_REDIS_URL", "redis://"]),
+        (
+            good.with("RUSHGATE_REDIS_URL", "http://example.org"),
+            vec!["RUSHGATE_REDIS_URL", "redis://"],
+        ),
         (good.with("RUSHGATE_DATABASE_URL", "shop"), vec!["RUSHGATE_DATABASE_URL", "postgres://"]),
         (good.with("RUSHGATE_AMQP_URL", "rabbit"), vec!["RUSHGATE_AMQP_URL", "amqp://"]),
         (
             good.with("RUSHGATE_REDIS_URL", nowhere("redis", "")),
             vec!["RUSHGATE_REDIS_URL", "start it", NOWHERE],
         ),
-        (good.with("RUSHGATE_DATABASE_URL", absent), vec!["RUSHGATE_DATABASE_URL", "create the database"]),
+        (
+            good.with("RUSHGATE_DATABASE_URL", absent),
+            vec!["RUSHGATE_DATABASE_URL", "create the database"],
+        ),
         (good.with("RUSHGATE_LISTEN", &taken), vec!["RUSHGATE_LISTEN", &taken, "in use"]),
         (good.with("RUSHGATE_OPS_LISTEN", &taken), vec!["RUSHGATE_OPS_LISTEN", &taken, "in use"]),
         (
-            good.with("RUSHGATE_LISTEN", "127.0.0.1:4000").with("RUSHGATE_OPS_LISTEN", "127.0.0.1:4000"),
+            good.with("RUSHGATE_LISTEN", "127.0.0.1:4000")
+                .with("RUSHGATE_OPS_LISTEN", "127.0.0.1:4000"),
             vec!["RUSHGATE_LISTEN", "RUSHGATE_OPS_LISTEN", "same address"],
         ),
         (good.with("RUSHGATE_TIMEZONE", "Mars/Olympus"), vec!["RUSHGATE_TIMEZONE", "Asia/Seoul"]),
     ];
     let runs = cases.into_iter().map(|(settings, expected)| async move {
-        let ended = settings.without("RUSHGATE_LOG_FORMAT").with("RUST_LOG", "error").run(&["serve"]).await;
+        let ended =
+            settings.without("RUSHGATE_LOG_FORMAT").with("RUST_LOG", "error").run(&["serve"]).await;
         assert!(ended.code == 1 && ended.stderr.lines().count() == 1, "{expected:?}: {ended:#?}");
         for part in expected {
             assert!(ended.stderr.contains(part), "`{part}` is not in: {}", ended.stderr);
@@ -154,7 +170,8 @@ async fn an_unsafe_redis_is_refused_or_only_warned_about() {
     let cluster = Cluster::with(Private { redis_config, ..Private::default() }).await;
     let refused = cluster.settings.run(&["serve"]).await;
     assert_eq!((refused.code, refused.stderr.lines().count()), (1, 1), "{refused:#?}");
-    for part in ["`appendfsync` is `everysec` and must be `always`", "RUSHGATE_DURABILITY=relaxed"] {
+    for part in ["`appendfsync` is `everysec` and must be `always`", "RUSHGATE_DURABILITY=relaxed"]
+    {
         assert!(refused.stderr.contains(part), "{}", refused.stderr);
     }
     let instance = Instance::ready(&cluster.settings.with("RUSHGATE_DURABILITY", "relaxed")).await;
@@ -178,10 +195,13 @@ async fn a_stopping_instance_answers_what_it_has_begun() {
     let orders = join_all((0..40).map(|_| stopping.send(&order)));
     let signal = async {
         // Answered from memory, behind the orders on the same connections.
-        join_all((0..8).map(|_| async { stopping.done(&Request::get("/openapi.json")).await })).await;
-        stopping.signal(Signal::SIGTERM);
-        eventually("it says that it stops", || async { stopping.said("stopping: no new").then_some(()) })
+        join_all((0..8).map(|_| async { stopping.done(&Request::get("/openapi.json")).await }))
             .await;
+        stopping.signal(Signal::SIGTERM);
+        eventually("it says that it stops", || async {
+            stopping.said("stopping: no new").then_some(())
+        })
+        .await;
         cluster.redis.resume();
     };
     let (answers, ()) = futures::join!(orders, signal);
@@ -241,7 +261,11 @@ async fn the_commands_do_what_they_say() {
     let instance = cluster.start().await;
     for _ in 0..2 {
         let seeded = settings.run(&["seed"]).await.assert_success();
-        assert!(seeded.stdout.contains("6 products, 3 coupon templates, 1000 users"), "{}", seeded.stdout);
+        assert!(
+            seeded.stdout.contains("6 products, 3 coupon templates, 1000 users"),
+            "{}",
+            seeded.stdout
+        );
     }
     cluster.caught_up().await;
     assert_eq!(cluster.number("SELECT count(*) FROM wallet_entries").await, 1_001);
@@ -249,8 +273,10 @@ async fn the_commands_do_what_they_say() {
     let same = "SELECT count(*) FROM wallets WHERE balance = 100000";
     assert_eq!(cluster.number(same).await, 1_000);
 
-    let token =
-        settings.run(&["token", "--sub", "user-7", "--scope", "shop", "--ttl", "5m"]).await.assert_success();
+    let token = settings
+        .run(&["token", "--sub", "user-7", "--scope", "shop", "--ttl", "5m"])
+        .await
+        .assert_success();
     let order = Request::order("user-7", "latte", 1).token(token.stdout.trim());
     instance.done(&order).await;
     for (args, part) in [
@@ -264,10 +290,18 @@ async fn the_commands_do_what_they_say() {
 
     let audit = settings.run(&["audit", "--wait", "30s", "--json"]).await.assert_success();
     let report: Value = serde_json::from_str(&audit.stdout).unwrap();
-    assert_eq!((&report["clean"], &report["gate_compared"]), (&json!(true), &json!(true)), "{report}");
+    assert_eq!(
+        (&report["clean"], &report["gate_compared"]),
+        (&json!(true), &json!(true)),
+        "{report}"
+    );
     let seq = cluster.meta().await.seq.to_string();
     let shown = settings.run(&["log", "show", "--seq", &seq]).await.assert_success();
-    assert!(shown.stdout.contains("fact 1  order") && shown.stdout.contains("user-7"), "{}", shown.stdout);
+    assert!(
+        shown.stdout.contains("fact 1  order") && shown.stdout.contains("user-7"),
+        "{}",
+        shown.stdout
+    );
     let skipped = settings.run(&["log", "skip", "--seq", &seq, "--fact", "1"]).await;
     assert!(skipped.code == 1 && skipped.stderr.contains("not halted"), "{skipped:#?}");
 
@@ -276,13 +310,19 @@ async fn the_commands_do_what_they_say() {
     settings.run(&["rebuild"]).await.assert_success();
     instance.until_ready().await;
     assert!(cluster.meta().await.epoch > epoch);
-    eventually("orders are taken", || async { (instance.send(&order).await.status == 201).then_some(()) })
-        .await;
+    eventually("orders are taken", || async {
+        (instance.send(&order).await.status == 201).then_some(())
+    })
+    .await;
     cluster.assert_consistent().await;
 
     // An audit that finds a difference reports it and fails.
     instance.stop().await;
-    truth::execute(&cluster.pool, "UPDATE wallets SET balance = balance + 1 WHERE user_id = 'user-9'").await;
+    truth::execute(
+        &cluster.pool,
+        "UPDATE wallets SET balance = balance + 1 WHERE user_id = 'user-9'",
+    )
+    .await;
     let audit = settings.run(&["audit", "--wait", "1s"]).await;
     assert!(audit.code == 1 && audit.stdout.contains("user-9"), "{audit:#?}");
 }
@@ -306,7 +346,8 @@ async fn the_help_lists_every_setting() {
         "TIMEZONE",
     ] {
         let flag = name.to_lowercase().replace('_', "-");
-        let listed = ["]", "="].iter().any(|end| help.contains(&format!("[env: RUSHGATE_{name}{end}")));
+        let listed =
+            ["]", "="].iter().any(|end| help.contains(&format!("[env: RUSHGATE_{name}{end}")));
         assert!(listed, "{name} is not in {help}");
         assert!(help.contains(&format!("--{flag} ")), "{flag} is not in {help}");
     }
@@ -347,7 +388,10 @@ async fn a_postgresql_that_went_back_in_time_opens_nothing_by_itself() {
     assert_eq!((refused.status, refused.code()), (503, "gate-unavailable"));
     let status = instance.done(&Request::get("/v1/admin/status").admin()).await;
     assert_eq!(status["cells"][0]["state"], "closed");
-    assert!(status["cells"][0]["reason"].as_str().unwrap().contains("rushgate rebuild"), "{status}");
+    assert!(
+        status["cells"][0]["reason"].as_str().unwrap().contains("rushgate rebuild"),
+        "{status}"
+    );
     // A closed cell cannot be compared.
     assert_eq!(cluster.settings.run(&["audit", "--wait", "0s"]).await.code, 2);
     // Neither a second instance nor waiting changes that.
@@ -387,12 +431,16 @@ async fn the_version_has_its_commit() {
     std::fs::create_dir_all(&folder).unwrap();
     let root = env!("CARGO_MANIFEST_DIR");
     let done = |mut command: Command| {
-        let output = command.env("CARGO_MANIFEST_DIR", root).env("PROFILE", "release").output().unwrap();
+        let output =
+            command.env("CARGO_MANIFEST_DIR", root).env("PROFILE", "release").output().unwrap();
         assert!(output.status.success(), "{command:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
     let mut compile = Command::new("rustc");
-    compile.args(["--edition=2024", "-o"]).arg(folder.join("build")).arg(format!("{root}/build.rs"));
+    compile
+        .args(["--edition=2024", "-o"])
+        .arg(folder.join("build"))
+        .arg(format!("{root}/build.rs"));
     done(compile);
     if Path::new(root).join(".git").exists() {
         let mut head = Command::new("git");

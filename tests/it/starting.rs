@@ -122,10 +122,15 @@ async fn starts_without_postgres(mode: Option<Mode>, said: &str) {
     relay.until_ready().await;
     cluster.caught_up().await;
     assert!(whole.said(LEADS), "{:#?}", whole.log());
-    eventually("the end is told", || async { api.said("waiting for PostgreSQL: over").then_some(()) }).await;
-    let told = api.log().iter().filter(|line| line.contains("PostgreSQL cannot be used yet")).count();
+    eventually("the end is told", || async {
+        api.said("waiting for PostgreSQL: over").then_some(())
+    })
+    .await;
+    let told =
+        api.log().iter().filter(|line| line.contains("PostgreSQL cannot be used yet")).count();
     assert!(told <= 3, "each cause is told once: {:#?}", api.log());
-    eventually("nothing is wrong", || async { (warnings(&api).await == "null").then_some(()) }).await;
+    eventually("nothing is wrong", || async { (warnings(&api).await == "null").then_some(()) })
+        .await;
     cluster.assert_consistent().await;
     for instance in [whole, api, relay] {
         instance.stop().await;
@@ -176,13 +181,19 @@ async fn with_a_read_only_postgres_an_instance_decides_reads_and_publishes_nothi
     };
     alter("SET default_transaction_read_only = on").await;
     let instance = Instance::ready(&short_of_patience(&cluster.settings)).await;
-    instance.done(&Request::get(format!("/v1/orders/{}", first["order_id"].as_str().unwrap()))).await;
+    instance
+        .done(&Request::get(format!("/v1/orders/{}", first["order_id"].as_str().unwrap())))
+        .await;
     instance.done(&Request::order("ann", "mug", 1)).await;
     eventually("both followers have tried", || async {
         let tried = |what: &str| {
-            instance.log().iter().any(|line| line.contains(what) && line.contains("read-only transaction"))
+            instance
+                .log()
+                .iter()
+                .any(|line| line.contains(what) && line.contains("read-only transaction"))
         };
-        (tried("the reconciler starts over") && tried("relay: PostgreSQL cannot be used")).then_some(())
+        (tried("the reconciler starts over") && tried("relay: PostgreSQL cannot be used"))
+            .then_some(())
     })
     .await;
     // By now the relay has tried more than once. It must not publish what it cannot delete.
@@ -200,11 +211,13 @@ async fn with_a_read_only_postgres_an_instance_decides_reads_and_publishes_nothi
 /// The number of messages in the queue of the data platform.
 async fn waiting_messages(cluster: &Cluster) -> u32 {
     use lapin::options::QueueDeclareOptions;
-    let connection =
-        lapin::Connection::connect(cluster.settings.get(RABBITMQ), Default::default()).await.unwrap();
+    let connection = lapin::Connection::connect(cluster.settings.get(RABBITMQ), Default::default())
+        .await
+        .unwrap();
     let channel = connection.create_channel().await.unwrap();
     let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-    let queue = channel.queue_declare(ORDERS_QUEUE.into(), passive, Default::default()).await.unwrap();
+    let queue =
+        channel.queue_declare(ORDERS_QUEUE.into(), passive, Default::default()).await.unwrap();
     let count = queue.message_count();
     connection.close(200, "done".into()).await.unwrap();
     count
@@ -223,8 +236,11 @@ async fn without_rabbitmq_an_instance_starts_and_delivers_later() {
         instance.done(&Request::order("ann", "mug", 1)).await;
         eventually("a wrong address is said at once", || async {
             let lines = instance.log();
-            let mut lines = lines.iter().filter(|line| line.contains("RabbitMQ cannot be used yet"));
-            lines.any(|line| line.contains(said) && line.contains("RUSHGATE_AMQP_URL")).then_some(())
+            let mut lines =
+                lines.iter().filter(|line| line.contains("RabbitMQ cannot be used yet"));
+            lines
+                .any(|line| line.contains(said) && line.contains("RUSHGATE_AMQP_URL"))
+                .then_some(())
         })
         .await;
         eventually("its readiness says so, too", || async {
@@ -278,12 +294,16 @@ async fn a_wrong_split_of_roles_is_refused_with_the_missing_rights() {
     }
     // With the right split of rights, every instance sees the figures that it exports, and logs
     // nothing about rights.
-    for (user, roles) in [("rushgate_reconciler", "reconciler"), ("rushgate_relay", "relay,scheduler")] {
+    for (user, roles) in
+        [("rushgate_reconciler", "reconciler"), ("rushgate_relay", "relay,scheduler")]
+    {
         let instance = Instance::ready(&as_role(user, roles)).await;
         eventually("its figures of PostgreSQL", || async {
             let figures = instance.ops("/metrics").await.1;
-            let seen =
-                ["rushgate_connected{server=\"postgres\"} 1", "rushgate_reconciler_halted{cell=\"0\"} 0"];
+            let seen = [
+                "rushgate_connected{server=\"postgres\"} 1",
+                "rushgate_reconciler_halted{cell=\"0\"} 0",
+            ];
             seen.iter().all(|figure| figures.contains(figure)).then_some(())
         })
         .await;
@@ -360,7 +380,8 @@ async fn readiness_is_answered_in_time_while_a_server_hangs() {
     .await;
     instance.done(&Request::charge("ann", 1)).await;
     cluster.postgres.as_ref().unwrap().resume();
-    eventually("all is well", || async { (!asked().await.1.contains("PostgreSQL")).then_some(()) }).await;
+    eventually("all is well", || async { (!asked().await.1.contains("PostgreSQL")).then_some(()) })
+        .await;
     cluster.redis.pause();
     eventually("it is not ready without Redis", || async {
         let (status, body) = asked().await;

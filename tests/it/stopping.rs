@@ -13,7 +13,8 @@ use crate::cluster::*;
 async fn it_ends_in_time_when_all_servers_end_in_the_same_moment() {
     let private = Private { postgres: true, rabbitmq: true, ..Private::default() };
     let cluster = Cluster::with(private).await;
-    let (postgres, rabbitmq) = (cluster.postgres.as_ref().unwrap(), cluster.rabbitmq.as_ref().unwrap());
+    let (postgres, rabbitmq) =
+        (cluster.postgres.as_ref().unwrap(), cluster.rabbitmq.as_ref().unwrap());
     let kill = async || {
         futures::join!(cluster.redis.kill(), postgres.kill(), rabbitmq.kill());
     };
@@ -54,7 +55,8 @@ async fn it_ends_in_time_when_all_servers_end_in_the_same_moment() {
         if hangs {
             resume();
         } else {
-            futures::try_join!(cluster.redis.restart(), postgres.restart(), rabbitmq.restart()).unwrap();
+            futures::try_join!(cluster.redis.restart(), postgres.restart(), rabbitmq.restart())
+                .unwrap();
         }
     }
     // Not the queue: a single RabbitMQ node may have lost its leader by so many crashes.

@@ -78,14 +78,17 @@ async fn ids_go_from_the_request_through_the_log_to_the_message() {
 async fn sampled_requests_are_spans_from_the_answer_to_the_confirm() {
     let received = Arc::new(Mutex::new(Vec::<u8>::new()));
     let sink = Arc::clone(&received);
-    let collector = Router::new()
-        .route("/v1/traces", post(async move |body: Bytes| sink.lock().unwrap().extend_from_slice(&body)));
+    let collector = Router::new().route(
+        "/v1/traces",
+        post(async move |body: Bytes| sink.lock().unwrap().extend_from_slice(&body)),
+    );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, collector).await });
 
     let cluster = Cluster::servers().await;
-    let none_of_its_own = [("RUSHGATE_OTLP_ENDPOINT", endpoint.as_str()), ("RUSHGATE_OTLP_RATIO", "0")];
+    let none_of_its_own =
+        [("RUSHGATE_OTLP_ENDPOINT", endpoint.as_str()), ("RUSHGATE_OTLP_RATIO", "0")];
     let instance = stocked(&cluster, &none_of_its_own).await;
     let unsampled = "11111111111111111111111111111111";
     post_order(&instance, &[("traceparent", &format!("00-{unsampled}-{SPAN}-00"))]).await;
@@ -97,7 +100,9 @@ async fn sampled_requests_are_spans_from_the_answer_to_the_confirm() {
     let has = |bytes: &[u8]| received.windows(bytes.len()).any(|window| window == bytes);
     assert!(has(Uuid::parse_str(TRACE).unwrap().as_bytes()), "{} bytes", received.len());
     assert!(!has(Uuid::parse_str(unsampled).unwrap().as_bytes()));
-    for name in ["POST /v1/orders", "place_order", "apply order", "publish order.completed", "rushgate"] {
+    for name in
+        ["POST /v1/orders", "place_order", "apply order", "publish order.completed", "rushgate"]
+    {
         assert!(has(name.as_bytes()), "{name}");
     }
     assert!(!has(b"put_product") && !has(b"PUT"), "the ratio is 0");
@@ -158,7 +163,10 @@ async fn messages(cluster: &Cluster, count: usize) -> std::collections::HashMap<
             AMQPValue::LongString(text) => Some((name.to_string(), text.to_string())),
             _ => None,
         });
-        found.insert(event["subject"].as_str().unwrap().to_owned(), (event.clone(), headers.collect()));
+        found.insert(
+            event["subject"].as_str().unwrap().to_owned(),
+            (event.clone(), headers.collect()),
+        );
     }
     found
 }

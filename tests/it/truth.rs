@@ -2,7 +2,9 @@
 //! binary; each test gets its own database or virtual host.
 
 use rushgate::truth::migrate;
-use rushgate_local_servers::{DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer};
+use rushgate_local_servers::{
+    DataFolder, PostgresOptions, PostgresServer, RabbitMqOptions, RabbitMqServer,
+};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgPool};
 use tokio::sync::OnceCell;
@@ -26,7 +28,9 @@ pub async fn migrate_all(url: &str) {
 
 /// Creates a database without tables and returns its URL.
 pub async fn empty_database() -> String {
-    let start = || async { PostgresServer::start(PostgresOptions::new(DataFolder::Scratch)).await.unwrap() };
+    let start = || async {
+        PostgresServer::start(PostgresOptions::new(DataFolder::Scratch)).await.unwrap()
+    };
     let server = POSTGRES.get_or_init(start).await;
     server.create_database(&format!("t{}", Uuid::now_v7().simple())).await.unwrap()
 }
@@ -77,8 +81,7 @@ pub async fn number(pool: &PgPool, sql: &'static str) -> i64 {
 /// The number of index entries that were ever read. Waits until the sessions with this name have
 /// ended, because they flush their statistics then at the latest.
 pub async fn entries_read(pool: &PgPool, index: &str, name: &str) -> i64 {
-    let sessions =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1";
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1";
     let began = std::time::Instant::now();
     while sqlx::query_scalar::<_, i64>(sessions).bind(name).fetch_one(pool).await.unwrap() > 0 {
         assert!(began.elapsed().as_secs() < 40, "sessions of {name} do not end");
@@ -98,6 +101,7 @@ pub async fn database_url(name: &str) -> String {
 pub fn psql(file: &str, url: &str) -> (bool, String) {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let mut command = std::process::Command::new("psql");
-    let output = command.args(["--no-psqlrc", "--quiet", "--file"]).arg(file).arg(url).output().unwrap();
+    let output =
+        command.args(["--no-psqlrc", "--quiet", "--file"]).arg(file).arg(url).output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
 }

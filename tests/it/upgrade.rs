@@ -21,8 +21,16 @@ use Version::{Earlier, This};
 
 /// Which of the two instances is exchanged for which version. Each version leads, follows and
 /// rebuilds beside the other.
-const EXCHANGES: [(usize, Version); 8] =
-    [(1, This), (0, This), (1, Earlier), (0, Earlier), (0, This), (0, Earlier), (0, This), (1, This)];
+const EXCHANGES: [(usize, Version); 8] = [
+    (1, This),
+    (0, This),
+    (1, Earlier),
+    (0, Earlier),
+    (0, This),
+    (0, Earlier),
+    (0, This),
+    (1, This),
+];
 
 #[tokio::test]
 #[ignore = "it needs the binary of an earlier version: `./dev upgrade`"]
@@ -81,6 +89,8 @@ async fn exchange(trial: &Trial, number: usize, settings: &Settings) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     former.stop().await;
-    eventually("the cell is open", || async { (trial.cluster.meta().await.state == "open").then_some(()) })
-        .await;
+    eventually("the cell is open", || async {
+        (trial.cluster.meta().await.state == "open").then_some(())
+    })
+    .await;
 }

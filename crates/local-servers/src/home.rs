@@ -54,10 +54,16 @@ impl Home {
 
     fn scratch() -> Result<Home, Error> {
         let path = std::env::temp_dir().join(format!("rushgate-{}", random_hex(8)?));
-        let failed = |source| Error::io(format!("make the scratch folder {}", path.display()), source);
+        let failed =
+            |source| Error::io(format!("make the scratch folder {}", path.display()), source);
         DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
         let mut sweeper = shell(SWEEPER);
-        sweeper.arg(&path).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        sweeper
+            .arg(&path)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut sweeper = sweeper.spawn().map_err(failed)?;
         let hold = sweeper.stdin.take().map(OwnedFd::from);
         Ok(Home { path, hold, sweeper: Some(sweeper) })
@@ -88,14 +94,17 @@ impl Drop for Home {
 /// Locks a file for as long as it is open. Waits at most `limit` for another holder.
 pub async fn lock(path: &Path, limit: Duration) -> Result<File, Error> {
     let failed = |source| Error::io(format!("lock {}", path.display()), source);
-    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
     let deadline = Instant::now() + limit;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(LOCK_POLL).await,
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::FolderInUse { folder: path.parent().unwrap_or(path).to_owned() });
+                return Err(Error::FolderInUse {
+                    folder: path.parent().unwrap_or(path).to_owned(),
+                });
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
@@ -111,7 +120,10 @@ pub fn write_private(path: &Path, content: &str) -> Result<(), Error> {
 }
 
 /// The content of a private file. The first call creates it with `make`.
-pub fn remembered(path: &Path, make: impl FnOnce() -> Result<String, Error>) -> Result<String, Error> {
+pub fn remembered(
+    path: &Path,
+    make: impl FnOnce() -> Result<String, Error>,
+) -> Result<String, Error> {
     match std::fs::read_to_string(path) {
         Ok(known) if !known.is_empty() => Ok(known),
         _ => {
@@ -176,7 +188,8 @@ mod tests {
         let writer = std::thread::spawn(move || {
             let end = std::time::Instant::now() + Duration::from_millis(300);
             for n in 0.. {
-                if std::time::Instant::now() > end || std::fs::write(inner.join(format!("{n}")), "").is_err()
+                if std::time::Instant::now() > end
+                    || std::fs::write(inner.join(format!("{n}")), "").is_err()
                 {
                     return;
                 }

@@ -46,6 +46,11 @@ fn bind() -> std::io::Result<TcpListener> {
 }
 
 fn ephemeral_start() -> u16 {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    range.split_whitespace().next().and_then(|start| start.parse().ok()).unwrap_or(USUAL_EPHEMERAL_START)
+    let range =
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    range
+        .split_whitespace()
+        .next()
+        .and_then(|start| start.parse().ok())
+        .unwrap_or(USUAL_EPHEMERAL_START)
 }

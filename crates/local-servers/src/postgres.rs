@@ -43,7 +43,13 @@ pub struct PostgresOptions {
 
 impl PostgresOptions {
     pub fn new(folder: DataFolder) -> PostgresOptions {
-        PostgresOptions { folder, fsync: true, niceness: 0, extra_config: Vec::new(), bin_folder: None }
+        PostgresOptions {
+            folder,
+            fsync: true,
+            niceness: 0,
+            extra_config: Vec::new(),
+            bin_folder: None,
+        }
     }
 
     /// See [`niceness`](Self::niceness).
@@ -109,7 +115,8 @@ impl Server<PostgresRecipe> {
         let _ = connection.close().await;
         match created {
             Ok(_) => {}
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(DUPLICATE_DATABASE) => {}
+            Err(sqlx::Error::Database(error))
+                if error.code().as_deref() == Some(DUPLICATE_DATABASE) => {}
             Err(error) => return Err(failed(error)),
         }
         Ok(self.database_url(database))
@@ -147,7 +154,8 @@ impl PostgresRecipe {
         remove_folder(&unfinished).await?;
         let mut args: Vec<OsString> = vec!["-D".into(), unfinished.clone().into()];
         args.extend(
-            ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"].map(OsString::from),
+            ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+                .map(OsString::from),
         );
         if !self.fsync {
             args.push("--no-sync".into());
@@ -157,7 +165,8 @@ impl PostgresRecipe {
             Some(status) if status.success() => {}
             Some(status) => return Err(guard.failure(format!("initdb failed ({status})"))),
             None => {
-                let error = guard.failure(format!("initdb took more than {} s", INITDB_LIMIT.as_secs()));
+                let error =
+                    guard.failure(format!("initdb took more than {} s", INITDB_LIMIT.as_secs()));
                 guard.kill().await;
                 return Err(error);
             }
@@ -222,14 +231,17 @@ fn is_ready(data: &Path, pid: u32) -> bool {
 }
 
 async fn connect(port: u16) -> Result<PgConnection, sqlx::Error> {
-    let options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port).username("postgres");
+    let options =
+        PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port).username("postgres");
     options.database("postgres").ssl_mode(PgSslMode::Disable).connect().await
 }
 
 /// The folders of installed versions. Debian installs each version in a folder outside of `PATH`.
 fn installed_folders() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> =
-        newest_first("/usr/lib/postgresql").into_iter().map(|version| version.join("bin")).collect();
+    let mut folders: Vec<PathBuf> = newest_first("/usr/lib/postgresql")
+        .into_iter()
+        .map(|version| version.join("bin"))
+        .collect();
     if let Ok(output) = Command::new("pg_config").arg("--bindir").stdin(Stdio::null()).output()
         && output.status.success()
     {
@@ -240,13 +252,15 @@ fn installed_folders() -> Vec<PathBuf> {
 
 fn postgres_user() -> Result<Owner, Error> {
     let id = |what: &str| -> Option<u32> {
-        let output = Command::new("id").args([what, "postgres"]).stdin(Stdio::null()).output().ok()?;
+        let output =
+            Command::new("id").args([what, "postgres"]).stdin(Stdio::null()).output().ok()?;
         String::from_utf8_lossy(&output.stdout).trim().parse().ok()
     };
     match (id("-u"), id("-g")) {
         (Some(uid), Some(gid)) => Ok(Owner { uid, gid }),
         _ => Err(Error::NoPostgresUser {
-            reason: "there is no user `postgres` (the package postgresql makes it) to run it as".into(),
+            reason: "there is no user `postgres` (the package postgresql makes it) to run it as"
+                .into(),
         }),
     }
 }
@@ -277,14 +291,21 @@ fn reachable_base(home: &Home, owner: Owner) -> Result<PathBuf, Error> {
 fn give(folder: &Path, owner: Owner) -> Result<(), Error> {
     chown(folder, Some(owner.uid), Some(owner.gid))
         .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(0o700)))
-        .map_err(|source| Error::io(format!("give {} to the user postgres", folder.display()), source))
+        .map_err(|source| {
+            Error::io(format!("give {} to the user postgres", folder.display()), source)
+        })
 }
 
 /// Tests access by trying: it depends on more (access control lists, mounts, namespaces) than the
 /// mode bits.
 fn is_reachable(folder: &Path, owner: Owner) -> bool {
     let mut probe = Command::new("/bin/sh");
-    probe.args(["-c", "cd \"$0\" && test -w ."]).arg(folder).current_dir("/").uid(owner.uid).gid(owner.gid);
+    probe
+        .args(["-c", "cd \"$0\" && test -w ."])
+        .arg(folder)
+        .current_dir("/")
+        .uid(owner.uid)
+        .gid(owner.gid);
     probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     probe.status().is_ok_and(|status| status.success())
 }

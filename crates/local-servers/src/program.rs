@@ -52,11 +52,17 @@ pub(super) fn search_path() -> OsString {
 
 /// The subfolders of a folder, in descending order of the version in their names.
 pub(super) fn newest_first(folder: &str) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> =
-        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     found.sort_by_key(|path| {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let numbers = name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
+        let name =
+            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let numbers =
+            name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
         std::cmp::Reverse(numbers.collect::<Vec<u32>>())
     });
     found

@@ -39,7 +39,13 @@ pub struct RabbitMqOptions {
 
 impl RabbitMqOptions {
     pub fn new(folder: DataFolder) -> RabbitMqOptions {
-        RabbitMqOptions { folder, management: false, niceness: 0, extra_config: Vec::new(), program: None }
+        RabbitMqOptions {
+            folder,
+            management: false,
+            niceness: 0,
+            extra_config: Vec::new(),
+            program: None,
+        }
     }
 
     /// See [`niceness`](Self::niceness).
@@ -69,7 +75,15 @@ impl Server<RabbitMqRecipe> {
         })?;
         remembered(&home.path().join(".erlang.cookie"), || random_hex(20))?;
         let RabbitMqOptions { management, niceness, extra_config, .. } = options;
-        Server::start_with(RabbitMqRecipe { home, program, node, management, niceness, extra_config }).await
+        Server::start_with(RabbitMqRecipe {
+            home,
+            program,
+            node,
+            management,
+            niceness,
+            extra_config,
+        })
+        .await
     }
 
     /// The URL of the virtual host `/`, as the user `guest`.
@@ -143,7 +157,10 @@ impl RabbitMqRecipe {
             "log.console.level = info".into(),
         ];
         if let Some(port) = ports.get(2) {
-            lines.extend(["management.tcp.ip = 127.0.0.1".into(), format!("management.tcp.port = {port}")]);
+            lines.extend([
+                "management.tcp.ip = 127.0.0.1".into(),
+                format!("management.tcp.port = {port}"),
+            ]);
         }
         lines.extend(self.extra_config.iter().cloned());
         write_private(&folder.join("rabbitmq.conf"), &(lines.join("\n") + "\n"))?;
@@ -270,13 +287,15 @@ async fn call(port: u16, method: &str, path: &str, body: &str) -> std::io::Resul
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
-    let status = String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status =
+        String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|code| code.parse().ok());
     status.ok_or_else(|| std::io::Error::other("no HTTP answer"))
 }
 
 /// The folders of the real start script. The one in Debian's `PATH` is a wrapper that requires the
 /// system's user and folders.
 fn installed_folders() -> Vec<PathBuf> {
-    let versions = newest_first("/usr/lib/rabbitmq/lib").into_iter().map(|version| version.join("sbin"));
+    let versions =
+        newest_first("/usr/lib/rabbitmq/lib").into_iter().map(|version| version.join("sbin"));
     std::iter::once(PathBuf::from("/usr/lib/rabbitmq/bin")).chain(versions).collect()
 }

@@ -35,7 +35,13 @@ pub struct RedisOptions {
 
 impl RedisOptions {
     pub fn new(folder: DataFolder) -> RedisOptions {
-        RedisOptions { folder, extra_config: Vec::new(), program: None, under: Vec::new(), login: None }
+        RedisOptions {
+            folder,
+            extra_config: Vec::new(),
+            program: None,
+            under: Vec::new(),
+            login: None,
+        }
     }
 }
 
@@ -95,7 +101,8 @@ impl Recipe for RedisRecipe {
         lines.extend(self.extra_config.iter().cloned());
         write_private(&config, &(lines.join("\n") + "\n"))?;
         mend(&self.program, folder)?;
-        let mut words = self.under.iter().cloned().chain([self.program.clone().into(), config.into()]);
+        let mut words =
+            self.under.iter().cloned().chain([self.program.clone().into(), config.into()]);
         Ok(Spec {
             server: "Redis",
             program: words.next().unwrap_or_default().into(),
@@ -135,7 +142,12 @@ fn mend(redis: &Path, folder: &Path) -> Result<(), Error> {
     let failed = |source| Error::io(format!("check {}", manifest.display()), source);
     // `redis-server` becomes `redis-check-aof` by its name in `argv[0]`.
     let mut command = Command::new(redis);
-    command.arg0("redis-check-aof").arg("--fix").arg(&manifest).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+        .arg0("redis-check-aof")
+        .arg("--fix")
+        .arg(&manifest)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     let mut check = command.spawn().map_err(failed)?;
     if let Some(mut answer) = check.stdin.take() {
         let _ = answer.write_all(b"y\n"); // it asks only if there is something to cut

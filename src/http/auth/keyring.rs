@@ -9,7 +9,9 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::jwk::{
+    AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse,
+};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, get_current_timestamp};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -101,8 +103,9 @@ impl Keyring {
                     "its keys are of several algorithms: keep those of one".to_owned(),
                 ));
             }
-            let key = DecodingKey::from_jwk(jwk)
-                .map_err(|error| InvalidSetting(format!("one of its keys cannot be used: {error}")))?;
+            let key = DecodingKey::from_jwk(jwk).map_err(|error| {
+                InvalidSetting(format!("one of its keys cannot be used: {error}"))
+            })?;
             keys.push(Key { id: jwk.common.key_id.clone(), key });
         }
         match algorithm {
@@ -132,8 +135,8 @@ impl Keyring {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenRefused("The token is too long."));
         }
-        let header =
-            jsonwebtoken::decode_header(token).map_err(|_| TokenRefused("The token cannot be read."))?;
+        let header = jsonwebtoken::decode_header(token)
+            .map_err(|_| TokenRefused("The token cannot be read."))?;
         if header.crit.is_some() {
             return Err(TokenRefused("The token demands extensions that are not supported."));
         }
@@ -191,9 +194,13 @@ fn validation(algorithm: Algorithm, rules: &Rules) -> Validation {
 fn reason(kind: &jsonwebtoken::errors::ErrorKind) -> &'static str {
     use jsonwebtoken::errors::ErrorKind;
     match kind {
-        ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => "The token has expired: get a new one.",
+        ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => {
+            "The token has expired: get a new one."
+        }
         ErrorKind::ImmatureSignature => "The token is not valid yet.",
-        ErrorKind::InvalidAlgorithm => "The token is signed with an algorithm that is not accepted here.",
+        ErrorKind::InvalidAlgorithm => {
+            "The token is signed with an algorithm that is not accepted here."
+        }
         ErrorKind::InvalidAudience => "The token was made for somebody else (aud).",
         ErrorKind::InvalidIssuer => "The token's issuer (iss) is not the one that is trusted here.",
         ErrorKind::MissingRequiredClaim(_) => "The token lacks a claim that is demanded here.",
@@ -234,7 +241,9 @@ fn algorithm_of(jwk: &Jwk) -> Result<Algorithm, InvalidSetting> {
         _ => return bad("it holds a key of an unknown kind: keep Ed25519, P-256 or RSA keys"),
     };
     match jwk.common.key_algorithm {
-        Some(other) if other != named => bad("it names an algorithm (alg) other than EdDSA, ES256 or RS256"),
+        Some(other) if other != named => {
+            bad("it names an algorithm (alg) other than EdDSA, ES256 or RS256")
+        }
         _ => Ok(algorithm),
     }
 }

@@ -93,7 +93,11 @@ impl FromRequestParts<Arc<Api>> for Staff {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, api).await?;
-        if caller.admin { Ok(Self(caller)) } else { Err(forbidden("This needs a token with scope admin.")) }
+        if caller.admin {
+            Ok(Self(caller))
+        } else {
+            Err(forbidden("This needs a token with scope admin."))
+        }
     }
 }
 

@@ -48,7 +48,8 @@ fn ed_key(kid: &str) -> Value {
 
 fn ed_verifier() -> TokenVerifier {
     let rules = Rules::default();
-    let keyring = Keyring::from_jwks(&json!({"keys": [ed_key("one")]}).to_string(), &rules).unwrap();
+    let keyring =
+        Keyring::from_jwks(&json!({"keys": [ed_key("one")]}).to_string(), &rules).unwrap();
     TokenVerifier::new(keyring, rules, None)
 }
 
@@ -63,7 +64,8 @@ fn ed_token(kid: Option<&str>) -> String {
 
 #[test]
 fn a_good_token_names_its_caller_and_scopes() {
-    let mint = |scope| mint_token(SECRET, &UserId::parse("u").unwrap(), scope, Duration::from_secs(60));
+    let mint =
+        |scope| mint_token(SECRET, &UserId::parse("u").unwrap(), scope, Duration::from_secs(60));
     let caller = |scope| by_secret(&mint(scope).unwrap()).unwrap();
     assert!(caller("shop").may_act_for("u") && !caller("shop").may_act_for("v"));
     assert!(caller("read service").may_act_for("v") && !caller("service").admin);
@@ -119,8 +121,7 @@ fn a_token_without_its_claims_is_refused() {
 #[test]
 fn claims_that_are_not_ours_do_not_matter() {
     for aud in [json!("another"), json!(["one", "two"])] {
-        let claims =
-            json!({"sub": "u", "exp": now() + 60, "scope": "shop", "aud": aud, "iss": "x", "jti": 5});
+        let claims = json!({"sub": "u", "exp": now() + 60, "scope": "shop", "aud": aud, "iss": "x", "jti": 5});
         assert!(by_secret(&hs256(&claims)).is_ok(), "{claims}");
     }
 }
@@ -132,7 +133,8 @@ fn by_rules(rules: Rules, claims: &Value) -> Result<Caller, TokenRefused> {
 
 #[test]
 fn a_token_for_somebody_else_or_by_somebody_else_is_refused() {
-    let wanted = ExpectedClaims { jwt_audience: Some("shop".into()), jwt_issuer: Some("https://id".into()) };
+    let wanted =
+        ExpectedClaims { jwt_audience: Some("shop".into()), jwt_issuer: Some("https://id".into()) };
     let with = |more: Value| {
         let mut claims = claims(now() + 60);
         claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -177,8 +179,7 @@ fn a_key_that_is_taken_out_takes_its_tokens_along() {
     let token = ed_token(Some("one"));
     assert!(verifier.verify(&token).is_ok());
     // Another key under the same id.
-    let other =
-        json!({"kty": "OKP", "crv": "Ed25519", "x": BASE64_URL_SAFE_NO_PAD.encode([9; 32]), "kid": "one"});
+    let other = json!({"kty": "OKP", "crv": "Ed25519", "x": BASE64_URL_SAFE_NO_PAD.encode([9; 32]), "kid": "one"});
     assert!(verifier.renew(b"{}").is_err() && verifier.verify(&token).is_ok(), "the old ones stay");
     assert_eq!(verifier.renew(json!({"keys": [other]}).to_string().as_bytes()), Ok(1));
     assert!(verifier.verify(&token).is_err());
@@ -191,8 +192,8 @@ fn a_forged_token_is_refused() {
     let good = hs256(&claims(now() + 60));
     let (message, signature) = good.rsplit_once('.').unwrap();
     let (header, _) = message.split_once('.').unwrap();
-    let other =
-        BASE64_URL_SAFE_NO_PAD.encode(json!({"sub": "v", "exp": now() + 60, "scope": "admin"}).to_string());
+    let other = BASE64_URL_SAFE_NO_PAD
+        .encode(json!({"sub": "v", "exp": now() + 60, "scope": "admin"}).to_string());
     for bad in [
         format!("{header}.{other}.{signature}"),
         format!("{message}."),
@@ -227,8 +228,10 @@ fn no_other_algorithm_is_accepted() {
 #[test]
 fn a_public_key_is_no_secret() {
     let verifier = ed_verifier();
-    for secret in [ED_PUBLIC.as_bytes().to_vec(), BASE64_URL_SAFE_NO_PAD.decode(ED_PUBLIC).unwrap()] {
-        let token = signed(&Header::default(), &claims(now() + 60), &EncodingKey::from_secret(&secret));
+    for secret in [ED_PUBLIC.as_bytes().to_vec(), BASE64_URL_SAFE_NO_PAD.decode(ED_PUBLIC).unwrap()]
+    {
+        let token =
+            signed(&Header::default(), &claims(now() + 60), &EncodingKey::from_secret(&secret));
         assert!(verifier.verify(&token).is_err());
     }
     assert!(by_secret(&ed_token(None)).is_err());
@@ -248,8 +251,7 @@ fn a_key_file_holds_keys_of_one_algorithm() {
     let load = |keys: Value| keyring(&json!({"keys": keys}).to_string()).is_ok();
     let coordinate = BASE64_URL_SAFE_NO_PAD.encode([7; 32]);
     let ec = |curve| json!({"kty": "EC", "crv": curve, "x": coordinate, "y": coordinate});
-    let rsa =
-        |bytes| json!({"kty": "RSA", "n": BASE64_URL_SAFE_NO_PAD.encode(vec![200; bytes]), "e": "AQAB"});
+    let rsa = |bytes| json!({"kty": "RSA", "n": BASE64_URL_SAFE_NO_PAD.encode(vec![200; bytes]), "e": "AQAB"});
     assert!(load(json!([ed_key("a"), ed_key("b")])));
     assert!(load(json!([ec("P-256")])) && load(json!([rsa(256)])));
     assert!(!load(json!([])));

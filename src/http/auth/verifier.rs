@@ -28,10 +28,12 @@ impl TokenVerifier {
             return Ok(Self::new(Keyring::from_secret(secret.as_bytes(), &rules), rules, None));
         }
         let path = auth.jwt_jwks_file.as_deref().unwrap_or_else(|| Path::new(""));
-        let bad =
-            |reason: String| InvalidSetting(format!("RUSHGATE_JWT_JWKS_FILE {}: {reason}", path.display()));
+        let bad = |reason: String| {
+            InvalidSetting(format!("RUSHGATE_JWT_JWKS_FILE {}: {reason}", path.display()))
+        };
         let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-        let keyring = Keyring::from_jwks(&text, &rules).map_err(|InvalidSetting(reason)| bad(reason))?;
+        let keyring =
+            Keyring::from_jwks(&text, &rules).map_err(|InvalidSetting(reason)| bad(reason))?;
         Ok(Self::new(keyring, rules, Some(path.to_owned())))
     }
 

@@ -27,7 +27,10 @@ pub struct Json<T>(pub T);
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     type Rejection = Problem;
 
-    fn from_request(request: Request, api: &Arc<Api>) -> impl Future<Output = Result<Self, Problem>> + Send {
+    fn from_request(
+        request: Request,
+        api: &Arc<Api>,
+    ) -> impl Future<Output = Result<Self, Problem>> + Send {
         json_body(request, NEEDED, api.settings.body_timeout).map(|body| match body? {
             Some(body) => parse_json(&body).map(Self),
             None => Err(Problem::malformed("The body is empty; send a JSON object.")),
@@ -47,7 +50,10 @@ struct NoMembers {}
 impl FromRequest<Arc<Api>> for NoBody {
     type Rejection = Problem;
 
-    fn from_request(request: Request, api: &Arc<Api>) -> impl Future<Output = Result<Self, Problem>> + Send {
+    fn from_request(
+        request: Request,
+        api: &Arc<Api>,
+    ) -> impl Future<Output = Result<Self, Problem>> + Send {
         json_body(request, OPTIONAL, api.settings.body_timeout).map(|body| {
             if let Some(body) = body? {
                 parse_json::<NoMembers>(&body)?;
@@ -87,7 +93,8 @@ fn body_of(request: Request, needed: bool) -> Result<(Body, bool), Problem> {
     if needed && media_type == Some(false) {
         return Err(not_json());
     }
-    let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let declared =
+        request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES as u64) {
         return Err(too_large());
     }
@@ -100,7 +107,10 @@ fn is_json(content_type: &[u8]) -> bool {
 }
 
 fn not_json() -> Problem {
-    Problem::new(Code::UnsupportedMediaType, "Send the body as JSON, with `Content-Type: application/json`.")
+    Problem::new(
+        Code::UnsupportedMediaType,
+        "Send the body as JSON, with `Content-Type: application/json`.",
+    )
 }
 
 fn too_large() -> Problem {
@@ -174,7 +184,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_does_not_come_is_not_waited_for() {
         let never = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
-        let problem = read_body(Body::from_stream(never), Duration::from_millis(10)).await.unwrap_err();
+        let problem =
+            read_body(Body::from_stream(never), Duration::from_millis(10)).await.unwrap_err();
         assert_eq!(problem.code(), Code::RequestTimeout);
     }
 

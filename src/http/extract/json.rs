@@ -7,7 +7,8 @@ use crate::http::problem::Problem;
 
 /// Reads a JSON object. Text that is not JSON is malformed; JSON of another shape is an invalid field, named by its path.
 pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let text = std::str::from_utf8(body).map_err(|_| Problem::malformed("The body is not UTF-8."))?;
+    let text =
+        std::str::from_utf8(body).map_err(|_| Problem::malformed("The body is not UTF-8."))?;
     if let Ok(Object(parsed)) = serde_json::from_str(text) {
         return Ok(parsed);
     }
@@ -67,7 +68,8 @@ mod tests {
     #[test]
     fn an_invented_name_does_not_make_an_endless_answer() {
         let body = format!("{{\"{}\":1}}", "x".repeat(10_000));
-        let problem = serde_json::to_value(parse_json::<NoMembers>(body.as_bytes()).unwrap_err()).unwrap();
+        let problem =
+            serde_json::to_value(parse_json::<NoMembers>(body.as_bytes()).unwrap_err()).unwrap();
         assert_eq!(problem["field"].as_str().unwrap().len(), 200);
     }
 }

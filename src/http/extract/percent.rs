@@ -14,7 +14,8 @@ pub(super) fn percent_decode(text: &str) -> Result<String, Problem> {
     }
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
-    let hex = |digit: Option<u8>| digit.and_then(|d| char::from(d).to_digit(16)).ok_or_else(undecodable);
+    let hex =
+        |digit: Option<u8>| digit.and_then(|d| char::from(d).to_digit(16)).ok_or_else(undecodable);
     while let Some(byte) = bytes.next() {
         if byte == b'%' {
             let value = hex(bytes.next())? * 16 + hex(bytes.next())?;

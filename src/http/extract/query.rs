@@ -57,7 +57,10 @@ fn parse_limit(text: &str) -> Result<usize, Problem> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
         Ok(limit) if digits && (1..=MAX_PAGE).contains(&limit) => Ok(limit),
-        _ => Err(Problem::invalid("limit", format_args!("must be a whole number from 1 to {MAX_PAGE}"))),
+        _ => Err(Problem::invalid(
+            "limit",
+            format_args!("must be a whole number from 1 to {MAX_PAGE}"),
+        )),
     }
 }
 

@@ -28,5 +28,6 @@ pub fn complete(operation: &mut Value) {
         "schema": { "type": "string" },
     } });
     operation["responses"]["200"]["headers"] = tag.clone();
-    operation["responses"]["304"] = json!({ "description": "The client has this answer", "headers": tag });
+    operation["responses"]["304"] =
+        json!({ "description": "The client has this answer", "headers": tag });
 }

@@ -6,7 +6,9 @@ use uuid::Uuid;
 
 use crate::domain::wire::Id;
 use crate::domain::{Line, ProductId, TemplateId};
-use crate::gate::{CancelRefusal, GateError, IssueRefusal, OrderRefusal, StockRefusal, TemplateRefusal};
+use crate::gate::{
+    CancelRefusal, GateError, IssueRefusal, OrderRefusal, StockRefusal, TemplateRefusal,
+};
 use crate::http::problem::{Code, Problem};
 use crate::http::refusals;
 
@@ -17,7 +19,8 @@ pub fn add_components(components: &mut Value) {
         json!("A refusal (RFC 9457). `code` says which, and so which members there are.");
     for code in Code::ALL {
         components["schemas"][schema_name(*code)] = schema(*code);
-        components["examples"][code.as_str()] = json!({ "summary": code.title(), "value": example(*code) });
+        components["examples"][code.as_str()] =
+            json!({ "summary": code.title(), "value": example(*code) });
     }
 }
 
@@ -26,8 +29,10 @@ pub fn one_of(codes: &[Code]) -> Value {
     if let [code] = codes {
         return reference(*code);
     }
-    let mapping: Map<String, Value> =
-        codes.iter().map(|code| (code.as_str().to_owned(), reference(*code)["$ref"].clone())).collect();
+    let mapping: Map<String, Value> = codes
+        .iter()
+        .map(|code| (code.as_str().to_owned(), reference(*code)["$ref"].clone()))
+        .collect();
     json!({
         "oneOf": codes.iter().map(|code| reference(*code)).collect::<Vec<Value>>(),
         "discriminator": { "propertyName": "code", "mapping": mapping },
@@ -71,7 +76,8 @@ fn schema(code: Code) -> Value {
 /// An extra member; it means the same for every code that has it.
 fn member(name: &str) -> Value {
     let number = |about: &str| json!({ "type": "integer", "minimum": 0, "description": about });
-    let time = |about: &str| json!({ "type": "string", "format": "date-time", "description": about });
+    let time =
+        |about: &str| json!({ "type": "string", "format": "date-time", "description": about });
     match name {
         "field" => json!({
             "type": "string",
@@ -89,7 +95,9 @@ fn member(name: &str) -> Value {
         "issue_from" => time("When coupons will be issued."),
         "issue_until" => time("Until when coupons were issued."),
         "expired_at" => time("When the coupon expired."),
-        "retry_after" => number("Seconds to wait before trying again, as in the header `Retry-After`."),
+        "retry_after" => {
+            number("Seconds to wait before trying again, as in the header `Retry-After`.")
+        }
         _ => json!({}),
     }
 }
@@ -112,9 +120,9 @@ fn example(code: Code) -> Problem {
     // 2026-11-22T09:00:00Z
     let at_ms = 1_795_338_000_000;
     match code {
-        Code::MalformedRequest => {
-            Problem::malformed("The body is not JSON: EOF while parsing an object at line 1 column 1.")
-        }
+        Code::MalformedRequest => Problem::malformed(
+            "The body is not JSON: EOF while parsing an object at line 1 column 1.",
+        ),
         Code::Unauthenticated => Problem::new(code, "The token has expired: get a new one."),
         Code::Forbidden => Problem::new(code, "This needs a token with scope admin."),
         Code::ProductNotFound => refusals::no_product("teapot"),
@@ -132,8 +140,12 @@ fn example(code: Code) -> Problem {
         Code::IssuanceNotOpen => not_issued(IssueRefusal::NotOpenBefore(at_ms), "rush-100"),
         Code::IssuanceClosed => not_issued(IssueRefusal::ClosedSince(at_ms), "rush-100"),
         Code::InsufficientStock => order_refused(OrderRefusal::InsufficientStock(tumbler(), 1)),
-        Code::InsufficientBalance => order_refused(OrderRefusal::InsufficientBalance(31_000, 70_000)),
-        Code::BalanceLimitExceeded => refusals::cancel(CancelRefusal::BalanceLimit(940_000), 70_000),
+        Code::InsufficientBalance => {
+            order_refused(OrderRefusal::InsufficientBalance(31_000, 70_000))
+        }
+        Code::BalanceLimitExceeded => {
+            refusals::cancel(CancelRefusal::BalanceLimit(940_000), 70_000)
+        }
         Code::ProductNotOnSale => order_refused(OrderRefusal::NotOnSale(tumbler())),
         Code::CouponNotAvailable => coupon_refused(OrderRefusal::CouponUsed),
         Code::CouponExpired => coupon_refused(OrderRefusal::CouponExpired(at_ms)),
@@ -163,6 +175,8 @@ fn example(code: Code) -> Problem {
         Code::Overloaded => GateError::Overloaded.into(),
         Code::BacklogFull => GateError::BacklogFull.into(),
         Code::OutcomeUnknown => GateError::OutcomeUnknown.into(),
-        Code::TruthUnavailable => Problem::new(code, "PostgreSQL does not answer. Try again shortly."),
+        Code::TruthUnavailable => {
+            Problem::new(code, "PostgreSQL does not answer. Try again shortly.")
+        }
     }
 }

@@ -78,7 +78,11 @@ pub fn add(operation: &mut Value, decides: bool) {
 }
 
 pub fn takes_key(operation: &Value) -> bool {
-    operation["parameters"].as_array().into_iter().flatten().any(|it| it["name"] == "Idempotency-Key")
+    operation["parameters"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|it| it["name"] == "Idempotency-Key")
 }
 
 fn of_its_kind(operation: &Value, decides: bool) -> Vec<Code> {
@@ -108,13 +112,16 @@ fn of_its_kind(operation: &Value, decides: bool) -> Vec<Code> {
 
 fn response(status: u16, codes: &[Code]) -> Value {
     let texts: Vec<String> = codes.iter().map(|code| format!("`{}`", code.as_str())).collect();
-    let examples: serde_json::Map<String, Value> =
-        codes.iter().map(|code| (code.as_str().to_owned(), problems::example_reference(*code))).collect();
+    let examples: serde_json::Map<String, Value> = codes
+        .iter()
+        .map(|code| (code.as_str().to_owned(), problems::example_reference(*code)))
+        .collect();
     let mut response = json!({
         "description": texts.join(", "),
         "content": { "application/problem+json": { "schema": problems::one_of(codes), "examples": examples } },
     });
-    let header = |kind: &str, about: &str| json!({ "schema": { "type": kind }, "description": about });
+    let header =
+        |kind: &str, about: &str| json!({ "schema": { "type": kind }, "description": about });
     match status {
         401 => response["headers"] = json!({ "WWW-Authenticate": header("string", "`Bearer`") }),
         429 => {

@@ -84,14 +84,18 @@ fn each_refusal_has_an_example_of_its_own_with_the_members_that_it_promises() {
         let example = &api["components"]["examples"][code.as_str()]["value"];
         assert_eq!(example["code"], code.as_str());
         let schema = &api["components"]["schemas"][format!("{code:?}Problem")];
-        let members: BTreeSet<&str> = example.as_object().unwrap().keys().map(String::as_str).collect();
+        let members: BTreeSet<&str> =
+            example.as_object().unwrap().keys().map(String::as_str).collect();
         let required: BTreeSet<&str> =
             schema["required"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
         let known: BTreeSet<&str> =
             schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
         assert!(required.is_subset(&members) && members.is_subset(&known), "{code:?}: {members:?}");
         for (name, member) in schema["properties"].as_object().unwrap() {
-            assert!(member["type"].is_string() || member["$ref"].is_string(), "{code:?}: {name} has no type");
+            assert!(
+                member["type"].is_string() || member["$ref"].is_string(),
+                "{code:?}: {name} has no type"
+            );
         }
     }
 }

@@ -21,7 +21,9 @@ pub fn operation(path: &str, operation: &mut Value) {
         }
     }
     // OpenAPI requires a description of every response, even where the schema says everything.
-    for response in operation["responses"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+    for response in
+        operation["responses"].as_object_mut().into_iter().flat_map(|all| all.values_mut())
+    {
         if response.get("description").and_then(Value::as_str).unwrap_or_default().is_empty() {
             response["description"] = json!("OK");
         }
@@ -70,8 +72,9 @@ fn numbers(value: &mut Value) {
         Value::Object(members) => {
             let kind = members.get("type");
             let is = |kind: &Value| kind == "integer";
-            if kind.is_some_and(|kind| is(kind) || kind.as_array().is_some_and(|kinds| kinds.iter().any(is)))
-            {
+            if kind.is_some_and(|kind| {
+                is(kind) || kind.as_array().is_some_and(|kinds| kinds.iter().any(is))
+            }) {
                 bound(members);
             }
             members.values_mut().for_each(numbers);

@@ -138,9 +138,16 @@ pub struct SideFutures<'a, T> {
 
 impl<'a, T> SideFutures<'a, T> {
     /// An activity has one `SideFutures` at a time.
-    pub fn new(activity: &'a Arc<Activity>, futures: impl IntoIterator<Item = BoxFuture<'a, T>>) -> Self {
+    pub fn new(
+        activity: &'a Arc<Activity>,
+        futures: impl IntoIterator<Item = BoxFuture<'a, T>>,
+    ) -> Self {
         activity.woken.store(true, Ordering::Release);
-        Self { futures: futures.into_iter().collect(), activity, waker: Waker::from(Arc::clone(activity)) }
+        Self {
+            futures: futures.into_iter().collect(),
+            activity,
+            waker: Waker::from(Arc::clone(activity)),
+        }
     }
 
     /// The result of the next future that completes; waits for ever when none is left.

@@ -155,8 +155,14 @@ pub async fn run_with(
     let most = transport.max_connections;
     let builder = transport.builder();
     let cut = CancellationToken::new();
-    let server =
-        Arc::new(Server { builder, service, transport, stopping, cut, open_connections: Mutex::default() });
+    let server = Arc::new(Server {
+        builder,
+        service,
+        transport,
+        stopping,
+        cut,
+        open_connections: Mutex::default(),
+    });
     let begin = |stream, permit| {
         connections.spawn(Arc::clone(&server).begin(stream, permit));
     };
@@ -260,7 +266,9 @@ impl<R: RequestService> Server<R> {
             let waiting = free.clone().acquire_owned();
             match tokio::time::timeout(CROWDED_IDLE / 2, waiting).await {
                 Ok(permit) => return permit.ok(), // the semaphore is never closed
-                Err(_) => self.open_connections().1.values().for_each(|it| it.evict_if_idle(CROWDED_IDLE)),
+                Err(_) => {
+                    self.open_connections().1.values().for_each(|it| it.evict_if_idle(CROWDED_IDLE))
+                }
             }
         }
     }
@@ -291,8 +299,11 @@ impl<R: RequestService> Server<R> {
         let Some(tls) = &self.transport.tls else {
             return self.serve(stream, peer, activity).await;
         };
-        let ends =
-            [self.silence(&activity).boxed(), activity.evicted().boxed(), self.stopping.cancelled().boxed()];
+        let ends = [
+            self.silence(&activity).boxed(),
+            activity.evicted().boxed(),
+            self.stopping.cancelled().boxed(),
+        ];
         let mut ends = SideFutures::new(&activity, ends);
         let handshake = tokio::select! {
             done = tls.accept(stream) => done.ok(),
@@ -402,7 +413,10 @@ mod tests {
 
     async fn ask(address: SocketAddr, path: &str) -> TcpStream {
         let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        client
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         client
     }
 
@@ -452,7 +466,10 @@ mod tests {
     async fn a_port_in_use_says_which_setting_to_change() {
         let (address, stopping, server) = start().await;
         let error = bind(address, "RUSHGATE_OPS_LISTEN").await.unwrap_err().to_string();
-        assert!(error.contains("RUSHGATE_OPS_LISTEN") && error.contains(&address.to_string()), "{error}");
+        assert!(
+            error.contains("RUSHGATE_OPS_LISTEN") && error.contains(&address.to_string()),
+            "{error}"
+        );
         stopping.cancel();
         server.await.unwrap();
     }

@@ -31,7 +31,8 @@ async fn both_versions_of_http_are_spoken_and_idle_connections_are_kept() {
     let second = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
     let answer = second.get(format!("{}/v1/products", api.base)).send().await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_2));
-    let mut first = tokio::net::TcpStream::connect(api.base.trim_start_matches("http://")).await.unwrap();
+    let mut first =
+        tokio::net::TcpStream::connect(api.base.trim_start_matches("http://")).await.unwrap();
     for pause in [0, 12] {
         // Longer than browsers and load tests leave a connection idle.
         tokio::time::sleep(Duration::from_secs(pause)).await;
@@ -57,7 +58,9 @@ async fn the_operations_port_tells_life_readiness_and_numbers() {
     let (status, metrics) = get("/metrics").await;
     assert_eq!(status, 200);
     assert!(
-        metrics.contains(r#"rushgate_http_requests_total{route="/v1/products",method="GET",status="200""#),
+        metrics.contains(
+            r#"rushgate_http_requests_total{route="/v1/products",method="GET",status="200""#
+        ),
         "{metrics}"
     );
     assert_eq!(get("/v1/products").await.0, 404, "the API is on the other port");

@@ -12,7 +12,8 @@ fn now() -> u64 {
 }
 
 fn hs256(claims: &Value, secret: &str) -> String {
-    jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+    jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes()))
+        .unwrap()
 }
 
 /// What a caller may access. Created anew for each caller, so that no row depends on an earlier
@@ -28,7 +29,12 @@ impl Belongings {
     async fn new(api: &Api) -> Self {
         let (user, product) = (api.user(100_000).await, api.product(1_000, 10).await);
         let order = api.order(&user, &[(&product, 1)], json!({})).ok(201).await;
-        Self { user, product, template: api.template(json!({})).await, order: text(&order, "order_id") }
+        Self {
+            user,
+            product,
+            template: api.template(json!({})).await,
+            order: text(&order, "order_id"),
+        }
     }
 
     /// Every route of the contract, with the status for {no token, the user, another user, the
@@ -50,9 +56,19 @@ impl Belongings {
             ("GET", "/v1/coupon-templates".into(), None, ALL),
             ("GET", format!("/v1/coupon-templates/{id}"), None, ALL),
             ("GET", format!("/v1/users/{user}/wallet"), None, OWN),
-            ("POST", format!("/v1/users/{user}/wallet/charges"), Some(json!({"amount": 5})), OWN_NEW),
+            (
+                "POST",
+                format!("/v1/users/{user}/wallet/charges"),
+                Some(json!({"amount": 5})),
+                OWN_NEW,
+            ),
             ("GET", format!("/v1/users/{user}/wallet/entries"), None, OWN),
-            ("POST", format!("/v1/coupon-templates/{id}/coupons"), Some(json!({"user_id": user})), OWN_NEW),
+            (
+                "POST",
+                format!("/v1/coupon-templates/{id}/coupons"),
+                Some(json!({"user_id": user})),
+                OWN_NEW,
+            ),
             ("GET", format!("/v1/coupon-templates/{id}/coupons"), None, STAFF),
             ("GET", format!("/v1/users/{user}/coupons"), None, OWN),
             ("GET", format!("/v1/orders?user_id={user}"), None, BACKEND),
@@ -68,7 +84,12 @@ impl Belongings {
                 STAFF_NEW,
             ),
             ("POST", "/v1/products/popular/refresh".into(), None, STAFF),
-            ("PUT", format!("/v1/coupon-templates/{id}"), Some(template(json!({"max_issued": 7}))), STAFF),
+            (
+                "PUT",
+                format!("/v1/coupon-templates/{id}"),
+                Some(template(json!({"max_issued": 7}))),
+                STAFF,
+            ),
             ("GET", "/v1/admin/status".into(), None, STAFF),
         ]
     }
@@ -180,11 +201,15 @@ async fn a_token_that_is_missing_forged_or_expired_is_no_token() {
         charge().bearer(&bad).refused(401, "unauthenticated").await;
     }
     charge().refused(401, "unauthenticated").await;
-    charge().header("authorization", &format!("Basic {token}")).refused(401, "unauthenticated").await;
+    charge()
+        .header("authorization", &format!("Basic {token}"))
+        .refused(401, "unauthenticated")
+        .await;
     let twice = charge().bearer(&token).bearer(&token);
     twice.refused(401, "unauthenticated").await;
     assert_eq!(api.balance(&user).await, 5);
-    let for_others = with(good, json!({"aud": "somebody", "iss": "https://issuer.example", "iat": now()}));
+    let for_others =
+        with(good, json!({"aud": "somebody", "iss": "https://issuer.example", "iat": now()}));
     charge().bearer(&hs256(&for_others, SECRET)).ok(201).await;
 }
 
@@ -193,7 +218,9 @@ async fn tokens_are_checked_by_the_keys_of_a_jwks_file() {
     // The key of RFC 8037, appendix A. PKCS #8: a fixed prefix and the 32 key bytes.
     let key = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "kid": "one"});
     let mut private = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
-    private.extend(BASE64_URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap());
+    private.extend(
+        BASE64_URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap(),
+    );
     let backend = Backend::new().await;
     let file = backend.redis.folder().join("jwks.json");
     std::fs::write(&file, json!({"keys": [key]}).to_string()).unwrap();
@@ -207,7 +234,9 @@ async fn tokens_are_checked_by_the_keys_of_a_jwks_file() {
     };
     api.charge("ann", 5).bearer(&by("one", &claims)).ok(201).await;
     let expired = with(claims.clone(), json!({"exp": now() - 1}));
-    for bad in [by("two", &claims), by("one", &expired), hs256(&claims, SECRET), token("ann", "shop")] {
+    for bad in
+        [by("two", &claims), by("one", &expired), hs256(&claims, SECRET), token("ann", "shop")]
+    {
         api.charge("ann", 5).bearer(&bad).refused(401, "unauthenticated").await;
     }
 }

@@ -27,7 +27,8 @@ impl Untouched {
         let template = api.template(json!({})).await;
         api.coupon(&template, &user).await;
         let order = api.order(&user, &[(&product, 1)], json!({})).ok(201).await;
-        let mut shop = Self { instance, backend, user, product, template, order, before: Value::Null };
+        let mut shop =
+            Self { instance, backend, user, product, template, order, before: Value::Null };
         shop.before = shop.log().await;
         shop
     }
@@ -60,7 +61,11 @@ impl Untouched {
                 json!({"name": "n", "price": 100, "status": "on_sale"}),
             ),
             ("PUT", format!("/v1/coupon-templates/{}", self.template), template(json!({}))),
-            ("POST", format!("/v1/products/{}/stock-adjustments", self.product), json!({"delta": 5})),
+            (
+                "POST",
+                format!("/v1/products/{}/stock-adjustments", self.product),
+                json!({"delta": 5}),
+            ),
         ]
     }
 
@@ -99,12 +104,19 @@ async fn a_body_that_is_no_json_object_with_the_known_members_is_refused() {
             call(bad.as_bytes()).refused(422, "invalid-field").await;
         }
         let unknown = with(good.clone(), json!({"surprise": 1}));
-        assert_eq!(api.call(method, &path).admin().json(&unknown).refused_field().await, "surprise");
+        assert_eq!(
+            api.call(method, &path).admin().json(&unknown).refused_field().await,
+            "surprise"
+        );
         let deep = format!("{{\"x\":{}{}}}", "[".repeat(5_000), "]".repeat(5_000));
         call(deep.as_bytes()).send().await.assert_refused();
-        for kind in
-            ["text/plain", "application/x-www-form-urlencoded", "application/xml", "multipart/form-data", ""]
-        {
+        for kind in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "application/xml",
+            "multipart/form-data",
+            "",
+        ] {
             let wrong = api.call(method, &path).admin().body(kind, &text);
             wrong.refused(415, "unsupported-media-type").await;
         }
@@ -114,7 +126,11 @@ async fn a_body_that_is_no_json_object_with_the_known_members_is_refused() {
     }
     let cancel = api.call("POST", &shop.cancel_path()).admin();
     assert_eq!(cancel.json(&json!({"reason": "x"})).refused_field().await, "reason");
-    api.call("POST", &shop.cancel_path()).admin().raw(b"{".to_vec()).refused(400, "malformed-request").await;
+    api.call("POST", &shop.cancel_path())
+        .admin()
+        .raw(b"{".to_vec())
+        .refused(400, "malformed-request")
+        .await;
     shop.assert_unchanged().await;
 }
 
@@ -157,7 +173,9 @@ async fn a_number_that_is_not_whole_or_outside_its_bounds_is_refused() {
     ];
     let (user, product) = (&shop.user, &shop.product);
     let order = |quantity: &str| {
-        format!(r#"{{"user_id":"{user}","items":[{{"product_id":"{product}","quantity":{quantity}}}]}}"#)
+        format!(
+            r#"{{"user_id":"{user}","items":[{{"product_id":"{product}","quantity":{quantity}}}]}}"#
+        )
     };
     let total = |total: &str| {
         format!(
@@ -166,12 +184,17 @@ async fn a_number_that_is_not_whole_or_outside_its_bounds_is_refused() {
     };
     let charge = |amount: &str| format!(r#"{{"amount":{amount}}}"#);
     let price = |price: &str| format!(r#"{{"name":"n","price":{price},"status":"on_sale"}}"#);
-    let stock = |stock: &str| format!(r#"{{"name":"n","price":100,"status":"on_sale","stock":{stock}}}"#);
-    let limit = |limit: &str| template(json!({"max_issued": "@"})).to_string().replace("\"@\"", limit);
-    let minimum =
-        |minimum: &str| template(json!({"min_subtotal": "@"})).to_string().replace("\"@\"", minimum);
+    let stock =
+        |stock: &str| format!(r#"{{"name":"n","price":100,"status":"on_sale","stock":{stock}}}"#);
+    let limit =
+        |limit: &str| template(json!({"max_issued": "@"})).to_string().replace("\"@\"", limit);
+    let minimum = |minimum: &str| {
+        template(json!({"min_subtotal": "@"})).to_string().replace("\"@\"", minimum)
+    };
     let value = |value: &str| {
-        template(json!({"discount": {"type": "amount", "value": "@"}})).to_string().replace("\"@\"", value)
+        template(json!({"discount": {"type": "amount", "value": "@"}}))
+            .to_string()
+            .replace("\"@\"", value)
     };
     let max = |max: &str| {
         template(json!({"discount": {"type": "percent", "value": 5, "max": "@"}}))
@@ -200,10 +223,13 @@ async fn a_number_that_is_not_whole_or_outside_its_bounds_is_refused() {
         }
     }
     let adjust = format!("/v1/products/{product}/stock-adjustments");
-    for number in
-        numbers.iter().filter(|number| !["-1", "-0"].contains(*number)).chain(&["-1000000001", "1000000001"])
+    for number in numbers
+        .iter()
+        .filter(|number| !["-1", "-0"].contains(*number))
+        .chain(&["-1000000001", "1000000001"])
     {
-        let call = api.call("POST", &adjust).admin().raw(format!(r#"{{"delta":{number}}}"#).into_bytes());
+        let call =
+            api.call("POST", &adjust).admin().raw(format!(r#"{{"delta":{number}}}"#).into_bytes());
         assert_eq!(call.refused_field().await, "delta", "{number}");
     }
     shop.assert_unchanged().await;
@@ -216,23 +242,26 @@ async fn lists_and_texts_have_their_lengths_and_ids_their_alphabet() {
     let order = |items: Value, more: Value| {
         api.post("/v1/orders", &with(json!({"user_id": shop.user, "items": items}), more)).admin()
     };
-    let many: Vec<Value> = (0..51).map(|n| json!({"product_id": format!("p{n}"), "quantity": 1})).collect();
+    let many: Vec<Value> =
+        (0..51).map(|n| json!({"product_id": format!("p{n}"), "quantity": 1})).collect();
     let good = json!([{"product_id": shop.product, "quantity": 1}]);
     assert_eq!(order(json!([]), json!({})).refused_field().await, "items");
     assert_eq!(order(json!(many), json!({})).refused_field().await, "items");
-    let sum =
-        json!([{"product_id": shop.product, "quantity": 600}, {"product_id": shop.product, "quantity": 401}]);
+    let sum = json!([{"product_id": shop.product, "quantity": 600}, {"product_id": shop.product, "quantity": 401}]);
     assert_eq!(order(sum, json!({})).refused_field().await, "items[1].quantity");
     let long = "x".repeat(65);
-    let bad_ids = ["", " ", "a b", "a/b", "a\u{0}b", "a\nb", "한글", "a:b", "a{b}", "../a", long.as_str()];
+    let bad_ids =
+        ["", " ", "a b", "a/b", "a\u{0}b", "a\nb", "한글", "a:b", "a{b}", "../a", long.as_str()];
     for bad in bad_ids {
         assert_eq!(
             order(json!([{"product_id": bad, "quantity": 1}]), json!({})).refused_field().await,
             "items[0].product_id"
         );
         assert_eq!(order(good.clone(), json!({"user_id": bad})).refused_field().await, "user_id");
-        let issue =
-            api.post(&format!("/v1/coupon-templates/{}/coupons", shop.template), &json!({"user_id": bad}));
+        let issue = api.post(
+            &format!("/v1/coupon-templates/{}/coupons", shop.template),
+            &json!({"user_id": bad}),
+        );
         assert_eq!(issue.admin().refused_field().await, "user_id");
     }
     for bad in [
@@ -243,7 +272,10 @@ async fn lists_and_texts_have_their_lengths_and_ids_their_alphabet() {
         "urn:uuid:01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47",
         "01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b4g",
     ] {
-        assert_eq!(order(good.clone(), json!({"coupon_id": bad})).refused_field().await, "coupon_id");
+        assert_eq!(
+            order(good.clone(), json!({"coupon_id": bad})).refused_field().await,
+            "coupon_id"
+        );
     }
     let name = "한".repeat(201);
     for bad in ["", name.as_str(), "a\u{0}b", "a\nb", "\u{7f}"] {
@@ -254,7 +286,10 @@ async fn lists_and_texts_have_their_lengths_and_ids_their_alphabet() {
         );
         let body = template(json!({"name": bad}));
         assert_eq!(
-            api.put(&format!("/v1/coupon-templates/{}", shop.template), &body).admin().refused_field().await,
+            api.put(&format!("/v1/coupon-templates/{}", shop.template), &body)
+                .admin()
+                .refused_field()
+                .await,
             "name"
         );
         let body = json!({"delta": 1, "reason": bad});
@@ -262,7 +297,10 @@ async fn lists_and_texts_have_their_lengths_and_ids_their_alphabet() {
         assert_eq!(adjust.admin().refused_field().await, "reason");
     }
     for (changes, field) in [
-        (json!({"issue_until": "2020-01-01T00:00:00Z", "issue_from": "2020-01-01T00:00:00Z"}), "issue_until"),
+        (
+            json!({"issue_until": "2020-01-01T00:00:00Z", "issue_from": "2020-01-01T00:00:00Z"}),
+            "issue_until",
+        ),
         (json!({"issue_from": "2026-02-30T00:00:00Z"}), "issue_from"),
         (json!({"issue_from": 5}), "issue_from"),
         (json!({"discount": {"type": "percent", "value": 101}}), "discount.value"),
@@ -270,7 +308,8 @@ async fn lists_and_texts_have_their_lengths_and_ids_their_alphabet() {
         (json!({"discount": {"type": "free", "value": 5}}), "discount.type"),
         (json!({"discount": "10%"}), "discount"),
     ] {
-        let call = api.put(&format!("/v1/coupon-templates/{}", shop.template), &template(changes.clone()));
+        let call =
+            api.put(&format!("/v1/coupon-templates/{}", shop.template), &template(changes.clone()));
         assert_eq!(call.admin().refused_field().await, field, "{changes}");
     }
     shop.assert_unchanged().await;
@@ -297,7 +336,11 @@ async fn a_path_or_query_that_is_not_acceptable_is_refused() {
             ("GET", format!("/v1/orders/{bad}"), "id"),
             ("POST", format!("/v1/orders/{bad}/cancel"), "id"),
         ] {
-            assert_eq!(api.call(method, &path).admin().refused_field().await, field, "{method} {path}");
+            assert_eq!(
+                api.call(method, &path).admin().refused_field().await,
+                field,
+                "{method} {path}"
+            );
         }
     }
     for path in [
@@ -311,9 +354,16 @@ async fn a_path_or_query_that_is_not_acceptable_is_refused() {
             let call = api.get(&format!("{path}?limit={bad}")).admin();
             assert_eq!(call.refused_field().await, "limit", "{path} {bad}");
         }
-        assert_eq!(api.get(&format!("{path}?after=a%20b")).admin().refused_field().await, "after", "{path}");
+        assert_eq!(
+            api.get(&format!("{path}?after=a%20b")).admin().refused_field().await,
+            "after",
+            "{path}"
+        );
         assert_eq!(api.get(&format!("{path}?page=2")).admin().refused_field().await, "page");
-        assert_eq!(api.get(&format!("{path}?limit=1&limit=1")).admin().refused_field().await, "limit");
+        assert_eq!(
+            api.get(&format!("{path}?limit=1&limit=1")).admin().refused_field().await,
+            "limit"
+        );
         api.get(&format!("{path}?after=%FF")).admin().refused(400, "malformed-request").await;
     }
     assert_eq!(api.get("/v1/users/u/coupons?status=lost").admin().refused_field().await, "status");
@@ -343,13 +393,19 @@ async fn a_method_that_a_route_does_not_know_is_refused_with_those_it_knows() {
     let api = shop.instance.client();
     let described = Description::of(&api.base).await;
     for (path, item) in described.0["paths"].as_object().unwrap() {
-        let path = path.replace("{id}", "01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47").replace("{user}", &shop.user);
+        let path = path
+            .replace("{id}", "01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47")
+            .replace("{user}", &shop.user);
         for method in ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "BREW"] {
             // A product with that id is refused, but not the method.
             let refused_id = method == "PUT" && path == "/v1/products/popular";
             if item.get(method.to_lowercase()).is_none() && !refused_id {
                 let answer = api.call(method, &path).admin().json(&json!({})).send().await;
-                assert_eq!((answer.status, answer.code()), (405, "method-not-allowed"), "{method} {path}");
+                assert_eq!(
+                    (answer.status, answer.code()),
+                    (405, "method-not-allowed"),
+                    "{method} {path}"
+                );
                 let allow = answer.headers["allow"].to_str().unwrap();
                 for known in item.as_object().unwrap().keys() {
                     assert!(
@@ -375,7 +431,8 @@ async fn an_idempotency_key_is_printable_and_single() {
         .collect();
     posts.extend([(shop.cancel_path(), None), ("/v1/products/popular/refresh".into(), None)]);
     for (path, body) in posts {
-        for bad in [vec![""], vec![&"k".repeat(256)], vec!["열쇠"], vec!["a\tb"], vec!["a", "a"]] {
+        for bad in [vec![""], vec![&"k".repeat(256)], vec!["열쇠"], vec!["a\tb"], vec!["a", "a"]]
+        {
             let mut call = api.call("POST", &path).admin();
             for key in bad {
                 call = call.key(key);
@@ -393,7 +450,8 @@ async fn an_idempotency_key_is_printable_and_single() {
 async fn raw(api: &Api, head: &str, body: &[u8]) -> String {
     let mut stream = TcpStream::connect(api.base.trim_start_matches("http://")).await.unwrap();
     let auth = token("staff", "admin");
-    let head = format!("{head}\r\nhost: x\r\nauthorization: Bearer {auth}\r\nconnection: close\r\n\r\n");
+    let head =
+        format!("{head}\r\nhost: x\r\nauthorization: Bearer {auth}\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     let _ = stream.write_all(body).await; // the server may have answered and closed already
     let mut answer = Vec::new();
@@ -406,8 +464,10 @@ async fn raw(api: &Api, head: &str, body: &[u8]) -> String {
 async fn bodies_without_a_length_are_bounded_too() {
     let shop = Untouched::new().await;
     let api = shop.instance.client();
-    let head =
-        format!("POST /v1/users/{}/wallet/charges HTTP/1.1\r\ncontent-type: application/json", shop.user);
+    let head = format!(
+        "POST /v1/users/{}/wallet/charges HTTP/1.1\r\ncontent-type: application/json",
+        shop.user
+    );
     let chunked = format!("{head}\r\ntransfer-encoding: chunked");
     let mut body = Vec::new();
     for _ in 0..20 {

@@ -13,8 +13,7 @@ async fn a_cancelled_order_gives_back_everything_once() {
     assert_eq!((api.stock(&mug).await, api.balance(&user).await), (3, 31_000));
 
     let cancelled = api.cancel(&order, &user).ok(200).await;
-    let changes =
-        json!({"status": "cancelled", "balance": 50_000, "cancelled_at": cancelled["cancelled_at"]});
+    let changes = json!({"status": "cancelled", "balance": 50_000, "cancelled_at": cancelled["cancelled_at"]});
     assert_eq!(cancelled, with(order.clone(), changes));
     assert_now(&cancelled, "cancelled_at");
     for _ in 0..2 {
@@ -90,13 +89,16 @@ async fn a_coupon_expires_after_365_days_and_is_not_given_back_then() {
     api.cancel(&good, &user).ok(200).await;
 
     set_clock(last_issued, 365 * DAY_MS).await;
-    let problem =
-        api.order(&user, &[(&mug, 1)], json!({"coupon_id": unused})).refused(409, "coupon-expired").await;
+    let problem = api
+        .order(&user, &[(&mug, 1)], json!({"coupon_id": unused}))
+        .refused(409, "coupon-expired")
+        .await;
     assert_eq!(
         (&problem["coupon_id"], &problem["expired_at"]),
         (&json!(unused), &coupons["data"][1]["expires_at"])
     );
-    let expired = api.get(&format!("/v1/users/{user}/coupons?status=expired")).user(&user).ok(200).await;
+    let expired =
+        api.get(&format!("/v1/users/{user}/coupons?status=expired")).user(&user).ok(200).await;
     assert_eq!(column(&expired, "coupon_id"), [&unused]);
     assert_eq!(api.cancel(&order, &user).ok(200).await["balance"], 50_000);
     let all = api.get(&format!("/v1/users/{user}/coupons")).user(&user).ok(200).await;

@@ -51,7 +51,11 @@ async fn ids_that_are_not_acceptable_are_refused() {
     let api = Api::shared().await;
     for path in ["/v1/products", "/v1/coupon-templates"] {
         for bad in ["", ",", "a,", ",a", "a,,b", "a,%20b", "a%2Fb", &"x".repeat(65)] {
-            assert_eq!(api.get(&format!("{path}?ids={bad}")).refused_field().await, "ids", "{path} {bad}");
+            assert_eq!(
+                api.get(&format!("{path}?ids={bad}")).refused_field().await,
+                "ids",
+                "{path} {bad}"
+            );
         }
         assert_eq!(api.get(&format!("{path}?ids=a&limit=5")).refused_field().await, "limit");
         assert_eq!(api.get(&format!("{path}?ids=a&after=a")).refused_field().await, "after");

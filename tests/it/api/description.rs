@@ -17,7 +17,8 @@ impl Description {
         if let Some(known) = KNOWN.lock().unwrap().get_or_insert_default().get(base) {
             return known.clone();
         }
-        let json = reqwest::get(format!("{base}/openapi.json")).await.unwrap().json().await.unwrap();
+        let json =
+            reqwest::get(format!("{base}/openapi.json")).await.unwrap().json().await.unwrap();
         let description = Arc::new(Self(json));
         KNOWN.lock().unwrap().get_or_insert_default().insert(base.to_owned(), description.clone());
         description
@@ -39,9 +40,12 @@ impl Description {
         };
         let paths = self.0["paths"].as_object()?;
         let fitting = paths.iter().filter(|(template, _)| fits(template));
-        let known =
-            fitting.filter_map(|(template, item)| Some((template, item.get(method.to_ascii_lowercase())?)));
-        known.min_by_key(|(template, _)| template.matches('{').count()).map(|(_, operation)| operation)
+        let known = fitting.filter_map(|(template, item)| {
+            Some((template, item.get(method.to_ascii_lowercase())?))
+        });
+        known
+            .min_by_key(|(template, _)| template.matches('{').count())
+            .map(|(_, operation)| operation)
     }
 
     /// Fails if the description does not allow the answer.
@@ -67,16 +71,18 @@ impl Description {
         }
         for name in described["headers"].as_object().into_iter().flatten().map(|(name, _)| name) {
             // Not every limit has a policy that clients are told.
-            let optional = ["Idempotent-Replayed", "RateLimit", "RateLimit-Policy"].contains(&name.as_str());
+            let optional =
+                ["Idempotent-Replayed", "RateLimit", "RateLimit-Policy"].contains(&name.as_str());
             assert!(optional || answer.headers.contains_key(name), "{what} lacks {name}");
         }
     }
 
     fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
         match schema["$ref"].as_str() {
-            Some(target) => {
-                self.0.pointer(target.trim_start_matches('#')).expect("a reference that leads somewhere")
-            }
+            Some(target) => self
+                .0
+                .pointer(target.trim_start_matches('#'))
+                .expect("a reference that leads somewhere"),
             None => schema,
         }
     }
@@ -85,9 +91,14 @@ impl Description {
     fn properties<'a>(&'a self, schema: &'a Value) -> HashMap<&'a str, &'a Value> {
         let schema = self.resolve(schema);
         let parts = schema["allOf"].as_array().into_iter().flatten();
-        let mut known: HashMap<&str, &Value> = parts.flat_map(|part| self.properties(part)).collect();
+        let mut known: HashMap<&str, &Value> =
+            parts.flat_map(|part| self.properties(part)).collect();
         known.extend(
-            schema["properties"].as_object().into_iter().flatten().map(|(name, it)| (name.as_str(), it)),
+            schema["properties"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, it)| (name.as_str(), it)),
         );
         known
     }
@@ -96,7 +107,8 @@ impl Description {
     fn conforms(&self, schema: &Value, value: &Value) -> Result<(), String> {
         let schema = self.resolve(schema);
         if let Some(parts) = schema["oneOf"].as_array() {
-            let fits: Vec<Result<(), String>> = parts.iter().map(|part| self.conforms(part, value)).collect();
+            let fits: Vec<Result<(), String>> =
+                parts.iter().map(|part| self.conforms(part, value)).collect();
             let one = fits.iter().any(Result::is_ok);
             return if one { Ok(()) } else { Err(format!("none of these fits: {fits:?}")) };
         }
@@ -110,7 +122,8 @@ impl Description {
         }
         let known = self.properties(schema);
         for (name, member) in value.as_object().into_iter().flatten() {
-            let schema = known.get(name.as_str()).ok_or_else(|| format!("{name} is not described"))?;
+            let schema =
+                known.get(name.as_str()).ok_or_else(|| format!("{name} is not described"))?;
             self.conforms(schema, member).map_err(|wrong| format!("{name}: {wrong}"))?;
         }
         for element in value.as_array().into_iter().flatten() {

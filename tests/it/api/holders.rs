@@ -76,7 +76,8 @@ async fn holders_are_for_staff_and_of_a_template_that_exists() {
     api.get(&path).user("ann").refused(403, "forbidden").await;
     api.get(&path).service().refused(403, "forbidden").await;
     let nothing = fresh("nothing");
-    let problem = api.get(&holders(&nothing)).admin().refused(404, "coupon-template-not-found").await;
+    let problem =
+        api.get(&holders(&nothing)).admin().refused(404, "coupon-template-not-found").await;
     assert_eq!(problem["template_id"], nothing);
     for (bad, field) in [
         ("status=lost", "status"),
@@ -89,6 +90,7 @@ async fn holders_are_for_staff_and_of_a_template_that_exists() {
     ] {
         assert_eq!(api.get(&format!("{path}?{bad}")).admin().refused_field().await, field, "{bad}");
     }
-    let last = api.get(&format!("{path}?status=used&after=9223372036854775807")).admin().ok(200).await;
+    let last =
+        api.get(&format!("{path}?status=used&after=9223372036854775807")).admin().ok(200).await;
     assert_eq!(last, json!({"data": [], "next": null}));
 }

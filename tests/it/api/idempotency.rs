@@ -48,7 +48,10 @@ async fn a_repeat_gets_the_first_answer_also_when_the_shop_has_changed_since() {
     assert!(again.replayed() && again.body == order, "{again:?}");
     api.cancel(&order, &user).ok(200).await;
     let again = api.order(&user, &[(&mug, 1)], json!({})).key("one").send().await;
-    assert!(again.replayed() && again.body == order, "the first answer, not the order of now: {again:?}");
+    assert!(
+        again.replayed() && again.body == order,
+        "the first answer, not the order of now: {again:?}"
+    );
 }
 
 #[tokio::test]
@@ -116,7 +119,9 @@ async fn keys_of_any_printable_form_are_told_apart() {
     let user = api.user(0).await;
     let longest = "k".repeat(255);
     for (n, key) in
-        ["a", "A", "a b", "a  b", "\"a\"", "{a}:b", "~", longest.as_str(), &longest[1..]].iter().enumerate()
+        ["a", "A", "a b", "a  b", "\"a\"", "{a}:b", "~", longest.as_str(), &longest[1..]]
+            .iter()
+            .enumerate()
     {
         let balance = api.charge(&user, 1).user(&user).key(key).ok(201).await["balance"].clone();
         assert_eq!(balance, n + 1, "{key}");
@@ -136,10 +141,12 @@ async fn a_refresh_with_a_key_is_done_once() {
     assert!(again.replayed(), "{again:?}");
     assert_eq!(again.body["refreshed_at"], first.body["refreshed_at"]);
     let product = api.product(100, 5).await;
-    let adjust = api.post(&format!("/v1/products/{product}/stock-adjustments"), &json!({"delta": 1}));
+    let adjust =
+        api.post(&format!("/v1/products/{product}/stock-adjustments"), &json!({"delta": 1}));
     adjust.admin().key(&key).refused(422, "idempotency-key-reused").await;
     let used = fresh("key");
-    let adjust = api.post(&format!("/v1/products/{product}/stock-adjustments"), &json!({"delta": 1}));
+    let adjust =
+        api.post(&format!("/v1/products/{product}/stock-adjustments"), &json!({"delta": 1}));
     adjust.admin().key(&used).ok(201).await;
     refresh().key(&used).refused(422, "idempotency-key-reused").await;
 }

@@ -17,7 +17,10 @@ async fn writes_of_one_user_have_a_rate_of_their_own() {
     let answer = api.charge(&user, 5).user(&user).send().await;
     assert_eq!((answer.status, answer.code()), (429, "rate-limited"), "{answer:?}");
     assert_eq!(answer.headers["ratelimit-policy"], "\"write\";q=3;w=600");
-    assert!(answer.headers["ratelimit"].to_str().unwrap().starts_with("\"write\";r=0;t="), "{answer:?}");
+    assert!(
+        answer.headers["ratelimit"].to_str().unwrap().starts_with("\"write\";r=0;t="),
+        "{answer:?}"
+    );
     let (another, order) = (fresh("user"), json!({"user_id": user, "items": []}));
     api.post("/v1/orders", &order).user(&user).refused(429, "rate-limited").await;
     for _ in 0..5 {

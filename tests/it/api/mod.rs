@@ -72,7 +72,8 @@ impl Backend {
     pub async fn new() -> Self {
         let redis = RedisServer::start(RedisOptions::new(DataFolder::Scratch)).await.unwrap();
         let pool = truth::database().await;
-        let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
+        let name: String =
+            sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
         pool.close().await;
         Self { redis, database_url: truth::database_url(&name).await }
     }
@@ -126,7 +127,8 @@ impl Backend {
     pub async fn rebuild(&self) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_rushgate"));
         command.arg("rebuild").env("RUSHGATE_REDIS_URL", self.redis.url());
-        let output = command.env("RUSHGATE_DATABASE_URL", &self.database_url).output().await.unwrap();
+        let output =
+            command.env("RUSHGATE_DATABASE_URL", &self.database_url).output().await.unwrap();
         assert!(output.status.success(), "{output:?}");
     }
 
@@ -277,8 +279,10 @@ impl Api {
 
     /// Ten million zero bytes, compressed.
     pub fn bomb() -> Vec<u8> {
-        let packed =
-            Command::new("sh").args(["-c", "head -c 10000000 /dev/zero | gzip -9"]).output().unwrap();
+        let packed = Command::new("sh")
+            .args(["-c", "head -c 10000000 /dev/zero | gzip -9"])
+            .output()
+            .unwrap();
         assert!(packed.status.success() && packed.stdout.len() < 16 * 1024);
         packed.stdout
     }
@@ -287,7 +291,8 @@ impl Api {
 
     pub async fn product(&self, price: u64, stock: u64) -> String {
         let id = fresh("product");
-        let body = json!({"name": "A product", "price": price, "status": "on_sale", "stock": stock});
+        let body =
+            json!({"name": "A product", "price": price, "status": "on_sale", "stock": stock});
         self.put(&format!("/v1/products/{id}"), &body).admin().ok(201).await;
         id
     }
@@ -311,7 +316,8 @@ impl Api {
 
     /// Issues a coupon of `template` to `user`, with the user's token.
     pub fn issue(&self, template: &str, user: &str) -> Call {
-        self.post(&format!("/v1/coupon-templates/{template}/coupons"), &json!({"user_id": user})).user(user)
+        self.post(&format!("/v1/coupon-templates/{template}/coupons"), &json!({"user_id": user}))
+            .user(user)
     }
 
     pub async fn coupon(&self, template: &str, user: &str) -> String {
@@ -320,8 +326,10 @@ impl Api {
 
     /// Places an order of `user`, with the user's token.
     pub fn order(&self, user: &str, items: &[(&str, u64)], more: Value) -> Call {
-        let items: Vec<Value> =
-            items.iter().map(|(id, quantity)| json!({"product_id": id, "quantity": quantity})).collect();
+        let items: Vec<Value> = items
+            .iter()
+            .map(|(id, quantity)| json!({"product_id": id, "quantity": quantity}))
+            .collect();
         let body = with(json!({"user_id": user, "items": items}), more);
         self.post("/v1/orders", &body).user(user)
     }

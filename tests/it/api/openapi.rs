@@ -14,7 +14,10 @@ async fn the_description_has_every_route_of_the_contract() {
     let mut described = BTreeSet::new();
     for (path, item) in description["paths"].as_object().unwrap() {
         described.extend(
-            item.as_object().unwrap().keys().map(|method| format!("{} {path}", method.to_uppercase())),
+            item.as_object()
+                .unwrap()
+                .keys()
+                .map(|method| format!("{} {path}", method.to_uppercase())),
         );
     }
     let contract = "GET /v1/products, GET /v1/products/{id}, GET /v1/products/popular, PUT /v1/products/{id}, \
@@ -48,11 +51,9 @@ async fn the_description_is_whole() {
             let named: BTreeSet<&str> =
                 path.split('/').filter_map(|it| it.strip_prefix('{')?.strip_suffix('}')).collect();
             assert_eq!(in_path, named, "{what}");
-            assert!(
-                parameters
-                    .iter()
-                    .all(|it| it["schema"].is_object() && (it["in"] != "path" || it["required"] == true))
-            );
+            assert!(parameters.iter().all(
+                |it| it["schema"].is_object() && (it["in"] != "path" || it["required"] == true)
+            ));
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses.keys().any(|status| status.starts_with('2')), "{what}");
             for (status, response) in responses {
@@ -64,7 +65,10 @@ async fn the_description_is_whole() {
     collect_references(&description, &mut references);
     assert!(references.len() > 50);
     for target in references {
-        assert!(description.pointer(target.trim_start_matches('#')).is_some(), "{target} leads nowhere");
+        assert!(
+            description.pointer(target.trim_start_matches('#')).is_some(),
+            "{target} leads nowhere"
+        );
     }
 }
 
@@ -88,7 +92,10 @@ fn operations(description: &Value) -> Vec<(String, &Value)> {
     let paths = description["paths"].as_object().unwrap().iter();
     paths
         .flat_map(|(path, item)| {
-            item.as_object().unwrap().iter().map(move |(method, it)| (format!("{method} {path}"), it))
+            item.as_object()
+                .unwrap()
+                .iter()
+                .map(move |(method, it)| (format!("{method} {path}"), it))
         })
         .collect()
 }
@@ -131,7 +138,9 @@ async fn refusals_are_told_apart_by_their_code() {
     assert_eq!(refused("template_id", "insufficient-stock"), Value::Null);
     for (what, operation) in operations(&description) {
         for (status, response) in operation["responses"].as_object().unwrap() {
-            let Some(content) = response["content"].get("application/problem+json") else { continue };
+            let Some(content) = response["content"].get("application/problem+json") else {
+                continue;
+            };
             let refs = content["schema"]["oneOf"].as_array().cloned();
             let refs = refs.unwrap_or_else(|| vec![content["schema"].clone()]);
             let described: BTreeSet<String> = refs
@@ -171,8 +180,15 @@ async fn a_202_names_what_was_made() {
         }
     }
     ids.sort();
-    let expected =
-        ["charge_id", "coupon_id", "order_id", "order_id", "product_id", "product_id", "template_id"];
+    let expected = [
+        "charge_id",
+        "coupon_id",
+        "order_id",
+        "order_id",
+        "product_id",
+        "product_id",
+        "template_id",
+    ];
     assert_eq!(ids, expected);
 }
 
@@ -182,7 +198,10 @@ async fn schemas_are_such_that_generated_clients_are_handy() {
     let description = api.get("/openapi.json").ok(200).await;
     let schemas = description["components"]["schemas"].as_object().unwrap();
     assert_eq!(schemas["EntryKind"]["enum"], json!(["charge", "payment", "refund"]));
-    assert_eq!(schemas["WalletEntry"]["properties"]["kind"]["$ref"], "#/components/schemas/EntryKind");
+    assert_eq!(
+        schemas["WalletEntry"]["properties"]["kind"]["$ref"],
+        "#/components/schemas/EntryKind"
+    );
     assert!(!description.to_string().contains("int64"), "nothing here is as large as 2^53");
     let lists: Vec<(&str, &Value)> =
         schemas.iter().filter_map(|(name, it)| Some((name.strip_prefix("List_")?, it))).collect();
@@ -220,7 +239,8 @@ async fn examples_of_path_parameters_are_of_the_demo() {
         let Some(get) = item.get("get") else { continue };
         let parameters = get["parameters"].as_array().cloned().unwrap_or_default();
         let Some(parameter) = parameters.iter().find(|it| it["in"] == "path") else { continue };
-        let concrete = path.replace(&format!("{{{}}}", text(parameter, "name")), &text(parameter, "example"));
+        let concrete =
+            path.replace(&format!("{{{}}}", text(parameter, "name")), &text(parameter, "example"));
         api.get(&concrete).admin().ok(200).await;
         tried += 1;
     }
@@ -233,7 +253,10 @@ async fn linters_and_generators_of_clients_take_the_description() {
     let api = Api::shared().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tools = root.join("target/openapi");
-    assert!(tools.join("node_modules").exists(), "the linters are missing: ./dev test installs them");
+    assert!(
+        tools.join("node_modules").exists(),
+        "the linters are missing: ./dev test installs them"
+    );
     let description = api.get("/openapi.json").ok(200).await;
     let folder = crate::servers::tempfile();
     let file = folder.path.join("openapi.json");

@@ -44,7 +44,11 @@ impl Searched {
         let path = format!("/v1/orders?{query}");
         let all = pages(&self.api, path.trim_end_matches('?'), 100).await;
         for limit in [1, 3] {
-            assert_eq!(pages(&self.api, path.trim_end_matches('?'), limit).await, all, "{query} {limit}");
+            assert_eq!(
+                pages(&self.api, path.trim_end_matches('?'), limit).await,
+                all,
+                "{query} {limit}"
+            );
         }
         let place = |found: &Value| self.orders.iter().position(|order| order == found);
         all.iter().map(|found| place(found).unwrap_or_else(|| panic!("{query}: {found}"))).collect()
@@ -55,7 +59,8 @@ impl Searched {
 async fn orders_are_searched_newest_first_by_what_they_are() {
     let shop = Searched::new().await;
     let Searched { users: [ann, bob], products: [mug, cup], template, orders, .. } = &shop;
-    let newest_first = |keep: &dyn Fn(usize) -> bool| (0..12).rev().filter(|n| keep(*n)).collect::<Vec<_>>();
+    let newest_first =
+        |keep: &dyn Fn(usize) -> bool| (0..12).rev().filter(|n| keep(*n)).collect::<Vec<_>>();
     let at = |n: usize| text(&orders[n], "ordered_at");
     for (query, keep) in [
         (String::new(), &(|_| true) as &dyn Fn(usize) -> bool),
@@ -136,7 +141,11 @@ async fn a_search_that_is_not_acceptable_is_refused() {
         ("status=paid&status=paid", "status"),
         ("reference=1", "reference"),
     ] {
-        assert_eq!(api.get(&format!("/v1/orders?{bad}")).service().refused_field().await, field, "{bad}");
+        assert_eq!(
+            api.get(&format!("/v1/orders?{bad}")).service().refused_field().await,
+            field,
+            "{bad}"
+        );
     }
     for far in [
         "from=9999-01-01T00:00:00Z",

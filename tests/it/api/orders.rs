@@ -25,7 +25,10 @@ async fn an_order_takes_stock_balance_and_coupon_and_can_be_read_at_once() {
     assert_eq!(api.get(&format!("/v1/orders/{id}")).user(&user).ok(200).await, order);
     let list = api.get(&format!("/v1/users/{user}/orders")).user(&user).ok(200).await;
     assert_eq!(list, json!({"data": [order], "next": null}));
-    assert_eq!((api.stock(&mug).await, api.stock(&cup).await, api.balance(&user).await), (8, 8, 66_000));
+    assert_eq!(
+        (api.stock(&mug).await, api.stock(&cup).await, api.balance(&user).await),
+        (8, 8, 66_000)
+    );
     let coupons = api.get(&format!("/v1/users/{user}/coupons")).user(&user).ok(200).await;
     assert_eq!(
         (column(&coupons, "status"), column(&coupons, "order_id")),
@@ -64,7 +67,8 @@ async fn a_percentage_is_rounded_down_and_has_its_maximum() {
     ] {
         let user = api.user(1_000).await;
         let coupon = api.coupon(&api.template(json!({"discount": discount})).await, &user).await;
-        let order = api.order(&user, &[(&product, quantity)], json!({"coupon_id": coupon})).ok(201).await;
+        let order =
+            api.order(&user, &[(&product, quantity)], json!({"coupon_id": coupon})).ok(201).await;
         assert_eq!(
             (&order["discount"], &order["total"]),
             (&json!(off), &json!(quantity * 100 - off)),
@@ -86,44 +90,62 @@ async fn an_order_is_refused_whole() {
     api.put(&format!("/v1/products/{suspended}"), &body).admin().ok(200).await;
     let order = |items: &[(&str, u64)], more: Value| api.order(&user, items, more);
 
-    let problem = order(&[(&cup, 1), (&mug, 6)], json!({})).refused(409, "insufficient-stock").await;
+    let problem =
+        order(&[(&cup, 1), (&mug, 6)], json!({})).refused(409, "insufficient-stock").await;
     assert_eq!(
         (&problem["product_id"], &problem["available"], &problem["required"]),
         (&json!(mug), &json!(5), &json!(6))
     );
-    let twice = order(&[(&mug, 3), (&cup, 1), (&mug, 3)], json!({})).refused(409, "insufficient-stock").await;
+    let twice = order(&[(&mug, 3), (&cup, 1), (&mug, 3)], json!({}))
+        .refused(409, "insufficient-stock")
+        .await;
     assert_eq!(twice["required"], 6, "the same product twice counts as the sum");
-    let problem = order(&[(&cup, 1), (&mug, 3)], json!({})).refused(409, "insufficient-balance").await;
+    let problem =
+        order(&[(&cup, 1), (&mug, 3)], json!({})).refused(409, "insufficient-balance").await;
     assert_eq!((&problem["balance"], &problem["required"]), (&json!(30_000), &json!(31_000)));
-    let problem = order(&[(&mug, 2)], json!({"coupon_id": coupon})).refused(409, "subtotal-too-low").await;
+    let problem =
+        order(&[(&mug, 2)], json!({"coupon_id": coupon})).refused(409, "subtotal-too-low").await;
     assert_eq!(
         (&problem["required"], &problem["subtotal"], &problem["coupon_id"]),
         (&json!(20_100), &json!(20_000), &json!(coupon))
     );
-    let problem = order(&[(&cup, 1)], json!({"expected_total": 999})).refused(409, "price-changed").await;
+    let problem =
+        order(&[(&cup, 1)], json!({"expected_total": 999})).refused(409, "price-changed").await;
     assert_eq!(problem["total"], 1_000);
-    let problem = order(&[(&cup, 1), (&suspended, 1)], json!({})).refused(409, "product-not-on-sale").await;
+    let problem =
+        order(&[(&cup, 1), (&suspended, 1)], json!({})).refused(409, "product-not-on-sale").await;
     assert_eq!(problem["product_id"], suspended);
     let nothing = fresh("nothing");
-    let problem = order(&[(&cup, 1), (&nothing, 1)], json!({})).refused(404, "product-not-found").await;
+    let problem =
+        order(&[(&cup, 1), (&nothing, 1)], json!({})).refused(404, "product-not-found").await;
     assert_eq!(problem["product_id"], nothing);
     for unknown in [foreign.as_str(), "01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47"] {
-        let problem =
-            order(&[(&mug, 3)], json!({"coupon_id": unknown})).refused(404, "coupon-not-found").await;
+        let problem = order(&[(&mug, 3)], json!({"coupon_id": unknown}))
+            .refused(404, "coupon-not-found")
+            .await;
         assert_eq!(problem["coupon_id"], unknown);
     }
     let poor = fresh("user");
-    let problem = api.order(&poor, &[(&cup, 1)], json!({})).refused(409, "insufficient-balance").await;
+    let problem =
+        api.order(&poor, &[(&cup, 1)], json!({})).refused(409, "insufficient-balance").await;
     assert_eq!((&problem["balance"], &problem["required"]), (&json!(0), &json!(1_000)));
 
-    assert_eq!((api.stock(&mug).await, api.stock(&cup).await, api.balance(&user).await), (5, 5, 30_000));
-    assert_eq!(api.get(&format!("/v1/users/{user}/orders")).user(&user).ok(200).await["data"], json!([]));
-    let coupons = api.get(&format!("/v1/users/{user}/coupons?status=available")).user(&user).ok(200).await;
+    assert_eq!(
+        (api.stock(&mug).await, api.stock(&cup).await, api.balance(&user).await),
+        (5, 5, 30_000)
+    );
+    assert_eq!(
+        api.get(&format!("/v1/users/{user}/orders")).user(&user).ok(200).await["data"],
+        json!([])
+    );
+    let coupons =
+        api.get(&format!("/v1/users/{user}/coupons?status=available")).user(&user).ok(200).await;
     assert_eq!(column(&coupons, "coupon_id"), [&coupon]);
 
     let paid = order(&[(&mug, 2), (&cup, 1)], json!({"coupon_id": coupon})).ok(201).await;
-    let problem =
-        order(&[(&mug, 3)], json!({"coupon_id": coupon})).refused(409, "coupon-not-available").await;
+    let problem = order(&[(&mug, 3)], json!({"coupon_id": coupon}))
+        .refused(409, "coupon-not-available")
+        .await;
     assert_eq!(problem["coupon_id"], paid["coupon_id"]);
 }
 
@@ -135,11 +157,17 @@ async fn an_order_of_the_highest_bounds_is_an_order() {
     for n in 0..50 {
         ids.push(api.product(100, if n == 0 { 1_000 } else { 1 }).await);
     }
-    let items: Vec<(&str, u64)> =
-        ids.iter().enumerate().map(|(n, id)| (id.as_str(), if n == 0 { 1_000 } else { 1 })).collect();
+    let items: Vec<(&str, u64)> = ids
+        .iter()
+        .enumerate()
+        .map(|(n, id)| (id.as_str(), if n == 0 { 1_000 } else { 1 }))
+        .collect();
     let order = api.order(&user, &items, json!({})).ok(201).await;
     assert_eq!((order["items"].as_array().unwrap().len(), &order["total"]), (50, &json!(104_900)));
-    assert_eq!(api.get(&format!("/v1/orders/{}", text(&order, "order_id"))).user(&user).ok(200).await, order);
+    assert_eq!(
+        api.get(&format!("/v1/orders/{}", text(&order, "order_id"))).user(&user).ok(200).await,
+        order
+    );
 }
 
 #[tokio::test]
@@ -149,7 +177,10 @@ async fn an_order_keeps_the_names_and_prices_of_its_moment() {
     let order = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
     let body = json!({"name": "Dearer", "price": 9_000, "status": "on_sale"});
     api.put(&format!("/v1/products/{mug}"), &body).admin().ok(200).await;
-    assert_eq!(api.get(&format!("/v1/orders/{}", text(&order, "order_id"))).user(&user).ok(200).await, order);
+    assert_eq!(
+        api.get(&format!("/v1/orders/{}", text(&order, "order_id"))).user(&user).ok(200).await,
+        order
+    );
     let next = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
     assert_eq!((&next["items"][0]["name"], &next["total"]), (&json!("Dearer"), &json!(9_000)));
 }
@@ -171,7 +202,9 @@ async fn an_order_for_nothing_needs_no_wallet() {
     let api = instance.client();
     let (user, cup) = (fresh("user"), api.product(1_000, 5).await);
     let coupon = api.coupon(&api.template(json!({})).await, &user).await;
-    api.order(&user, &[(&cup, 2)], json!({"coupon_id": coupon})).refused(409, "insufficient-balance").await;
+    api.order(&user, &[(&cup, 2)], json!({"coupon_id": coupon}))
+        .refused(409, "insufficient-balance")
+        .await;
     let order = api.order(&user, &[(&cup, 1)], json!({"coupon_id": coupon})).ok(201).await;
     assert_eq!((&order["total"], &order["balance"]), (&json!(0), &json!(0)));
     let ledger = api.get(&format!("/v1/users/{user}/wallet/entries")).user(&user).ok(200).await;
@@ -184,7 +217,8 @@ async fn an_order_for_nothing_needs_no_wallet() {
     let cancelled = api.cancel(&order, &user).ok(200).await;
     assert_eq!((&cancelled["status"], &cancelled["balance"]), (&json!("cancelled"), &json!(0)));
     assert_eq!(api.stock(&cup).await, 5);
-    let coupons = api.get(&format!("/v1/users/{user}/coupons?status=available")).user(&user).ok(200).await;
+    let coupons =
+        api.get(&format!("/v1/users/{user}/coupons?status=available")).user(&user).ok(200).await;
     assert_eq!(column(&coupons, "coupon_id"), [&coupon]);
     backend.assert_audit_clean().await;
 }

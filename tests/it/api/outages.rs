@@ -45,7 +45,8 @@ pub async fn without_redis() -> Codes {
         api.order(&user, &[(&mug, 1)], json!({})),
         api.cancel(&order, &user),
         api.issue("none", &user),
-        api.put("/v1/products/new", &json!({"name": "n", "price": 100, "status": "on_sale"})).admin(),
+        api.put("/v1/products/new", &json!({"name": "n", "price": 100, "status": "on_sale"}))
+            .admin(),
         api.put("/v1/coupon-templates/new", &template(json!({}))).admin(),
         api.post(&format!("/v1/products/{mug}/stock-adjustments"), &json!({"delta": 1})).admin(),
     ] {
@@ -58,7 +59,11 @@ pub async fn without_redis() -> Codes {
 
     backend.redis.restart().await.unwrap();
     instance.wait_until_ready().await;
-    assert_eq!((api.balance(&user).await, api.stock(&mug).await), (4_000, 4), "nothing was changed");
+    assert_eq!(
+        (api.balance(&user).await, api.stock(&mug).await),
+        (4_000, 4),
+        "nothing was changed"
+    );
     api.charge(&user, 1).user(&user).ok(201).await;
     backend.assert_audit_clean().await;
     ["gate-unavailable".to_owned()].into()
@@ -66,13 +71,17 @@ pub async fn without_redis() -> Codes {
 
 pub async fn while_redis_hangs() -> Codes {
     let backend = Backend::new().await;
-    let instance = backend.serve_all(&[("RUSHGATE_QUEUE_LIMIT", "1"), ("RUSHGATE_MAX_BATCH", "1")]).await;
+    let instance =
+        backend.serve_all(&[("RUSHGATE_QUEUE_LIMIT", "1"), ("RUSHGATE_MAX_BATCH", "1")]).await;
     let api = instance.client();
     let user = api.user(0).await;
     backend.redis.pause();
     // One request is in flight and one waits; there is no room for more.
     let charge = |n: u64| {
-        let call = api.charge(&user, 10_u64.pow(u32::try_from(n).unwrap())).user(&user).key(&n.to_string());
+        let call = api
+            .charge(&user, 10_u64.pow(u32::try_from(n).unwrap()))
+            .user(&user)
+            .key(&n.to_string());
         async move { (n, call.send().await) }
     };
     let answers = futures::future::join_all((0..5).map(charge)).await;
@@ -88,11 +97,18 @@ pub async fn while_redis_hangs() -> Codes {
         assert_eq!((charge.status, &charge.body["amount"]), (201, &json!(amount)), "{charge:?}");
         let was_overloaded =
             answers.iter().any(|(other, answer)| *other == n && answer.code() == "overloaded");
-        assert!(!(was_overloaded && charge.replayed()), "what was refused had been done: {charge:?}");
+        assert!(
+            !(was_overloaded && charge.replayed()),
+            "what was refused had been done: {charge:?}"
+        );
     }
     assert_eq!(api.balance(&user).await, 11_111);
     backend.assert_audit_clean().await;
-    answers.iter().map(|(_, answer)| answer.code().to_owned()).filter(|code| !code.is_empty()).collect()
+    answers
+        .iter()
+        .map(|(_, answer)| answer.code().to_owned())
+        .filter(|code| !code.is_empty())
+        .collect()
 }
 
 pub async fn without_postgres() -> Codes {
@@ -126,12 +142,19 @@ pub async fn without_postgres() -> Codes {
         {
             let started = Instant::now();
             needs_it.refused(503, "truth-unavailable").await;
-            assert!(started.elapsed() < Duration::from_secs(5), "request {n} took {:?}", started.elapsed());
+            assert!(
+                started.elapsed() < Duration::from_secs(5),
+                "request {n} took {:?}",
+                started.elapsed()
+            );
         }
         let balance = api.charge(&user, 1).user(&user).ok(201).await["balance"].clone();
         assert_eq!(api.balance(&user).await, balance, "the gate decides without it");
         let (status, body) = readiness(&instance).await;
-        assert!(status == 200 && body["warnings"][0].as_str().unwrap().contains("PostgreSQL"), "{body}");
+        assert!(
+            status == 200 && body["warnings"][0].as_str().unwrap().contains("PostgreSQL"),
+            "{body}"
+        );
         let status = api.get("/v1/admin/status").admin().ok(200).await;
         assert_eq!(
             (&status["connections"]["postgres"], &status["outbox_length"]),
@@ -143,8 +166,11 @@ pub async fn without_postgres() -> Codes {
             postgres.restart().await.unwrap()
         }
         until("PostgreSQL has all", async || {
-            let answer =
-                api.get(&format!("/v1/users/{user}/wallet/entries?limit=1")).user(&user).send().await;
+            let answer = api
+                .get(&format!("/v1/users/{user}/wallet/entries?limit=1"))
+                .user(&user)
+                .send()
+                .await;
             assert!(answer.status == 200 || answer.code() == "truth-unavailable", "{answer:?}");
             (answer.status == 200).then(|| assert_eq!(answer.body["data"][0]["balance"], balance))
         })
@@ -209,7 +235,10 @@ pub async fn a_body_that_does_not_come(api: &Api) -> Codes {
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer))
+        .await
+        .expect("an answer")
+        .unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     let problem: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     [text(&problem, "code")].into()
@@ -238,7 +267,8 @@ async fn a_truth_that_goes_back_while_it_is_read_is_not_believed() {
         api.get(&format!("/v1/users/{user}/wallet/entries")).user(&user),
         api.cancel(&order, &user),
     ];
-    let refused = futures::future::join_all(reads.map(|read| read.refused(503, "truth-unavailable")));
+    let refused =
+        futures::future::join_all(reads.map(|read| read.refused(503, "truth-unavailable")));
     let restore = async {
         until("all of them wait for the tables", async || {
             let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted \
@@ -287,7 +317,9 @@ async fn an_emptied_redis_is_filled_again_and_keys_still_answer() {
     let cancel = || api.cancel(&ordered, &user).key("cancel");
     let cancelled = cancel().ok(200).await;
     let adjust = || {
-        api.post(&format!("/v1/products/{mug}/stock-adjustments"), &json!({"delta": 7})).admin().key("adjust")
+        api.post(&format!("/v1/products/{mug}/stock-adjustments"), &json!({"delta": 7}))
+            .admin()
+            .key("adjust")
     };
     let adjusted = adjust().ok(201).await;
     let paths = [
@@ -335,8 +367,9 @@ async fn an_emptied_redis_is_filled_again_and_keys_still_answer() {
 #[tokio::test]
 async fn with_ack_truth_a_success_is_in_postgresql() {
     let backend = Backend::new().await;
-    let instance =
-        backend.serve_all(&[("RUSHGATE_ACK", "truth"), ("RUSHGATE_TRUTH_TIMEOUT_MS", "30000")]).await;
+    let instance = backend
+        .serve_all(&[("RUSHGATE_ACK", "truth"), ("RUSHGATE_TRUTH_TIMEOUT_MS", "30000")])
+        .await;
     let api = instance.client();
     let pool = sqlx::PgPool::connect(&backend.database_url).await.unwrap();
     let (user, mug) = (api.user(50_000).await, api.product(1_000, 50).await);
@@ -347,22 +380,32 @@ async fn with_ack_truth_a_success_is_in_postgresql() {
         let order = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
         let id = &order["order_id"];
         assert_eq!(
-            count("SELECT count(*) FROM orders WHERE order_id = $1::uuid AND status = 'paid'", id).await,
+            count("SELECT count(*) FROM orders WHERE order_id = $1::uuid AND status = 'paid'", id)
+                .await,
             1
         );
         api.cancel(&order, &user).ok(200).await;
         assert_eq!(
-            count("SELECT count(*) FROM orders WHERE order_id = $1::uuid AND status = 'cancelled'", id).await,
+            count(
+                "SELECT count(*) FROM orders WHERE order_id = $1::uuid AND status = 'cancelled'",
+                id
+            )
+            .await,
             1
         );
         let coupon = api.issue(&api.template(json!({})).await, &user).ok(201).await;
         assert_eq!(
-            count("SELECT count(*) FROM coupons WHERE coupon_id = $1::uuid", &coupon["coupon_id"]).await,
+            count("SELECT count(*) FROM coupons WHERE coupon_id = $1::uuid", &coupon["coupon_id"])
+                .await,
             1
         );
         let charge = api.charge(&user, 1).user(&user).ok(201).await;
         assert_eq!(
-            count("SELECT count(*) FROM wallet_entries WHERE ref_id = $1::uuid", &charge["charge_id"]).await,
+            count(
+                "SELECT count(*) FROM wallet_entries WHERE ref_id = $1::uuid",
+                &charge["charge_id"]
+            )
+            .await,
             1
         );
     }
@@ -370,8 +413,11 @@ async fn with_ack_truth_a_success_is_in_postgresql() {
 
 /// An instance that waits only briefly for PostgreSQL and does not follow the log itself.
 async fn serve_impatiently(backend: &Backend) -> Instance {
-    let settings =
-        [("RUSHGATE_ROLES", "api"), ("RUSHGATE_ACK", "truth"), ("RUSHGATE_TRUTH_TIMEOUT_MS", "200")];
+    let settings = [
+        ("RUSHGATE_ROLES", "api"),
+        ("RUSHGATE_ACK", "truth"),
+        ("RUSHGATE_TRUTH_TIMEOUT_MS", "200"),
+    ];
     backend.serve_all(&settings).await
 }
 
@@ -383,7 +429,10 @@ async fn with_ack_truth_what_postgresql_does_not_have_yet_is_answered_with_its_i
     let api = instance.client();
     let accepted = async |call: Call, id: &str| {
         let body = call.ok(202).await;
-        assert_eq!((members(&body), &body["status"]), (BTreeSet::from([id, "status"]), &json!("accepted")));
+        assert_eq!(
+            (members(&body), &body["status"]),
+            (BTreeSet::from([id, "status"]), &json!("accepted"))
+        );
         text(&body, id)
     };
     let product = json!({"name": "Mug", "price": 1_000, "status": "on_sale", "stock": 5});
@@ -397,8 +446,15 @@ async fn with_ack_truth_what_postgresql_does_not_have_yet_is_answered_with_its_i
     let order = || api.order("ann", &[("mug", 3)], json!({"coupon_id": coupon})).key("one");
     let order_id = accepted(order(), "order_id").await;
     let again = order().send().await;
-    assert_eq!((again.status, again.replayed(), &again.body["order_id"]), (202, true, &json!(order_id)));
-    assert_eq!((api.balance("ann").await, api.stock("mug").await), (3_000, 3), "decided all the same");
+    assert_eq!(
+        (again.status, again.replayed(), &again.body["order_id"]),
+        (202, true, &json!(order_id))
+    );
+    assert_eq!(
+        (api.balance("ann").await, api.stock("mug").await),
+        (3_000, 3),
+        "decided all the same"
+    );
 
     apply_all(&mut reconciler).await;
     let read = api.get(&format!("/v1/orders/{order_id}")).user("ann").ok(200).await;

@@ -30,8 +30,15 @@ async fn the_most_sold_products_of_three_days_are_listed() {
     let (last, _) = &products[0];
     api.order(&user, &[(last, 3)], json!({})).ok(201).await;
     let refreshed = api.call("POST", "/v1/products/popular/refresh").admin().ok(200).await;
-    assert_eq!(column(&refreshed, "id"), products[..5].iter().map(|(id, _)| id).collect::<Vec<_>>());
-    assert_eq!(column(&refreshed, "sold"), [9, 5, 4, 3, 2], "the latest order, too; the cancelled one not");
+    assert_eq!(
+        column(&refreshed, "id"),
+        products[..5].iter().map(|(id, _)| id).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        column(&refreshed, "sold"),
+        [9, 5, 4, 3, 2],
+        "the latest order, too; the cancelled one not"
+    );
     assert_eq!(column(&refreshed, "rank"), [1, 2, 3, 4, 5]);
     let expected = json!({"rank": 1, "id": last, "name": "A product", "price": 100, "stock": 91, "status": "on_sale", "sold": 9});
     assert_eq!(refreshed["data"][0], expected);
@@ -58,7 +65,10 @@ async fn a_list_made_right_after_an_order_has_it() {
     for round in 2..=5 {
         api.order(&user, &[(&hit, 1_000)], json!({})).ok(201).await;
         let list = api.call("POST", "/v1/products/popular/refresh").admin().ok(200).await;
-        assert_eq!((&list["data"][0]["id"], &list["data"][0]["sold"]), (&json!(hit), &json!(round * 1_000)));
+        assert_eq!(
+            (&list["data"][0]["id"], &list["data"][0]["sold"]),
+            (&json!(hit), &json!(round * 1_000))
+        );
     }
 }
 

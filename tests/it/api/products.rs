@@ -64,7 +64,8 @@ async fn a_stock_is_adjusted_within_its_bounds() {
     let adjusted = api.post(&path, &json!({"delta": -2, "reason": "broken"})).admin().ok(201).await;
     assert_eq!(adjusted, json!({"product_id": id, "delta": -2, "stock": 3}));
     assert_eq!(api.stock(&id).await, 3);
-    let problem = api.post(&path, &json!({"delta": -4})).admin().refused(409, "stock-below-zero").await;
+    let problem =
+        api.post(&path, &json!({"delta": -4})).admin().refused(409, "stock-below-zero").await;
     assert_eq!((&problem["product_id"], &problem["available"]), (&json!(id), &json!(3)));
     let too_much = api.post(&path, &json!({"delta": 1_000_000_000}));
     assert_eq!(too_much.admin().refused_field().await, "delta");
@@ -113,14 +114,19 @@ async fn a_put_with_its_stock_can_be_repeated() {
     let api = Api::shared().await;
     let id = fresh("product");
     let path = format!("/v1/products/{id}");
-    let body = |stock: u64| json!({"name": "n", "price": 1_000, "status": "on_sale", "stock": stock});
+    let body =
+        |stock: u64| json!({"name": "n", "price": 1_000, "status": "on_sale", "stock": stock});
     let created = api.put(&path, &body(5)).admin().ok(201).await;
     assert_eq!(api.put(&path, &body(5)).admin().ok(200).await, created);
     for other in [0, 4, 6] {
         assert_eq!(api.put(&path, &body(other)).admin().refused_field().await, "stock");
     }
     api.post(&format!("{path}/stock-adjustments"), &json!({"delta": 2})).admin().ok(201).await;
-    assert_eq!(api.put(&path, &body(7)).admin().refused_field().await, "stock", "it was created with 5");
+    assert_eq!(
+        api.put(&path, &body(7)).admin().refused_field().await,
+        "stock",
+        "it was created with 5"
+    );
     let again = api.put(&path, &body(5)).admin().ok(200).await;
     assert_eq!(again["stock"], 7, "the stock stays as it is");
     let without = fresh("product");

@@ -24,14 +24,16 @@ async fn ordinary(api: &Api) -> BTreeSet<String> {
     let cheap = api.template(json!({})).await;
     let used = api.coupon(&cheap, &user).await;
     api.order(&user, &[(&mug, 1)], json!({"coupon_id": used})).ok(201).await;
-    let early = json!({"issue_from": "2990-01-01T00:00:00Z", "issue_until": "2999-01-01T00:00:00Z"});
+    let early =
+        json!({"issue_from": "2990-01-01T00:00:00Z", "issue_until": "2999-01-01T00:00:00Z"});
     let late = json!({"issue_from": "2020-01-01T00:00:00Z", "issue_until": "2020-01-02T00:00:00Z"});
     let (early, late) = (api.template(early).await, api.template(late).await);
     let key = fresh("key");
     api.charge(&user, 1).user(&user).key(&key).ok(201).await;
     let order = |items: &[(&str, u64)], more: Value| api.order(&user, items, more);
     let adjust = api.post(&format!("/v1/products/{mug}/stock-adjustments"), &json!({"delta": -99}));
-    let lower = api.put(&format!("/v1/coupon-templates/{taken}"), &template(json!({"max_issued": 0})));
+    let lower =
+        api.put(&format!("/v1/coupon-templates/{taken}"), &template(json!({"max_issued": 0})));
     let requests = [
         ("malformed-request", api.call("POST", "/v1/orders").user(&user).raw(b"{".to_vec())),
         ("unauthenticated", api.charge(&user, 1)),
@@ -60,7 +62,10 @@ async fn ordinary(api: &Api) -> BTreeSet<String> {
         ("stock-below-zero", adjust.admin()),
         ("limit-below-issued", lower.admin()),
         ("body-too-large", api.call("POST", "/v1/orders").user(&user).raw(vec![b' '; 20_000])),
-        ("unsupported-media-type", api.call("POST", "/v1/orders").user(&user).body("text/plain", "{}")),
+        (
+            "unsupported-media-type",
+            api.call("POST", "/v1/orders").user(&user).body("text/plain", "{}"),
+        ),
         ("invalid-field", api.charge(&user, 1_000_001).user(&user)),
         ("idempotency-key-reused", api.charge(&user, 2).user(&user).key(&key)),
     ];
@@ -107,7 +112,8 @@ fn status_of(code: &str) -> u16 {
         "invalid-field" | "idempotency-key-reused" => 422,
         "rate-limited" => 429,
         "internal-error" => 500,
-        "gate-unavailable" | "overloaded" | "backlog-full" | "outcome-unknown" | "truth-unavailable" => 503,
+        "gate-unavailable" | "overloaded" | "backlog-full" | "outcome-unknown"
+        | "truth-unavailable" => 503,
         _ => panic!("{code} is in no table"),
     }
 }
@@ -134,7 +140,8 @@ async fn every_code_is_answered_by_a_real_server() {
     }
     let defined: BTreeSet<String> = Code::ALL.iter().map(|code| code.as_str().to_owned()).collect();
     let explained: BTreeSet<String> = NOT_HERE.iter().map(|(code, _)| (*code).to_owned()).collect();
-    let missing: Vec<&String> = defined.difference(&seen).filter(|code| !explained.contains(*code)).collect();
+    let missing: Vec<&String> =
+        defined.difference(&seen).filter(|code| !explained.contains(*code)).collect();
     assert!(missing.is_empty(), "never answered: {missing:?}");
     assert!(seen.is_subset(&defined) && seen.is_disjoint(&explained));
     assert!(Code::ALL.iter().all(|code| code.status().as_u16() == status_of(code.as_str())));

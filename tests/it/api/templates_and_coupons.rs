@@ -100,7 +100,11 @@ async fn coupons_are_issued_first_come_first_served_once_per_user() {
     let body = api.get(&format!("/v1/coupon-templates/{id}")).ok(200).await;
     let more = template_body(&body, json!({"max_issued": 3}));
     api.put(&format!("/v1/coupon-templates/{id}"), &more).admin().ok(200).await;
-    assert_eq!(api.issue(&id, &fresh("dan")).ok(201).await["serial"], 3, "a raised limit counts at once");
+    assert_eq!(
+        api.issue(&id, &fresh("dan")).ok(201).await["serial"],
+        3,
+        "a raised limit counts at once"
+    );
 }
 
 /// The body from which a template was made, with `changes` applied.
@@ -135,7 +139,8 @@ async fn a_user_sees_the_coupons_newest_first_and_by_status() {
     let (user, mug) = (api.user(100_000).await, api.product(10_000, 5).await);
     let mut ids = Vec::new();
     for _ in 0..3 {
-        let template = api.template(json!({"discount": {"type": "percent", "value": 5, "max": 900}})).await;
+        let template =
+            api.template(json!({"discount": {"type": "percent", "value": 5, "max": 900}})).await;
         ids.insert(0, json!(api.coupon(&template, &user).await));
     }
     let path = format!("/v1/users/{user}/coupons");
@@ -160,7 +165,10 @@ async fn a_user_sees_the_coupons_newest_first_and_by_status() {
     );
     assert_eq!(column(&by_status("available").await, "coupon_id"), [&ids[0], &ids[2]]);
     assert_eq!(by_status("expired").await["data"], json!([]));
-    assert_eq!(json!(pages(&api, &format!("{path}?status=available"), 1).await).as_array().unwrap().len(), 2);
+    assert_eq!(
+        json!(pages(&api, &format!("{path}?status=available"), 1).await).as_array().unwrap().len(),
+        2
+    );
 
     api.cancel(&order, &user).ok(200).await;
     let available = by_status("available").await;

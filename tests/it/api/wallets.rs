@@ -27,7 +27,11 @@ async fn a_charge_adds_to_the_balance_at_once() {
     assert_eq!(id.get_version_num(), 7);
     assert_eq!(api.balance(&user).await, 700_000);
     assert_eq!(api.charge(&user, 0).service().ok(201).await["balance"], 700_000, "0 is an amount");
-    assert_eq!(api.charge(&user, 300_000).admin().ok(201).await["balance"], 1_000_000, "the limit itself");
+    assert_eq!(
+        api.charge(&user, 300_000).admin().ok(201).await["balance"],
+        1_000_000,
+        "the limit itself"
+    );
     let problem = api.charge(&user, 1).user(&user).refused(409, "balance-limit-exceeded").await;
     assert_eq!(problem["balance"], 1_000_000);
     assert_eq!(api.balance(&user).await, 1_000_000);
@@ -42,7 +46,10 @@ async fn the_ledger_tells_every_change_newest_first() {
     api.cancel(&order, &user).ok(200).await;
     let path = format!("/v1/users/{user}/wallet/entries");
     let ledger = api.get(&path).user(&user).ok(200).await;
-    assert_eq!(members(&ledger["data"][0]), BTreeSet::from(["amount", "at", "balance", "kind", "ref_id"]));
+    assert_eq!(
+        members(&ledger["data"][0]),
+        BTreeSet::from(["amount", "at", "balance", "kind", "ref_id"])
+    );
     assert_eq!(column(&ledger, "kind"), ["refund", "payment", "charge", "charge"]);
     assert_eq!(column(&ledger, "amount"), [20_000, -20_000, 5_000, 50_000]);
     assert_eq!(column(&ledger, "balance"), [55_000, 35_000, 55_000, 50_000]);

@@ -18,9 +18,13 @@ pub async fn keys_across_users(effort: usize) -> usize {
         // The same key of another user is a different key: no replay, no refusal, and nothing is
         // revealed.
         let second = order(&bob).send().await;
-        assert!(second.status == 201 && !second.replayed() && second.body["user_id"] == *bob, "{second:?}");
+        assert!(
+            second.status == 201 && !second.replayed() && second.body["user_id"] == *bob,
+            "{second:?}"
+        );
         // A key that imitates another user's record (records are named `<user> <key>`).
-        let forged = api.order(&bob, &[(&product, 1)], json!({})).key(&format!("{ann} {key}")).send().await;
+        let forged =
+            api.order(&bob, &[(&product, 1)], json!({})).key(&format!("{ann} {key}")).send().await;
         assert!(forged.status == 201 && !forged.replayed(), "{forged:?}");
         // The key does not help with a request in another user's name.
         let body = json!({"user_id": ann, "items": [{"product_id": product, "quantity": 1}]});
@@ -50,23 +54,28 @@ pub async fn ids_guessed(effort: usize) -> usize {
         // exist.
         for path in ["/v1/orders/@", "/v1/orders/@/cancel"] {
             let method = if path.ends_with("cancel") { "POST" } else { "GET" };
-            let ask = async |id: &str| api.call(method, &path.replace('@', id)).user(&eve).send().await;
+            let ask =
+                async |id: &str| api.call(method, &path.replace('@', id)).user(&eve).send().await;
             same(&ask(&order).await, &ask(&nobodys).await);
             tried += 2;
         }
-        let with_coupon =
-            async |coupon: &str| api.order(&eve, &[(&product, 1)], json!({"coupon_id": coupon})).send().await;
+        let with_coupon = async |coupon: &str| {
+            api.order(&eve, &[(&product, 1)], json!({"coupon_id": coupon})).send().await
+        };
         let (somebodys, nobodys) = (with_coupon(&coupon).await, with_coupon(&nobodys).await);
         assert_eq!((somebodys.status, somebodys.code()), (404, "coupon-not-found"));
         assert_eq!((nobodys.status, nobodys.code()), (404, "coupon-not-found"));
         for path in ["wallet", "wallet/entries", "coupons", "orders"] {
-            let ask = async |user: &str| api.get(&format!("/v1/users/{user}/{path}")).user(&eve).send().await;
+            let ask = async |user: &str| {
+                api.get(&format!("/v1/users/{user}/{path}")).user(&eve).send().await
+            };
             same(&ask(&ann).await, &ask("nobody-at-all").await);
             tried += 2;
         }
         // A page cannot start after another user's resource.
         for (path, after) in [("orders", &order), ("coupons", &coupon)] {
-            let answer = api.get(&format!("/v1/users/{eve}/{path}?after={after}")).user(&eve).send().await;
+            let answer =
+                api.get(&format!("/v1/users/{eve}/{path}?after={after}")).user(&eve).send().await;
             let told = answer.body.to_string();
             assert!(!told.contains(&ann) && !told.contains("\"order_id\""), "{told}");
             tried += 1;
@@ -108,11 +117,16 @@ pub async fn quota_by_many_tokens(effort: usize) -> usize {
             "scope": "shop", "jti": n});
         let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
-        served += usize::from(api.get("/v1/users/greedy/wallet").bearer(&token).send().await.status == 200);
+        served += usize::from(
+            api.get("/v1/users/greedy/wallet").bearer(&token).send().await.status == 200,
+        );
     }
     assert!((20..=22).contains(&served), "{served}");
     // A token whose scope allows nothing counts too. Other users are not affected.
-    api.get("/v1/users/greedy/wallet").bearer(&token("greedy", "openid")).refused(429, "rate-limited").await;
+    api.get("/v1/users/greedy/wallet")
+        .bearer(&token("greedy", "openid"))
+        .refused(429, "rate-limited")
+        .await;
     api.get("/v1/users/modest/wallet").user("modest").ok(200).await;
     effort * 60
 }

@@ -9,7 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::wire::{
-    Bystander, PATIENCE, address, closed_within, code, connect, drain, exchange, request, shop, victim,
+    Bystander, PATIENCE, address, closed_within, code, connect, drain, exchange, request, shop,
+    victim,
 };
 use crate::api::Instance;
 
@@ -67,7 +68,10 @@ pub async fn all_connections_taken(effort: usize) -> usize {
         let mut late = connect(&instance).await;
         late.write_all(b"GET /v1/products HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut answer = [0; 12];
-        tokio::time::timeout(PATIENCE, late.read_exact(&mut answer)).await.expect("an answer").unwrap();
+        tokio::time::timeout(PATIENCE, late.read_exact(&mut answer))
+            .await
+            .expect("an answer")
+            .unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200");
         // Once a second, up to 64 idle connections are closed to make room. The header timeout (30
         // s) would take minutes.
@@ -78,7 +82,8 @@ pub async fn all_connections_taken(effort: usize) -> usize {
 }
 
 pub async fn slow_headers(effort: usize) -> usize {
-    let (instance, _backend) = victim(&[("RUSHGATE_HEADER_TIMEOUT_MS", &LIMIT_MS.to_string())]).await;
+    let (instance, _backend) =
+        victim(&[("RUSHGATE_HEADER_TIMEOUT_MS", &LIMIT_MS.to_string())]).await;
     let bystander = Bystander::start(&instance).await;
     let slow = |(first, silent): (&'static [u8], bool)| {
         let instance = &instance;
@@ -104,7 +109,8 @@ pub async fn slow_headers(effort: usize) -> usize {
         b"PRI * HTTP/2.0\r\n",
     ];
     let kinds = firsts.into_iter().flat_map(|first| [(first, false), (first, true)]);
-    let mut slow: FuturesUnordered<_> = (0..effort * 10).flat_map(|_| kinds.clone().map(slow)).collect();
+    let mut slow: FuturesUnordered<_> =
+        (0..effort * 10).flat_map(|_| kinds.clone().map(slow)).collect();
     let mut tried = 0;
     while let Some(took) = slow.next().await {
         assert!(took < CUT_BY, "still there after {took:?}");
@@ -116,20 +122,27 @@ pub async fn slow_headers(effort: usize) -> usize {
 }
 
 pub async fn slow_bodies(effort: usize) -> usize {
-    let settings =
-        [("RUSHGATE_BODY_TIMEOUT_MS", "1000"), ("RUSHGATE_DECIDE_LIMIT", "4"), ("RUSHGATE_USER_RATE", "off")];
+    let settings = [
+        ("RUSHGATE_BODY_TIMEOUT_MS", "1000"),
+        ("RUSHGATE_DECIDE_LIMIT", "4"),
+        ("RUSHGATE_USER_RATE", "off"),
+    ];
     let (instance, _backend) = victim(&settings).await;
     // More slow bodies than there are permits for decisions; the bystander's requests are still
     // decided.
     let bystander = Bystander::start(&instance).await;
     let one = || async {
-        let whole = request("POST", "/v1/users/slow/wallet/charges", "slow", "shop", "{\"amount\":5}");
+        let whole =
+            request("POST", "/v1/users/slow/wallet/charges", "slow", "shop", "{\"amount\":5}");
         let (head, _) = whole.rsplit_once("\r\n\r\n").unwrap();
         let mut stream = connect(&instance).await;
         stream.write_all(format!("{head}\r\n\r\n{{").as_bytes()).await.unwrap();
         let started = Instant::now();
         let answer = drain(&mut stream, CUT_BY).await;
-        assert!(answer.starts_with("HTTP/1.1 408 ") && code(&answer) == "request-timeout", "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 408 ") && code(&answer) == "request-timeout",
+            "{answer}"
+        );
         assert!(started.elapsed() < CUT_BY);
     };
     let mut slow: FuturesUnordered<_> = (0..effort * 50).map(|_| one()).collect();
@@ -144,7 +157,8 @@ pub async fn slow_bodies(effort: usize) -> usize {
 }
 
 pub async fn answers_left_unread(effort: usize) -> usize {
-    let (instance, _backend) = victim(&[("RUSHGATE_WRITE_TIMEOUT_MS", &LIMIT_MS.to_string())]).await;
+    let (instance, _backend) =
+        victim(&[("RUSHGATE_WRITE_TIMEOUT_MS", &LIMIT_MS.to_string())]).await;
     let bystander = Bystander::start(&instance).await;
     let mut tried = 0;
     for _ in 0..effort {
@@ -163,7 +177,9 @@ pub async fn answers_left_unread(effort: usize) -> usize {
             // Only what the kernel has buffered arrives, then the connection ends.
             let mut read = 0;
             let mut buffer = vec![0; 256 * 1024];
-            while let Ok(Ok(more @ 1..)) = tokio::time::timeout(CUT_BY, stream.read(&mut buffer)).await {
+            while let Ok(Ok(more @ 1..)) =
+                tokio::time::timeout(CUT_BY, stream.read(&mut buffer)).await
+            {
                 read += more;
             }
             assert!(read < 24 * 1024 * 1024, "{read} bytes came: it was not cut");
@@ -183,7 +199,8 @@ async fn starved_stream(instance: &Instance) {
     let (mut client, connection) = builder.handshake::<_, Bytes>(stream).await.unwrap();
     let started = Instant::now();
     let ended = tokio::spawn(connection);
-    let ask = axum::http::Request::get(format!("http://{}/docs/swagger-ui-bundle.js", address(instance)));
+    let ask =
+        axum::http::Request::get(format!("http://{}/docs/swagger-ui-bundle.js", address(instance)));
     let (answer, _) = client.send_request(ask.body(()).unwrap(), true).unwrap();
     let answer = answer.await.unwrap();
     assert_eq!(answer.status(), 200);
@@ -237,8 +254,9 @@ pub async fn too_many_headers(effort: usize) -> usize {
             no_end,
         ] {
             let answer = exchange(&instance, bytes.as_bytes()).await;
-            let refused =
-                ["HTTP/1.1 431 ", "HTTP/1.1 414 ", "HTTP/1.1 400 "].iter().any(|it| answer.starts_with(it));
+            let refused = ["HTTP/1.1 431 ", "HTTP/1.1 414 ", "HTTP/1.1 400 "]
+                .iter()
+                .any(|it| answer.starts_with(it));
             assert!(answer.is_empty() || refused, "{answer}");
             tried += 1;
         }
@@ -258,13 +276,17 @@ pub async fn pipelined(effort: usize) -> usize {
     }
     let stream = connect(&instance).await;
     let (mut reading, mut writing) = stream.into_split();
-    let writing = tokio::spawn(async move { writing.write_all(all.as_bytes()).await.map(|()| writing) });
+    let writing =
+        tokio::spawn(async move { writing.write_all(all.as_bytes()).await.map(|()| writing) });
     let mut answers = Vec::new();
     tokio::time::timeout(PATIENCE, reading.read_to_end(&mut answers)).await.unwrap().unwrap();
     drop(writing.await);
     let answers = String::from_utf8(answers).unwrap();
-    let ids: Vec<&str> =
-        answers.split("x-request-id: n").skip(1).filter_map(|rest| rest.split('.').next()).collect();
+    let ids: Vec<&str> = answers
+        .split("x-request-id: n")
+        .skip(1)
+        .filter_map(|rest| rest.split('.').next())
+        .collect();
     assert_eq!(ids, (0..count).map(|n| n.to_string()).collect::<Vec<_>>());
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), count);
     bystander.content().await;
@@ -277,11 +299,13 @@ pub async fn streams_reset(effort: usize) -> usize {
     let bystander = Bystander::start(&instance).await;
     let mut tried = 0;
     for _ in 0..effort {
-        let (mut client, connection) = h2::client::handshake(connect(&instance).await).await.unwrap();
+        let (mut client, connection) =
+            h2::client::handshake(connect(&instance).await).await.unwrap();
         let ended = tokio::spawn(connection);
         let started = Instant::now();
         while started.elapsed() < CUT_BY && !ended.is_finished() {
-            let ask = axum::http::Request::get(format!("http://{}/v1/products", address(&instance)));
+            let ask =
+                axum::http::Request::get(format!("http://{}/v1/products", address(&instance)));
             let Ok(ready) = client.ready().await else { break };
             client = ready;
             if let Ok((_, mut stream)) = client.send_request(ask.body(()).unwrap(), true) {

@@ -25,7 +25,11 @@ pub async fn decoders_fuzzed(effort: usize) -> usize {
     tokio::task::spawn_blocking(move || {
         let fuzzed: [fn(&mut TestRunner); 5] = [entries, refusals, bodies, tokens, queries];
         for fuzz in fuzzed {
-            fuzz(&mut TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() }));
+            fuzz(&mut TestRunner::new(Config {
+                cases,
+                failure_persistence: None,
+                ..Config::default()
+            }));
         }
         cases as usize * fuzzed.len()
     })
@@ -62,7 +66,9 @@ fn changed(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
         match change {
             Change::Set(at, byte) if !bytes.is_empty() => bytes[at % length] = *byte,
             Change::Cut(at) => bytes.truncate(at % length),
-            Change::Insert(at, more) => drop(bytes.splice(at % length..at % length, more.iter().copied())),
+            Change::Insert(at, more) => {
+                drop(bytes.splice(at % length..at % length, more.iter().copied()))
+            }
             Change::Remove(at, count) => {
                 let at = at % length;
                 bytes.drain(at.min(bytes.len())..(at + count).min(bytes.len()));
@@ -80,7 +86,8 @@ fn changed(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
 
 fn payloads() -> Vec<Vec<u8>> {
     let id = || Id(Uuid::from_u128(0x0193_9e5a_7c2f_7b3e_9d54_8a1c_6f2e_0b47));
-    let idempotency = || Some(Idempotency { scope: "ann key".into(), request_hash: Blob(vec![7; 16]) });
+    let idempotency =
+        || Some(Idempotency { scope: "ann key".into(), request_hash: Blob(vec![7; 16]) });
     let line = PlacedLine {
         product_id: "mug".into(),
         name: "Mug".into(),
@@ -145,7 +152,8 @@ fn entries(runner: &mut TestRunner) {
             let mutant = changed(payloads[which].clone(), &changes);
             if let Ok(Entry { facts, raw_facts, .. }) = decode(mutant.clone(), traces) {
                 // Accepted: it must decode to the same again, with one fact for each raw fact.
-                let again = decode(mutant, vec![]).map_err(|e| TestCaseError::fail(e.to_string()))?;
+                let again =
+                    decode(mutant, vec![]).map_err(|e| TestCaseError::fail(e.to_string()))?;
                 prop_assert_eq!((again.facts, again.raw_facts), (facts, raw_facts));
             }
             Ok(())
@@ -168,8 +176,18 @@ fn refusals(runner: &mut TestRunner) {
 
 /// Arbitrary JSON.
 fn any_json() -> impl Strategy<Value = Value> {
-    let words =
-        ["user_id", "items", "product_id", "quantity", "amount", "name", "type", "value", "\u{0}", "한"];
+    let words = [
+        "user_id",
+        "items",
+        "product_id",
+        "quantity",
+        "amount",
+        "name",
+        "type",
+        "value",
+        "\u{0}",
+        "한",
+    ];
     let key = prop_oneof![prop::sample::select(words.to_vec()).prop_map(str::to_owned), ".{0,8}"];
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -215,7 +233,8 @@ fn bodies(runner: &mut TestRunner) {
     let case = (0..good.len(), changes(), any_json());
     runner
         .run(&case, |(which, changes, value)| {
-            let is_json = |body: &[u8]| serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
+            let is_json =
+                |body: &[u8]| serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
             let mutant = changed(good[which].to_string().into_bytes(), &changes);
             for body in [mutant, value.to_string().into_bytes()] {
                 let statuses = parse(&body);
@@ -223,7 +242,11 @@ fn bodies(runner: &mut TestRunner) {
                 // fault.
                 for status in statuses.into_iter().flatten() {
                     prop_assert!([400, 422].contains(&status));
-                    prop_assert!(is_json(&body) || status == 400, "{}", String::from_utf8_lossy(&body));
+                    prop_assert!(
+                        is_json(&body) || status == 400,
+                        "{}",
+                        String::from_utf8_lossy(&body)
+                    );
                 }
                 prop_assert!(is_json(&body) || statuses.iter().all(Option::is_some));
             }
@@ -236,13 +259,15 @@ fn tokens(runner: &mut TestRunner) {
     let verifier = TokenVerifier::from_secret(b"0123456789abcdef0123456789abcdef");
     let ann = rushgate::domain::UserId::parse("ann").unwrap();
     let hour = std::time::Duration::from_secs(3_600);
-    let good = rushgate::http::mint_token(b"0123456789abcdef0123456789abcdef", &ann, "shop", hour).unwrap();
+    let good = rushgate::http::mint_token(b"0123456789abcdef0123456789abcdef", &ann, "shop", hour)
+        .unwrap();
     assert!(verifier.verify(&good).is_ok());
     let case = (changes(), "[ -~]{0,200}");
     runner
         .run(&case, |(changes, noise)| {
             prop_assert!(verifier.verify(&noise).is_err());
-            let mutant = String::from_utf8_lossy(&changed(good.clone().into_bytes(), &changes)).into_owned();
+            let mutant =
+                String::from_utf8_lossy(&changed(good.clone().into_bytes(), &changes)).into_owned();
             prop_assert!(mutant == good || verifier.verify(&mutant).is_err(), "{}", mutant);
             Ok(())
         })

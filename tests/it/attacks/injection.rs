@@ -78,14 +78,27 @@ pub async fn ids_and_keys(effort: usize) -> usize {
             if hostile.chars().any(char::is_control) {
                 assert_eq!(answer.code(), "invalid-field", "{hostile:?}");
             } else {
-                assert_eq!((answer.status, text(&answer.body, "name")), (201, (*hostile).to_owned()));
-                let order =
-                    api.order(&user, &[(&id, 1)], json!({})).key(&key_of(hostile, round, at)).ok(201).await;
+                assert_eq!(
+                    (answer.status, text(&answer.body, "name")),
+                    (201, (*hostile).to_owned())
+                );
+                let order = api
+                    .order(&user, &[(&id, 1)], json!({}))
+                    .key(&key_of(hostile, round, at))
+                    .ok(201)
+                    .await;
                 assert_eq!(order["items"][0]["name"], *hostile);
-                let again =
-                    api.order(&user, &[(&id, 1)], json!({})).key(&key_of(hostile, round, at)).send().await;
+                let again = api
+                    .order(&user, &[(&id, 1)], json!({}))
+                    .key(&key_of(hostile, round, at))
+                    .send()
+                    .await;
                 assert!(again.replayed() && again.body == order, "{hostile:?}");
-                let read = api.get(&format!("/v1/orders/{}", text(&order, "order_id"))).admin().ok(200).await;
+                let read = api
+                    .get(&format!("/v1/orders/{}", text(&order, "order_id")))
+                    .admin()
+                    .ok(200)
+                    .await;
                 assert_eq!(read["items"][0]["name"], *hostile);
                 let hostile_template = template(json!({"name": hostile}));
                 let path = format!("/v1/coupon-templates/{}", fresh("t"));
@@ -123,7 +136,8 @@ pub async fn log_lines(_: usize) -> usize {
         tried += 4;
     }
     // Requests that no client library would send.
-    for hostile in ["a\u{1b}[31mb", "a\tlevel=error", "\u{7f}", "a\u{b}b", "{\"level\":\"ERROR\"}"] {
+    for hostile in ["a\u{1b}[31mb", "a\tlevel=error", "\u{7f}", "a\u{b}b", "{\"level\":\"ERROR\"}"]
+    {
         let raw = format!(
             "GET /v1/products HTTP/1.1\r\nhost: {hostile}\r\nx-request-id: {hostile}\r\ntraceparent: {hostile}\r\n\
              user-agent: {hostile}\r\nauthorization: Bearer {hostile}\r\nconnection: close\r\n\r\n"
@@ -156,9 +170,11 @@ pub async fn log_lines(_: usize) -> usize {
 #[tokio::test]
 async fn headers_cannot_be_split() {
     let (instance, _backend) = victim(&[]).await;
-    for path in
-        ["/v1/products/%0d%0ax-injected:%201", "/%0d%0ax-injected:%201", "/docs/%0d%0ax-injected:%201"]
-    {
+    for path in [
+        "/v1/products/%0d%0ax-injected:%201",
+        "/%0d%0ax-injected:%201",
+        "/docs/%0d%0ax-injected:%201",
+    ] {
         let answer = exchange(
             &instance,
             format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes(),

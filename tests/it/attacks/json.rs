@@ -53,7 +53,9 @@ fn charges() -> Vec<Vec<u8>> {
     .map(|text| text.as_bytes().to_vec())
     .collect();
     for deep in [100, 1_000, 8_000] {
-        all.push([b"{\"amount\":".as_slice(), &b"[".repeat(deep), &b"]".repeat(deep), b"}"].concat());
+        all.push(
+            [b"{\"amount\":".as_slice(), &b"[".repeat(deep), &b"]".repeat(deep), b"}"].concat(),
+        );
         all.push([b"{\"x\":".repeat(deep / 5), b"1".to_vec(), b"}".repeat(deep / 5)].concat());
         all.push(b"[".repeat(deep));
     }
@@ -63,7 +65,10 @@ fn charges() -> Vec<Vec<u8>> {
     all.push([b"{\"".as_slice(), &b"\\u0000".repeat(2_700), b"\":5}"].concat());
     all.push([b"{\"amount\":5,\"".as_slice(), &b"a".repeat(16_000), b"\":1}"].concat());
     all.push(
-        (0..1_800).map(|n| format!("\"k{n}\":1,")).fold("{".to_owned(), |all, one| all + &one).into_bytes(),
+        (0..1_800)
+            .map(|n| format!("\"k{n}\":1,"))
+            .fold("{".to_owned(), |all, one| all + &one)
+            .into_bytes(),
     );
     all.push(b"{\"amount\":\xff}".to_vec());
     all.push(b"{\"amount\":\"\xed\xa0\x80\"}".to_vec());
@@ -85,10 +90,14 @@ pub async fn hostile_json(effort: usize) -> usize {
     let mut tried = 0;
     for _ in 0..effort {
         for body in charges() {
-            refused(api.call("POST", "/v1/users/ann/wallet/charges").user("ann").raw(body.clone()), &body)
-                .await;
+            refused(
+                api.call("POST", "/v1/users/ann/wallet/charges").user("ann").raw(body.clone()),
+                &body,
+            )
+            .await;
             refused(api.call("POST", "/v1/orders").user("ann").raw(body.clone()), &body).await;
-            refused(api.call("PUT", "/v1/coupon-templates/t").admin().raw(body.clone()), &body).await;
+            refused(api.call("PUT", "/v1/coupon-templates/t").admin().raw(body.clone()), &body)
+                .await;
             tried += 3;
         }
         // Bodies are not decompressed, so a compression bomb has no effect.
@@ -98,8 +107,12 @@ pub async fn hostile_json(effort: usize) -> usize {
             refused(call.header("content-encoding", coding).raw(bomb.clone()), b"a bomb").await;
             tried += 1;
         }
-        for kind in ["text/plain", "application/json-seq", "application/merge-patch+json", "application/xml"]
-        {
+        for kind in [
+            "text/plain",
+            "application/json-seq",
+            "application/merge-patch+json",
+            "application/xml",
+        ] {
             let call = api.call("POST", "/v1/users/ann/wallet/charges").user("ann");
             call.body(kind, r#"{"amount":5}"#).refused(415, "unsupported-media-type").await;
             tried += 1;

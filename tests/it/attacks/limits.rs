@@ -16,8 +16,9 @@ pub async fn one_user_on_many_connections(effort: usize) -> usize {
     let (instance, backend) = victim(&[("RUSHGATE_USER_RATE", "50/50s")]).await;
     let clients: Vec<Api> = (0..20).map(|_| instance.client()).collect();
     let started = Instant::now();
-    let greedy =
-        join_all((0..effort * 200).map(|n| clients[n % 20].charge("greedy", 1).user("greedy").send()));
+    let greedy = join_all(
+        (0..effort * 200).map(|n| clients[n % 20].charge("greedy", 1).user("greedy").send()),
+    );
     let modest = async {
         for _ in 0..20 {
             clients[0].charge("modest", 1).user("modest").ok(201).await;
@@ -52,7 +53,10 @@ pub async fn a_crowd_behind_one_address(effort: usize) -> usize {
     let mut answers = Vec::new();
     for first in (0..people).step_by(500) {
         answers.extend(
-            join_all((first..first + 500).map(|n| api.issue(&template, &format!("nat-{n}")).send())).await,
+            join_all(
+                (first..first + 500).map(|n| api.issue(&template, &format!("nat-{n}")).send()),
+            )
+            .await,
         );
     }
     assert_eq!((count(&answers, 429), count(&answers, 503)), (0, 0));
@@ -145,7 +149,9 @@ pub async fn a_rush_without_end(effort: usize) -> usize {
     let backend_token = token("backend", "service");
     let issue = |n: usize| {
         let body = json!({"user_id": format!("rush-{n}")});
-        api.post(&format!("/v1/coupon-templates/{template}/coupons"), &body).bearer(&backend_token).send()
+        api.post(&format!("/v1/coupon-templates/{template}/coupons"), &body)
+            .bearer(&backend_token)
+            .send()
     };
     let rush = join_all((0..effort.min(5) * 1_000).map(issue));
     let staff = async {

@@ -95,7 +95,8 @@ fn attack() {
         let started = Instant::now();
         // On a separate thread and runtime, like a test.
         let outcome = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             runtime.unwrap().block_on((attack.run)(effort))
         });
         let (tried, result) = match outcome.join() {

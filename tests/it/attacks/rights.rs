@@ -89,12 +89,17 @@ impl Drop for AclFile {
     }
 }
 
-async fn connected_as(user: &str, password: &str, port: u16) -> Result<Client, impl std::fmt::Debug> {
+async fn connected_as(
+    user: &str,
+    password: &str,
+    port: u16,
+) -> Result<Client, impl std::fmt::Debug> {
     rushgate::redis::connect(&format!("redis://{user}:{password}@127.0.0.1:{port}")).await
 }
 
 fn as_user(cluster: &Cluster, settings: &Settings, redis: &str, postgres: &str) -> Settings {
-    let database = settings.get("RUSHGATE_DATABASE_URL").replacen("postgres@", &format!("{postgres}@"), 1);
+    let database =
+        settings.get("RUSHGATE_DATABASE_URL").replacen("postgres@", &format!("{postgres}@"), 1);
     let redis = format!("redis://{redis}:{}@127.0.0.1:{}", password(redis), cluster.redis.port());
     settings.with("RUSHGATE_DATABASE_URL", database).with("RUSHGATE_REDIS_URL", redis)
 }
@@ -112,8 +117,9 @@ pub async fn least_rights(_: usize) -> usize {
     }
     let instances: Vec<_> = happy_path(&cluster).await.into_iter().map(Arc::new).collect();
     redis_restarts(&cluster, instances.last().unwrap()).await;
-    let tried =
-        redis_rights(&cluster).await + operations(&cluster, &acl).await + postgres_rights(&cluster).await;
+    let tried = redis_rights(&cluster).await
+        + operations(&cluster, &acl).await
+        + postgres_rights(&cluster).await;
     for instance in instances {
         let instance = Arc::into_inner(instance).unwrap();
         // Nothing was refused on the main way, not even something that would only be logged.
@@ -129,7 +135,8 @@ pub async fn least_rights(_: usize) -> usize {
 async fn happy_path(cluster: &Cluster) -> Vec<Instance> {
     let mut instances = Vec::new();
     for (roles, redis, postgres) in ROLES_OF.iter().rev() {
-        let settings = as_user(cluster, &cluster.settings, redis, postgres).with("RUSHGATE_ROLES", *roles);
+        let settings =
+            as_user(cluster, &cluster.settings, redis, postgres).with("RUSHGATE_ROLES", *roles);
         instances.push(Instance::ready(&settings).await);
     }
     let api = instances.last().unwrap();
@@ -154,7 +161,9 @@ async fn happy_path(cluster: &Cluster) -> Vec<Instance> {
     ] {
         api.done(&Request::get(path)).await;
     }
-    for path in ["/v1/coupon-templates/welcome/coupons", "/v1/orders?template_id=welcome&product_id=mug"] {
+    for path in
+        ["/v1/coupon-templates/welcome/coupons", "/v1/orders?template_id=welcome&product_id=mug"]
+    {
         let list = api.done(&Request::get(path).admin()).await;
         assert_eq!(list["data"].as_array().unwrap().len(), 1, "{path}: {list}");
     }
@@ -202,8 +211,10 @@ async fn redis_restarts(cluster: &Cluster, api: &Arc<Instance>) {
         .collect();
     let mut seen = cluster.meta().await.seq;
     for crash in [false, true, false] {
-        eventually("charges are decided", || async { (cluster.meta().await.seq > seen + 20).then_some(()) })
-            .await;
+        eventually("charges are decided", || async {
+            (cluster.meta().await.seq > seen + 20).then_some(())
+        })
+        .await;
         match crash {
             true => cluster.redis.kill().await,
             false => cluster.redis.stop().await,
@@ -235,7 +246,10 @@ async fn redis_restarts(cluster: &Cluster, api: &Arc<Instance>) {
 async fn operations(cluster: &Cluster, acl: &AclFile) -> usize {
     let (port, mut tried) = (cluster.redis.port(), 0);
     for (user, needed) in [
-        ("operator", vec!["acl load", "config set maxmemory 1gb", "slowlog get 1", "shutdown", "info"]),
+        (
+            "operator",
+            vec!["acl load", "config set maxmemory 1gb", "slowlog get 1", "shutdown", "info"],
+        ),
         ("replication", vec!["psync ? -1", "replconf listening-port 1", "ping"]),
         (
             "sentinel",
@@ -257,10 +271,16 @@ async fn operations(cluster: &Cluster, acl: &AclFile) -> usize {
     ] {
         for words in needed {
             let words: Vec<&str> = words.split(' ').collect();
-            assert_eq!(dry_run(&cluster.raw, user, words[0], &words[1..]).await, "OK", "{user}: {words:?}");
+            assert_eq!(
+                dry_run(&cluster.raw, user, words[0], &words[1..]).await,
+                "OK",
+                "{user}: {words:?}"
+            );
             tried += 1;
         }
-        for command in ["hget", "hset", "flushall", "evalsha", "acl|setuser", "debug", "module|load"] {
+        for command in
+            ["hget", "hset", "flushall", "evalsha", "acl|setuser", "debug", "module|load"]
+        {
             let said = judged(&cluster.raw, user, command).await;
             assert!(said.contains("has no permissions"), "{user} may {command}: {said}");
             tried += 1;
@@ -293,17 +313,20 @@ async fn operations(cluster: &Cluster, acl: &AclFile) -> usize {
 
 /// Tries every Redis command that a user was not granted, and keys outside the shop's.
 async fn redis_rights(cluster: &Cluster) -> usize {
-    let all: Vec<String> = custom(&cluster.raw, "COMMAND", &["LIST"]).await.unwrap().convert().unwrap();
+    let all: Vec<String> =
+        custom(&cluster.raw, "COMMAND", &["LIST"]).await.unwrap().convert().unwrap();
     let mut tried = 0;
     for line in users() {
         let user = line.split(' ').nth(1).unwrap();
-        let given: BTreeSet<&str> = line.split(' ').filter_map(|word| word.strip_prefix('+')).collect();
+        let given: BTreeSet<&str> =
+            line.split(' ').filter_map(|word| word.strip_prefix('+')).collect();
         for never in NEVER {
             assert!(!given.contains(never), "{user} is given {never}");
         }
         assert!(line.contains(" -@all ") && !line.contains("+@"), "{user}: by name only");
         // Every user may call `reset`, which ends a session's rights.
-        for command in all.iter().filter(|name| *name != "reset" && !given.contains(name.as_str())) {
+        for command in all.iter().filter(|name| *name != "reset" && !given.contains(name.as_str()))
+        {
             let said = judged(&cluster.raw, user, command).await;
             assert!(said.contains("has no permissions to run"), "{user} may run {command}: {said}");
             tried += 1;
@@ -370,11 +393,16 @@ async fn dry_run(client: &Client, user: &str, command: &str, args: &[&str]) -> S
 
 /// Tries every right on every table for every role: it is either granted by the file or refused.
 async fn postgres_rights(cluster: &Cluster) -> usize {
-    let tables: Vec<String> =
-        cluster.texts("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").await;
+    let tables: Vec<String> = cluster
+        .texts("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+        .await;
     let mut tried = 0;
     for role in ["rushgate_api", "rushgate_reconciler", "rushgate_relay", "rushgate_audit"] {
-        let url = cluster.settings.get("RUSHGATE_DATABASE_URL").replacen("postgres@", &format!("{role}@"), 1);
+        let url = cluster.settings.get("RUSHGATE_DATABASE_URL").replacen(
+            "postgres@",
+            &format!("{role}@"),
+            1,
+        );
         let pool = PgPool::connect(&url).await.unwrap();
         for table in &tables {
             let column: String = sqlx::query_scalar(
@@ -395,7 +423,11 @@ async fn postgres_rights(cluster: &Cluster) -> usize {
                 ("owner", format!("DROP TABLE {table}")),
             ] {
                 if !given(role, right, table) {
-                    assert_eq!(refusal(&pool, statement.clone()).await, "42501", "{role}: {statement}");
+                    assert_eq!(
+                        refusal(&pool, statement.clone()).await,
+                        "42501",
+                        "{role}: {statement}"
+                    );
                     tried += 1;
                 }
             }
@@ -429,14 +461,21 @@ fn given(role: &str, right: &str, table: &str) -> bool {
         ("rushgate_relay", "INSERT", "outbox"),
         ("rushgate_audit", "UPDATE", "cell_cursors"),
     ];
-    let grants = ROLES.split(';').filter_map(|statement| statement.split_once("GRANT ")).any(|(_, grant)| {
-        let (rights, rest) = grant.split_once(" ON ").unwrap();
-        let (tables, roles) = rest.split_once("TO ").unwrap();
-        let named = |list: &str, name: &str| list.split([',', ' ', '\n']).any(|word| word.trim() == name);
-        let everywhere = tables.trim() == "ALL TABLES IN SCHEMA public";
-        named(rights, right) && (everywhere || named(tables, table)) && named(roles, role)
-    });
-    assert!(!(grants && NEVER.contains(&(role, right, table))), "{role} is given {right} on {table}");
+    let grants = ROLES.split(';').filter_map(|statement| statement.split_once("GRANT ")).any(
+        |(_, grant)| {
+            let (rights, rest) = grant.split_once(" ON ").unwrap();
+            let (tables, roles) = rest.split_once("TO ").unwrap();
+            let named = |list: &str, name: &str| {
+                list.split([',', ' ', '\n']).any(|word| word.trim() == name)
+            };
+            let everywhere = tables.trim() == "ALL TABLES IN SCHEMA public";
+            named(rights, right) && (everywhere || named(tables, table)) && named(roles, role)
+        },
+    );
+    assert!(
+        !(grants && NEVER.contains(&(role, right, table))),
+        "{role} is given {right} on {table}"
+    );
     grants
 }
 

@@ -42,7 +42,15 @@ async fn run(instance: &Instance, sub: &str, scope: &str, examples: usize) -> us
     command.args(["run", &format!("{}/openapi.json", instance.base), "--url", &instance.base]);
     command.args(["--checks", CHECKS, "--max-examples", &examples.to_string()]);
     // Deterministic, and without a stored database of examples.
-    command.args(["--seed", "6", "--generation-database", "none", "--no-color", "--request-timeout", "20"]);
+    command.args([
+        "--seed",
+        "6",
+        "--generation-database",
+        "none",
+        "--no-color",
+        "--request-timeout",
+        "20",
+    ]);
     command.args(["--suppress-health-check", "all"]);
     if !scope.is_empty() {
         command.args(["--header", &format!("Authorization: Bearer {}", token(sub, scope))]);
@@ -52,9 +60,13 @@ async fn run(instance: &Instance, sub: &str, scope: &str, examples: usize) -> us
     command.current_dir(&folder.path).stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "scope `{scope}`:\n{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    let cases = said
-        .lines()
-        .find_map(|line| line.trim().split_once(" generated")?.0.split(' ').next_back()?.parse().ok());
+    assert!(
+        output.status.success(),
+        "scope `{scope}`:\n{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let cases = said.lines().find_map(|line| {
+        line.trim().split_once(" generated")?.0.split(' ').next_back()?.parse().ok()
+    });
     cases.unwrap_or_else(|| panic!("how many cases? {said}"))
 }

@@ -45,7 +45,9 @@ pub async fn secrets_looked_for(_: usize) -> usize {
         clean("readiness", &(ready.clone() + &unready), secret);
         clean("a refusal", &refused.body.to_string(), secret);
         clean("the log", &log, secret);
-        for args in [&["serve", "--help"][..], &["token", "--help"], &["audit", "--help"], &["--help"]] {
+        for args in
+            [&["serve", "--help"][..], &["token", "--help"], &["audit", "--help"], &["--help"]]
+        {
             for settings in [&from_files, &cluster.settings.with("RUSHGATE_REDIS_URL", &url)] {
                 let help = settings.run(args).await;
                 clean("help", &(help.stdout + &help.stderr), secret);

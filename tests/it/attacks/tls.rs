@@ -31,7 +31,8 @@ fn trusting(
     let mut roots = RootCertStore::empty();
     roots.add(certificate).unwrap();
     let provider = Arc::new(crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    let config =
+        ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     // Each handshake must check the certificate.
     config.resumption = rustls::client::Resumption::disabled();
@@ -68,7 +69,10 @@ pub async fn another_protocol(effort: usize) -> usize {
         for bytes in [ASK, b"\x16\x03\x01\x00\x05hello", b"\0\0\0\0", b""] {
             let mut stream = connect(&instance).await;
             stream.write_all(bytes).await.unwrap();
-            assert!(closed_within(&mut stream, Duration::from_secs(8)).await.is_some(), "{bytes:?}");
+            assert!(
+                closed_within(&mut stream, Duration::from_secs(8)).await.is_some(),
+                "{bytes:?}"
+            );
             tried += 1;
         }
         assert!(!exchange(&instance, ASK).await.contains("HTTP/1.1"), "plain HTTP is answered");

@@ -24,7 +24,9 @@ fn now() -> u64 {
 fn jwks(keys: &[usize]) -> String {
     let keys: Vec<Value> = keys
         .iter()
-        .map(|n| json!({"kty": "OKP", "crv": "Ed25519", "x": PUBLIC[*n], "kid": format!("key-{n}")}))
+        .map(
+            |n| json!({"kty": "OKP", "crv": "Ed25519", "x": PUBLIC[*n], "kid": format!("key-{n}")}),
+        )
         .collect();
     json!({ "keys": keys }).to_string()
 }
@@ -39,7 +41,8 @@ fn signed(key: usize, kid: Option<&str>, claims: &Value) -> String {
 }
 
 fn by_secret(secret: &[u8], algorithm: Algorithm, claims: &Value) -> String {
-    jsonwebtoken::encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret)).unwrap()
+    jsonwebtoken::encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret))
+        .unwrap()
 }
 
 fn unsigned(header: &Value, claims: &Value, signature: &str) -> String {
@@ -75,8 +78,9 @@ async fn guarded_routes(api: &Api) -> Vec<(String, String)> {
         for (method, operation) in item.as_object().unwrap() {
             // `security: []` marks a public route.
             if operation["security"].as_array().is_some_and(|schemes| !schemes.is_empty()) {
-                let path =
-                    path.replace("{id}", "01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47").replace("{user}", "ann");
+                let path = path
+                    .replace("{id}", "01939e5a-7c2f-7b3e-9d54-8a1c6f2e0b47")
+                    .replace("{user}", "ann");
                 routes.push((method.to_uppercase(), path));
             }
         }
@@ -175,7 +179,8 @@ pub async fn keys_rotated(effort: usize) -> usize {
     let api = instance.client();
     let good = claims();
     let tokens = [signed(0, Some("key-0"), &good), signed(1, Some("key-1"), &good)];
-    let status = async |key: usize| api.get("/v1/users/ann/wallet").bearer(&tokens[key]).send().await.status;
+    let status =
+        async |key: usize| api.get("/v1/users/ann/wallet").bearer(&tokens[key]).send().await.status;
     assert_eq!((status(0).await, status(1).await), (200, 401));
     for round in 0..effort {
         let (kept, gone) = (if round % 2 == 0 { 1 } else { 0 }, if round % 2 == 0 { 0 } else { 1 });

@@ -102,7 +102,11 @@ impl Bystander {
         let mut took = self.asking.await.unwrap();
         took.sort();
         let nearly_all = took[took.len() * 95 / 100];
-        assert!(nearly_all < LATENCY_BOUND, "the bystander waited {nearly_all:?}, {:?} at most", took.last());
+        assert!(
+            nearly_all < LATENCY_BOUND,
+            "the bystander waited {nearly_all:?}, {:?} at most",
+            took.last()
+        );
         took.len()
     }
 }

@@ -37,7 +37,8 @@ pub fn block(name: &str) -> String {
     let fence = lines.next().unwrap_or_default();
     assert!(fence.trim_start().starts_with("```"), "{name} is fenced");
     let indent = fence.len() - fence.trim_start().len();
-    let body = lines.map(|line| line.get(indent..).unwrap_or_default()).take_while(|line| *line != "```");
+    let body =
+        lines.map(|line| line.get(indent..).unwrap_or_default()).take_while(|line| *line != "```");
     body.map(|line| format!("{line}\n")).collect()
 }
 
@@ -58,9 +59,14 @@ pub struct BookEnvironment {
 
 impl BookEnvironment {
     pub fn new(settings: &Settings) -> Self {
-        let names =
-            ["RUSHGATE_REDIS_URL", "RUSHGATE_DATABASE_URL", "RUSHGATE_AMQP_URL", "RUSHGATE_JWT_SECRET"];
-        let environment = names.into_iter().map(|name| (name, settings.get(name).to_owned())).collect();
+        let names = [
+            "RUSHGATE_REDIS_URL",
+            "RUSHGATE_DATABASE_URL",
+            "RUSHGATE_AMQP_URL",
+            "RUSHGATE_JWT_SECRET",
+        ];
+        let environment =
+            names.into_iter().map(|name| (name, settings.get(name).to_owned())).collect();
         Self { folders: vec![], environment }
     }
 
@@ -75,7 +81,9 @@ impl BookEnvironment {
     }
 
     fn placed(&self, text: &str) -> String {
-        let place = |text: String, (page, here): &(&str, PathBuf)| text.replace(page, here.to_str().unwrap());
+        let place = |text: String, (page, here): &(&str, PathBuf)| {
+            text.replace(page, here.to_str().unwrap())
+        };
         self.folders.iter().fold(text.to_owned(), place)
     }
 
@@ -99,7 +107,9 @@ impl BookEnvironment {
             command.args(["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]);
         }
         command.args(["bash", "-euo", "pipefail", "-c", &text]).current_dir("/").env_clear();
-        command.env("PATH", path()).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+            .env("PATH", path())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         let output = command.output().unwrap();
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (out, err) = (said(&output.stdout), said(&output.stderr));

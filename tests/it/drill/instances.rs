@@ -33,7 +33,8 @@ pub async fn rolling_restart(seed: u64) -> Outcome {
         }
         trial.fleet.exchange(number, trial.fleet.get(1 - number));
         let new = Instance::listening(&trial.settings).await;
-        let place = BookEnvironment::new(&trial.settings).set("RUSHGATE_OPS_LISTEN", new.operations());
+        let place =
+            BookEnvironment::new(&trial.settings).set("RUSHGATE_OPS_LISTEN", new.operations());
         place.run("wait-until-ready", User::Operator);
         trial.fleet.replace(number, new);
         has_ended(&old).await;

@@ -99,7 +99,8 @@ fn every_block_of_the_book_is_run() {
 
 #[test]
 fn the_book_lists_every_procedure() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md"))
+        .unwrap();
     for Procedure { name, expected, .. } in PROCEDURES {
         let row = format!("| `{name}` | {expected} |");
         assert!(page.contains(&row), "docs/operations.md lacks {row}");
@@ -111,7 +112,8 @@ fn the_book_lists_every_procedure() {
 #[ignore = "runs for minutes: ./dev drill"]
 async fn drill() {
     let only = std::env::var("RUSHGATE_DRILL_ONLY").unwrap_or_default();
-    let chosen: Vec<&Procedure> = PROCEDURES.iter().filter(|one| one.name.contains(&only)).collect();
+    let chosen: Vec<&Procedure> =
+        PROCEDURES.iter().filter(|one| one.name.contains(&only)).collect();
     assert!(!chosen.is_empty(), "no procedure has {only} in its name");
     let mut table = String::new();
     for procedure in chosen {
@@ -123,5 +125,7 @@ async fn drill() {
             procedure.name
         );
     }
-    println!("\nprocedure                 requests decisions  checked epochs gone, listed\n{table}");
+    println!(
+        "\nprocedure                 requests decisions  checked epochs gone, listed\n{table}"
+    );
 }

@@ -41,7 +41,11 @@ fn server(trial: &Trial) -> &PostgresServer {
 /// The server's folder, at a path that PostgreSQL's user can reach.
 fn base(trial: &Trial) -> PathBuf {
     let elsewhere = server(trial).folder().join("elsewhere");
-    if elsewhere.exists() { elsewhere.canonicalize().unwrap() } else { server(trial).folder().to_owned() }
+    if elsewhere.exists() {
+        elsewhere.canonicalize().unwrap()
+    } else {
+        server(trial).folder().to_owned()
+    }
 }
 
 fn place(trial: &Trial, backups: &Path) -> BookEnvironment {
@@ -153,8 +157,10 @@ pub async fn restore_an_earlier_epoch(seed: u64) -> Outcome {
 pub async fn raise_log_limit(seed: u64) -> Outcome {
     const LIMIT: u64 = 100;
     let private = Private { postgres: true, ..Private::default() };
-    let settings =
-        vec![("RUSHGATE_TRUTH_TIMEOUT_MS", "300".to_owned()), ("RUSHGATE_LOG_LIMIT", LIMIT.to_string())];
+    let settings = vec![
+        ("RUSHGATE_TRUTH_TIMEOUT_MS", "300".to_owned()),
+        ("RUSHGATE_LOG_LIMIT", LIMIT.to_string()),
+    ];
     let mut trial = Trial::begin(seed, Setup { private, settings, ..Setup::default() }).await;
     trial.a_while().await;
     let epoch = trial.open_epoch().await;

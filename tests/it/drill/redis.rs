@@ -22,7 +22,8 @@ const TORN: &[u8] = b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$7\r\nrg:torn";
 
 /// The file that Redis appends to.
 fn appended_file(folder: &Path) -> PathBuf {
-    let files = std::fs::read_dir(folder.join("appendonlydir")).unwrap().map(|file| file.unwrap().path());
+    let files =
+        std::fs::read_dir(folder.join("appendonlydir")).unwrap().map(|file| file.unwrap().path());
     files.filter(|path| path.to_string_lossy().ends_with(".incr.aof")).max().unwrap()
 }
 
@@ -123,7 +124,9 @@ pub async fn replace_lost_redis(seed: u64) -> Outcome {
     trial.cluster.redis.kill().await;
     let folder = trial.cluster.redis.folder().to_owned();
     trial.elsewhere.extend(aof::entries(&folder));
-    BookEnvironment::new(&trial.settings).folder(REDIS, &folder).run("set-redis-aside", User::Operator);
+    BookEnvironment::new(&trial.settings)
+        .folder(REDIS, &folder)
+        .run("set-redis-aside", User::Operator);
     trial.cluster.redis.restart().await.unwrap();
     assert!(trial.rebuilt_after(epoch).await > epoch);
     trial.forgive_since(since_us);

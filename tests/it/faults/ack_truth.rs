@@ -49,7 +49,12 @@ fn put_product(product: &str, name: &str, stock: Option<u64>) -> Ask {
 }
 
 fn order(user: &str, product: &str, coupon: Option<Id>) -> Ask {
-    Ask::Order { user: user.to_owned(), lines: vec![(product.to_owned(), 1)], coupon, expected_total: None }
+    Ask::Order {
+        user: user.to_owned(),
+        lines: vec![(product.to_owned(), 1)],
+        coupon,
+        expected_total: None,
+    }
 }
 
 fn id(body: &Value, name: &str) -> Id {
@@ -59,13 +64,21 @@ fn id(body: &Value, name: &str) -> Id {
 /// Whether PostgreSQL has what this answer describes.
 async fn in_postgres(pool: &PgPool, ask: &Ask, body: &Value) -> bool {
     let (sql, uuid, text) = match ask {
-        Ask::Issue { .. } => ("SELECT coupon_id FROM coupons WHERE coupon_id = $1", "coupon_id", None),
-        Ask::Charge { .. } => ("SELECT ref_id FROM wallet_entries WHERE ref_id = $1", "charge_id", None),
-        Ask::Order { .. } => ("SELECT order_id FROM orders WHERE order_id = $1", "order_id", None),
-        Ask::Cancel { .. } => {
-            ("SELECT order_id FROM orders WHERE order_id = $1 AND status = 'cancelled'", "order_id", None)
+        Ask::Issue { .. } => {
+            ("SELECT coupon_id FROM coupons WHERE coupon_id = $1", "coupon_id", None)
         }
-        Ask::PutProduct { name, .. } => ("SELECT FROM products WHERE name = $2", "", Some(name.as_str())),
+        Ask::Charge { .. } => {
+            ("SELECT ref_id FROM wallet_entries WHERE ref_id = $1", "charge_id", None)
+        }
+        Ask::Order { .. } => ("SELECT order_id FROM orders WHERE order_id = $1", "order_id", None),
+        Ask::Cancel { .. } => (
+            "SELECT order_id FROM orders WHERE order_id = $1 AND status = 'cancelled'",
+            "order_id",
+            None,
+        ),
+        Ask::PutProduct { name, .. } => {
+            ("SELECT FROM products WHERE name = $2", "", Some(name.as_str()))
+        }
         Ask::Adjust { reason, .. } => {
             ("SELECT FROM stock_adjustments WHERE reason = $2", "", Some(reason.as_str()))
         }
@@ -100,15 +113,22 @@ impl Witness<'_> {
     }
 
     async fn round(&self, round: usize) {
-        let (user, product) = (format!("witness-{}", self.number), format!("witness-{}", self.number));
+        let (user, product) =
+            (format!("witness-{}", self.number), format!("witness-{}", self.number));
         let (name, template) = (format!("{product} {round}"), format!("{product}-{round}"));
         let stock = (round == 0).then_some(10);
         self.told(&put_product(&product, &name, stock)).await;
-        self.told(&Ask::Adjust { product: product.clone(), delta: 3, reason: format!("{name} more") }).await;
+        self.told(&Ask::Adjust {
+            product: product.clone(),
+            delta: 3,
+            reason: format!("{name} more"),
+        })
+        .await;
         self.told(&put_template(&template, &format!("{name} off"))).await;
         self.told(&Ask::Charge { user: user.clone(), amount: 900 }).await;
         let coupon = self.told(&Ask::Issue { template, user: user.clone() }).await;
-        let placed = self.told(&order(&user, &product, coupon.map(|body| id(&body, "coupon_id")))).await;
+        let placed =
+            self.told(&order(&user, &product, coupon.map(|body| id(&body, "coupon_id")))).await;
         if let Some(placed) = placed {
             self.told(&Ask::Cancel { order: id(&placed, "order_id") }).await;
         }
@@ -122,7 +142,10 @@ impl Witness<'_> {
             return None;
         }
         assert_ne!(status, 202, "it waits as long as it takes: {body}");
-        assert!(in_postgres(&self.trial.cluster.pool, ask, &body).await, "{ask:?} was told: {body}");
+        assert!(
+            in_postgres(&self.trial.cluster.pool, ask, &body).await,
+            "{ask:?} was told: {body}"
+        );
         self.looked_up.fetch_add(1, Ordering::Relaxed);
         Some(body)
     }
@@ -191,7 +214,8 @@ pub async fn ack_truth_without_postgres(seed: u64) -> Outcome {
     // Meanwhile no other client was told of a success, except for requests that were in flight
     // already.
     let changes = trial.load.recorded_since(since_us);
-    let told = changes.iter().filter(|op| op.asked_us > since_us && op.succeeded() && !op.ask.is_read());
+    let told =
+        changes.iter().filter(|op| op.asked_us > since_us && op.succeeded() && !op.ask.is_read());
     for operation in told {
         assert_eq!(operation.answer().map(|answer| answer.status), Some(202), "{operation:?}");
     }
@@ -213,7 +237,13 @@ pub async fn ack_truth_without_postgres(seed: u64) -> Outcome {
 }
 
 /// The answer, and its repeat, is a 202 with the id and nothing else.
-async fn only_accepted(trial: &Trial, instance: &Instance, ask: &Ask, key: Option<&str>, id: &str) -> Value {
+async fn only_accepted(
+    trial: &Trial,
+    instance: &Instance,
+    ask: &Ask,
+    key: Option<&str>,
+    id: &str,
+) -> Value {
     let answer = send(trial, instance, ask, key).await;
     assert_eq!((answer.status, answer.replayed), (202, false), "{answer:?}");
     assert_eq!(members(&answer.body), BTreeSet::from(["status", id]));
@@ -246,7 +276,8 @@ pub async fn ack_truth_redis_emptied(seed: u64) -> Outcome {
     follower.freeze().await;
     let instance = trial.fleet.get(0);
     let charge = |n: u64| Ask::Charge { user: format!("waiting-{n}"), amount: 100 + n };
-    let waiting = join_all((0..3).map(async |n| send(&trial, &instance, &charge(n), Some("waiting")).await));
+    let waiting =
+        join_all((0..3).map(async |n| send(&trial, &instance, &charge(n), Some("waiting")).await));
     let loss = async {
         for n in 0..3 {
             let wallet = Request::get(format!("/v1/users/waiting-{n}/wallet"));

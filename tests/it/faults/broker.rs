@@ -38,7 +38,8 @@ fn server(trial: &Trial) -> &RabbitMqServer {
 
 /// Events that were published but not confirmed, summed over all instances.
 async fn unconfirmed(trial: &Trial) -> f64 {
-    sum(trial, "rushgate_relay_published_total ").await - sum(trial, "rushgate_relay_confirmed_total ").await
+    sum(trial, "rushgate_relay_published_total ").await
+        - sum(trial, "rushgate_relay_confirmed_total ").await
 }
 
 /// A metric summed over all instances.
@@ -46,7 +47,8 @@ async fn sum(trial: &Trial, name: &str) -> f64 {
     let mut sum = 0.0;
     for instance in trial.fleet.all() {
         let (_, metrics) = instance.ops("/metrics").await;
-        let values = metrics.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        let values =
+            metrics.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
         sum += values.sum::<f64>();
     }
     sum
@@ -58,8 +60,10 @@ async fn kept_and_reported(trial: &Trial, said: &str) {
         (number(&trial.cluster.pool, OUTBOX).await > 3).then_some(())
     })
     .await;
-    eventually("it is said", || async { trial.fleet.all().iter().any(|it| it.said(said)).then_some(()) })
-        .await;
+    eventually("it is said", || async {
+        trial.fleet.all().iter().any(|it| it.said(said)).then_some(())
+    })
+    .await;
 }
 
 /// The same if RabbitMQ cannot be reached or used. The instance whose relay is the leader reports
@@ -83,7 +87,8 @@ async fn shown_as_unreachable(trial: &Trial) {
 
 /// Since then no answer showed any trouble, and response times were normal.
 fn clients_never_noticed(trial: &Trial, since_us: u64) {
-    let (troubles, (median, slowest)) = (trial.load.troubles(since_us), trial.load.latency(since_us));
+    let (troubles, (median, slowest)) =
+        (trial.load.troubles(since_us), trial.load.latency(since_us));
     println!("half of the answers took at most {median:?}, the slowest {slowest:?}");
     assert!(troubles.is_empty(), "{troubles:?}");
     assert!(median < TYPICAL, "{median:?}");
@@ -110,7 +115,8 @@ pub async fn broker_killed(seed: u64) -> Outcome {
         server(&trial).pause();
         kept_and_reported(&trial, "carrying events").await;
         // The relay polls every 50 ms.
-        const TAKEN: &str = "SELECT count(*) FROM outbox WHERE created_at < now() - interval '1 second'";
+        const TAKEN: &str =
+            "SELECT count(*) FROM outbox WHERE created_at < now() - interval '1 second'";
         eventually("the relay has taken some", || async {
             (number(&trial.cluster.pool, TAKEN).await > 0).then_some(())
         })

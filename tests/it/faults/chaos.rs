@@ -51,7 +51,8 @@ async fn chaos() {
     let minutes: f64 = setting("RUSHGATE_CHAOS_MINUTES").unwrap_or(10.0);
     let seed: u64 = setting("RUSHGATE_CHAOS_SEED").unwrap_or_else(|| Rng::new().u64(..1_000_000));
     let only: String = setting("RUSHGATE_CHAOS_ONLY").unwrap_or_default();
-    let chosen: Vec<Fault> = FAULTS.iter().copied().filter(|fault| fault.name.contains(&only)).collect();
+    let chosen: Vec<Fault> =
+        FAULTS.iter().copied().filter(|fault| fault.name.contains(&only)).collect();
     assert!(!chosen.is_empty(), "no fault has {only} in its name");
     println!("chaos: {minutes} minutes, seed {seed}, {} faults:", chosen.len());
     chosen.iter().for_each(|fault| println!("  {}: {}", fault.name, fault.expected));
@@ -122,7 +123,8 @@ fn table(sums: &BTreeMap<&'static str, Sum>) {
 }
 
 fn row(name: &str, Sum { runs, broken, total }: &Sum) {
-    let recovery = total.recovery.map_or("–".into(), |took| format!("{:.1} s", took.as_secs_f64()));
+    let recovery =
+        total.recovery.map_or("–".into(), |took| format!("{:.1} s", took.as_secs_f64()));
     let broken = if broken.is_empty() { "none".into() } else { format!("seeds {broken:?}") };
     let Outcome { operations, unknown, facts, checked, epochs, gone, .. } = total;
     println!(

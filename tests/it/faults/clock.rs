@@ -81,7 +81,8 @@ pub async fn clock_far_ahead(seed: u64) -> Outcome {
             assert!(ahead > 80_000.0, "{ahead}");
         }
         let charge = Ask::Charge { user: HOLDER.into(), amount: 1_000 };
-        let outcome = trial.load.send(&trial.fleet.get(0), charge, Some("clock-ahead".into())).await;
+        let outcome =
+            trial.load.send(&trial.fleet.get(0), charge, Some("clock-ahead".into())).await;
         assert_eq!(code(&outcome), "gate-unavailable", "{outcome:?}");
         clock.set(&mut trial, 0).await;
         trial.serves_within(SERVES_AGAIN).await;
@@ -138,21 +139,31 @@ impl Clock {
         file.push(self.file());
         let preload = format!("LD_PRELOAD={LIBRARY} libc.so.6");
         let rest = ["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"];
-        ["/usr/bin/env".into(), preload.into(), file].into_iter().chain(rest.map(OsString::from)).collect()
+        ["/usr/bin/env".into(), preload.into(), file]
+            .into_iter()
+            .chain(rest.map(OsString::from))
+            .collect()
     }
 
     async fn set(&self, trial: &mut Trial, off_ms: i64) {
         self.set_off(off_ms);
         let off = |now_ms: i64| now_ms - Timestamp::now().as_millisecond();
         let found = off(time_of_redis(trial).await);
-        assert!((found - off_ms).abs() < 20_000, "Redis' clock is {found} ms off, and should be {off_ms}");
+        assert!(
+            (found - off_ms).abs() < 20_000,
+            "Redis' clock is {found} ms off, and should be {off_ms}"
+        );
         trial.expect.clock_off_ms.push((trial.load.now_us(), off_ms));
     }
 }
 
 async fn time_of_redis(trial: &Trial) -> i64 {
-    let time =
-        || trial.cluster.raw.custom(CustomCommand::new_static("TIME", None, false), Vec::<String>::new());
+    let time = || {
+        trial
+            .cluster
+            .raw
+            .custom(CustomCommand::new_static("TIME", None, false), Vec::<String>::new())
+    };
     let [seconds, micros]: [i64; 2] = eventually("Redis tells the time", || async {
         let told: Vec<i64> = time().await.ok()?;
         told.try_into().ok()
@@ -179,7 +190,8 @@ impl Shop {
         for (template, from, until) in [(CLOSING, -180, 30), (OPENING, 30, 600)] {
             let body = json!({ "name": template, "discount": { "type": "amount", "value": 100 },
                 "max_issued": 50, "issue_from": minutes(from), "issue_until": minutes(until) });
-            done(trial, &instance, Ask::PutTemplate { template: template.into(), body }, None).await;
+            done(trial, &instance, Ask::PutTemplate { template: template.into(), body }, None)
+                .await;
         }
         let put = Ask::PutProduct {
             product: "product-clock".into(),
@@ -189,7 +201,8 @@ impl Shop {
             stock: None,
         };
         done(trial, &instance, put, None).await;
-        let stock = Ask::Adjust { product: "product-clock".into(), delta: 5, reason: "clock-stock".into() };
+        let stock =
+            Ask::Adjust { product: "product-clock".into(), delta: 5, reason: "clock-stock".into() };
         done(trial, &instance, stock, Some("clock-stock".into())).await;
         let shop = Self { coupon: issue(trial, 0, CLOSING, 0).await };
         assert!(is(&shop.coupon, 201), "{:?}", shop.coupon);
@@ -211,8 +224,14 @@ impl Shop {
                 assert!(is(&closing, 201), "{closing:?}");
                 assert_eq!(code(&opening), "issuance-not-open", "{opening:?}");
             }
-            assert_eq!(state(trial, instance, CLOSING).await, if ahead { "closed" } else { "open" });
-            assert_eq!(state(trial, instance, OPENING).await, if ahead { "open" } else { "scheduled" });
+            assert_eq!(
+                state(trial, instance, CLOSING).await,
+                if ahead { "closed" } else { "open" }
+            );
+            assert_eq!(
+                state(trial, instance, OPENING).await,
+                if ahead { "open" } else { "scheduled" }
+            );
             self.nothing_expired(trial, instance).await;
         }
     }
@@ -220,7 +239,9 @@ impl Shop {
     /// The first coupon is still valid, and its key still replays the first answer.
     async fn nothing_expired(&self, trial: &Trial, instance: usize) {
         let again = issue(trial, instance, CLOSING, 0).await;
-        let (Some(first), Some(again)) = (answer(&self.coupon), answer(&again)) else { panic!("{again:?}") };
+        let (Some(first), Some(again)) = (answer(&self.coupon), answer(&again)) else {
+            panic!("{again:?}")
+        };
         assert!(again.replayed && again.body == first.body, "{again:?}");
         let held = read(trial, instance, Ask::Coupons(HOLDER.into())).await;
         assert_eq!(held.body["data"][0]["status"], "available", "{held:?}");
@@ -228,7 +249,8 @@ impl Shop {
 
     async fn use_coupon(&self, trial: &Trial) {
         let instance = trial.fleet.get(0);
-        let coupon = answer(&self.coupon).map(|answer| answer.text("coupon_id").parse().map(Id).unwrap());
+        let coupon =
+            answer(&self.coupon).map(|answer| answer.text("coupon_id").parse().map(Id).unwrap());
         let user = String::from(HOLDER);
         let charge = Ask::Charge { user: user.clone(), amount: 1_000 };
         done(trial, &instance, charge, Some("clock-charge".into())).await;

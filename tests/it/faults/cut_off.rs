@@ -50,12 +50,14 @@ pub async fn cut_off_strict(seed: u64) -> Outcome {
         };
         eventually("/readyz says why", || async {
             let (status, body) = cut.readiness().await;
-            (status == 503 && body["reasons"].to_string().contains("RUSHGATE_FENCE=strict")).then_some(())
+            (status == 503 && body["reasons"].to_string().contains("RUSHGATE_FENCE=strict"))
+                .then_some(())
         })
         .await;
         for n in 0..20 {
             let charge = Ask::Charge { user: "user-cut-off".into(), amount: 10 };
-            let outcome = trial.load.send(&cut, charge, Some(format!("cut-off-{silent}-{n}"))).await;
+            let outcome =
+                trial.load.send(&cut, charge, Some(format!("cut-off-{silent}-{n}"))).await;
             assert_eq!(code(&outcome), "gate-unavailable", "{outcome:?}");
         }
         way.open();

@@ -34,7 +34,8 @@ async fn fall_behind(trial: &mut Trial, follower: &Instance) -> u64 {
 /// Epoch and number of the last entry that PostgreSQL has applied.
 async fn cursor(trial: &Trial) -> (u64, u64) {
     let sql = "SELECT epoch, seq FROM cell_cursors";
-    let (epoch, seq): (i64, i64) = sqlx::query_as(sql).fetch_one(&trial.cluster.pool).await.unwrap();
+    let (epoch, seq): (i64, i64) =
+        sqlx::query_as(sql).fetch_one(&trial.cluster.pool).await.unwrap();
     (u64::try_from(epoch).unwrap(), u64::try_from(seq).unwrap())
 }
 
@@ -60,13 +61,17 @@ pub async fn log_cut_before_the_cursor(seed: u64) -> Outcome {
     follower.signal(Signal::SIGCONT);
     assert_eq!(trial.rebuilt_after(epoch).await, epoch + 1);
     way.open();
-    assert!(follower.said("rebuilding the gate from PostgreSQL"), "the reconciler found it by itself");
+    assert!(
+        follower.said("rebuilding the gate from PostgreSQL"),
+        "the reconciler found it by itself"
+    );
     for witness in &trial.retired {
         witness.signal(Signal::SIGCONT);
     }
     trial.forgive_since(since_us);
     let sql = "SELECT count(*) FROM watched_cursors WHERE tip = ANY($1)";
-    let followed: i64 = sqlx::query_scalar(sql).bind(&fork).fetch_one(&trial.cluster.pool).await.unwrap();
+    let followed: i64 =
+        sqlx::query_scalar(sql).bind(&fork).fetch_one(&trial.cluster.pool).await.unwrap();
     assert_eq!(followed, 0, "nothing of what took the places was applied");
     rebuilt(trial, 1).await
 }
@@ -98,7 +103,8 @@ pub async fn log_cut_after_the_cursor(seed: u64) -> Outcome {
     follower.signal(Signal::SIGCONT);
     assert_eq!(trial.rebuilt_after(epoch).await, epoch + 1);
     way.open();
-    eventually("it is said why", || async { follower.said("went back in time").then_some(()) }).await;
+    eventually("it is said why", || async { follower.said("went back in time").then_some(()) })
+        .await;
     trial.forgive_since(since_us);
     rebuilt(trial, 1).await
 }
@@ -115,7 +121,10 @@ async fn cut_and_refill(trial: &mut Trial, epoch: u64, kept: u64) -> (Vec<RawEnt
         let witness = trial.fleet.exchange(number, Arc::new(instance));
         // Clients that still hold this instance wait for its answer, and would wait as long as it
         // is frozen.
-        eventually("clients have left", || async { (Arc::strong_count(&witness) == 1).then_some(()) }).await;
+        eventually("clients have left", || async {
+            (Arc::strong_count(&witness) == 1).then_some(())
+        })
+        .await;
         witness.freeze().await;
         trial.retired.push(witness);
         // This instance may have read the log itself before Redis was killed.
@@ -188,7 +197,8 @@ pub async fn key_of_a_wrong_type(seed: u64) -> Outcome {
         let since_us = fall_behind(&mut trial, &follower).await;
         let key = kinds(epoch).swap_remove(kind);
         println!("{key} becomes a string");
-        let _: () = trial.cluster.raw.set(&key, "somebody else's", None, None, false).await.unwrap();
+        let _: () =
+            trial.cluster.raw.set(&key, "somebody else's", None, None, false).await.unwrap();
         follower.signal(Signal::SIGCONT);
         let opened = trial.rebuilt_after(epoch).await;
         assert_eq!(opened, epoch + 1);

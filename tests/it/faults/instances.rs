@@ -148,7 +148,8 @@ async fn one_of_each(trial: &Trial, round: usize) -> Vec<Wanted> {
     let placed = done(trial, &instance, order.clone(), Some(named("first-order"))).await;
     let placed = placed.text("order_id").parse().map(Id).unwrap();
     let adjust = Ask::Adjust { product, delta: 3, reason: named("adjust") };
-    let asks = [charge, Ask::Issue { template, user }, order, Ask::Cancel { order: placed }, adjust];
+    let asks =
+        [charge, Ask::Issue { template, user }, order, Ask::Cancel { order: placed }, adjust];
     let wanted = asks.into_iter().enumerate();
     wanted.map(|(n, ask)| Wanted { ask, key: format!("alone-{round}-{n}") }).collect()
 }
@@ -167,7 +168,8 @@ pub async fn done(trial: &Trial, instance: &Instance, ask: Ask, key: Option<Stri
 }
 
 async fn all(trial: &Trial, instance: &Instance, wanted: &[Wanted]) -> Vec<record::Outcome> {
-    join_all(wanted.iter().map(|w| trial.load.send(instance, w.ask.clone(), Some(w.key.clone())))).await
+    join_all(wanted.iter().map(|w| trial.load.send(instance, w.ask.clone(), Some(w.key.clone()))))
+        .await
 }
 
 async fn all_done(trial: &Trial, instance: &Instance, wanted: &[Wanted]) -> Vec<HttpAnswer> {
@@ -186,7 +188,9 @@ async fn decided(cluster: &Cluster, wanted: &[Wanted]) {
     let keys: Vec<&str> = wanted.iter().map(|w| w.key.as_str()).collect();
     eventually("scripts have run", || async {
         let known = records(cluster).await;
-        keys.iter().all(|key| known.iter().any(|scope| scope.ends_with(&format!(" {key}")))).then_some(())
+        keys.iter()
+            .all(|key| known.iter().any(|scope| scope.ends_with(&format!(" {key}"))))
+            .then_some(())
     })
     .await;
 }

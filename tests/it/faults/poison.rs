@@ -13,7 +13,8 @@ const LOG_LIMIT: u64 = 150;
 const PLANTED: &str = "ALTER TABLE products ADD CONSTRAINT planted CHECK (name <> 'poison')";
 const MENDED: &str = "ALTER TABLE products DROP CONSTRAINT planted";
 /// Refuses a charge of an amount that no client uses.
-const PLANTED_CHARGE: &str = "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 77700)";
+const PLANTED_CHARGE: &str =
+    "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 77700)";
 const MENDED_CHARGE: &str = "ALTER TABLE wallet_entries DROP CONSTRAINT planted";
 const POISON_WON: u64 = 77_700;
 
@@ -35,7 +36,8 @@ async fn begin(seed: u64, planted: &'static str) -> Trial {
 async fn halted(trial: &Trial, before: usize) -> u64 {
     let pool = &trial.cluster.pool;
     eventually("the cell is halted", || async {
-        (number(pool, "SELECT count(*) FROM cell_cursors WHERE halted_reason IS NOT NULL").await == 1)
+        (number(pool, "SELECT count(*) FROM cell_cursors WHERE halted_reason IS NOT NULL").await
+            == 1)
             .then_some(())
     })
     .await;
@@ -46,18 +48,29 @@ async fn halted(trial: &Trial, before: usize) -> u64 {
     })
     .await;
     assert!(trial.load.successes() > before, "it went on for a while");
-    let (skip, show) =
-        (format!("rushgate log skip --seq {seq} --fact "), format!("rushgate log show --seq {seq}"));
+    let (skip, show) = (
+        format!("rushgate log skip --seq {seq} --fact "),
+        format!("rushgate log show --seq {seq}"),
+    );
     for instance in trial.fleet.all() {
         let answer = instance.send(&Request::charge("somebody", 1)).await;
         assert_eq!((answer.status, answer.code(), answer.retry_after), (503, "backlog-full", true));
         let (status, body) = instance.readiness().await;
-        assert!(status == 503 && body["reasons"][0].as_str().unwrap().contains("backlog-full"), "{body}");
+        assert!(
+            status == 503 && body["reasons"][0].as_str().unwrap().contains("backlog-full"),
+            "{body}"
+        );
         let status = instance.done(&Request::get("/v1/admin/status").admin()).await;
         let reason = status["cells"][0]["reason"].as_str().unwrap();
         assert_eq!(status["cells"][0]["state"], "halted");
-        assert!(reason.contains("planted") && reason.contains(&skip) && reason.contains(&show), "{reason}");
-        assert!(reason.find("mend the cause") < reason.find(&skip), "the last resort comes last: {reason}");
+        assert!(
+            reason.contains("planted") && reason.contains(&skip) && reason.contains(&show),
+            "{reason}"
+        );
+        assert!(
+            reason.find("mend the cause") < reason.find(&skip),
+            "the last resort comes last: {reason}"
+        );
         halted_metric_is(&instance, "1").await;
     }
     let loud = |instance: &Instance| {
@@ -73,7 +86,8 @@ async fn halted(trial: &Trial, before: usize) -> u64 {
 
 async fn halted_metric_is(instance: &Instance, value: &str) {
     let line = format!("rushgate_reconciler_halted{{cell=\"0\"}} {value}");
-    eventually(&line, || async { instance.ops("/metrics").await.1.contains(&line).then_some(()) }).await;
+    eventually(&line, || async { instance.ops("/metrics").await.1.contains(&line).then_some(()) })
+        .await;
 }
 
 /// The fact to skip, as the status names it.
@@ -105,7 +119,8 @@ pub async fn poison_skipped(seed: u64) -> Outcome {
     };
     let before = trial.load.successes();
     let by = trial.fleet.get(0);
-    for (ask, key) in [(spare, None), (charge.clone(), Some("poison")), (order.clone(), None), (order, None)]
+    for (ask, key) in
+        [(spare, None), (charge.clone(), Some("poison")), (order.clone(), None), (order, None)]
     {
         let told = trial.load.send(&by, ask, key.map(str::to_owned)).await;
         assert!(matches!(&told, Told::Answered(answer) if answer.status == 201), "{told:?}");
@@ -120,7 +135,10 @@ pub async fn poison_skipped(seed: u64) -> Outcome {
     assert!(line.is_some_and(|line| line.contains("77700")), "{shown}");
     let seq_after = (seq + 1).to_string();
     let refused = settings.run(&["log", "skip", "--seq", &seq_after, "--fact", "1"]).await;
-    assert!(refused.code == 1 && refused.stderr.contains(&format!("halted at entry {seq};")), "{refused:?}");
+    assert!(
+        refused.code == 1 && refused.stderr.contains(&format!("halted at entry {seq};")),
+        "{refused:?}"
+    );
     let refused = settings.run(&["rebuild"]).await;
     assert!(
         refused.code == 1 && refused.stderr.contains("planted"),
@@ -129,8 +147,18 @@ pub async fn poison_skipped(seed: u64) -> Outcome {
     let number_of_it = seq.to_string();
     let file = trial.cluster.redis.folder().join("skipped.jsonl");
     let report = file.to_str().unwrap();
-    let skip =
-        ["log", "skip", "--seq", &number_of_it, "--fact", &fact, "--reason", "planted", "--report", report];
+    let skip = [
+        "log",
+        "skip",
+        "--seq",
+        &number_of_it,
+        "--fact",
+        &fact,
+        "--reason",
+        "planted",
+        "--report",
+        report,
+    ];
     settings.run_and_kill(&skip, Duration::from_millis(trial.rng.u64(20..1_500))).await;
     settings.run(&skip).await.assert_success();
     trial.serves_within(Duration::from_secs(60)).await;

@@ -45,7 +45,10 @@ fn titles(cluster: &Cluster) -> Vec<String> {
     let pid = server(cluster).pid().unwrap();
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let title = |pid: &str| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    children.split_whitespace().map(|pid| String::from_utf8_lossy(&title(pid)).into_owned()).collect()
+    children
+        .split_whitespace()
+        .map(|pid| String::from_utf8_lossy(&title(pid)).into_owned())
+        .collect()
 }
 
 /// Whether a session has a transaction open. Only the reconciler opens transactions, inserts,
@@ -178,7 +181,8 @@ pub async fn postgres_away(seed: u64) -> Outcome {
     for instance in trial.fleet.all() {
         let answer = instance.send(&Request::charge("somebody", 1)).await;
         assert_eq!((answer.status, answer.code(), answer.retry_after), (503, "backlog-full", true));
-        let balance = instance.done(&Request::get("/v1/users/somebody/wallet")).await["balance"].clone();
+        let balance =
+            instance.done(&Request::get("/v1/users/somebody/wallet")).await["balance"].clone();
         assert_eq!(balance, 0, "what only the gate knows can be read");
         let (status, body) = instance.readiness().await;
         assert!(status == 503 && told(&body["reasons"], "backlog-full"), "{body}");
@@ -255,16 +259,20 @@ pub async fn postgres_restored_beyond_the_log(seed: u64) -> Outcome {
     let mut trial = begin(seed, &[("RUSHGATE_ROLES", "api,reconciler".to_owned())]).await;
     let since_us = go_back(&mut trial, async |trial| {
         let log = rushgate::redis::keys::Keys::new(0, 1).log();
-        let _: u64 = fred::interfaces::StreamsInterface::xtrim(&trial.cluster.raw, log, ("MAXLEN", "=", 0))
-            .await
-            .unwrap();
+        let _: u64 =
+            fred::interfaces::StreamsInterface::xtrim(&trial.cluster.raw, log, ("MAXLEN", "=", 0))
+                .await
+                .unwrap();
     })
     .await;
     trial.forgive_since(since_us);
     let _relay = trial.cluster.start_roles("relay").await;
     trial.serves_within(Duration::from_secs(10)).await;
     let (outcome, _) = trial.finish().await;
-    assert!(outcome.epochs > 1 && outcome.gone > 0, "what came after the backup is gone: {outcome:?}");
+    assert!(
+        outcome.epochs > 1 && outcome.gone > 0,
+        "what came after the backup is gone: {outcome:?}"
+    );
     outcome
 }
 
@@ -276,7 +284,8 @@ pub async fn postgres_restored_to_an_earlier_epoch(seed: u64) -> Outcome {
     let mut trial = begin(seed, &[("RUSHGATE_ROLES", "api,reconciler".to_owned())]).await;
     let file = trial.cluster.redis.folder().join("lost.jsonl");
     let epoch = AtomicU64::new(0);
-    let note_epoch = async |trial: &Trial| epoch.store(trial.cluster.meta().await.epoch, Ordering::Relaxed);
+    let note_epoch =
+        async |trial: &Trial| epoch.store(trial.cluster.meta().await.epoch, Ordering::Relaxed);
     let command = ["rebuild", "--report", file.to_str().unwrap()];
     let since_us = go_back_with(&mut trial, note_epoch, true, &command).await;
     let epoch = epoch.load(Ordering::Relaxed);
@@ -288,22 +297,32 @@ pub async fn postgres_restored_to_an_earlier_epoch(seed: u64) -> Outcome {
         lines.iter().filter_map(|line| Some(line["tip"].as_str()?.to_owned())).collect();
     let listed: HashSet<String> =
         lines.iter().filter_map(|line| Some(line["id"].as_str()?.to_owned())).collect();
-    let held: Vec<_> =
-        aof::entries(trial.cluster.redis.folder()).into_iter().filter(|entry| entry.epoch == epoch).collect();
-    assert!(!held.is_empty() && held.iter().all(|entry| saved.contains(&entry.tip)), "all of it is saved");
+    let held: Vec<_> = aof::entries(trial.cluster.redis.folder())
+        .into_iter()
+        .filter(|entry| entry.epoch == epoch)
+        .collect();
+    assert!(
+        !held.is_empty() && held.iter().all(|entry| saved.contains(&entry.tip)),
+        "all of it is saved"
+    );
     let told: Vec<String> = held
         .iter()
         .flat_map(|entry| entry.decode().unwrap().facts.told())
         .filter_map(|fact| Some(fact.id?.to_string()))
         .collect();
-    assert!(!told.is_empty() && told.iter().all(|id| listed.contains(id)), "and each answer listed");
+    assert!(
+        !told.is_empty() && told.iter().all(|id| listed.contains(id)),
+        "and each answer listed"
+    );
     // One of the instances counts them.
     eventually("what is gone is counted", || async {
         let mut counted = 0.0;
         for instance in trial.fleet.all() {
             let metrics = instance.ops("/metrics").await.1;
-            let lost = metrics.lines().filter(|line| line.starts_with("rushgate_decisions_lost_total{"));
-            counted += lost.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>();
+            let lost =
+                metrics.lines().filter(|line| line.starts_with("rushgate_decisions_lost_total{"));
+            counted +=
+                lost.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>();
         }
         (counted >= told.len() as f64).then_some(())
     })
@@ -353,7 +372,10 @@ async fn go_back_with(
         })
         .await;
     }
-    assert!(trial.fleet.all().iter().any(|instance| instance.said(INSTRUCTION)), "the log tells what to do");
+    assert!(
+        trial.fleet.all().iter().any(|instance| instance.said(INSTRUCTION)),
+        "the log tells what to do"
+    );
     // It stays closed after a restart and under another leader.
     for number in 0..trial.fleet.all().len() {
         let instance = Instance::listening(&trial.settings).await;
@@ -367,7 +389,10 @@ async fn go_back_with(
     let answer = instance.send(&Request::charge("somebody", 1)).await;
     assert_eq!((answer.status, answer.code()), (503, "gate-unavailable"));
     let status = instance.done(&Request::get("/v1/admin/status").admin()).await;
-    assert!(status["cells"][0]["reason"].as_str().unwrap().contains("rushgate rebuild"), "{status}");
+    assert!(
+        status["cells"][0]["reason"].as_str().unwrap().contains("rushgate rebuild"),
+        "{status}"
+    );
     assert_eq!(status["cells"][0]["state"], "closed");
 
     trial.cluster.settings.run(command).await.assert_success();

@@ -65,7 +65,8 @@ impl Proxy {
     pub async fn start(redis_port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let now = watch::Sender::new(Now { mode: Mode::Pass, mark: DECIDES.into(), round: 0, cuts: 0 });
+        let now =
+            watch::Sender::new(Now { mode: Mode::Pass, mark: DECIDES.into(), round: 0, cuts: 0 });
         let redis = SocketAddr::from(([127, 0, 0, 1], redis_port));
         let shared = Arc::new(Shared {
             redis,

@@ -36,7 +36,8 @@ pub async fn rebuild_overtaken(seed: u64) -> Outcome {
     let leader = Instance::ready(&leads).await;
     let asked = settings.with("RUSHGATE_ROLES", "api,relay,scheduler");
     let fleet = Fleet::start(&[&asked, &asked]).await;
-    let (first, second) = (Slow::start(&cluster, &settings).await, Slow::start(&cluster, &settings).await);
+    let (first, second) =
+        (Slow::start(&cluster, &settings).await, Slow::start(&cluster, &settings).await);
     let mut trial = Trial::on(seed, cluster, asked, fleet, Mix::default()).await;
     trial.a_while().await;
     leader.kill().await;
@@ -66,7 +67,10 @@ pub async fn rebuild_overtaken(seed: u64) -> Outcome {
     let epoch = one_epoch(&trial).await;
     assert!(opened.0.is_none() && opened.1.is_none_or(|second| second == before + 2), "{opened:?}");
     let all = aof::opened(trial.cluster.redis.folder());
-    assert!(!all.contains(&(before + 1)) && all.last() == Some(&epoch) && epoch > before + 1, "{all:?}");
+    assert!(
+        !all.contains(&(before + 1)) && all.last() == Some(&epoch) && epoch > before + 1,
+        "{all:?}"
+    );
     written_in_order(&trial);
     let (outcome, report) = trial.finish().await;
     assert_eq!(report.aside, 0, "what was decided in an old epoch was applied before it ended");
@@ -97,12 +101,18 @@ async fn rebuilt(seed: u64, rounds: usize, at_once: std::ops::Range<usize>) -> O
     for _ in 0..rounds {
         trial.a_while().await;
         let before = trial.open_epoch().await;
-        let starts: Vec<u64> = (0..trial.rng.usize(at_once.clone())).map(|_| trial.rng.u64(..60)).collect();
-        let opened = join_all(starts.iter().map(|start_ms| rebuild(&trial.settings, *start_ms))).await;
+        let starts: Vec<u64> =
+            (0..trial.rng.usize(at_once.clone())).map(|_| trial.rng.u64(..60)).collect();
+        let opened =
+            join_all(starts.iter().map(|start_ms| rebuild(&trial.settings, *start_ms))).await;
         trial.serves_within(SERVES_AGAIN).await;
         let epoch = one_epoch(&trial).await;
         let told: BTreeSet<u64> = opened.iter().flatten().copied().collect();
-        assert_eq!(told.len(), opened.iter().flatten().count(), "no epoch is opened twice: {opened:?}");
+        assert_eq!(
+            told.len(),
+            opened.iter().flatten().count(),
+            "no epoch is opened twice: {opened:?}"
+        );
         assert!(
             epoch > before && told.last().is_none_or(|last| epoch >= *last),
             "{before}, {opened:?}, {epoch}"
@@ -125,7 +135,10 @@ async fn rebuild(settings: &Settings, start_ms: u64) -> Option<u64> {
         return None;
     }
     let said = finished.assert_success().stdout;
-    let epoch = said.trim().strip_prefix("Cell 0 is open, in epoch ").map(|rest| rest.trim_end_matches('.'));
+    let epoch = said
+        .trim()
+        .strip_prefix("Cell 0 is open, in epoch ")
+        .map(|rest| rest.trim_end_matches('.'));
     assert!(epoch.is_some() || said.contains("Another rebuild was faster"), "{said}");
     epoch.map(|epoch| epoch.parse().unwrap())
 }
@@ -136,7 +149,8 @@ async fn one_epoch(trial: &Trial) -> u64 {
     let epoch = eventually("one epoch has won", || async {
         let meta = trial.cluster.meta().await;
         let cursor = trial.cluster.number("SELECT epoch FROM cell_cursors").await.cast_unsigned();
-        (meta.state == "open" && meta.claim == meta.epoch && cursor == meta.epoch).then_some(meta.epoch)
+        (meta.state == "open" && meta.claim == meta.epoch && cursor == meta.epoch)
+            .then_some(meta.epoch)
     })
     .await;
     eventually("the keys of other epochs are gone", || async {

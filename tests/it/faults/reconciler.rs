@@ -104,7 +104,8 @@ struct Held(PgConnection);
 
 impl Held {
     async fn in_transaction(cluster: &Cluster) -> Self {
-        let mut session = PgConnection::connect(cluster.settings.get("RUSHGATE_DATABASE_URL")).await.unwrap();
+        let mut session =
+            PgConnection::connect(cluster.settings.get("RUSHGATE_DATABASE_URL")).await.unwrap();
         let lock = "BEGIN; LOCK TABLE outbox IN SHARE ROW EXCLUSIVE MODE";
         sqlx::raw_sql(lock).execute(&mut session).await.unwrap();
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
@@ -218,8 +219,10 @@ pub async fn leader_frozen(seed: u64) -> Outcome {
         let (_, before, _) = cursor(&pool).await;
         apart[0].instance.freeze().await;
         held.release().await;
-        eventually("its transaction stands open", async || waits_for_its_leader(&pool).await.then_some(()))
-            .await;
+        eventually("its transaction stands open", async || {
+            waits_for_its_leader(&pool).await.then_some(())
+        })
+        .await;
         trial.a_while().await;
         assert_eq!(cursor(&pool).await.1, before, "nobody can pass it");
         lose(&pool, session).await;
@@ -227,7 +230,10 @@ pub async fn leader_frozen(seed: u64) -> Outcome {
         trial.a_while().await;
         let said = apart[0].count(STARTS_OVER);
         apart[0].instance.signal(Signal::SIGCONT);
-        eventually("the stale one aborts", async || (apart[0].count(STARTS_OVER) > said).then_some(())).await;
+        eventually("the stale one aborts", async || {
+            (apart[0].count(STARTS_OVER) > said).then_some(())
+        })
+        .await;
         apart.swap(0, 1);
     }
     applied_once(trial).await
@@ -266,14 +272,16 @@ pub async fn two_leaders(seed: u64) -> Outcome {
         both = has_applied(&apart[0]).await && has_applied(&apart[1]).await;
         rounds += 1;
     }
-    let stale = apart.iter().map(|one| one.count("another reconciler has moved the cursor")).sum::<usize>();
+    let stale =
+        apart.iter().map(|one| one.count("another reconciler has moved the cursor")).sum::<usize>();
     assert!(stale > 0, "they never met");
     applied_once(trial).await
 }
 
 async fn has_applied(apart: &Apart) -> bool {
     let (_, metrics) = apart.instance.ops("/metrics").await;
-    let entries = |line: &str| line.strip_prefix("rushgate_reconciler_entries_total ")?.parse::<f64>().ok();
+    let entries =
+        |line: &str| line.strip_prefix("rushgate_reconciler_entries_total ")?.parse::<f64>().ok();
     metrics.lines().find_map(entries).is_some_and(|entries| entries > 0.0)
 }
 

@@ -82,15 +82,20 @@ pub async fn redis_out_of_memory(seed: u64) -> Outcome {
 
     limit_memory(&trial, 1).await;
     let (since_us, before) = (trial.load.now_us(), trial.cluster.meta().await.seq);
-    let decisions = || asked_since(&trial, since_us).into_iter().filter(needs_a_decision).collect::<Vec<_>>();
+    let decisions =
+        || asked_since(&trial, since_us).into_iter().filter(needs_a_decision).collect::<Vec<_>>();
     eventually("many are refused", || async { (decisions().len() > 60).then_some(()) }).await;
     assert_eq!(trial.cluster.meta().await.seq, before, "nothing was written");
     assert!(decisions().iter().all(|op| !op.succeeded()), "no false success");
     for op in trial.load.recorded_since(begin_us).iter().filter(|op| needs_a_decision(op)) {
-        let code =
-            op.answer().map_or("no answer", |answer| if answer.status < 500 { "" } else { answer.code() });
+        let code = op
+            .answer()
+            .map_or("no answer", |answer| if answer.status < 500 { "" } else { answer.code() });
         // On a busy machine a request may also be too late.
-        assert!(["", "gate-unavailable", "overloaded"].contains(&code), "refused before any write: {op:?}");
+        assert!(
+            ["", "gate-unavailable", "overloaded"].contains(&code),
+            "refused before any write: {op:?}"
+        );
     }
     let read = |op: &Operation| matches!(op.ask, Ask::Wallet(_)) && op.succeeded();
     eventually("reads need no memory", || async {
@@ -122,7 +127,10 @@ pub async fn redis_disk_full(seed: u64) -> Outcome {
         leave_room(&trial, room);
         let pid = Pid::from_raw(trial.cluster.redis.pid().unwrap().cast_signed());
         // Redis can neither write the entry nor undo the decision, so it exits before it answers.
-        eventually("Redis gives up", || async { (kill(pid, None) == Err(Errno::ESRCH)).then_some(()) }).await;
+        eventually("Redis gives up", || async {
+            (kill(pid, None) == Err(Errno::ESRCH)).then_some(())
+        })
+        .await;
         let since_us = trial.load.now_us();
         eventually("clients are told", || async {
             trial.load.troubles(since_us).contains_key("gate-unavailable").then_some(())
@@ -141,6 +149,7 @@ fn leave_room(trial: &Trial, bytes: u64) {
     let file = aof::files(trial.cluster.redis.folder()).pop().unwrap();
     let limit = file.metadata().unwrap().len() + bytes;
     let pid = trial.cluster.redis.pid().unwrap();
-    let status = Command::new("prlimit").args([format!("--pid={pid}"), format!("--fsize={limit}")]).status();
+    let status =
+        Command::new("prlimit").args([format!("--pid={pid}"), format!("--fsize={limit}")]).status();
     assert!(status.unwrap().success());
 }

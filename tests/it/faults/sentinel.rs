@@ -41,7 +41,8 @@ impl Watched {
         let replica = RedisServer::start(options).await.unwrap();
         let client = rushgate::redis::connect(&replica.url()).await.unwrap();
         eventually("the replica follows, and writes down what it gets", || async {
-            let info: String = client.custom(fred::cmd!("INFO"), Vec::<String>::new()).await.unwrap();
+            let info: String =
+                client.custom(fred::cmd!("INFO"), Vec::<String>::new()).await.unwrap();
             let all = ["master_link_status:up", "aof_enabled:1", "aof_rewrite_in_progress:0"];
             all.iter().all(|line| info.lines().any(|said| said == *line)).then_some(())
         })
@@ -105,7 +106,8 @@ async fn pass(replica: TcpStream, master: TcpStream, mut lags: watch::Receiver<b
         while let Ok(n @ 1..) = from_master.read(&mut bytes).await {
             // Once the link lags, data in it stays lost: the replica must not receive it when the
             // master has died.
-            if lags.wait_for(|lags| !lags).await.is_err() || to_replica.write_all(&bytes[..n]).await.is_err()
+            if lags.wait_for(|lags| !lags).await.is_err()
+                || to_replica.write_all(&bytes[..n]).await.is_err()
             {
                 return;
             }
@@ -139,8 +141,12 @@ impl Sentinel {
         // Like the other test processes, it is killed with the thread that started it.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "redis-server"]).arg(config).arg("--sentinel");
-        let process =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let sentinel = Self { port, process };
         sentinel.knows("slaves=1").await;
         sentinel
@@ -153,7 +159,8 @@ impl Sentinel {
             stream.write_all(b"INFO sentinel\r\n").await.ok()?;
             let (mut answer, mut bytes) = (String::new(), [0; 4096]);
             while !answer.contains("sentinels=") {
-                let read = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut bytes)).await;
+                let read =
+                    tokio::time::timeout(Duration::from_secs(1), stream.read(&mut bytes)).await;
                 let n = read.ok()?.ok().filter(|n| *n > 0)?;
                 answer += &String::from_utf8_lossy(&bytes[..n]);
             }
@@ -183,7 +190,8 @@ async fn begin(
     let watched = Watched::beside(&cluster, replica).await;
     cluster.settings = cluster.settings.with("RUSHGATE_REDIS_URL", watched.url());
     let follower = cluster.start_roles("reconciler,relay,scheduler").await;
-    let settings: Settings = settings.with("RUSHGATE_REDIS_URL", watched.url()).with("RUSHGATE_ROLES", "api");
+    let settings: Settings =
+        settings.with("RUSHGATE_REDIS_URL", watched.url()).with("RUSHGATE_ROLES", "api");
     let fleet = Fleet::start(&vec![&settings; instances]).await;
     (Trial::on(seed, cluster, settings, fleet, mix).await, follower, watched)
 }
@@ -233,7 +241,8 @@ pub async fn lagging_replica_promoted(seed: u64) -> Outcome {
 
 /// `RUSHGATE_ACK=truth`: nothing that was acknowledged is lost.
 pub async fn lagging_replica_promoted_ack_truth(seed: u64) -> Outcome {
-    let changes = vec![("RUSHGATE_TRUTH_TIMEOUT_MS", "500".to_owned()), ("RUSHGATE_ACK", "truth".to_owned())];
+    let changes =
+        vec![("RUSHGATE_TRUTH_TIMEOUT_MS", "500".to_owned()), ("RUSHGATE_ACK", "truth".to_owned())];
     let (mut trial, since_us, _alive) = lagging_replica(seed, changes).await;
     trial.forgive_reads_since(since_us);
     let (outcome, report) = trial.finish().await;
@@ -254,8 +263,9 @@ pub async fn unsafe_replica_promoted(seed: u64) -> Outcome {
     for instance in trial.fleet.all() {
         eventually("/readyz says why", || async {
             let (status, body) = instance.readiness().await;
-            (status == 503 && body["reasons"][0].to_string().contains("`appendfsync` is `everysec`"))
-                .then_some(())
+            (status == 503
+                && body["reasons"][0].to_string().contains("`appendfsync` is `everysec`"))
+            .then_some(())
         })
         .await;
     }

@@ -66,8 +66,9 @@ pub struct Trial {
 /// Acknowledged decisions that are gone must be listed in an instance's log. Everything that is
 /// listed must be gone, whether or not it was acknowledged.
 async fn assert_listed(instances: &[Arc<Instance>], report: &Report) {
-    let listed =
-        || -> HashSet<String> { instances.iter().flat_map(|instance| instance.listed_as_gone()).collect() };
+    let listed = || -> HashSet<String> {
+        instances.iter().flat_map(|instance| instance.listed_as_gone()).collect()
+    };
     // Changes by staff have no id.
     let gone: Vec<&String> = report.gone.iter().filter(|id| Uuid::parse_str(id).is_ok()).collect();
     let missing = || {
@@ -79,7 +80,8 @@ async fn assert_listed(instances: &[Arc<Instance>], report: &Report) {
         assert!(Instant::now() < deadline, "gone, and in no list: {:?}", missing());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let wrong: Vec<String> = listed().into_iter().filter(|id| !report.aside_ids.contains(id)).collect();
+    let wrong: Vec<String> =
+        listed().into_iter().filter(|id| !report.aside_ids.contains(id)).collect();
     assert!(wrong.is_empty(), "listed, and not gone: {wrong:?}");
 }
 
@@ -115,7 +117,10 @@ impl Trial {
 
     /// Starts servers configured for history checking. Returns them with the settings of their
     /// instances.
-    pub async fn servers(mut private: Private, changes: Vec<(&'static str, String)>) -> (Cluster, Settings) {
+    pub async fn servers(
+        mut private: Private,
+        changes: Vec<(&'static str, String)>,
+    ) -> (Cluster, Settings) {
         private.redis_config.extend(collect::redis_config());
         let cluster = Cluster::with(private).await;
         let settings = with_all(&cluster.settings, changes);
@@ -133,7 +138,13 @@ impl Trial {
     }
 
     /// Starts a trial on existing servers and instances. The shop must be open and empty.
-    pub async fn on(seed: u64, cluster: Cluster, settings: Settings, fleet: Arc<Fleet>, mix: Mix) -> Self {
+    pub async fn on(
+        seed: u64,
+        cluster: Cluster,
+        settings: Settings,
+        fleet: Arc<Fleet>,
+        mix: Mix,
+    ) -> Self {
         println!("seed {seed}");
         collect::watch_cursor(&cluster.pool).await;
         let load = Load::start(&fleet, seed, mix).await;

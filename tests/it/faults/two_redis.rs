@@ -42,7 +42,8 @@ pub async fn two_redis(seed: u64) -> Outcome {
         trial.fleet.get(1).freeze().await;
     }
     follower.stop().await;
-    let new = Instance::listening(&on(&trial.settings, &second, "api,reconciler,relay,scheduler")).await;
+    let new =
+        Instance::listening(&on(&trial.settings, &second, "api,reconciler,relay,scheduler")).await;
     let first = Old::replaced_by(&mut trial, second, raw, 2).await;
     let served_ms = serves(&mut trial, new).await;
     if frozen {
@@ -50,7 +51,11 @@ pub async fn two_redis(seed: u64) -> Outcome {
     }
     first.is_fenced_off(&mut trial, served_ms).await;
     let meta = Meta::read(&first.raw, 0).await.unwrap();
-    assert_eq!((meta.epoch, meta.state.as_str()), (1, "closed"), "the instances there have closed it");
+    assert_eq!(
+        (meta.epoch, meta.state.as_str()),
+        (1, "closed"),
+        "the instances there have closed it"
+    );
     trial.forgive_since(since_us);
     let outcome = trial.finish_with_losses().await;
     assert_eq!(outcome.epochs, 2);
@@ -79,7 +84,8 @@ pub async fn both_masters(seed: u64) -> Outcome {
     // promoted one continues or is rebuilt.
     follower.stop().await;
     trial.a_while().await;
-    let follower = Instance::listening(&on(&trial.settings, &second, "reconciler,relay,scheduler")).await;
+    let follower =
+        Instance::listening(&on(&trial.settings, &second, "reconciler,relay,scheduler")).await;
     let first = Old::replaced_by(&mut trial, second, raw, 1).await;
     let served_ms = serves(&mut trial, there).await;
     first.is_fenced_off(&mut trial, served_ms).await;
@@ -144,11 +150,13 @@ impl Old {
     async fn is_fenced_off(&self, trial: &mut Trial, since_ms: i64) {
         says_why(&trial.fleet.get(1)).await;
         let refused = || trial.load.troubles(0).get("gate-unavailable").copied().unwrap_or(0);
-        eventually("clients have asked on both sides", || async { (refused() > 20).then_some(()) }).await;
+        eventually("clients have asked on both sides", || async { (refused() > 20).then_some(()) })
+            .await;
         let metrics = trial.fleet.get(1).ops("/metrics").await.1;
         assert!(metrics.contains("rushgate_cell_fenced{cell=\"0\"} 1"), "{metrics}");
         let written = aof::entries(self.redis.folder());
-        let late = written.iter().filter(|entry| entry.decode().unwrap().decided_at >= since_ms).count();
+        let late =
+            written.iter().filter(|entry| entry.decode().unwrap().decided_at >= since_ms).count();
         assert_eq!(late, 0, "decided on the old Redis while another was the gate");
         trial.elsewhere.extend(written);
     }

@@ -87,10 +87,12 @@ impl Expect {
     /// The gate's time at request and answer. The gate's clock never runs backwards.
     fn gate_times(&self, operation: &Operation, clock_ms: i64) -> [i64; 2] {
         let (asked_ms, answered_ms) = operation.wall_ms;
-        [(operation.asked_us, asked_ms), (operation.answered_us, answered_ms)].map(|(at_us, wall_ms)| {
-            let off = self.clock_off_ms.iter().rev().find(|(from_us, _)| *from_us <= at_us);
-            (wall_ms + off.map_or(0, |(_, ms)| *ms)).max(clock_ms)
-        })
+        [(operation.asked_us, asked_ms), (operation.answered_us, answered_ms)].map(
+            |(at_us, wall_ms)| {
+                let off = self.clock_off_ms.iter().rev().find(|(from_us, _)| *from_us <= at_us);
+                (wall_ms + off.map_or(0, |(_, ms)| *ms)).max(clock_ms)
+            },
+        )
     }
 }
 
@@ -205,7 +207,9 @@ fn line_up(history: &History, report: &mut Report) -> (Vec<Placed>, Aside) {
             };
             let last = facts.len().saturating_sub(1);
             for (i, fact) in facts.into_iter().enumerate() {
-                let here = |left: &&LeftOut| (left.epoch, left.seq, left.fact) == (raw.epoch, raw.seq, i + 1);
+                let here = |left: &&LeftOut| {
+                    (left.epoch, left.seq, left.fact) == (raw.epoch, raw.seq, i + 1)
+                };
                 if let Some(left) = history.left_out.iter().find(here) {
                     rebased = true;
                     aside.facts.push(fact.clone());
@@ -218,9 +222,9 @@ fn line_up(history: &History, report: &mut Report) -> (Vec<Placed>, Aside) {
                 placed.push(Placed { fact, epoch, seq, last_of_entry: i == last, rebased });
             }
         }
-        aside
-            .facts
-            .extend(rest.iter().filter_map(|raw| raw.decode().ok()).flat_map(|entry| facts_of(entry.facts)));
+        aside.facts.extend(
+            rest.iter().filter_map(|raw| raw.decode().ok()).flat_map(|entry| facts_of(entry.facts)),
+        );
     }
     (placed, aside)
 }
@@ -237,23 +241,31 @@ fn lineage<'a>(epoch: &'a Epoch, report: &mut Report) -> (Vec<&'a RawEntry>, Vec
     let (mut seq, mut tip) = (epoch.last_seq, epoch.last_tip.as_str());
     while seq > 0 {
         let Some(entry) = by_place.get(&(seq, tip)) else {
-            report.add(Kind::LostEntry, format!("entry {}-{seq} with tip {tip} is nowhere", epoch.epoch));
+            report.add(
+                Kind::LostEntry,
+                format!("entry {}-{seq} with tip {tip} is nowhere", epoch.epoch),
+            );
             break;
         };
         line.push(*entry);
-        let before =
-            epoch.entries.iter().filter(|other| other.seq + 1 == seq).map(|other| other.tip.as_str());
+        let before = epoch
+            .entries
+            .iter()
+            .filter(|other| other.seq + 1 == seq)
+            .map(|other| other.tip.as_str());
         let candidates = before.chain((seq == 1).then_some(genesis.as_str()));
         match candidates.into_iter().find(|tip| entry.follows(tip)) {
             Some(previous) => (seq, tip) = (seq - 1, previous),
             None => {
-                report.add(Kind::LostEntry, format!("nothing leads to entry {}-{seq}", epoch.epoch));
+                report
+                    .add(Kind::LostEntry, format!("nothing leads to entry {}-{seq}", epoch.epoch));
                 break;
             }
         }
     }
     line.reverse();
-    let kept: HashSet<(u64, &str)> = line.iter().map(|entry| (entry.seq, entry.tip.as_str())).collect();
+    let kept: HashSet<(u64, &str)> =
+        line.iter().map(|entry| (entry.seq, entry.tip.as_str())).collect();
     let mut rest: Vec<&RawEntry> =
         by_place.into_values().filter(|entry| !kept.contains(&(entry.seq, &entry.tip))).collect();
     rest.sort_by_key(|entry| entry.seq);
@@ -288,7 +300,9 @@ impl Places {
                 Fact::OrderPlaced(f) => places.orders.insert(f.order_id, at),
                 Fact::OrderCancelled(f) => places.cancellations.insert(f.order_id, at),
                 Fact::ProductPut(f) => places.staff.insert(f.name.clone(), at),
-                Fact::StockAdjusted(f) => places.staff.insert(f.reason.clone().unwrap_or_default(), at),
+                Fact::StockAdjusted(f) => {
+                    places.staff.insert(f.reason.clone().unwrap_or_default(), at)
+                }
                 Fact::TemplatePut(f) => places.staff.insert(f.terms.name.clone(), at),
             };
         }
@@ -298,7 +312,8 @@ impl Places {
     /// Collects what distinguishes a lost decision from a later one under the same key or for the
     /// same order.
     fn lose(&mut self, history: &History, placed: &[Placed]) {
-        for operation in history.operations.iter().filter(|op| op.succeeded() && !may_be_older(op)) {
+        for operation in history.operations.iter().filter(|op| op.succeeded() && !may_be_older(op))
+        {
             if let Some(key) = &operation.key {
                 let last = self.done_anew_us.entry(key.clone()).or_default();
                 *last = operation.asked_us.max(*last);
@@ -354,7 +369,8 @@ impl Places {
 /// A repeated cancellation is answered like the first one, and without the header that marks a
 /// replay.
 fn may_be_older(operation: &Operation) -> bool {
-    operation.answer().is_some_and(|answer| answer.replayed) || matches!(operation.ask, Ask::Cancel { .. })
+    operation.answer().is_some_and(|answer| answer.replayed)
+        || matches!(operation.ask, Ask::Cancel { .. })
 }
 
 /// The range of states that an operation may have seen. It begins after everything that had
@@ -428,7 +444,8 @@ fn trace_of_fact(fact: &Fact) -> String {
         Fact::CouponIssued(f) => format!("issue {} {}", f.template_id, f.user_id),
         Fact::WalletCharged(f) => format!("charge {} {}", f.user_id, f.amount),
         Fact::OrderPlaced(f) => {
-            let lines: Vec<_> = f.lines.iter().map(|l| (l.product_id.clone(), l.quantity)).collect();
+            let lines: Vec<_> =
+                f.lines.iter().map(|l| (l.product_id.clone(), l.quantity)).collect();
             format!("order {} {lines:?} {:?}", f.user_id, f.coupon_id)
         }
         Fact::OrderCancelled(f) => format!("cancel {}", f.order_id),
@@ -525,7 +542,12 @@ struct Waiting<'a> {
     last: usize,
 }
 
-fn waiting<'a>(history: &'a History, bounds: &Bounds, expect: &Expect, all: usize) -> Vec<Waiting<'a>> {
+fn waiting<'a>(
+    history: &'a History,
+    bounds: &Bounds,
+    expect: &Expect,
+    all: usize,
+) -> Vec<Waiting<'a>> {
     let mut waiting: Vec<Waiting> = Vec::new();
     for operation in &history.operations {
         let Some(answer) = operation.answer() else { continue };
@@ -533,12 +555,14 @@ fn waiting<'a>(history: &'a History, bounds: &Bounds, expect: &Expect, all: usiz
         if !(refused || operation.ask.is_read() && answer.status == 200) {
             continue;
         }
-        let overlaps = |(from, to): &(u64, u64)| operation.asked_us <= *to && operation.answered_us >= *from;
+        let overlaps =
+            |(from, to): &(u64, u64)| operation.asked_us <= *to && operation.answered_us >= *from;
         if expect.forgiven_us.iter().any(overlaps) {
             continue;
         }
         let remembered = refused && operation.key.is_none() && view::may_be_remembered(answer);
-        let asked_us = operation.asked_us.saturating_sub(if remembered { SOLD_OUT_MEMORY_US } else { 0 });
+        let asked_us =
+            operation.asked_us.saturating_sub(if remembered { SOLD_OUT_MEMORY_US } else { 0 });
         let (first, last) = (bounds.at_least(asked_us), bounds.at_most(operation.answered_us, all));
         waiting.push(Waiting { operation, first, last });
     }
@@ -589,7 +613,10 @@ fn replay(
             let (first, last) = (w.first, w.last);
             report.add(
                 kind,
-                format!("{:?}; after {first} to {last} facts; at the end of these: {held}", w.operation),
+                format!(
+                    "{:?}; after {first} to {last} facts; at the end of these: {held}",
+                    w.operation
+                ),
             );
             false
         });
@@ -602,17 +629,26 @@ fn decide_again(shop: &mut Shop, placed: &Placed, clock_ms: i64, report: &mut Re
     let Placed { fact, epoch, seq, rebased, .. } = placed;
     let (request, key, at) = request_of(fact);
     if at < clock_ms {
-        report.add(Kind::WrongFact, format!("entry {epoch}-{seq}: {fact:?} is dated before {clock_ms}"));
+        report.add(
+            Kind::WrongFact,
+            format!("entry {epoch}-{seq}: {fact:?} is dated before {clock_ms}"),
+        );
     }
     match shop.decide(&request, key.as_ref(), at) {
         Verdict::Accepted(expected) if expected == *fact => {}
-        Verdict::Accepted(expected) if *rebased && without_images(&expected) == without_images(fact) => {}
+        Verdict::Accepted(expected)
+            if *rebased && without_images(&expected) == without_images(fact) => {}
         Verdict::Accepted(expected) => {
-            report.add(Kind::WrongFact, format!("entry {epoch}-{seq}: {fact:?}; the model: {expected:?}"));
+            report.add(
+                Kind::WrongFact,
+                format!("entry {epoch}-{seq}: {fact:?}; the model: {expected:?}"),
+            );
         }
         Verdict::Refused(why) => {
-            report
-                .add(Kind::NotAllowed, format!("entry {epoch}-{seq}: {fact:?}; the model refuses: {why:?}"));
+            report.add(
+                Kind::NotAllowed,
+                format!("entry {epoch}-{seq}: {fact:?}; the model refuses: {why:?}"),
+            );
         }
         Verdict::Replayed(_) | Verdict::KeyReused | Verdict::KeysSpent(_) => {
             report.add(Kind::TwoEffects, format!("entry {epoch}-{seq}: {fact:?}"));
@@ -662,7 +698,10 @@ fn check_truth(truth: &Truth, last: &Shop, report: &mut Report) {
         for key in keys {
             let (there, log) = (found.get(key), expected.get(key));
             if there != log {
-                report.add(Kind::Truth, format!("{name} {key:?}: PostgreSQL {there:?}, the log {log:?}"));
+                report.add(
+                    Kind::Truth,
+                    format!("{name} {key:?}: PostgreSQL {there:?}, the log {log:?}"),
+                );
             }
         }
     }
@@ -687,7 +726,10 @@ fn check_conservation(truth: &Truth, placed: &[Placed], report: &mut Report) {
     for (product, (_, _, _, left)) in &truth.products {
         let expected = stock.get(product).copied().unwrap_or(0);
         if expected != left.cast_signed() {
-            report.add(Kind::Conservation, format!("{product}: put in − sold = {expected}, stock {left}"));
+            report.add(
+                Kind::Conservation,
+                format!("{product}: put in − sold = {expected}, stock {left}"),
+            );
         }
     }
     let mut money: BTreeMap<&str, i64> = BTreeMap::new();
@@ -703,14 +745,16 @@ fn check_conservation(truth: &Truth, placed: &[Placed], report: &mut Report) {
     for (user, balance) in &truth.wallets {
         let expected = money.get(user.as_str()).copied().unwrap_or(0);
         if expected != balance.cast_signed() {
-            let what = format!("{user}: charges − spending + refunds = {expected}, balance {balance}");
+            let what =
+                format!("{user}: charges − spending + refunds = {expected}, balance {balance}");
             report.add(Kind::Conservation, what);
         }
     }
-    let issued = truth.coupons.values().fold(BTreeMap::<&str, u64>::new(), |mut issued, (template, ..)| {
-        *issued.entry(template).or_default() += 1;
-        issued
-    });
+    let issued =
+        truth.coupons.values().fold(BTreeMap::<&str, u64>::new(), |mut issued, (template, ..)| {
+            *issued.entry(template).or_default() += 1;
+            issued
+        });
     for (template, (limit, count)) in &truth.templates {
         let held = issued.get(template.as_str()).copied().unwrap_or(0);
         if held != *count || held > *limit {

@@ -167,7 +167,11 @@ impl Load {
 
     /// Operations that completed at or after `since_us`.
     pub fn recorded_since(&self, since_us: u64) -> Vec<Operation> {
-        lock(&self.shared.recorded).iter().filter(|op| op.answered_us >= since_us).cloned().collect()
+        lock(&self.shared.recorded)
+            .iter()
+            .filter(|op| op.answered_us >= since_us)
+            .cloned()
+            .collect()
     }
 
     /// Median and maximum response time of operations that completed at or after `since_us`.
@@ -226,7 +230,13 @@ impl Shared {
             let name = format!("first {n}");
             let (price, stock) = (100 * rng.u64(1..30), rng.u64(5..60));
             let product = product(n);
-            asks.push(Ask::PutProduct { product, name, price, status: "on_sale", stock: Some(stock) });
+            asks.push(Ask::PutProduct {
+                product,
+                name,
+                price,
+                status: "on_sale",
+                stock: Some(stock),
+            });
         }
         for n in 0..self.mix.templates {
             let limit = match n {
@@ -242,7 +252,10 @@ impl Shared {
             let key = self.keyed(&ask).then(|| self.key());
             let outcome = self.send(&instance, ask, key).await;
             // With `RUSHGATE_ACK=truth`, a busy machine may make PostgreSQL late: then it is a 202.
-            assert!(matches!(&outcome, Outcome::Answered(a) if matches!(a.status, 201 | 202)), "{outcome:?}");
+            assert!(
+                matches!(&outcome, Outcome::Answered(a) if matches!(a.status, 201 | 202)),
+                "{outcome:?}"
+            );
         }
     }
 
@@ -306,7 +319,9 @@ impl Shared {
             0..16 => Ask::Issue { template: template(rng.usize(..self.mix.templates)), user },
             16..28 => Ask::Charge { user, amount: 100 * rng.u64(1..600) },
             28..56 => self.order(user, rng),
-            56..64 => self.known_order(rng).map_or(Ask::Wallet(user), |order| Ask::Cancel { order }),
+            56..64 => {
+                self.known_order(rng).map_or(Ask::Wallet(user), |order| Ask::Cancel { order })
+            }
             64..70 => Ask::Adjust {
                 product: product(n_product),
                 delta: rng.i64(-6..25),
@@ -344,7 +359,8 @@ impl Shared {
         let mut products: Vec<usize> = (0..self.mix.products).collect();
         rng.shuffle(&mut products);
         let most = self.mix.products.min(3) + 1;
-        let lines = products[..rng.usize(1..most)].iter().map(|n| (product(*n), rng.u64(1..4))).collect();
+        let lines =
+            products[..rng.usize(1..most)].iter().map(|n| (product(*n), rng.u64(1..4))).collect();
         let (mut user, mut coupon) = (user, None);
         if rng.u8(..10) < 4 {
             let coupons = lock(&self.coupons);
@@ -371,7 +387,8 @@ impl Shared {
             Err(error) => Outcome::Silence(format!("{error:?}")),
         };
         let (answered_us, wall_ms) = (self.now_us(), (asked_ms, wall()));
-        let operation = Operation { ask, key, asked_us, answered_us, wall_ms, outcome: outcome.clone() };
+        let operation =
+            Operation { ask, key, asked_us, answered_us, wall_ms, outcome: outcome.clone() };
         lock(&self.recorded).push(operation);
         outcome
     }

@@ -36,7 +36,11 @@ pub async fn watch_cursor(pool: &PgPool) {
 
 /// Collects everything that the checker needs, after the servers have caught up. `elsewhere` has
 /// the entries that were held by a Redis that no longer exists.
-pub async fn collect(cluster: &Cluster, operations: Vec<Operation>, elsewhere: Vec<RawEntry>) -> History {
+pub async fn collect(
+    cluster: &Cluster,
+    operations: Vec<Operation>,
+    elsewhere: Vec<RawEntry>,
+) -> History {
     cluster.caught_up().await;
     let audit = cluster.settings.run(&["audit", "--wait", "30s"]).await;
     cluster.outbox_delivered().await;
@@ -120,11 +124,12 @@ async fn truth(pool: &PgPool) -> Truth {
         truth.coupons.insert(Id(id), (template, user, unsigned(serial), order.map(Id)));
     }
     truth.orders = orders(pool).await;
-    let put_in: Vec<(String, i64)> =
-        sqlx::query_as("SELECT product_id, sum(delta)::bigint FROM stock_adjustments GROUP BY product_id")
-            .fetch_all(pool)
-            .await
-            .unwrap();
+    let put_in: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT product_id, sum(delta)::bigint FROM stock_adjustments GROUP BY product_id",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
     truth.put_in = put_in.into_iter().collect();
     truth
 }
@@ -144,8 +149,13 @@ async fn ledgers(pool: &PgPool) -> BTreeMap<String, Vec<LedgerLine>> {
             "payment" => "payment",
             _ => "refund",
         };
-        let line =
-            LedgerLine { kind, amount, balance_after: unsigned(balance_after), ref_id: Id(ref_id), at };
+        let line = LedgerLine {
+            kind,
+            amount,
+            balance_after: unsigned(balance_after),
+            ref_id: Id(ref_id),
+            at,
+        };
         ledgers.entry(user).or_default().push(line);
     }
     ledgers
@@ -174,13 +184,15 @@ async fn orders(pool: &PgPool) -> BTreeMap<Id, TruthOrder> {
             (Id(id), order)
         })
         .collect();
-    let lines: Vec<(Uuid, String, i64)> =
-        sqlx::query_as("SELECT order_id, product_id, quantity FROM order_items ORDER BY order_id, line_no")
-            .fetch_all(pool)
-            .await
-            .unwrap();
+    let lines: Vec<(Uuid, String, i64)> = sqlx::query_as(
+        "SELECT order_id, product_id, quantity FROM order_items ORDER BY order_id, line_no",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
     for (order, product, quantity) in lines {
-        let order = orders.get_mut(&Id(order)).unwrap_or_else(|| panic!("lines of no order: {order}"));
+        let order =
+            orders.get_mut(&Id(order)).unwrap_or_else(|| panic!("lines of no order: {order}"));
         order.lines.push((product, unsigned(quantity)));
     }
     orders

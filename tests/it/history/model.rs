@@ -11,7 +11,8 @@ use rushgate::domain::ProductStatus;
 use rushgate::domain::fact::*;
 use rushgate::domain::wire::{Blob, Id, pack};
 use rushgate::gate::{
-    CancelRefusal, ChargeRefusal, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal, TemplateRefusal,
+    CancelRefusal, ChargeRefusal, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal,
+    TemplateRefusal,
 };
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -170,9 +171,12 @@ impl Shop {
     pub fn has_spent_keys(&self, key: &Idempotency, now: i64) -> bool {
         let user = key.scope.split(' ').next().unwrap_or_default();
         let prefix = format!("{user} ");
-        let of_user =
-            self.records.range(prefix.clone()..).take_while(|(scope, _)| scope.starts_with(&prefix));
-        let today = of_user.filter(|(_, r)| r.decided_at.div_euclid(DAY_MS) == now.div_euclid(DAY_MS));
+        let of_user = self
+            .records
+            .range(prefix.clone()..)
+            .take_while(|(scope, _)| scope.starts_with(&prefix));
+        let today =
+            of_user.filter(|(_, r)| r.decided_at.div_euclid(DAY_MS) == now.div_euclid(DAY_MS));
         self.keys_per_day.is_some_and(|most| today.count() as u64 >= most)
     }
 
@@ -216,10 +220,14 @@ impl Shop {
                 let pair = (user_id.clone(), template_id.clone());
                 copy(&mut part.held, &self.held, &pair);
             }
-            Request::ChargeWallet { user_id, .. } => copy(&mut part.wallets, &self.wallets, user_id),
+            Request::ChargeWallet { user_id, .. } => {
+                copy(&mut part.wallets, &self.wallets, user_id)
+            }
             Request::PlaceOrder { user_id, lines, coupon_id, .. } => {
                 copy(&mut part.wallets, &self.wallets, user_id);
-                lines.iter().for_each(|(product, _)| copy(&mut part.products, &self.products, product));
+                lines
+                    .iter()
+                    .for_each(|(product, _)| copy(&mut part.products, &self.products, product));
                 coupon_id.iter().for_each(|id| part.copy_coupon(self, id));
             }
             Request::CancelOrder { order_id } => {
@@ -248,7 +256,12 @@ impl Shop {
         }
     }
 
-    fn fresh(&mut self, request: &Request, key: Option<&Idempotency>, now: i64) -> Result<Fact, Refusal> {
+    fn fresh(
+        &mut self,
+        request: &Request,
+        key: Option<&Idempotency>,
+        now: i64,
+    ) -> Result<Fact, Refusal> {
         let idempotency = key.cloned();
         match request {
             Request::IssueCoupon { template_id, user_id, coupon_id } => self
@@ -354,7 +367,15 @@ impl Shop {
         })
     }
 
-    fn book(&mut self, user: &str, kind: &'static str, amount: i64, balance_after: u64, ref_id: Id, at: i64) {
+    fn book(
+        &mut self,
+        user: &str,
+        kind: &'static str,
+        amount: i64,
+        balance_after: u64,
+        ref_id: Id,
+        at: i64,
+    ) {
         let line = LedgerLine { kind, amount, balance_after, ref_id, at };
         self.ledgers.entry(user.to_owned()).or_default().push(line);
     }
@@ -429,7 +450,13 @@ impl Shop {
         Ok(fact)
     }
 
-    fn discount(&self, coupon_id: Id, user_id: &str, subtotal: u64, now: i64) -> Result<u64, OrderRefusal> {
+    fn discount(
+        &self,
+        coupon_id: Id,
+        user_id: &str,
+        subtotal: u64,
+        now: i64,
+    ) -> Result<u64, OrderRefusal> {
         let coupon = self.coupons.get(&coupon_id).ok_or(OrderRefusal::UnknownCoupon)?;
         if coupon.user_id != user_id {
             return Err(OrderRefusal::UnknownCoupon);
@@ -489,7 +516,14 @@ impl Shop {
         };
         let balance_after = balance + placed.total;
         self.wallets.insert(placed.user_id.clone(), balance_after);
-        self.book(&placed.user_id, "refund", placed.total.cast_signed(), balance_after, order_id, now);
+        self.book(
+            &placed.user_id,
+            "refund",
+            placed.total.cast_signed(),
+            balance_after,
+            order_id,
+            now,
+        );
         let fact = OrderCancelled {
             order_id,
             user_id: placed.user_id,
@@ -545,7 +579,10 @@ impl Shop {
         now: i64,
     ) -> Result<StockAdjusted, StockRefusal> {
         let product = self.products.get_mut(product_id).ok_or(StockRefusal::UnknownProduct)?;
-        let stock = product.stock.checked_add_signed(delta).ok_or(StockRefusal::BelowZero(product.stock))?;
+        let stock = product
+            .stock
+            .checked_add_signed(delta)
+            .ok_or(StockRefusal::BelowZero(product.stock))?;
         if delta > 0 && stock > highest {
             return Err(StockRefusal::TooHigh(product.stock));
         }
@@ -573,7 +610,8 @@ impl Shop {
         }
         let created = before.is_none();
         let number = before.map_or(self.templates.len() as u64 + 1, |template| template.number);
-        self.templates.insert(template_id.to_owned(), Template { number, terms: terms.clone(), issued });
+        self.templates
+            .insert(template_id.to_owned(), Template { number, terms: terms.clone(), issued });
         Ok(TemplatePut {
             template_id: template_id.to_owned(),
             number,
@@ -604,8 +642,11 @@ pub fn request_of(fact: &Fact) -> (Request, Option<Idempotency>, i64) {
             (request, f.idempotency, f.issued_at)
         }
         Fact::WalletCharged(f) => {
-            let request =
-                Request::ChargeWallet { user_id: f.user_id, amount: f.amount, charge_id: f.charge_id };
+            let request = Request::ChargeWallet {
+                user_id: f.user_id,
+                amount: f.amount,
+                charge_id: f.charge_id,
+            };
             (request, f.idempotency, f.charged_at)
         }
         Fact::OrderPlaced(f) => {

@@ -101,7 +101,9 @@ impl Ask {
             Self::Coupons(user) => Request::get(format!("/v1/users/{user}/coupons?limit={PAGE}")),
             Self::GetOrder(order) => Request::get(format!("/v1/orders/{order}")),
             Self::Orders(user) => Request::get(format!("/v1/users/{user}/orders?limit={PAGE}")),
-            Self::Entries(user) => Request::get(format!("/v1/users/{user}/wallet/entries?limit={PAGE}")),
+            Self::Entries(user) => {
+                Request::get(format!("/v1/users/{user}/wallet/entries?limit={PAGE}"))
+            }
         };
         match key {
             Some(key) => request.key(key),
@@ -113,7 +115,13 @@ impl Ask {
         use Ask::*;
         matches!(
             self,
-            Wallet(_) | Product(_) | Template(_) | Coupons(_) | GetOrder(_) | Orders(_) | Entries(_)
+            Wallet(_)
+                | Product(_)
+                | Template(_)
+                | Coupons(_)
+                | GetOrder(_)
+                | Orders(_)
+                | Entries(_)
         )
     }
 }

@@ -18,7 +18,8 @@ use crate::cluster::{Cluster, Private};
 /// Two instances under load, without any fault.
 async fn quiet_day() -> History {
     let cluster =
-        Cluster::with(Private { redis_config: collect::redis_config(), ..Private::default() }).await;
+        Cluster::with(Private { redis_config: collect::redis_config(), ..Private::default() })
+            .await;
     let fleet = Fleet::start(&[&cluster.settings, &cluster.settings]).await;
     collect::watch_cursor(&cluster.pool).await;
     let load = Load::start(&fleet, 7, Mix::default()).await;
@@ -76,7 +77,13 @@ fn rewrite(history: &mut History, mut change: impl FnMut(&mut Vec<Fact>)) {
         let payload = pack(&(FORMAT_VERSION, kind, at, blobs)).unwrap();
         tip = chain_tip(&tip, &payload);
         let seq = written.len() as u64 + 1;
-        written.push(RawEntry { epoch: epoch.epoch, seq, payload, tip: tip.clone(), traces: vec![] });
+        written.push(RawEntry {
+            epoch: epoch.epoch,
+            seq,
+            payload,
+            tip: tip.clone(),
+            traces: vec![],
+        });
     }
     (epoch.last_seq, epoch.last_tip, epoch.entries) = (written.len() as u64, tip, written);
 }
@@ -84,7 +91,9 @@ fn rewrite(history: &mut History, mut change: impl FnMut(&mut Vec<Fact>)) {
 /// Changes only the last fact for which `change` returns true.
 fn rewrite_last(history: &mut History, change: impl Fn(&mut Fact) -> bool) {
     let mut all = 0;
-    rewrite(history, |facts| all += facts.iter().filter(|fact| change(&mut (*fact).clone())).count());
+    rewrite(history, |facts| {
+        all += facts.iter().filter(|fact| change(&mut (*fact).clone())).count()
+    });
     assert!(all > 0, "nothing to spoil");
     let mut seen = 0;
     rewrite(history, |facts| {
@@ -187,14 +196,17 @@ fn body(operation: &mut Operation) -> &mut serde_json::Value {
 }
 
 fn stale_read(history: &mut History) {
-    wallet_read(history, |known| (known.len() > 3 && !known[1..].contains(&known[0])).then_some(known[0]));
+    wallet_read(history, |known| {
+        (known.len() > 3 && !known[1..].contains(&known[0])).then_some(known[0])
+    });
 }
 
 fn early_read(history: &mut History) {
-    let read = history.operations.iter_mut().filter(|op| op.succeeded()).find_map(|op| match &op.ask {
-        Ask::Template(_) => Some(op),
-        _ => None,
-    });
+    let read =
+        history.operations.iter_mut().filter(|op| op.succeeded()).find_map(|op| match &op.ask {
+            Ask::Template(_) => Some(op),
+            _ => None,
+        });
     let answer = body(read.unwrap());
     let limit = answer["max_issued"].as_u64().unwrap();
     answer["issued"] = json!(limit + 1);
@@ -253,8 +265,10 @@ fn decided_unasked(history: &mut History) {
 }
 
 fn told_otherwise(history: &mut History) {
-    let issue =
-        history.operations.iter_mut().find(|op| matches!(op.ask, Ask::Issue { .. }) && op.succeeded());
+    let issue = history
+        .operations
+        .iter_mut()
+        .find(|op| matches!(op.ask, Ask::Issue { .. }) && op.succeeded());
     let answer = body(issue.unwrap());
     answer["serial"] = json!(answer["serial"].as_u64().unwrap() + 1);
 }
@@ -262,10 +276,9 @@ fn told_otherwise(history: &mut History) {
 fn out_of_order(history: &mut History) {
     // Moves the first order's request time to the end of the history.
     let last = history.operations.iter().map(|op| op.answered_us).max().unwrap();
-    let order = history
-        .operations
-        .iter_mut()
-        .find(|op| matches!(op.ask, Ask::Order { .. }) && op.succeeded() && !op.answer().unwrap().replayed);
+    let order = history.operations.iter_mut().find(|op| {
+        matches!(op.ask, Ask::Order { .. }) && op.succeeded() && !op.answer().unwrap().replayed
+    });
     let order = order.unwrap();
     (order.asked_us, order.answered_us) = (last + 1, last + 2);
 }

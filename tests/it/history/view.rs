@@ -4,7 +4,8 @@ use rushgate::domain::fact::{OrderCancelled, OrderPlaced, TemplateTerms};
 use rushgate::domain::rfc3339;
 use rushgate::domain::wire::Id;
 use rushgate::gate::{
-    CancelRefusal, ChargeRefusal, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal, TemplateRefusal,
+    CancelRefusal, ChargeRefusal, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal,
+    TemplateRefusal,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -61,11 +62,15 @@ pub fn success(fact: &Fact, original: Option<&Fact>) -> Value {
         (Fact::CouponIssued(f), _) => json!({ "coupon_id": f.coupon_id.to_string(),
             "template_id": f.template_id, "user_id": f.user_id, "serial": f.serial, "status": "available",
             "issued_at": rfc3339(f.issued_at), "expires_at": rfc3339(f.expires_at) }),
-        (Fact::WalletCharged(f), _) => json!({ "charge_id": f.charge_id.to_string(), "user_id": f.user_id,
-            "amount": f.amount, "balance": f.balance_after, "charged_at": rfc3339(f.charged_at) }),
+        (Fact::WalletCharged(f), _) => {
+            json!({ "charge_id": f.charge_id.to_string(), "user_id": f.user_id,
+            "amount": f.amount, "balance": f.balance_after, "charged_at": rfc3339(f.charged_at) })
+        }
         (Fact::OrderPlaced(f), _) => order(f, None),
         (Fact::OrderCancelled(f), Some(Fact::OrderPlaced(placed))) => order(placed, Some(f)),
-        (Fact::OrderCancelled(f), _) => json!({ "order_id": f.order_id.to_string(), "status": "cancelled" }),
+        (Fact::OrderCancelled(f), _) => {
+            json!({ "order_id": f.order_id.to_string(), "status": "cancelled" })
+        }
         (Fact::ProductPut(f), _) => json!({ "id": f.product_id, "name": f.name, "price": f.price,
             "status": f.status.as_str(), "stock": f.stock_after }),
         (Fact::StockAdjusted(f), _) => {
@@ -87,12 +92,16 @@ pub fn holds(shop: &Shop, operation: &Operation, times: [i64; 2]) -> bool {
             None => answer.status == 404,
         };
     }
-    if operation.key.is_none() && may_be_remembered(answer) && remembered(shop, &operation.ask, answer) {
+    if operation.key.is_none()
+        && may_be_remembered(answer)
+        && remembered(shop, &operation.ask, answer)
+    {
         return true;
     }
     let Some(request) = request(&operation.ask) else { return false };
     times.into_iter().any(|now| {
-        shop.refusal(&request, now).is_some_and(|refusal| contains(&answer.body, &problem(&refusal)))
+        shop.refusal(&request, now)
+            .is_some_and(|refusal| contains(&answer.body, &problem(&refusal)))
     })
 }
 
@@ -107,7 +116,8 @@ pub fn now(shop: &Shop, operation: &Operation, time: i64) -> Value {
 
 /// Instances may answer these refusals from memory.
 pub fn may_be_remembered(answer: &HttpAnswer) -> bool {
-    answer.code() == "sold-out" || answer.code() == "insufficient-stock" && answer.body["available"] == 0
+    answer.code() == "sold-out"
+        || answer.code() == "insufficient-stock" && answer.body["available"] == 0
 }
 
 /// The sold-out memory checks nothing except what was sold out.
@@ -145,7 +155,8 @@ fn read(shop: &Shop, ask: &Ask) -> Option<Value> {
         }
         Ask::Orders(user) => {
             let all = shop.orders_of.get(user).into_iter().flatten().rev().take(PAGE);
-            let all = all.map(|id| &shop.orders[id]).map(|o| order(&o.placed, o.cancelled.as_ref()));
+            let all =
+                all.map(|id| &shop.orders[id]).map(|o| order(&o.placed, o.cancelled.as_ref()));
             json!({ "data": all.collect::<Vec<_>>() })
         }
         Ask::Entries(user) => {
@@ -183,10 +194,16 @@ fn request(ask: &Ask) -> Option<Request> {
         Ask::Issue { template, user } => {
             Request::IssueCoupon { template_id: template, user_id: user, coupon_id: new }
         }
-        Ask::Charge { user, amount } => Request::ChargeWallet { user_id: user, amount, charge_id: new },
-        Ask::Order { user, lines, coupon, expected_total } => {
-            Request::PlaceOrder { user_id: user, lines, coupon_id: coupon, expected_total, order_id: new }
+        Ask::Charge { user, amount } => {
+            Request::ChargeWallet { user_id: user, amount, charge_id: new }
         }
+        Ask::Order { user, lines, coupon, expected_total } => Request::PlaceOrder {
+            user_id: user,
+            lines,
+            coupon_id: coupon,
+            expected_total,
+            order_id: new,
+        },
         Ask::Cancel { order } => Request::CancelOrder { order_id: order },
         Ask::Adjust { product, delta, reason } => Request::AdjustStock {
             product_id: product,
@@ -214,7 +231,9 @@ fn request(ask: &Ask) -> Option<Request> {
 /// A refusal in the API's form: its code and the helpful members.
 fn problem(refusal: &Refusal) -> Value {
     match refusal.clone() {
-        Refusal::Issue(IssueRefusal::UnknownTemplate) => json!({ "code": "coupon-template-not-found" }),
+        Refusal::Issue(IssueRefusal::UnknownTemplate) => {
+            json!({ "code": "coupon-template-not-found" })
+        }
         Refusal::Issue(IssueRefusal::AlreadyIssued(id)) => {
             json!({ "code": "already-issued", "coupon_id": id.to_string() })
         }
@@ -244,7 +263,9 @@ fn problem(refusal: &Refusal) -> Value {
 
 fn order_problem(refusal: &OrderRefusal) -> Value {
     match refusal {
-        OrderRefusal::UnknownProduct(id) => json!({ "code": "product-not-found", "product_id": id }),
+        OrderRefusal::UnknownProduct(id) => {
+            json!({ "code": "product-not-found", "product_id": id })
+        }
         OrderRefusal::NotOnSale(id) => json!({ "code": "product-not-on-sale", "product_id": id }),
         OrderRefusal::InsufficientStock(id, available) => {
             json!({ "code": "insufficient-stock", "product_id": id, "available": available })

@@ -15,7 +15,13 @@ use crate::truth::{empty_database, execute, migrate_all, number};
 const MOMENT: Duration = Duration::from_secs(5);
 
 fn file(number: i64, sql: &'static str) -> sqlx::migrate::Migration {
-    sqlx::migrate::Migration::new(number, "a test's".into(), MigrationType::Simple, sql.into(), false)
+    sqlx::migrate::Migration::new(
+        number,
+        "a test's".into(),
+        MigrationType::Simple,
+        sql.into(),
+        false,
+    )
 }
 
 /// The migrations that binaries of commit fb10183 run when they start.
@@ -61,7 +67,8 @@ async fn schema(pool: &PgPool) -> Vec<String> {
 
 #[test]
 fn migrations_are_numbered_without_gaps() {
-    let numbers: Vec<i32> = migrations().unwrap().iter().map(|migration| migration.number).collect();
+    let numbers: Vec<i32> =
+        migrations().unwrap().iter().map(|migration| migration.number).collect();
     let expected: Vec<i32> = (1..).take(numbers.len()).collect();
     assert_eq!(numbers, expected, "two files with one number, or one is missing");
 }
@@ -97,7 +104,8 @@ async fn an_older_version_says_that_it_is_too_old() {
     let pool = pool_of(&url).await;
     let newest = i32::try_from(migrations().unwrap().len()).unwrap();
     // The last migration is compatible with the version before it, but not with the current one.
-    let more = ["-- oldest: 1\nSELECT 1;", "-- oldest: 4\nALTER TABLE wallets RENAME balance TO pence;"];
+    let more =
+        ["-- oldest: 1\nSELECT 1;", "-- oldest: 4\nALTER TABLE wallets RENAME balance TO pence;"];
     let mut all = with(&more);
     all.last_mut().unwrap().oldest = newest + 1;
     migrate_with(&url, &all).await.unwrap();
@@ -106,7 +114,10 @@ async fn an_older_version_says_that_it_is_too_old() {
         matches!(refused, MigrateError::TooOld { oldest, newest: known } if (oldest, known) == (newest + 1, newest)),
         "{refused}"
     );
-    assert!(refused.to_string().contains("too old") && !refused.to_string().contains('\n'), "{refused}");
+    assert!(
+        refused.to_string().contains("too old") && !refused.to_string().contains('\n'),
+        "{refused}"
+    );
     migrate_with(&url, &all[..all.len() - 1]).await.unwrap();
     let refused = former(2).run(&pool).await.unwrap_err();
     assert!(refused.to_string().contains("missing"), "{refused}");
@@ -202,7 +213,11 @@ async fn an_interrupted_index_is_built_again() {
     let url = empty_database().await;
     let pool = pool_of(&url).await;
     migrate_all(&url).await;
-    execute(&pool, "INSERT INTO wallets SELECT 'user-' || n, 1, now() FROM generate_series(1, 2) AS n").await;
+    execute(
+        &pool,
+        "INSERT INTO wallets SELECT 'user-' || n, 1, now() FROM generate_series(1, 2) AS n",
+    )
+    .await;
     let all = with(&["-- oldest: 2\nALTER TABLE wallets ADD note text;
         -- step:\nCREATE UNIQUE INDEX CONCURRENTLY wallets_by_balance ON wallets (balance);
         -- step:\nALTER TABLE wallets ADD CONSTRAINT wallets_by_balance UNIQUE USING INDEX wallets_by_balance;"]);

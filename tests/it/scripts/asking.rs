@@ -61,7 +61,9 @@ impl Asking {
             Ask::CellState { user, lines, coupon, expected } => {
                 (*user, self.place(shop, *user, lines, *coupon, *expected, now_ms))
             }
-            Ask::Cancel { order, epoch: read_in } => self.cancel(shop, *order, read_epoch(*read_in, epoch)),
+            Ask::Cancel { order, epoch: read_in } => {
+                self.cancel(shop, *order, read_epoch(*read_in, epoch))
+            }
             Ask::PutProduct { product, name, price, status, stock } => {
                 let (id, name) = (PRODUCTS[*product].to_owned(), (*name).to_owned());
                 let stock = match stock {
@@ -73,7 +75,13 @@ impl Asking {
                 (
                     0,
                     (
-                        Request::PutProduct { product_id: id, name, price: *price, status: *status, stock },
+                        Request::PutProduct {
+                            product_id: id,
+                            name,
+                            price: *price,
+                            status: *status,
+                            stock,
+                        },
                         body,
                     ),
                 )
@@ -82,7 +90,8 @@ impl Asking {
                 (0, adjust(shop, PRODUCTS[*product], *delta, *reason, *highest))
             }
             Ask::PutTemplate { template, terms } => {
-                let (template_id, terms) = (TEMPLATES[*template].to_owned(), terms_at(terms, now_ms));
+                let (template_id, terms) =
+                    (TEMPLATES[*template].to_owned(), terms_at(terms, now_ms));
                 let body = Body::PutTemplate(template_id.clone(), terms.clone());
                 (0, (Request::PutTemplate { template_id, terms }, body))
             }
@@ -140,7 +149,13 @@ impl Asking {
                 _ => Some(beyond),
             },
         };
-        let body = Body::Place(Id(Uuid::nil()), user_id.clone(), merged.clone(), coupon_id, expected_total);
+        let body = Body::Place(
+            Id(Uuid::nil()),
+            user_id.clone(),
+            merged.clone(),
+            coupon_id,
+            expected_total,
+        );
         (with(expected_total), body)
     }
 
@@ -165,7 +180,8 @@ impl Asking {
             let body = Body::Cancel(order_id, USERS[user].to_owned(), lines, 0, None, read_in);
             return (user, (Request::CancelOrder { order_id }, body));
         };
-        let lines = placed.lines.iter().map(|line| (line.product_id.clone(), line.quantity)).collect();
+        let lines =
+            placed.lines.iter().map(|line| (line.product_id.clone(), line.quantity)).collect();
         let (order_id, user_id) = (placed.order_id, placed.user_id.clone());
         let user = USERS.iter().position(|id| *id == user_id).unwrap_or(0);
         let body = Body::Cancel(order_id, user_id, lines, placed.total, placed.coupon_id, read_in);
@@ -213,7 +229,13 @@ fn charge(shop: &Shop, user: usize, amount: Amount) -> (Request, Body) {
     )
 }
 
-fn adjust(shop: &Shop, id: &str, delta: Delta, reason: Option<&str>, highest: u64) -> (Request, Body) {
+fn adjust(
+    shop: &Shop,
+    id: &str,
+    delta: Delta,
+    reason: Option<&str>,
+    highest: u64,
+) -> (Request, Body) {
     let stock = shop.products.get(id).map_or(0, |product| product.stock);
     let delta = match delta {
         Delta::Pieces(n) => n,

@@ -88,7 +88,12 @@ struct Run<'a> {
 }
 
 /// `Err` describes the first difference between Redis and the model.
-pub async fn run(bench: &Bench, scripts: &Scripts, case: &Case, tally: &mut Tally) -> Result<(), String> {
+pub async fn run(
+    bench: &Bench,
+    scripts: &Scripts,
+    case: &Case,
+    tally: &mut Tally,
+) -> Result<(), String> {
     let mut run = Run::open(bench, scripts, tally, case).await?;
     for (n, step) in case.steps.iter().enumerate() {
         let outcome = match step {
@@ -131,8 +136,10 @@ impl<'a> Run<'a> {
             .await
             .map_err(shown)?;
         let args = vec![epoch, tip.clone(), clock_ms.to_string(), "0".into()];
-        let opened =
-            OPEN_EPOCH.call(&bench.client, vec![Keys::meta(CELL), keys.log()], args).await.map_err(shown)?;
+        let opened = OPEN_EPOCH
+            .call(&bench.client, vec![Keys::meta(CELL), keys.log()], args)
+            .await
+            .map_err(shown)?;
         if !claimed || !opened {
             return Err("the epoch does not open".into());
         }
@@ -183,12 +190,14 @@ impl<'a> Run<'a> {
                 one_of(&mut borders, border).map(|at| at + beyond_ms)
             }
             Clock::ToCouponsEnd { used, coupon, beyond_ms } => {
-                let coupons = shop.coupons.values().filter(|coupon| !used || coupon.order_id.is_some());
+                let coupons =
+                    shop.coupons.values().filter(|coupon| !used || coupon.order_id.is_some());
                 let mut ends = coupons.map(|coupon| coupon.issued_at + COUPON_USABLE_MS);
                 one_of(&mut ends, coupon).map(|at| at + beyond_ms)
             }
             Clock::ToKeysEnd { key, beyond_ms } => {
-                let mut ends = shop.records.values().map(|record| record.decided_at + IDEMPOTENCY_KEPT_MS);
+                let mut ends =
+                    shop.records.values().map(|record| record.decided_at + IDEMPOTENCY_KEPT_MS);
                 one_of(&mut ends, key).map(|at| at + beyond_ms)
             }
         };
@@ -209,7 +218,8 @@ impl<'a> Run<'a> {
         value: impl TryInto<Value, Error: Into<Error>> + Send,
     ) -> Result<(), String> {
         let value: Value = value.try_into().map_err(|e| shown(e.into()))?;
-        let _: i64 = self.bench.client.hset(Keys::meta(CELL), (field, value)).await.map_err(shown)?;
+        let _: i64 =
+            self.bench.client.hset(Keys::meta(CELL), (field, value)).await.map_err(shown)?;
         Ok(())
     }
 
@@ -217,10 +227,12 @@ impl<'a> Run<'a> {
         let mut reads: Vec<&Read> = reads.iter().collect();
         while !reads.is_empty() {
             let head = (self.keys.epoch, self.seq(), self.tips.last());
-            let wanted: Vec<_> = reads.iter().map(|read| reading::wanted(&self.shop, read)).collect();
+            let wanted: Vec<_> =
+                reads.iter().map(|read| reading::wanted(&self.shop, read)).collect();
             let (head, wanted) = (packed(&head)?, packed(&wanted)?);
             let script = self.scripts.read;
-            let reply = script.call(&self.bench.client, script.keys(&self.keys, 0), head, wanted).await;
+            let reply =
+                script.call(&self.bench.client, script.keys(&self.keys, 0), head, wanted).await;
             let decided = match reply {
                 Ok(Reply::Decided(decided)) => decided,
                 other => return Err(format!("the reads {reads:?} got no answers: {other:?}")),
@@ -303,9 +315,10 @@ impl<'a> Run<'a> {
                 self.check_place(&refused.place)?;
                 Ok(vec![])
             }
-            (reply, why) => {
-                Err(format!("{:?}, {:?}: to be refused: {why:?}; {reply:?}", batch.kind, batch.claim))
-            }
+            (reply, why) => Err(format!(
+                "{:?}, {:?}: to be refused: {why:?}; {reply:?}",
+                batch.kind, batch.claim
+            )),
         }
     }
 
@@ -367,11 +380,18 @@ impl<'a> Run<'a> {
     fn check_place(&self, place: &CellState) -> Result<(), String> {
         let is = (place.epoch, place.seq, Some(&place.tip), place.applied);
         let should = (self.keys.epoch, self.seq(), self.tips.last(), 0);
-        if is == should { Ok(()) } else { Err(format!("the log stands at {is:?}, it should at {should:?}")) }
+        if is == should {
+            Ok(())
+        } else {
+            Err(format!("the log stands at {is:?}, it should at {should:?}"))
+        }
     }
 
     fn check_clock(&self, place: &CellState, asked_at: i64) -> Result<(), String> {
-        if place.time < asked_at || place.time > wall_ms() || place.now != place.time.max(self.clock_ms) {
+        if place.time < asked_at
+            || place.time > wall_ms()
+            || place.now != place.time.max(self.clock_ms)
+        {
             return Err(format!("asked at {asked_at}, meta.clock {}: {place:?}", self.clock_ms));
         }
         Ok(())
@@ -412,8 +432,8 @@ impl<'a> Run<'a> {
             }
             passed_at = passed_at.max(boundary(&told.answer));
             // A charge of 0 without a key is answered, but not logged.
-            let nothing =
-                matches!(&sent.request, Request::ChargeWallet { amount: 0, .. }) && sent.key.is_none();
+            let nothing = matches!(&sent.request, Request::ChargeWallet { amount: 0, .. })
+                && sent.key.is_none();
             if let Some((fact, raw)) = self.note(sent, told, place.now)?.filter(|_| !nothing) {
                 if let Fact::OrderPlaced(placed) = &fact {
                     self.tally.most_lines = self.tally.most_lines.max(placed.lines.len());
@@ -427,7 +447,10 @@ impl<'a> Run<'a> {
         }
         self.check_log(&place, facts, raw_facts).await?;
         self.check_place(&place)?;
-        State::compare_meta(&State::read_meta(&self.bench.client, &self.keys).await?, &self.expected_meta())?;
+        State::compare_meta(
+            &State::read_meta(&self.bench.client, &self.keys).await?,
+            &self.expected_meta(),
+        )?;
         Ok(again)
     }
 
@@ -438,10 +461,14 @@ impl<'a> Run<'a> {
             return ScriptAnswer::Late;
         }
         let stored = sent.key.as_ref().and_then(|key| self.shop.records.get(&key.scope));
-        let repeats = stored.is_some_and(|record| place.now < record.decided_at + IDEMPOTENCY_KEPT_MS);
+        let repeats =
+            stored.is_some_and(|record| place.now < record.decided_at + IDEMPOTENCY_KEPT_MS);
         let spent = sent.key.as_ref().is_some_and(|key| self.shop.has_spent_keys(key, place.now));
-        if let (Request::CancelOrder { order_id }, Body::Cancel(_, _, lines, _, _, read_in), false) =
-            (&sent.request, &sent.body, repeats || spent)
+        if let (
+            Request::CancelOrder { order_id },
+            Body::Cancel(_, _, lines, _, _, read_in),
+            false,
+        ) = (&sent.request, &sent.body, repeats || spent)
         {
             let refused = |why| ScriptAnswer::Decided(Verdict::Refused(Refusal::Cancel(why)));
             if *read_in != self.keys.epoch {
@@ -456,7 +483,12 @@ impl<'a> Run<'a> {
 
     /// Records what an accepted request leaves behind and returns its fact. A replay must return
     /// the same bytes.
-    fn note(&mut self, sent: &Sent, told: Told, now: i64) -> Result<Option<(Fact, Vec<u8>)>, String> {
+    fn note(
+        &mut self,
+        sent: &Sent,
+        told: Told,
+        now: i64,
+    ) -> Result<Option<(Fact, Vec<u8>)>, String> {
         match (told.answer, told.fact) {
             (ScriptAnswer::Decided(Verdict::Accepted(fact)), Some(raw)) => {
                 if let Some(key) = &sent.key {
@@ -470,7 +502,8 @@ impl<'a> Run<'a> {
             }
             (ScriptAnswer::Decided(Verdict::Replayed(_)), raw) => {
                 let scope = sent.key.as_ref().map(|key| key.scope.clone()).unwrap_or_default();
-                let decided_at = self.shop.records.get(&scope).map_or(0, |record| record.decided_at);
+                let decided_at =
+                    self.shop.records.get(&scope).map_or(0, |record| record.decided_at);
                 let first = self.records.get(&(day_of(decided_at), scope)).map(|(_, _, raw)| raw);
                 if first == raw.as_ref() {
                     Ok(None)
@@ -491,19 +524,25 @@ impl<'a> Run<'a> {
         raw: Vec<Vec<u8>>,
     ) -> Result<(), String> {
         let reader = &self.bench.reader;
-        let added = reader.after(self.keys.epoch, self.seq(), 10).await.map_err(|e| e.to_string())?;
+        let added =
+            reader.after(self.keys.epoch, self.seq(), 10).await.map_err(|e| e.to_string())?;
         if added.len() != usize::from(!facts.is_empty()) {
             return Err(format!("{} facts in {} entries", facts.len(), added.len()));
         }
         for entry in added {
             let last = self.tips.last().cloned().unwrap_or_default();
-            if (entry.epoch, entry.seq) != (self.keys.epoch, self.seq() + 1) || !entry.follows(&last) {
+            if (entry.epoch, entry.seq) != (self.keys.epoch, self.seq() + 1)
+                || !entry.follows(&last)
+            {
                 return Err(format!("entry {}-{} does not follow", entry.epoch, entry.seq));
             }
             let decoded = entry.decode().map_err(|e| e.to_string())?;
             let is = (decoded.decided_at, facts_of(decoded.facts), &decoded.raw_facts);
             if is != (place.now, facts.clone(), &raw) {
-                return Err(format!("the entry says {is:?}; at {} was accepted {facts:?}", place.now));
+                return Err(format!(
+                    "the entry says {is:?}; at {} was accepted {facts:?}",
+                    place.now
+                ));
             }
             self.tips.push(entry.tip);
         }
@@ -545,8 +584,12 @@ fn refusal_of(claim: Claim) -> Option<&'static str> {
 /// nothing else.
 fn boundary(answer: &ScriptAnswer) -> i64 {
     match answer {
-        ScriptAnswer::Decided(Verdict::Refused(Refusal::Issue(IssueRefusal::ClosedSince(at)))) => *at,
-        ScriptAnswer::Decided(Verdict::Refused(Refusal::Order(OrderRefusal::CouponExpired(at)))) => *at,
+        ScriptAnswer::Decided(Verdict::Refused(Refusal::Issue(IssueRefusal::ClosedSince(at)))) => {
+            *at
+        }
+        ScriptAnswer::Decided(Verdict::Refused(Refusal::Order(OrderRefusal::CouponExpired(
+            at,
+        )))) => *at,
         _ => 0,
     }
 }

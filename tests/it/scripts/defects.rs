@@ -156,7 +156,10 @@ fn every_planted_defect_is_found() {
             Ok(_) => missed.push(defect.0),
             Err(f) => {
                 let why: String = f.why.chars().take(160).collect();
-                println!("{} ({}): found after {} operations: {why}", defect.0, defect.1, f.operations);
+                println!(
+                    "{} ({}): found after {} operations: {why}",
+                    defect.0, defect.1, f.operations
+                );
             }
         }
     }
@@ -170,11 +173,14 @@ const MOST_REQUESTS_LEFT: usize = 20;
 #[test]
 fn a_failing_case_shrinks_to_its_cause() {
     let (checker, seed) = (Checker::start(), base_seed());
-    for name in
-        ["the stock is taken twice", "a coupon lives a millisecond longer", "a record answers at 24 hours"]
-    {
+    for name in [
+        "the stock is taken twice",
+        "a coupon lives a millisecond longer",
+        "a record answers at 24 hours",
+    ] {
         let defect = DEFECTS.iter().find(|defect| defect.0 == name).unwrap();
-        let failure = checker.check(with_defect(*defect), seed, OPERATIONS, SHRINKING_TRIES).unwrap_err();
+        let failure =
+            checker.check(with_defect(*defect), seed, OPERATIONS, SHRINKING_TRIES).unwrap_err();
         println!("{name}: {failure}");
         assert!(failure.case.requests() <= MOST_REQUESTS_LEFT, "{name}");
     }

@@ -65,7 +65,13 @@ impl Scripts {
 pub enum Body {
     Issue(String, String, Id),
     Charge(String, u64, Id),
-    Place(Id, String, #[serde(serialize_with = "flat")] Vec<(String, u64)>, Option<Id>, Option<u64>),
+    Place(
+        Id,
+        String,
+        #[serde(serialize_with = "flat")] Vec<(String, u64)>,
+        Option<Id>,
+        Option<u64>,
+    ),
     Cancel(Id, String, #[serde(serialize_with = "flat")] Vec<(String, u64)>, u64, Option<Id>, u64),
     PutProduct(String, String, u64, ProductStatus, Option<u64>),
     Adjust(String, i64, Option<String>, u64),
@@ -130,7 +136,8 @@ impl Kind {
             0 | 1 => {
                 let (_, Blob(bytes)) = unpacked::<(u8, Blob)>(packed)?;
                 let fact = self.fact(&bytes)?;
-                let verdict = if code == 0 { Verdict::Accepted(fact) } else { Verdict::Replayed(fact) };
+                let verdict =
+                    if code == 0 { Verdict::Accepted(fact) } else { Verdict::Replayed(fact) };
                 return Ok(Told { answer: ScriptAnswer::Decided(verdict), fact: Some(bytes) });
             }
             2 => return Ok(Told { answer: ScriptAnswer::Late, fact: None }),

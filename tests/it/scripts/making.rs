@@ -70,11 +70,14 @@ fn case_from(
     );
     // Shrinking goes in this order. The long list comes first, so that later attempts run short
     // cases.
-    (vec(steps(moment), 1..40), opening, start, 2..9u64).prop_map(|(rest, opening, start, epoch)| {
-        let (products, templates, wallets, coupons) = opening;
-        let opening = [products, templates, wallets, coupons].into_iter().map(PlannedStep::Batch);
-        Case { start, epoch, steps: opening.chain(rest.into_iter().flatten()).collect() }
-    })
+    (vec(steps(moment), 1..40), opening, start, 2..9u64).prop_map(
+        |(rest, opening, start, epoch)| {
+            let (products, templates, wallets, coupons) = opening;
+            let opening =
+                [products, templates, wallets, coupons].into_iter().map(PlannedStep::Batch);
+            Case { start, epoch, steps: opening.chain(rest.into_iter().flatten()).collect() }
+        },
+    )
 }
 
 /// Usually one step.
@@ -88,7 +91,8 @@ fn steps(moment: BoxedStrategy<Vec<PlannedStep>>) -> impl Strategy<Value = Vec<P
         (Kind::AdjustStock, 2),
         (Kind::PutTemplate, 2),
     ];
-    let batches = kinds.map(|(kind, weight)| (weight, one(batch(kind).prop_map(PlannedStep::Batch))));
+    let batches =
+        kinds.map(|(kind, weight)| (weight, one(batch(kind).prop_map(PlannedStep::Batch))));
     let others = [(7, moment), (2, one(vec(read(), 1..6).prop_map(PlannedStep::Read)))];
     Union::new_weighted(batches.into_iter().chain(others).collect())
 }
@@ -113,10 +117,10 @@ fn moment() -> impl Strategy<Value = Vec<PlannedStep>> {
         3 => select(vec![HOUR_MS, 6 * HOUR_MS, 25 * HOUR_MS]),
         1 => Just(YEAR_MS),
     ];
-    let window =
-        (any::<Nth>(), beyond_ms()).prop_map(|(border, beyond_ms)| Clock::ToWindow { border, beyond_ms });
-    let keys_end =
-        (any::<Nth>(), beyond_ms()).prop_map(|(key, beyond_ms)| Clock::ToKeysEnd { key, beyond_ms });
+    let window = (any::<Nth>(), beyond_ms())
+        .prop_map(|(border, beyond_ms)| Clock::ToWindow { border, beyond_ms });
+    let keys_end = (any::<Nth>(), beyond_ms())
+        .prop_map(|(key, beyond_ms)| Clock::ToKeysEnd { key, beyond_ms });
     let midnight = beyond_ms().prop_map(|beyond_ms| Clock::ToMidnight { beyond_ms });
     prop_oneof![
         5 => then(by.prop_map(|ms| Clock::By { ms }), &KINDS),
@@ -132,7 +136,10 @@ fn idle_moment() -> impl Strategy<Value = Vec<PlannedStep>> {
     then((0..2 * HOUR_MS).prop_map(|ms| Clock::Idle { ms }), &[Kind::IssueCoupon])
 }
 
-fn then(clock: impl Strategy<Value = Clock> + 'static, kinds: &[Kind]) -> BoxedStrategy<Vec<PlannedStep>> {
+fn then(
+    clock: impl Strategy<Value = Clock> + 'static,
+    kinds: &[Kind],
+) -> BoxedStrategy<Vec<PlannedStep>> {
     // No `prop_flat_map`: it would stop the shrinking of the whole case.
     let batch = Union::new(kinds.iter().map(|kind| batch(*kind).boxed()));
     (clock, batch)
@@ -195,7 +202,8 @@ fn ask(kind: Kind) -> BoxedStrategy<Ask> {
             .prop_map(|(template, user)| Ask::Issue { template, user })
             .boxed(),
         Kind::ChargeWallet => {
-            let won = [0, 1, 99, 100, 500, 2_000, 2_000, 10_000, 10_000, 100_000, 999_999, MAX_BALANCE];
+            let won =
+                [0, 1, 99, 100, 500, 2_000, 2_000, 10_000, 10_000, 100_000, 999_999, MAX_BALANCE];
             let amount = prop_oneof![
                 5 => select(won.to_vec()).prop_map(Amount::Won),
                 1 => beyond().prop_map(|beyond| Amount::ToLimit { beyond }),
@@ -211,8 +219,7 @@ fn ask(kind: Kind) -> BoxedStrategy<Ask> {
                 8 => (0..16u8).prop_map(OrderOf::Placed),
                 1 => anybody().prop_map(|user| OrderOf::Invented { user }),
             ];
-            let epoch =
-                prop_oneof![16 => Just(ReadIn::This), 1 => Just(ReadIn::Earlier), 1 => Just(ReadIn::Later)];
+            let epoch = prop_oneof![16 => Just(ReadIn::This), 1 => Just(ReadIn::Earlier), 1 => Just(ReadIn::Later)];
             (order, epoch).prop_map(|(order, epoch)| Ask::Cancel { order, epoch }).boxed()
         }
         Kind::PutProduct => put_product().boxed(),
@@ -224,12 +231,17 @@ fn ask(kind: Kind) -> BoxedStrategy<Ask> {
             ];
             let reason = option::of(select(vec!["", "counted", "반품"]));
             (any_product(), delta, reason, select(vec![MAX_STOCK, 40]))
-                .prop_map(|(product, delta, reason, highest)| Ask::Adjust { product, delta, reason, highest })
+                .prop_map(|(product, delta, reason, highest)| Ask::Adjust {
+                    product,
+                    delta,
+                    reason,
+                    highest,
+                })
                 .boxed()
         }
-        Kind::PutTemplate => {
-            (something(), terms()).prop_map(|(template, terms)| Ask::PutTemplate { template, terms }).boxed()
-        }
+        Kind::PutTemplate => (something(), terms())
+            .prop_map(|(template, terms)| Ask::PutTemplate { template, terms })
+            .boxed(),
     }
 }
 
@@ -250,8 +262,7 @@ fn place() -> impl Strategy<Value = Ask> {
         1 => any::<Nth>().prop_map(CouponOf::Any),
         1 => Just(CouponOf::Unknown),
     ];
-    let expected =
-        prop_oneof![2 => Just(Expected::None), 1 => beyond().prop_map(|beyond| Expected::Total { beyond })];
+    let expected = prop_oneof![2 => Just(Expected::None), 1 => beyond().prop_map(|beyond| Expected::Total { beyond })];
     let user = prop_oneof![20 => somebody(), 1 => anybody()];
     (user, lines, coupon, expected).prop_map(|(user, lines, coupon, expected)| Ask::CellState {
         user,
@@ -262,11 +273,14 @@ fn place() -> impl Strategy<Value = Ask> {
 }
 
 fn put_product() -> impl Strategy<Value = Ask> {
-    let name = select(vec!["Mug", "", "따뜻한 아메리카노 (연하게, 얼음 없이, 큰 잔)", "a\u{0}b\"'\\\n"]);
+    let name =
+        select(vec!["Mug", "", "따뜻한 아메리카노 (연하게, 얼음 없이, 큰 잔)", "a\u{0}b\"'\\\n"]);
     // 101 and 1,999 are not multiples of the price step that the API requires, but only such prices
     // show rounding.
-    let price = select(vec![100, 100, 500, 500, 500, 1_000, 1_900, 1_900, 12_300, 101, 1_999, MAX_PRICE]);
-    let status = prop_oneof![16 => Just(ProductStatus::OnSale), 1 => Just(ProductStatus::Suspended)];
+    let price =
+        select(vec![100, 100, 500, 500, 500, 1_000, 1_900, 1_900, 12_300, 101, 1_999, MAX_PRICE]);
+    let status =
+        prop_oneof![16 => Just(ProductStatus::OnSale), 1 => Just(ProductStatus::Suspended)];
     let stock = prop_oneof![
         1 => Just(Stock::None),
         3 => (0..12u64).prop_map(Stock::IfNew),
@@ -282,8 +296,10 @@ fn put_product() -> impl Strategy<Value = Ask> {
 fn terms() -> impl Strategy<Value = Terms> {
     let max = || option::of(select(vec![1, 800, MAX_DISCOUNT_AMOUNT]));
     let discount = prop_oneof![
-        select(vec![1, 333, 500, 1_000, MAX_DISCOUNT_AMOUNT]).prop_map(|value| ("amount", value, None)),
-        (select(vec![1, 7, 33, 50, 99, 100]), max()).prop_map(|(value, max)| ("percent", value, max)),
+        select(vec![1, 333, 500, 1_000, MAX_DISCOUNT_AMOUNT])
+            .prop_map(|value| ("amount", value, None)),
+        (select(vec![1, 7, 33, 50, 99, 100]), max())
+            .prop_map(|(value, max)| ("percent", value, max)),
     ];
     let from_ms = prop_oneof![
         6 => Just(-HOUR_MS),
@@ -296,7 +312,14 @@ fn terms() -> impl Strategy<Value = Terms> {
     ];
     let min_subtotal = select(vec![0, 0, 0, 0, 500, 1_000, 1_000, 1_900, MAX_ORDER_AMOUNT]);
     let max_issued = select(vec![1, 2, 3, 4, 6, 6, MAX_TEMPLATE_LIMIT]);
-    (select(vec!["Spring", "봄맞이 선착순"]), discount, min_subtotal, max_issued, from_ms, length_ms)
+    (
+        select(vec!["Spring", "봄맞이 선착순"]),
+        discount,
+        min_subtotal,
+        max_issued,
+        from_ms,
+        length_ms,
+    )
         .prop_map(|(name, discount, min_subtotal, max_issued, from_ms, length_ms)| Terms {
             name,
             discount,
@@ -311,7 +334,8 @@ fn read() -> impl Strategy<Value = Read> {
     prop_oneof![
         anybody().prop_map(Read::Balance),
         vec(any_product(), 0..6).prop_map(Read::Products),
-        (option::of(any_product()), 1..6usize).prop_map(|(after, limit)| Read::ListProducts { after, limit }),
+        (option::of(any_product()), 1..6usize)
+            .prop_map(|(after, limit)| Read::ListProducts { after, limit }),
         vec(any_template(), 0..6).prop_map(Read::Templates),
         (option::of(any_template()), 1..6usize)
             .prop_map(|(after, limit)| Read::ListTemplates { after, limit }),
@@ -320,17 +344,17 @@ fn read() -> impl Strategy<Value = Read> {
 }
 
 fn held() -> impl Strategy<Value = Read> {
-    let status = option::of(select(vec![CouponStatus::Available, CouponStatus::Used, CouponStatus::Expired]));
+    let status = option::of(select(vec![
+        CouponStatus::Available,
+        CouponStatus::Used,
+        CouponStatus::Expired,
+    ]));
     let after = prop_oneof![
         8 => any::<Nth>().prop_map(AfterCoupon::Own),
         1 => Just(AfterCoupon::Unknown),
     ];
-    (somebody(), status, 1..5usize, option::of(after)).prop_map(|(user, status, limit, after)| Read::Held {
-        user,
-        status,
-        limit,
-        after,
-    })
+    (somebody(), status, 1..5usize, option::of(after))
+        .prop_map(|(user, status, limit, after)| Read::Held { user, status, limit, after })
 }
 
 /// Calls with the maximum number of requests, and orders with the maximum number of lines.
@@ -352,7 +376,8 @@ pub fn large_case() -> impl Strategy<Value = Case> {
         ask: Ask::Charge { user, amount: Amount::ToLimit { beyond: 0 } },
     });
     let step = |kind, jobs| PlannedStep::Batch(Batch { kind, claim: Claim::Last, jobs });
-    let opening = [step(Kind::PutProduct, shelf.collect()), step(Kind::ChargeWallet, rich.collect())];
+    let opening =
+        [step(Kind::PutProduct, shelf.collect()), step(Kind::ChargeWallet, rich.collect())];
     let large = |kind| vec(job(kind), 200..257).prop_map(move |jobs| step(kind, jobs));
     let orders = vec(large_order(), 256).prop_map(move |jobs| step(Kind::PlaceOrder, jobs));
     let start = (0..DAY_MS).prop_map(|after_midnight_ms| Start::Ahead { after_midnight_ms });
@@ -363,20 +388,34 @@ pub fn large_case() -> impl Strategy<Value = Case> {
         large(Kind::ChargeWallet),
     );
     let last = (large(Kind::PlaceOrder), large(Kind::CancelOrder), large(Kind::AdjustStock));
-    (start, orders, rest, last, vec(held(), 200..257)).prop_map(move |(start, orders, rest, last, reads)| {
-        let steps = [rest.0, rest.1, rest.2, rest.3, last.0, last.1, last.2];
-        let steps =
-            opening.clone().into_iter().chain([orders]).chain(steps).chain([PlannedStep::Read(reads)]);
-        Case { start, epoch: 2, steps: steps.collect() }
-    })
+    (start, orders, rest, last, vec(held(), 200..257)).prop_map(
+        move |(start, orders, rest, last, reads)| {
+            let steps = [rest.0, rest.1, rest.2, rest.3, last.0, last.1, last.2];
+            let steps = opening
+                .clone()
+                .into_iter()
+                .chain([orders])
+                .chain(steps)
+                .chain([PlannedStep::Read(reads)]);
+            Case { start, epoch: 2, steps: steps.collect() }
+        },
+    )
 }
 
 fn large_order() -> impl Strategy<Value = Job> {
     let quantity = prop_oneof![30 => Just(Quantity::Pieces(1)), 1 => beyond().prop_map(|beyond| Quantity::Affordable { beyond })];
-    let lines =
-        (0..SHELF - MAX_ORDER_PRODUCTS, 30..MAX_ORDER_PRODUCTS + 1, vec(quantity, MAX_ORDER_PRODUCTS));
+    let lines = (
+        0..SHELF - MAX_ORDER_PRODUCTS,
+        30..MAX_ORDER_PRODUCTS + 1,
+        vec(quantity, MAX_ORDER_PRODUCTS),
+    );
     let lines = lines.prop_map(|(from, count, quantities)| {
-        quantities.into_iter().take(count).enumerate().map(|(n, of)| (SHELF_FROM + from + n, of)).collect()
+        quantities
+            .into_iter()
+            .take(count)
+            .enumerate()
+            .map(|(n, of)| (SHELF_FROM + from + n, of))
+            .collect()
     });
     let ask = (somebody(), lines, any::<Nth>()).prop_map(|(user, lines, n)| {
         let coupon = if n % 4 == 0 { CouponOf::Unused(n) } else { CouponOf::None };

@@ -94,8 +94,12 @@ impl Checker {
             let tree = (self.cases)().new_tree(&mut runner).unwrap();
             let until_failure = RefCell::new(None);
             let outcome = runner.run_one(tree, |case| {
-                let outcome =
-                    self.runtime.block_on(case::run(&self.bench, &scripts, &case, &mut tally.borrow_mut()));
+                let outcome = self.runtime.block_on(case::run(
+                    &self.bench,
+                    &scripts,
+                    &case,
+                    &mut tally.borrow_mut(),
+                ));
                 outcome.map_err(|why| {
                     until_failure.borrow_mut().get_or_insert(tally.borrow().operations);
                     TestCaseError::fail(why)
@@ -107,7 +111,11 @@ impl Checker {
                 Err(TestError::Fail(why, case)) => {
                     let operations = until_failure.take().unwrap_or_default();
                     let failure = Failure { seed, operations, why: why.to_string(), case };
-                    return Err(Box::new(if shrink > 0 { self.prune(scripts, failure) } else { failure }));
+                    return Err(Box::new(if shrink > 0 {
+                        self.prune(scripts, failure)
+                    } else {
+                        failure
+                    }));
                 }
                 Err(TestError::Abort(why)) => panic!("{why}"),
             }
@@ -120,8 +128,12 @@ impl Checker {
     fn prune(&self, scripts: Scripts, mut failure: Failure) -> Failure {
         let (mut n, mut shortened) = (0, false);
         while let Some(shorter) = failure.case.without(n) {
-            let outcome =
-                self.runtime.block_on(case::run(&self.bench, &scripts, &shorter, &mut Tally::default()));
+            let outcome = self.runtime.block_on(case::run(
+                &self.bench,
+                &scripts,
+                &shorter,
+                &mut Tally::default(),
+            ));
             match outcome {
                 Err(why) => (failure.case, failure.why, shortened) = (shorter, why, true),
                 Ok(()) => n += 1,
@@ -240,7 +252,9 @@ fn every_answer() -> Vec<String> {
                 "PriceChanged",
                 "InsufficientBalance",
             ],
-            Kind::CancelOrder => &["AlreadyCancelled", "UnknownProduct", "BalanceLimit", "StaleRead"],
+            Kind::CancelOrder => {
+                &["AlreadyCancelled", "UnknownProduct", "BalanceLimit", "StaleRead"]
+            }
             Kind::PutProduct => &["StockGiven"],
             Kind::AdjustStock => &["UnknownProduct", "BelowZero", "TooHigh"],
             Kind::PutTemplate => &["LimitBelowIssued"],
@@ -253,7 +267,10 @@ fn every_answer() -> Vec<String> {
     KINDS
         .into_iter()
         .flat_map(|kind| {
-            any.iter().chain(with_key(kind)).chain(of(kind)).map(move |what| format!("{kind:?} {what}"))
+            any.iter()
+                .chain(with_key(kind))
+                .chain(of(kind))
+                .map(move |what| format!("{kind:?} {what}"))
         })
         .collect()
 }

@@ -93,8 +93,9 @@ impl fmt::Display for Case {
                 continue;
             };
             writeln!(f, "{n} {kind:?} {claim:?}")?;
-            jobs.iter()
-                .try_for_each(|job| writeln!(f, "    {:?} {:?} {:?}", job.deadline, job.key, job.ask))?;
+            jobs.iter().try_for_each(|job| {
+                writeln!(f, "    {:?} {:?} {:?}", job.deadline, job.key, job.ask)
+            })?;
         }
         Ok(())
     }
@@ -182,13 +183,41 @@ pub enum Key {
 
 #[derive(Clone, Debug)]
 pub enum Ask {
-    Issue { template: usize, user: usize },
-    Charge { user: usize, amount: Amount },
-    CellState { user: usize, lines: Vec<(usize, Quantity)>, coupon: CouponOf, expected: Expected },
-    Cancel { order: OrderOf, epoch: ReadIn },
-    PutProduct { product: usize, name: &'static str, price: u64, status: ProductStatus, stock: Stock },
-    Adjust { product: usize, delta: Delta, reason: Option<&'static str>, highest: u64 },
-    PutTemplate { template: usize, terms: Terms },
+    Issue {
+        template: usize,
+        user: usize,
+    },
+    Charge {
+        user: usize,
+        amount: Amount,
+    },
+    CellState {
+        user: usize,
+        lines: Vec<(usize, Quantity)>,
+        coupon: CouponOf,
+        expected: Expected,
+    },
+    Cancel {
+        order: OrderOf,
+        epoch: ReadIn,
+    },
+    PutProduct {
+        product: usize,
+        name: &'static str,
+        price: u64,
+        status: ProductStatus,
+        stock: Stock,
+    },
+    Adjust {
+        product: usize,
+        delta: Delta,
+        reason: Option<&'static str>,
+        highest: u64,
+    },
+    PutTemplate {
+        template: usize,
+        terms: Terms,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -35,7 +35,13 @@ pub fn wanted(shop: &Shop, read: &Read) -> Wanted {
         Read::Balance(user) => Wanted::Of("balance", USERS[*user]),
         Read::Held { user, status, limit, after } => {
             let after = after_id(shop, *user, *after).map_or(vec![], |id| id.0.as_bytes().to_vec());
-            Wanted::Held("held", USERS[*user], status.map_or("", CouponStatus::name), *limit, Blob(after))
+            Wanted::Held(
+                "held",
+                USERS[*user],
+                status.map_or("", CouponStatus::name),
+                *limit,
+                Blob(after),
+            )
         }
         Read::Products(ids) => Wanted::Some("products", named(ids, &PRODUCTS)),
         Read::Templates(ids) => Wanted::Some("templates", named(ids, &TEMPLATES)),
@@ -77,14 +83,18 @@ pub fn compare(shop: &Shop, read: &Read, answer: &[u8], now: i64) -> Result<(), 
             same(read, &templates(answer)?, &chosen(ids, &TEMPLATES, |id| template(shop, id)))
         }
         Read::ListProducts { after, limit } => {
-            let above =
-                shop.products.keys().filter(|id| after.is_none_or(|after| id.as_str() > PRODUCTS[after]));
+            let above = shop
+                .products
+                .keys()
+                .filter(|id| after.is_none_or(|after| id.as_str() > PRODUCTS[after]));
             let should: Vec<_> = above.take(*limit).filter_map(|id| product(shop, id)).collect();
             same(read, &products(answer)?, &should)
         }
         Read::ListTemplates { after, limit } => {
-            let above =
-                shop.templates.keys().filter(|id| after.is_none_or(|after| id.as_str() > TEMPLATES[after]));
+            let above = shop
+                .templates
+                .keys()
+                .filter(|id| after.is_none_or(|after| id.as_str() > TEMPLATES[after]));
             let should: Vec<_> = above.take(*limit).filter_map(|id| template(shop, id)).collect();
             same(read, &templates(answer)?, &should)
         }
@@ -98,7 +108,8 @@ pub fn compare(shop: &Shop, read: &Read, answer: &[u8], now: i64) -> Result<(), 
                 Some(after) => own.iter().position(|id| *id == after).map(|place| place + 1),
             };
             let should = begin.map(|begin| {
-                let wanted = own[begin..].iter().filter(|id| has_status(&shop.coupons[*id], *status, now));
+                let wanted =
+                    own[begin..].iter().filter(|id| has_status(&shop.coupons[*id], *status, now));
                 (now, wanted.take(*limit).map(|id| held_coupon(shop, *id)).collect())
             });
             same(read, &told, &should)
@@ -164,7 +175,9 @@ fn template_record(record: &Blob, issued: u64) -> Result<Template, String> {
 
 fn templates(answer: &[u8]) -> Result<Vec<(String, Template)>, String> {
     let rows: Vec<(String, Blob, u64)> = unpacked(answer)?;
-    rows.into_iter().map(|(id, record, issued)| Ok((id, template_record(&record, issued)?))).collect()
+    rows.into_iter()
+        .map(|(id, record, issued)| Ok((id, template_record(&record, issued)?)))
+        .collect()
 }
 
 /// A user's coupons and the time of the read. The answer names each template once, in any order.
@@ -187,7 +200,8 @@ fn held(answer: &[u8], user: &str) -> Result<Option<Told>, String> {
     }
     let coupons = coupons.into_iter().map(|held| {
         let number = u64::from(held.template_number);
-        let (template_id, template) = templates.get(&number).ok_or("a coupon without its template")?;
+        let (template_id, template) =
+            templates.get(&number).ok_or("a coupon without its template")?;
         let coupon = Coupon {
             template_id: template_id.clone(),
             user_id: user.to_owned(),

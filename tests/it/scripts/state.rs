@@ -52,7 +52,9 @@ impl State {
     ) -> Self {
         let mut state = Self { meta, records, wallets: shop.wallets.clone(), ..Self::default() };
         for (id, product) in &shop.products {
-            state.products.insert(id.clone(), (product.name.clone(), product.price, product.status));
+            state
+                .products
+                .insert(id.clone(), (product.name.clone(), product.price, product.status));
             state.stocks.insert(id.clone(), product.stock);
             state.product_ids.push(id.clone());
         }
@@ -95,7 +97,10 @@ impl State {
         used.chain(days).chain([Keys::meta(keys.cell), keys.log()]).collect()
     }
 
-    pub async fn read_meta(client: &Client, keys: &Keys) -> Result<BTreeMap<String, String>, String> {
+    pub async fn read_meta(
+        client: &Client,
+        keys: &Keys,
+    ) -> Result<BTreeMap<String, String>, String> {
         hash(client, Keys::meta(keys.cell), text, text).await
     }
 
@@ -114,15 +119,18 @@ impl State {
         state.stocks = hash(client, keys.stocks(), text, number).await?;
         state.issued = hash(client, keys.issued(), text, number).await?;
         state.held = hash(client, keys.held(), text, held_coupons).await?;
-        state.template_numbers = hash(client, keys.template_numbers(), template_number, text).await?;
+        state.template_numbers =
+            hash(client, keys.template_numbers(), template_number, text).await?;
         state.product_ids = sorted(client, keys.product_ids()).await?;
         state.template_ids = sorted(client, keys.template_ids()).await?;
         state.products = hash(client, keys.products(), text, |bytes| {
             record(bytes).map(|p: ProductRecord| (p.name, p.price, p.status))
         })
         .await?;
-        state.templates = hash(client, keys.templates(), text, |bytes| record(bytes).map(terms)).await?;
-        let cancelled: Vec<Bytes> = command(client, fred::cmd!("SMEMBERS"), vec![keys.cancelled()]).await?;
+        state.templates =
+            hash(client, keys.templates(), text, |bytes| record(bytes).map(terms)).await?;
+        let cancelled: Vec<Bytes> =
+            command(client, fred::cmd!("SMEMBERS"), vec![keys.cancelled()]).await?;
         state.cancelled = cancelled.iter().map(|bytes| id(bytes)).collect::<Result<_, _>>()?;
         for key in state.keys.clone() {
             let Some((_, day)) = key.split_once(":idem:") else { continue };
@@ -164,7 +172,11 @@ pub fn day_of(at_ms: i64) -> i64 {
 }
 
 fn same<T: PartialEq + Debug>(part: &str, is: &T, should: &T) -> Result<(), String> {
-    if is == should { Ok(()) } else { Err(format!("{part}: Redis holds {is:?}; it should be {should:?}")) }
+    if is == should {
+        Ok(())
+    } else {
+        Err(format!("{part}: Redis holds {is:?}; it should be {should:?}"))
+    }
 }
 
 async fn hash<K: Ord, V>(

@@ -23,7 +23,11 @@ pub struct Recording {
 impl Recording {
     /// Records these processes and their children for `length`. Uses unwind tables, because the
     /// programs have no frame pointers.
-    pub fn start(folder: &Path, pids: impl Iterator<Item = u32>, length: Duration) -> Outcome<Self> {
+    pub fn start(
+        folder: &Path,
+        pids: impl Iterator<Item = u32>,
+        length: Duration,
+    ) -> Outcome<Self> {
         let data = folder.join("perf.data");
         let pids: Vec<String> = pids.flat_map(family).map(|pid| pid.to_string()).collect();
         let perf = Command::new("perf")
@@ -44,8 +48,10 @@ impl Recording {
         if !self.perf.wait()?.success() {
             return Err("perf could not record: see kernel.perf_event_paranoid".into());
         }
-        let script =
-            Command::new("perf").args(["script", "--no-inline", "--input"]).arg(&self.data).output()?;
+        let script = Command::new("perf")
+            .args(["script", "--no-inline", "--input"])
+            .arg(&self.data)
+            .output()?;
         let mut folded = Vec::new();
         Folder::from(FoldOptions::default())
             .collapse(BufReader::new(Cursor::new(script.stdout)), &mut folded)?;

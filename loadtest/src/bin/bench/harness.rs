@@ -222,7 +222,9 @@ impl Harness {
         loop {
             match self.try_round(row).await? {
                 Some(round) => return Ok(round),
-                None => say(format_args!("{}: too few requests were prepared, repeating", row.name())),
+                None => {
+                    say(format_args!("{}: too few requests were prepared, repeating", row.name()))
+                }
             }
         }
     }
@@ -290,8 +292,10 @@ impl Harness {
     pub async fn flame(&mut self, row: Row, svg: &Path) -> Outcome<()> {
         let plan = self.plan(row, self.length)?;
         self.shop.settle(SETTLE_LIMIT).await?;
-        let pids = [Some(self.instance()?.pid()), self.shop.redis.pid(), self.servers.postgres.pid()];
-        let recording = Recording::start(&self.wrk.folder, pids.into_iter().flatten(), self.length)?;
+        let pids =
+            [Some(self.instance()?.pid()), self.shop.redis.pid(), self.servers.postgres.pid()];
+        let recording =
+            Recording::start(&self.wrk.folder, pids.into_iter().flatten(), self.length)?;
         self.wrk.drive(self.instance()?.api, &plan, self.length, Looking::At)?;
         recording.draw(row.what(), svg)?;
         say(format_args!("flame graph of {}: {}", row.name(), svg.display()));
@@ -384,8 +388,11 @@ fn wrong_answers(
     if driven.broken > 0 {
         wrong.insert("no answer".into(), driven.broken);
     }
-    let refused =
-        if row.expected().starts_with('4') { driven.requests - driven.refused } else { driven.refused };
+    let refused = if row.expected().starts_with('4') {
+        driven.requests - driven.refused
+    } else {
+        driven.refused
+    };
     if refused > wrong.values().sum() {
         return Err(format!(
             "{}: wrk counted {refused} wrong answers, but the instance {wrong:?}",
@@ -398,7 +405,9 @@ fn wrong_answers(
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Round { row, per_s, p50_ms, p99_ms, ratio, cpu_ratio, empty_per_s, cpu_us: cpu, .. } = self;
+        let Round {
+            row, per_s, p50_ms, p99_ms, ratio, cpu_ratio, empty_per_s, cpu_us: cpu, ..
+        } = self;
         write!(
             f,
             "{row:<14} {per_s:>8.0}/s  ratio {ratio:.3} (by CPU {cpu_ratio:.3}) of {empty_per_s:.0}/s  p50 {p50_ms:.1} ms  p99 {p99_ms:.1} ms  \
@@ -412,7 +421,11 @@ impl fmt::Display for Round {
             self.followed_after_s
         )?;
         if self.foreign_cpu > FOREIGN_CPU {
-            write!(f, "  {:.0}% of the CPU time was used by other processes", self.foreign_cpu * 100.0)?;
+            write!(
+                f,
+                "  {:.0}% of the CPU time was used by other processes",
+                self.foreign_cpu * 100.0
+            )?;
         }
         if self.wrong.is_empty() { Ok(()) } else { write!(f, "  WRONG: {:?}", self.wrong) }
     }

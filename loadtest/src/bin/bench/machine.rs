@@ -22,9 +22,12 @@ pub struct Machine {
 impl Machine {
     pub fn here() -> Outcome<Self> {
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+        let model =
+            cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
         let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+        let kib = memory
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Ok(Self {
             cpu: model.trim_start_matches([' ', '\t', ':']).to_owned(),
@@ -67,7 +70,8 @@ fn versions() -> Vec<String> {
         Some(String::from_utf8_lossy(&text).lines().next()?.trim().to_owned())
     };
     let redis = first_line("redis-server", "--version");
-    let redis = redis.and_then(|t| Some(format!("Redis {}", t.split_once("v=")?.1.split(' ').next()?)));
+    let redis =
+        redis.and_then(|t| Some(format!("Redis {}", t.split_once("v=")?.1.split(' ').next()?)));
     let postgres =
         first_line("pgbench", "--version").map(|t| t.replace("pgbench (PostgreSQL)", "PostgreSQL"));
     let wrk = first_line("wrk", "-v").and_then(|t| Some(t.split(" [").next()?.to_owned()));

@@ -122,7 +122,9 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> Outcome<()> {
     if options.names {
         Row::ALL.iter().for_each(|row| say(format_args!("{:<14} {}", row.name(), row.what())));
-        Figure::ALL.iter().for_each(|figure| say(format_args!("{:<14} {}", figure.name(), figure.what())));
+        Figure::ALL
+            .iter()
+            .for_each(|figure| say(format_args!("{:<14} {}", figure.name(), figure.what())));
         return Ok(());
     }
     let (rows, figures) = options.selected()?;

@@ -87,10 +87,13 @@ impl Medians {
 
 impl Report {
     pub fn new(options: &Options) -> Outcome<Self> {
-        let git = std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output();
+        let git =
+            std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output();
         Ok(Self {
             machine: Machine::here()?,
-            commit: git.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default(),
+            commit: git
+                .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
+                .unwrap_or_default(),
             built: options.built.clone(),
             rounds: options.rounds(),
             seconds_each: options.seconds(),
@@ -131,7 +134,10 @@ impl Report {
                 ));
             }
             let mut wrong = BTreeMap::new();
-            rounds.iter().flat_map(|r| &r.wrong).for_each(|(what, n)| *wrong.entry(what).or_insert(0) += n);
+            rounds
+                .iter()
+                .flat_map(|r| &r.wrong)
+                .for_each(|(what, n)| *wrong.entry(what).or_insert(0) += n);
             if !wrong.is_empty() {
                 doubts.push(format!("{}: answers that were not counted: {wrong:?}", row.name()));
             }
@@ -200,7 +206,13 @@ impl Report {
             "followed s",
         ])];
         for (row, m) in self.rows() {
-            let cpu = [m.rushgate_cpu_us, m.redis_cpu_us, m.postgres_cpu_us, m.rabbitmq_cpu_us, m.wrk_cpu_us];
+            let cpu = [
+                m.rushgate_cpu_us,
+                m.redis_cpu_us,
+                m.postgres_cpu_us,
+                m.rabbitmq_cpu_us,
+                m.wrk_cpu_us,
+            ];
             let mut cells = vec![
                 row.name().into(),
                 row.what().into(),
@@ -340,7 +352,8 @@ fn met(it_is: bool, foreign_cpu: f64) -> String {
 
 /// Pads each column to its widest cell. The first `left` columns are texts, the others numbers.
 fn aligned(table: &[Vec<String>], left: usize) -> String {
-    let wide = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let wide =
+        |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..table[0].len()).map(wide).collect();
     let mut text = String::new();
     for row in table {

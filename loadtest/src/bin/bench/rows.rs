@@ -159,7 +159,9 @@ impl Contents {
     /// Creates what the row needs, unless it exists already.
     pub fn prepare(&mut self, instance: &Instance, row: Row) -> Outcome<()> {
         match row {
-            Row::Issue | Row::IssueTokens | Row::IssueKeys => self.template(instance, "rush", NEVER_SOLD_OUT),
+            Row::Issue | Row::IssueTokens | Row::IssueKeys => {
+                self.template(instance, "rush", NEVER_SOLD_OUT)
+            }
             Row::SoldOut => {
                 let begin = !self.templates.contains(&"gone");
                 self.template(instance, "gone", FIRST)?;
@@ -217,7 +219,9 @@ impl Contents {
         let gaps = match row {
             Row::List => Gaps::Same,
             Row::Issue | Row::SoldOut | Row::IssueKeys => self.new_users(),
-            Row::Already | Row::Order1 | Row::Lines3 | Row::Charge | Row::Read => Gaps::Pool { pool: POOL },
+            Row::Already | Row::Order1 | Row::Lines3 | Row::Charge | Row::Read => {
+                Gaps::Pool { pool: POOL }
+            }
             Row::IssueTokens => self.users_with_tokens(count)?,
             Row::Order1Keys => self.users_with_keys(count),
             Row::Order3 => self.users_with_coupons(instance, count)?,
@@ -302,10 +306,13 @@ pub fn parts(row: Row) -> Outcome<Vec<String>> {
     let backend = token("bench-backend", "service")?;
     let key = format!("Idempotency-Key: {KEY_GAP}\r\n");
     let user = format!("{{\"user_id\":\"u{GAP}\"}}");
-    let one = format!("{{\"user_id\":\"u{GAP}\",\"items\":[{{\"product_id\":\"p01\",\"quantity\":1}}]}}");
-    let lines =
-        ["p02", "p03", "p04"].map(|id| format!("{{\"product_id\":\"{id}\",\"quantity\":1}}")).join(",");
-    let three = format!("{{\"user_id\":\"u{GAP}\",\"coupon_id\":\"{COUPON_GAP}\",\"items\":[{lines}]}}");
+    let one =
+        format!("{{\"user_id\":\"u{GAP}\",\"items\":[{{\"product_id\":\"p01\",\"quantity\":1}}]}}");
+    let lines = ["p02", "p03", "p04"]
+        .map(|id| format!("{{\"product_id\":\"{id}\",\"quantity\":1}}"))
+        .join(",");
+    let three =
+        format!("{{\"user_id\":\"u{GAP}\",\"coupon_id\":\"{COUPON_GAP}\",\"items\":[{lines}]}}");
     let without = format!("{{\"user_id\":\"u{GAP}\",\"items\":[{lines}]}}");
     let post = |path: &str, body: &str| request("POST", path, Some(&backend), "", body);
     let rush = &coupons_of("rush");

@@ -40,7 +40,10 @@ mod tests {
 
     #[test]
     fn numbers_are_written_for_people() {
-        assert_eq!([0.0, 999.0, 1000.0, 1234567.0].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [0.0, 999.0, 1000.0, 1234567.0].map(thousands),
+            ["0", "999", "1,000", "1,234,567"]
+        );
         assert_eq!([0.456, 12.34, 123.4, 1234.0].map(readable), ["0.46", "12.3", "123", "1,234"]);
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);

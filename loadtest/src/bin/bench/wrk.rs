@@ -92,10 +92,18 @@ impl Wrk {
     ) -> Outcome<Driven> {
         let (script, plan_file) = (self.folder.join("requests.lua"), self.folder.join("plan.lua"));
         std::fs::write(&script, SCRIPT)?;
-        std::fs::write(&plan_file, self.lua(plan, looking == Looking::Into, looking == Looking::Away)?)?;
+        std::fs::write(
+            &plan_file,
+            self.lua(plan, looking == Looking::Into, looking == Looking::Away)?,
+        )?;
         let output = Command::new("wrk")
             .args(["-t", &self.threads.to_string(), "-c", &self.connections.to_string()])
-            .args(["-d", &format!("{}s", length.as_secs()), "--timeout", &format!("{ANSWER_LIMIT_S}s")])
+            .args([
+                "-d",
+                &format!("{}s", length.as_secs()),
+                "--timeout",
+                &format!("{ANSWER_LIMIT_S}s"),
+            ])
             .arg("-s")
             .arg(&script)
             .arg(format!("http://{address}/"))
@@ -122,25 +130,42 @@ impl Wrk {
         match &plan.gaps {
             Gaps::Same => {}
             Gaps::New { from } => {
-                let starts: Vec<u64> = (0..threads).map(|thread| scattered(from + thread)).collect();
+                let starts: Vec<u64> =
+                    (0..threads).map(|thread| scattered(from + thread)).collect();
                 let step = scattered(threads);
-                writeln!(lua, "  numbers = {{{}}}, step = {step}, modulus = {MODULUS},", listed(&starts))?;
+                writeln!(
+                    lua,
+                    "  numbers = {{{}}}, step = {step}, modulus = {MODULUS},",
+                    listed(&starts)
+                )?;
             }
             Gaps::Pool { pool } => {
                 let starts: Vec<u64> = (0..threads).map(|thread| thread * pool / threads).collect();
                 let step = jump(*pool);
-                writeln!(lua, "  numbers = {{{}}}, step = {step}, modulus = {pool},", listed(&starts))?;
+                writeln!(
+                    lua,
+                    "  numbers = {{{}}}, step = {step}, modulus = {pool},",
+                    listed(&starts)
+                )?;
             }
             Gaps::Lines { lines, first } => {
                 let mut files = vec![];
                 for thread in 0..self.threads {
                     let file = self.folder.join(format!("lines-{thread}"));
-                    let own: Vec<&str> =
-                        lines.iter().skip(thread).step_by(self.threads).map(String::as_str).collect();
+                    let own: Vec<&str> = lines
+                        .iter()
+                        .skip(thread)
+                        .step_by(self.threads)
+                        .map(String::as_str)
+                        .collect();
                     std::fs::write(&file, own.join("\n") + "\n")?;
                     files.push(quoted(&file.display().to_string()));
                 }
-                writeln!(lua, "  files = {{{}}}, first = {first}, again = {again},", files.join(", "))?;
+                writeln!(
+                    lua,
+                    "  files = {{{}}}, first = {first}, again = {again},",
+                    files.join(", ")
+                )?;
             }
         }
         Ok(lua + "}\n")

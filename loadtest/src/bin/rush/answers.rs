@@ -65,7 +65,10 @@ impl AnswerCounts {
                 Outcome::Failure(_) => counted.failures += 1,
             }
         }
-        self.took_ms.entry((name.to_owned(), outcome)).or_default().push(took.as_secs_f32() * 1_000.0);
+        self.took_ms
+            .entry((name.to_owned(), outcome))
+            .or_default()
+            .push(took.as_secs_f32() * 1_000.0);
     }
 
     /// Sorted by request; successes before refusals before failures.
@@ -113,10 +116,18 @@ mod tests {
             );
         }
         let sold_out = Outcome::Refusal("sold-out".into());
-        answers.add("buy", sold_out.clone(), Duration::from_millis(7), began + Duration::from_secs(2));
+        answers.add(
+            "buy",
+            sold_out.clone(),
+            Duration::from_millis(7),
+            began + Duration::from_secs(2),
+        );
         let rows = answers.rows();
         assert_eq!(rows.len(), 2);
-        assert_eq!((rows[0].count, rows[0].p50_ms, rows[0].p99_ms, rows[0].max_ms), (100, 50.0, 99.0, 100.0));
+        assert_eq!(
+            (rows[0].count, rows[0].p50_ms, rows[0].p99_ms, rows[0].max_ms),
+            (100, 50.0, 99.0, 100.0)
+        );
         assert_eq!((&rows[1].outcome, rows[1].count), (&sold_out, 1));
         let counted: Vec<u64> = answers.seconds().iter().map(Second::total).collect();
         assert_eq!(counted, [100, 0, 1]);

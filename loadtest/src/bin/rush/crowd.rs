@@ -53,7 +53,12 @@ pub struct Told {
 
 impl Crowd {
     /// Creates what the scenario needs. The rush opens after `arrival`.
-    pub async fn gather(api: Api, scenario: Scenario, users: u64, arrival: Duration) -> Outcome<Self> {
+    pub async fn gather(
+        api: Api,
+        scenario: Scenario,
+        users: u64,
+        arrival: Duration,
+    ) -> Outcome<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         let of_each = |weight: u64| users * weight / Scenario::WEIGHTS.iter().sum::<u64>();
         let [rushing, buying, _] = Scenario::WEIGHTS.map(of_each);
@@ -100,7 +105,10 @@ impl Crowd {
             "issue_from": jiff::Timestamp::from_millisecond(i64::try_from(from.as_millis())?)?.to_string(),
             "issue_until": "2100-01-01T00:00:00Z",
         });
-        self.api.staff(Method::PUT, &format!("/v1/coupon-templates/{id}"), Some(&body)).await.map(drop)
+        self.api
+            .staff(Method::PUT, &format!("/v1/coupon-templates/{id}"), Some(&body))
+            .await
+            .map(drop)
     }
 
     /// Number, name and token of the next user.

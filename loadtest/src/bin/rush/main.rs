@@ -88,8 +88,10 @@ async fn main() -> ExitCode {
 async fn run(options: Options) -> Outcome<bool> {
     match &options.host {
         Some(host) => {
-            let secret =
-                options.jwt_secret.as_deref().ok_or("set RUSHGATE_JWT_SECRET to the secret of that host")?;
+            let secret = options
+                .jwt_secret
+                .as_deref()
+                .ok_or("set RUSHGATE_JWT_SECRET to the secret of that host")?;
             Box::pin(attack(&options, Api::new(host, secret)?, None)).await
         }
         None => {
@@ -118,8 +120,8 @@ async fn attack(options: &Options, api: Api, own: Option<&Shop>) -> Outcome<bool
     let crowd = Arc::new(Crowd::gather(api, options.scenario, options.users, arrival).await?);
     let mut goose = GooseAttack::initialize_with_config(configuration(options, &crowd, arrival))?
         .set_client_builder_without_cookies(
-            GooseClientBuilder::new().without_cookies().timeout(ANSWER_LIMIT),
-        )?;
+        GooseClientBuilder::new().without_cookies().timeout(ANSWER_LIMIT),
+    )?;
     for scenario in scenarios::of(options.scenario, &crowd)? {
         goose = goose.register_scenario(scenario);
     }

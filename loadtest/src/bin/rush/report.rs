@@ -38,7 +38,8 @@ div.wide{overflow-x:auto}";
 impl Report<'_> {
     pub fn html(&self) -> String {
         let good = self.verdict.is_good() && self.missed.is_empty();
-        let title = if good { "The shop kept its promises" } else { "The shop did NOT keep its promises" };
+        let title =
+            if good { "The shop kept its promises" } else { "The shop did NOT keep its promises" };
         let mut page = format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
              content=\"width=device-width\">\n<title>{title}</title><style>{STYLE}</style></head><body>\n<h1 class=\"{}\">\
@@ -66,7 +67,9 @@ impl Report<'_> {
         }
         match self.missed {
             [] => sentence(true, "All thresholds on errors and latency were met."),
-            missed => missed.iter().for_each(|text| sentence(false, &format!("Threshold missed: {text}."))),
+            missed => missed
+                .iter()
+                .for_each(|text| sentence(false, &format!("Threshold missed: {text}."))),
         }
         list + "</ul>\n"
     }
@@ -76,8 +79,10 @@ impl Report<'_> {
         let is = |wanted: fn(&Outcome) -> bool| rows.iter().filter(move |row| wanted(&row.outcome));
         let mut text = String::new();
         text += &table("Succeeded", is(|outcome| *outcome == Outcome::Success));
-        text +=
-            &table("Refused as expected (not errors)", is(|outcome| matches!(outcome, Outcome::Refusal(_))));
+        text += &table(
+            "Refused as expected (not errors)",
+            is(|outcome| matches!(outcome, Outcome::Refusal(_))),
+        );
         text += &table("Errors", is(|outcome| matches!(outcome, Outcome::Failure(_))));
         text
     }
@@ -88,7 +93,9 @@ fn table<'a>(heading: &str, rows: impl Iterator<Item = &'a Row>) -> String {
     for row in rows {
         let what = match &row.outcome {
             Outcome::Success => String::new(),
-            Outcome::Refusal(code) | Outcome::Failure(code) => format!("<code>{}</code>", escaped(code)),
+            Outcome::Refusal(code) | Outcome::Failure(code) => {
+                format!("<code>{}</code>", escaped(code))
+            }
         };
         let _ = writeln!(
             body,
@@ -171,7 +178,10 @@ fn left_chart(series: &Series) -> String {
         "<h2>{}{} left over time</h2>\n{}",
         name[..1].to_uppercase(),
         &name[1..],
-        scale.frame(&label, &format!("<polyline class=\"line\" points=\"{}\"/>\n", points.trim_end()))
+        scale.frame(
+            &label,
+            &format!("<polyline class=\"line\" points=\"{}\"/>\n", points.trim_end())
+        )
     )
 }
 
@@ -183,9 +193,11 @@ fn answers_chart(seconds: &[Second]) -> String {
     for (at, second) in seconds.iter().enumerate() {
         let (x, width) = (scale.x(at as f64), scale.x(at as f64 + 0.9) - scale.x(at as f64));
         let mut below = 0;
-        for (class, count) in
-            [("success", second.successes), ("refusal", second.refusals), ("failure", second.failures)]
-        {
+        for (class, count) in [
+            ("success", second.successes),
+            ("refusal", second.refusals),
+            ("failure", second.failures),
+        ] {
             if count > 0 {
                 let (top, bottom) = (scale.y((below + count) as f64), scale.y(below as f64));
                 let height = bottom - top;
@@ -225,7 +237,8 @@ mod tests {
     fn page(missed: &[String]) -> String {
         let mut verdict = Verdict::default();
         verdict.tell("Exactly 2 coupons were issued <b>.");
-        let left = [Series { name: "coupons", limit: 2, samples: vec![(0.0, 2), (0.5, 1), (1.0, 0)] }];
+        let left =
+            [Series { name: "coupons", limit: 2, samples: vec![(0.0, 2), (0.5, 1), (1.0, 0)] }];
         let run = "coupon-rush".into();
         Report { run, verdict: &verdict, missed, left: &left, answers: &answers() }.html()
     }
@@ -242,11 +255,16 @@ mod tests {
     #[test]
     fn the_verdict_comes_first_then_what_was_left_then_figures() {
         let page = page(&[]);
-        let order = ["<h1 class=\"good\">", "Exactly 2 coupons", "left over time", "<polyline", "<table"];
+        let order =
+            ["<h1 class=\"good\">", "Exactly 2 coupons", "left over time", "<polyline", "<table"];
         let places: Vec<_> = order.iter().map(|part| page.find(part)).collect();
         assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}");
         let points = page.split("points=\"").nth(1).and_then(|rest| rest.split('"').next());
-        assert_eq!(points.map(|points| points.split(' ').count()), Some(5), "steps between three samples");
+        assert_eq!(
+            points.map(|points| points.split(' ').count()),
+            Some(5),
+            "steps between three samples"
+        );
     }
 
     #[test]
@@ -257,7 +275,8 @@ mod tests {
         assert!(errors.starts_with("\n<p>None.</p>"));
         let missed = super::tests::page(&["p99<2s: 3 s".to_owned()]);
         assert!(
-            missed.contains("<h1 class=\"bad\">") && missed.contains("Threshold missed: p99&lt;2s: 3 s.")
+            missed.contains("<h1 class=\"bad\">")
+                && missed.contains("Threshold missed: p99&lt;2s: 3 s.")
         );
     }
 }

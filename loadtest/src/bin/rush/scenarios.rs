@@ -23,20 +23,27 @@ const IMPATIENT: (Duration, Duration) = (Duration::from_millis(100), Duration::f
 const AT_EASE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(800));
 
 /// The goose scenarios.
-pub fn of(scenario: Scenario, crowd: &Arc<Crowd>) -> rushgate_loadtest::Outcome<Vec<GooseScenario>> {
+pub fn of(
+    scenario: Scenario,
+    crowd: &Arc<Crowd>,
+) -> rushgate_loadtest::Outcome<Vec<GooseScenario>> {
     let [rushing, buying, shopping] = Scenario::WEIGHTS.map(|weight| weight as usize);
-    let made = |name, wait: (Duration, Duration), weight| -> rushgate_loadtest::Outcome<GooseScenario> {
-        let begin = Transaction::new(introduced(crowd)).set_on_start().set_name("come in");
-        Ok(GooseScenario::new(name)
-            .set_wait_time(wait.0, wait.1)?
-            .set_weight(weight)?
-            .register_transaction(begin))
-    };
+    let made =
+        |name, wait: (Duration, Duration), weight| -> rushgate_loadtest::Outcome<GooseScenario> {
+            let begin = Transaction::new(introduced(crowd)).set_on_start().set_name("come in");
+            Ok(GooseScenario::new(name)
+                .set_wait_time(wait.0, wait.1)?
+                .set_weight(weight)?
+                .register_transaction(begin))
+        };
     let mut scenarios = vec![];
     if scenario.rushes() {
         let rush = made("coupon-rush", IMPATIENT, rushing)?;
-        scenarios
-            .push(rush.register_transaction(doing("take a coupon", 1, |user| Box::pin(take_coupon(user)))?));
+        scenarios.push(
+            rush.register_transaction(doing("take a coupon", 1, |user| {
+                Box::pin(take_coupon(user))
+            })?),
+        );
     }
     if scenario.sells() {
         let sale = made("flash-sale", IMPATIENT, buying)?
@@ -45,7 +52,9 @@ pub fn of(scenario: Scenario, crowd: &Arc<Crowd>) -> rushgate_loadtest::Outcome<
             )
             .register_transaction(doing("buy", 8, |user| Box::pin(buy(user)))?)
             .register_transaction(doing("look", 2, |user| Box::pin(look(user)))?)
-            .register_transaction(doing("look at last", 1, |user| Box::pin(look(user)))?.set_on_stop());
+            .register_transaction(
+                doing("look at last", 1, |user| Box::pin(look(user)))?.set_on_stop(),
+            );
         scenarios.push(sale);
     }
     if scenario.browses() {
@@ -58,14 +67,17 @@ pub fn of(scenario: Scenario, crowd: &Arc<Crowd>) -> rushgate_loadtest::Outcome<
             .register_transaction(doing("order", 3, |user| Box::pin(order(user)))?)
             .register_transaction(doing("cancel", 1, |user| Box::pin(cancel(user)))?)
             .register_transaction(doing("look", 2, |user| Box::pin(look(user)))?)
-            .register_transaction(doing("look at last", 1, |user| Box::pin(look(user)))?.set_on_stop());
+            .register_transaction(
+                doing("look at last", 1, |user| Box::pin(look(user)))?.set_on_stop(),
+            );
         scenarios.push(shop);
     }
     Ok(scenarios)
 }
 
-type Doing =
-    for<'a> fn(&'a mut GooseUser) -> std::pin::Pin<Box<dyn Future<Output = TransactionResult> + Send + 'a>>;
+type Doing = for<'a> fn(
+    &'a mut GooseUser,
+) -> std::pin::Pin<Box<dyn Future<Output = TransactionResult> + Send + 'a>>;
 
 fn doing(name: &str, weight: usize, what: Doing) -> rushgate_loadtest::Outcome<Transaction> {
     let function: TransactionFunction = Arc::new(what);
@@ -145,8 +157,12 @@ async fn ask(
     if let Some(body) = body {
         request = request.json(body);
     }
-    let request =
-        GooseRequest::builder().method(method).path(path).name(name).set_request_builder(request).build();
+    let request = GooseRequest::builder()
+        .method(method)
+        .path(path)
+        .name(name)
+        .set_request_builder(request)
+        .build();
     let (crowd, began) = (Arc::clone(&me(user)?.crowd), Instant::now());
     let count = |outcome| crowd.count(name, outcome, began.elapsed());
     let mut asked = user.request(request).await?;
@@ -174,7 +190,12 @@ async fn ask(
                 count(Outcome::Failure(format!("{status} {code}")));
                 // Marks the request as failed for goose. The error is ignored, so that the run
                 // continues.
-                let _ = user.set_failure(&format!("{status} {code}"), &mut asked.request, None, Some(&text));
+                let _ = user.set_failure(
+                    &format!("{status} {code}"),
+                    &mut asked.request,
+                    None,
+                    Some(&text),
+                );
             }
         }
     }
@@ -212,8 +233,15 @@ async fn take_coupon(user: &mut GooseUser) -> TransactionResult {
     let fine = ["sold-out", "already-issued", "issuance-not-open"];
     // Without a key, like a user who presses a button. So the instance can refuse it from its
     // sold-out memory.
-    let answer =
-        ask(user, GooseMethod::Post, "take a coupon of the rush", &path, (None, Some(&body)), &fine).await?;
+    let answer = ask(
+        user,
+        GooseMethod::Post,
+        "take a coupon of the rush",
+        &path,
+        (None, Some(&body)),
+        &fine,
+    )
+    .await?;
     match answer {
         Some(it) if it.status == 201 => {
             crowd.note(|told| told.coupons.push((who, number(&it.body, "serial"))))
@@ -244,7 +272,8 @@ async fn charge(user: &mut GooseUser) -> TransactionResult {
 async fn add(user: &mut GooseUser, amount: u64) -> TransactionResult {
     let path = format!("/v1/users/{}/wallet/charges", me(user)?.name);
     let fine = ["balance-limit-exceeded"];
-    let answer = change(user, "charge the wallet", &path, Some(&json!({ "amount": amount })), &fine).await?;
+    let answer =
+        change(user, "charge the wallet", &path, Some(&json!({ "amount": amount })), &fine).await?;
     if answer.is_some_and(|it| it.status == 201) {
         me(user)?.balance += amount;
     }
@@ -254,7 +283,8 @@ async fn add(user: &mut GooseUser, amount: u64) -> TransactionResult {
 async fn buy(user: &mut GooseUser) -> TransactionResult {
     let shopper = me(user)?;
     let crowd = Arc::clone(&shopper.crowd);
-    let body = json!({"user_id": shopper.name, "items": [{"product_id": crowd.scarce(), "quantity": 1}]});
+    let body =
+        json!({"user_id": shopper.name, "items": [{"product_id": crowd.scarce(), "quantity": 1}]});
     let fine = ["insufficient-stock", "insufficient-balance"];
     let answer = change(user, "buy in the flash sale", "/v1/orders", Some(&body), &fine).await?;
     if let Some(answer) = answer.filter(|it| it.status == 201) {
@@ -288,7 +318,8 @@ async fn order(user: &mut GooseUser) -> TransactionResult {
     if let Some(coupon) = &shopper.coupon {
         body["coupon_id"] = json!(coupon);
     }
-    let answer = change(user, "order", "/v1/orders", Some(&body), &["insufficient-balance"]).await?;
+    let answer =
+        change(user, "order", "/v1/orders", Some(&body), &["insufficient-balance"]).await?;
     if let Some(answer) = answer.filter(|it| it.status == 201) {
         let total = number(&answer.body, "total");
         let shopper = me(user)?;

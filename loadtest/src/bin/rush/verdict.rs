@@ -162,10 +162,11 @@ fn wallets(verdict: &mut Verdict, told: &Told) {
 
 /// The queue has a message for each order and each cancellation.
 async fn messages(verdict: &mut Verdict, shop: &Shop) -> Outcome<()> {
-    let events: i64 =
-        sqlx::query_scalar("SELECT count(*) + count(*) FILTER (WHERE status = 'cancelled') FROM orders")
-            .fetch_one(&shop.pool)
-            .await?;
+    let events: i64 = sqlx::query_scalar(
+        "SELECT count(*) + count(*) FILTER (WHERE status = 'cancelled') FROM orders",
+    )
+    .fetch_one(&shop.pool)
+    .await?;
     let delivered = i64::from(shop.empty_queue().await?);
     verdict.claim(
         delivered >= events,

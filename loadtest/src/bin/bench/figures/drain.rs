@@ -30,7 +30,8 @@ pub async fn measure(harness: &mut Harness, figure: Figure, row: Row) -> Outcome
         notes.push(note);
     }
     let least = if row == Row::Issue { 100_000.0 } else { 25_000.0 };
-    Ok(Measured::new(figure, rates, "/s", Target::AtLeast(least)).note(notes.pop().unwrap_or_default()))
+    Ok(Measured::new(figure, rates, "/s", Target::AtLeast(least))
+        .note(notes.pop().unwrap_or_default()))
 }
 
 async fn round(harness: &mut Harness, row: Row) -> Outcome<(f64, String)> {

@@ -32,7 +32,9 @@ pub async fn measure(harness: &mut Harness, big_shop: bool) -> Outcome<Vec<Measu
         all = used;
     }
     found.push(Measured::new(Figure::Rebuild, took, "s", Target::AtMost(10.0)));
-    for (what, bytes, most) in [("wallet", wallets - empty, 110.0), ("held coupon", all - wallets, 200.0)] {
+    for (what, bytes, most) in
+        [("wallet", wallets - empty, 110.0), ("held coupon", all - wallets, 200.0)]
+    {
         let each = bytes as f64 / MILLION as f64;
         let mut measured = Measured::new(Figure::Bytes, vec![each], "bytes", Target::AtMost(most));
         measured.what = format!("Redis bytes per {what} (log trimmed)");
@@ -44,7 +46,10 @@ pub async fn measure(harness: &mut Harness, big_shop: bool) -> Outcome<Vec<Measu
     }
     let begin = Instant::now();
     harness.audits.push(shop.audit(&harness.rushgate)?);
-    say(format_args!("audit of the large shop: clean, after {:.1} s", begin.elapsed().as_secs_f64()));
+    say(format_args!(
+        "audit of the large shop: clean, after {:.1} s",
+        begin.elapsed().as_secs_f64()
+    ));
     shop.close().await;
     Ok(found)
 }

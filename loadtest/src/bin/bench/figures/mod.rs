@@ -104,7 +104,11 @@ impl Target {
             Target::AtMost(value) => ('≤', value),
             Target::None => return "none".into(),
         };
-        let value = if value.fract() == 0.0 && value < 1000.0 { value.to_string() } else { readable(value) };
+        let value = if value.fract() == 0.0 && value < 1000.0 {
+            value.to_string()
+        } else {
+            readable(value)
+        };
         format!("{sign} {value} {unit}").trim().to_owned()
     }
 }
@@ -149,7 +153,11 @@ impl std::fmt::Display for Measured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let met = if self.met() { "met" } else { "not met" };
         let (value, target) = (readable(self.value), self.target.text(self.unit));
-        write!(f, "{:<14} {value} {}  ({target}: {met})  {}  {}", self.name, self.unit, self.what, self.note)
+        write!(
+            f,
+            "{:<14} {value} {}  ({target}: {met})  {}  {}",
+            self.name, self.unit, self.what, self.note
+        )
     }
 }
 
@@ -167,7 +175,8 @@ pub async fn measure(
         }
         let begin = UseOfMachine::now();
         let mut found =
-            run_of(run[0], harness, peak.unwrap_or_default(), figures.contains(&Figure::BigShop)).await?;
+            run_of(run[0], harness, peak.unwrap_or_default(), figures.contains(&Figure::BigShop))
+                .await?;
         let foreign_cpu = UseOfMachine::now().foreign_since(&begin);
         found.retain(|it| figures.iter().any(|figure| figure.name() == it.name));
         found.iter_mut().for_each(|it| it.foreign_cpu = foreign_cpu);
@@ -188,9 +197,15 @@ const RUNS: [&[Figure]; 8] = [
     &[Figure::Rebuild, Figure::Bytes, Figure::BigShop],
 ];
 /// Runs that need the peak rate of issuing coupons.
-const REFER_TO_PEAK: [Figure; 3] = [Figure::LatencyGate, Figure::LatencyTruth, Figure::PostgresBaseline];
+const REFER_TO_PEAK: [Figure; 3] =
+    [Figure::LatencyGate, Figure::LatencyTruth, Figure::PostgresBaseline];
 
-async fn run_of(first: Figure, harness: &mut Harness, peak: f64, big_shop: bool) -> Outcome<Vec<Measured>> {
+async fn run_of(
+    first: Figure,
+    harness: &mut Harness,
+    peak: f64,
+    big_shop: bool,
+) -> Outcome<Vec<Measured>> {
     match first {
         Figure::Memory => Ok(vec![memory(harness).await?]),
         Figure::LatencyGate | Figure::Lag => latency::gate_and_lag(harness, peak / 2.0).await,
@@ -199,7 +214,9 @@ async fn run_of(first: Figure, harness: &mut Harness, peak: f64, big_shop: bool)
         Figure::DrainOrders => Ok(vec![drain::measure(harness, first, Row::Lines3).await?]),
         Figure::PostgresBaseline => Ok(vec![postgres_baseline::measure(harness, peak).await?]),
         Figure::Sizing => sizing::measure(harness).await,
-        Figure::Rebuild | Figure::Bytes | Figure::BigShop => million::measure(harness, big_shop).await,
+        Figure::Rebuild | Figure::Bytes | Figure::BigShop => {
+            million::measure(harness, big_shop).await
+        }
     }
 }
 

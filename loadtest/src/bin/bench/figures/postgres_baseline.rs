@@ -50,10 +50,11 @@ pub async fn measure(harness: &mut Harness, peak: f64) -> Outcome<Measured> {
             .output()
             .map_err(|e| format!("pgbench cannot be run: {e}"))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let rate =
-            text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
-        let rate =
-            rate.ok_or_else(|| format!("pgbench: {text}{}", String::from_utf8_lossy(&output.stderr)))?;
+        let rate = text
+            .lines()
+            .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
+        let rate = rate
+            .ok_or_else(|| format!("pgbench: {text}{}", String::from_utf8_lossy(&output.stderr)))?;
         say(format_args!("PostgreSQL alone: {rate:.0}/s"));
         rates.push(rate);
     }

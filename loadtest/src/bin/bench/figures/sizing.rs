@@ -55,7 +55,8 @@ fn figure(what: &str, value: f64, unit: &'static str) -> Measured {
 }
 
 async fn sizes(harness: &Harness, redis: &mut Redis) -> Outcome<Sizes> {
-    let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() / DAY.as_secs();
+    let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs()
+        / DAY.as_secs();
     let epoch = redis.log()?.epoch;
     Ok(Sizes {
         orders: harness.number(Row::Order1Keys.truth()).await?,
@@ -68,7 +69,9 @@ async fn sizes(harness: &Harness, redis: &mut Redis) -> Outcome<Sizes> {
             .await?,
         records: harness.number("SELECT pg_total_relation_size('idempotency_records')").await?,
         aof: *redis.info()?.get("aof_current_size").ok_or("Redis does not say aof_current_size")?,
-        records_in_redis: redis.bytes_of(&format!("rg:{{0}}:{epoch}:idem:{today}")).unwrap_or_default(),
+        records_in_redis: redis
+            .bytes_of(&format!("rg:{{0}}:{epoch}:idem:{today}"))
+            .unwrap_or_default(),
     })
 }
 
@@ -80,10 +83,18 @@ fn per_order(before: &Sizes, after: &Sizes) -> Outcome<Vec<Measured>> {
     let each = |before: i64, after: i64| (after - before) as f64 / orders as f64;
     let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let grown = [
-        ("PostgreSQL: an order of one line, its payment and its indexes", before.tables, after.tables),
+        (
+            "PostgreSQL: an order of one line, its payment and its indexes",
+            before.tables,
+            after.tables,
+        ),
         ("PostgreSQL: its idempotency record, for one to two days", before.records, after.records),
         ("PostgreSQL: write-ahead log per order", before.wal, after.wal),
-        ("Redis: append-only file per order, before a rewrite", bytes(before.aof), bytes(after.aof)),
+        (
+            "Redis: append-only file per order, before a rewrite",
+            bytes(before.aof),
+            bytes(after.aof),
+        ),
         (
             "Redis: memory of its idempotency record, for one to two days",
             bytes(before.records_in_redis),
@@ -125,8 +136,12 @@ async fn outage(harness: &mut Harness, redis: &mut Redis) -> Outcome<[Measured; 
     let note = format!("{orders} orders in {took:.1} s, {} entries", after.seq - before.seq);
     Ok([
         figure("Redis: memory of the log per order that PostgreSQL does not have", each, "bytes"),
-        figure("outage that RUSHGATE_LOG_LIMIT=100000 bridges at 5,000 orders a second", bridged, "s")
-            .note(note),
+        figure(
+            "outage that RUSHGATE_LOG_LIMIT=100000 bridges at 5,000 orders a second",
+            bridged,
+            "s",
+        )
+        .note(note),
     ])
 }
 
@@ -136,8 +151,10 @@ async fn loading(harness: &mut Harness, file: u64) -> Outcome<Measured> {
     harness.shop.redis.restart().await?;
     let took = began.elapsed().as_secs_f64();
     let gib = file as f64 / f64::from(1 << 30);
-    let note = format!("{took:.2} s for {:.0} MiB, including the start of the process", gib * 1024.0);
+    let note =
+        format!("{took:.2} s for {:.0} MiB, including the start of the process", gib * 1024.0);
     harness.exchange(&[])?;
     harness.shop.settle(SETTLE_LIMIT).await?;
-    Ok(figure("Redis: start after a crash, per GiB of append-only file", took / gib, "s").note(note))
+    Ok(figure("Redis: start after a crash, per GiB of append-only file", took / gib, "s")
+        .note(note))
 }
