@@ -1,4 +1,5 @@
--- Adds to products' stock, or takes from it. Cancellations may lift a stock above the highest; even then it can be lowered.
+-- Adds to products' stock, or takes from it. Cancellations may lift a stock above the highest; even
+-- then it can be lowered.
 --
 -- KEYS  5 stocks
 -- body  [product, delta, reason or nil, highest stock]

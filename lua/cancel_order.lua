@@ -1,5 +1,6 @@
--- Cancels orders, once: gives back stock, balance and (unless it has expired) the coupon. The caller reads the order from
--- PostgreSQL and must have done so in this epoch, because `cancelled` does not hold what earlier epochs cancelled.
+-- Cancels orders, once: gives back stock, balance and (unless it has expired) the coupon. The
+-- caller reads the order from PostgreSQL and must have done so in this epoch, because `cancelled`
+-- does not hold what earlier epochs cancelled.
 --
 -- KEYS  5 wallets · 6 stocks · 7 held · 8 cancelled
 -- body  [order id, user, lines [product, quantity, product, …], refund, coupon id or nil, epoch of the read]

@@ -1,5 +1,5 @@
--- Charges wallets. The first charge of more than 0 creates the wallet. A charge of 0 only stores the record of its key;
--- without a key, nothing is logged.
+-- Charges wallets. The first charge of more than 0 creates the wallet. A charge of 0 only stores
+-- the record of its key; without a key, nothing is logged.
 --
 -- KEYS  5 wallets
 -- body  [user, amount, new charge id]

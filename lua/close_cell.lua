@@ -1,5 +1,5 @@
--- Closes a cell: from now on every script refuses, until a rebuild opens the next epoch. (After `#!lua flags=allow-oom`
--- and shared/still_holds.lua.)
+-- Closes a cell: from now on every script refuses, until a rebuild opens the next epoch. (After
+-- `#!lua flags=allow-oom` and shared/still_holds.lua.)
 -- KEYS 1 meta · 2 log, if ARGV names an entry
 -- ARGV 1 epoch, 2 reason, 3 `over`: the reason replaces that of a closed cell
 --      4 and 5, may be absent: number and tip of an entry. Closes only if this Redis does not hold that entry, because the

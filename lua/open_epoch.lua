@@ -1,10 +1,10 @@
--- The last step of a rebuild: the loaded epoch becomes the cell's, all at once, if all of it is there. (After `#!lua` and
--- shared/still_holds.lua.)
+-- The last step of a rebuild: the loaded epoch becomes the cell's, all at once, if all of it is
+-- there. (After `#!lua` and shared/still_holds.lua.)
 -- KEYS 1 meta · 2 the new epoch's log · 3… its hashes
 -- ARGV 1 epoch, 2 tip of the empty log, 3 clock_ms, 4 highest template number, 5 where PostgreSQL stood when the epoch before
 --      ended (may be empty), 6… fields that each hash must have, and last (may be absent) run id of the server that was loaded
--- Returns 1, or 0 when another rebuild has claimed a later epoch, or Redis has lost the claim or a part of what was
--- loaded (a replica was promoted meanwhile): load again.
+-- Returns 1, or 0 when another rebuild has claimed a later epoch, or Redis has lost the claim or a
+-- part of what was loaded (a replica was promoted meanwhile): load again.
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'claim', 'clock')
 if meta[2] ~= ARGV[1] or (tonumber(meta[1]) or 0) >= tonumber(ARGV[1]) then return 0 end
 local server = ARGV[#KEYS + 4]

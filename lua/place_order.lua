@@ -1,5 +1,6 @@
--- Places and pays orders: takes stock, balance and coupon, all or none. A user without a wallet has balance 0. An order
--- with the total 0 creates the wallet, so that the ledger has its payment and a cancellation finds the wallet.
+-- Places and pays orders: takes stock, balance and coupon, all or none. A user without a wallet has
+-- balance 0. An order with the total 0 creates the wallet, so that the ledger has its payment and a
+-- cancellation finds the wallet.
 --
 -- KEYS  5 wallets · 6 products · 7 stocks · 8 held · 9 template numbers · 10 templates
 -- body  [order id, user, lines [product, quantity, product, …] (each product once), coupon id or nil, expected total or nil]
@@ -44,7 +45,8 @@ local function named_terms()
 end
 
 local terms = named_terms()
--- Of the order that `decide` works on: the places of its products in `stocks`, and what would be left of each.
+-- Of the order that `decide` works on: the places of its products in `stocks`, and what would be
+-- left of each.
 local places, left = {}, {}
 
 -- Prices the lines: a refusal; or nil, the fact's lines (packed) and the subtotal.
@@ -66,8 +68,8 @@ local function price(lines)
   return nil, packed, subtotal
 end
 
--- What the coupon takes off: a refusal; or nil, the discount, and where the coupon begins in the user's value, which
--- does not hold other users' coupons.
+-- What the coupon takes off: a refusal; or nil, the discount, and where the coupon begins in the
+-- user's value, which does not hold other users' coupons.
 local function discount_of(coupon_id, coupons, subtotal)
   if not coupon_id then return nil, 0 end
   coupons = coupons or ''

@@ -1,4 +1,5 @@
--- Creates or changes products. A product's stock is set when it is created; later, adjustments change it.
+-- Creates or changes products. A product's stock is set when it is created; later, adjustments
+-- change it.
 --
 -- KEYS  5 products · 6 stocks · 7 product ids
 -- body  [product, name, price, status, stock or nil]

@@ -1,4 +1,5 @@
--- Creates or changes coupon templates. Templates are never deleted; `number` counts them (field `templates` of meta).
+-- Creates or changes coupon templates. Templates are never deleted; `number` counts them (field
+-- `templates` of meta).
 --
 -- KEYS  5 templates · 6 issued · 7 template ids · 8 template numbers
 -- body  [template, [name, discount type, value, max or nil, min subtotal, max issued, issue_from, issue_until]]

@@ -1,6 +1,6 @@
--- Reads for the API, several in one call (after `#!lua flags=no-writes` and files of lua/shared/). Refused like a decision
--- when the caller's epoch is over, the cell is closed or Redis went back in time: an emptied or older gate must never be
--- taken for the shop's state.
+-- Reads for the API, several in one call (after `#!lua flags=no-writes` and files of lua/shared/).
+-- Refused like a decision when the caller's epoch is over, the cell is closed or Redis went back in
+-- time: an emptied or older gate must never be taken for the shop's state.
 --
 -- KEYS  1 meta · 2 log · 3 wallets · 4 products · 5 stocks · 6 product ids · 7 templates · 8 issued ·
 --       9 template ids · 10 held · 11 template numbers
@@ -18,10 +18,12 @@
 --                                      coupons, where to go on: the id of the last coupon that was looked at, nil when
 --                                      there are no more to look at]; nil: `after` is none of them
 -- Returns MessagePack {refused = [why, place]} or {decided = [answers (each packed), place]}; see shared/gate.lua. The
--- answer can be the byte 193, which is no MessagePack: the call had cost enough before this read, send it again.
+-- answer can be the byte 193, which is no MessagePack: the call had cost enough before this read,
+-- send it again.
 
 local LATER = '\193'
--- Apart from reads that cost next to nothing, a call ends after so many steps, each about a microsecond …
+-- Apart from reads that cost next to nothing, a call ends after so many steps, each about a
+-- microsecond …
 local STEPS_PER_CALL = 3000
 local STEPS_PER_ROW = 4
 local STEPS_PER_COUPON = 2
@@ -75,7 +77,8 @@ local function by_id(a, b)
   return string.sub(a, 5, 20) > string.sub(b, 5, 20)
 end
 
--- Coupons are stored oldest first; those of one millisecond (a group) in the order of issue, which a rebuild does not know.
+-- Coupons are stored oldest first; those of one millisecond (a group) in the order of issue, which
+-- a rebuild does not know.
 local function held(user, status, most, after)
   local coupons = redis.call('HGET', HELD, user) or ''
   local rest = #coupons % COUPON_BYTES

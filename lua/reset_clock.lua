@@ -1,6 +1,6 @@
 #!lua
--- Sets a cell's clock back to the server's, if it is ahead. An operator accepts with this that facts dated in between may
--- be later than those that follow.
+-- Sets a cell's clock back to the server's, if it is ahead. An operator accepts with this that
+-- facts dated in between may be later than those that follow.
 -- KEYS 1 meta · ARGV 1 epoch · Returns 1 when it was set back, else 0.
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'clock')
 local server_time = redis.call('TIME')

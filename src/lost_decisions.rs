@@ -1,9 +1,9 @@
 //! Reports lost decisions: those that Redis lost before PostgreSQL had applied them.
 //!
 //! Each instance remembers the decisions that the gate has reported to it until PostgreSQL has them
-//! ([`crate::gate::UnconfirmedDecisions`]). After a rebuild of the gate, everything that the old log still
-//! held has been applied; what PostgreSQL does not have then, it will never have. Each such
-//! decision is logged once, with its id, and counted.
+//! ([`crate::gate::UnconfirmedDecisions`]). After a rebuild of the gate, everything that the old
+//! log still held has been applied; what PostgreSQL does not have then, it will never have. Each
+//! such decision is logged once, with its id, and counted.
 
 use std::collections::HashSet;
 use std::sync::Arc;

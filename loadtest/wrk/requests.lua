@@ -79,7 +79,8 @@ function init(args)
   end
 end
 
--- One line of JSON for the bench. Latencies are wrk's: corrected for the time that requests would have waited.
+-- One line of JSON for the bench. Latencies are wrk's: corrected for the time that requests would
+-- have waited.
 function done(summary, latency)
   local counts, used_up = {}, false
   for _, thread in ipairs(threads) do

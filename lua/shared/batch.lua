@@ -1,12 +1,12 @@
--- The requests of a batch, and the values that they need: read once for all of them, changed by one decision for the next,
--- written at the end. Needs fetch.lua.
+-- The requests of a batch, and the values that they need: read once for all of them, changed by one
+-- decision for the next, written at the end. Needs fetch.lua.
 --
 -- ARGV 2 is a list of the requests' values, one request after the other: deadline_ms, [idempotency scope, request hash] or
 -- nil, and the body's. (A table for each request would cost more than many a decision.)
 
--- A user's coupons are one value, read and written as a whole. So that a user who holds very many does not keep others
--- waiting, a call writes so many bytes of large values (or one value), and reads few more bytes than it may. Small values
--- are not counted.
+-- A user's coupons are one value, read and written as a whole. So that a user who holds very many
+-- does not keep others waiting, a call writes so many bytes of large values (or one value), and
+-- reads few more bytes than it may. Small values are not counted.
 local HELD_WRITE_BYTES = 160 * 1024
 local HELD_SMALL_BYTES = 1024
 local HELD_READ_BYTES = 2 * 1024 * 1024
@@ -20,8 +20,8 @@ local LAST = REQUESTS * STEP
 local later = {}
 local NOT_READ = cmsgpack.pack({ 5, 0 })
 
--- The distinct values at `column` of the bodies, and the place of each among them. With `required`, only of requests that
--- have a value at that column.
+-- The distinct values at `column` of the bodies, and the place of each among them. With `required`,
+-- only of requests that have a value at that column.
 local function distinct(column, required)
   local names, place, count = {}, {}, 0
   for k = 2, LAST, STEP do
@@ -50,14 +50,15 @@ local function ordered_products()
   return names, place
 end
 
--- What the batch needs of a hash: the names, the place of each, the values there (which a decision changes for the next
--- ones), and the places that `store` writes.
+-- What the batch needs of a hash: the names, the place of each, the values there (which a decision
+-- changes for the next ones), and the places that `store` writes.
 local function load(key, names, place)
   return { key = key, names = names, place = place, value = fetch(key, names), changed = {} }
 end
 
--- Loads the coupons of the users, who are the bodies' second values. With `required`, only for requests that have a value
--- at that column. Requests that would make the call too long get a verdict in `later`.
+-- Loads the coupons of the users, who are the bodies' second values. With `required`, only for
+-- requests that have a value at that column. Requests that would make the call too long get a
+-- verdict in `later`.
 local function load_held(key, required)
   local names, place = distinct(2, required)
   local values, read, bytes, largest = {}, 0, 0, 0

@@ -1,5 +1,8 @@
--- The cell as it stands and its clock, and the reasons for which both decisions and reads are refused as a whole.
--- Needs still_holds.lua. KEYS 1 meta · 2 log · ARGV 1 MessagePack [epoch, highest seq seen, its tip, …].
+-- The cell as it stands and its clock, and the reasons for which both decisions and reads are
+-- refused as a whole. Needs still_holds.lua.
+--
+-- KEYS  1 meta · 2 log
+-- ARGV  1 MessagePack [epoch, highest seq seen, its tip, …]
 
 local META, LOG = KEYS[1], KEYS[2]
 local DAY_MS = 86400000
@@ -12,8 +15,9 @@ local meta = redis.call('HMGET', META, 'epoch', 'seq', 'tip', 'applied', 'clock'
 local epoch, seq, tip, applied = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, meta[3] or '', tonumber(meta[4]) or 0
 local clock = tonumber(meta[5]) or 0
 
--- The server's time is read once, because it moves within a script. Facts are dated by `now`, which never runs backwards.
--- Deadlines are compared with `time`: they must pass even while a clock that was set back catches up.
+-- The server's time is read once, because it moves within a script. Facts are dated by `now`, which
+-- never runs backwards. Deadlines are compared with `time`: they must pass even while a clock that
+-- was set back catches up.
 local server_time = redis.call('TIME')
 local time = server_time[1] * 1000 + math.floor(server_time[2] / 1000)
 local now = math.max(clock, time)
@@ -27,8 +31,8 @@ local function refuse(why)
   return cmsgpack.pack({ refused = { why, place() } })
 end
 
--- Why this cell serves nobody, or not this caller; nil: it does. `server` is the run id of the server that PostgreSQL names
--- as the gate, nil: any.
+-- Why this cell serves nobody, or not this caller; nil: it does. `server` is the run id of the
+-- server that PostgreSQL names as the gate, nil: any.
 local function cell_refusal(server)
   if not meta[1] then return 'absent' end
   if epoch ~= EPOCH then return 'epoch' end

@@ -1,6 +1,6 @@
--- A user's coupons: one value of the hash `held`, which holds them one after the other, oldest first, each as the same
--- number of bytes. src/redis/held_coupons.rs has the table of these bytes; issue_coupon.lua appends new ones. `at` is where a
--- coupon begins, counted from 1. Needs cell.lua.
+-- A user's coupons: one value of the hash `held`, which holds them one after the other, oldest
+-- first, each as the same number of bytes. src/redis/held_coupons.rs has the table of these bytes;
+-- issue_coupon.lua appends new ones. `at` is where a coupon begins, counted from 1. Needs cell.lua.
 
 local COUPON_BYTES = 46
 local COUPON_USABLE_MS = 365 * DAY_MS

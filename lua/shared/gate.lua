@@ -1,6 +1,6 @@
--- The frame of every deciding script: refusals of the whole batch, idempotency, verdicts, the entry. src/gate/script.rs
--- joins the scripts: `#!lua`, the files of lua/shared/, this one, and then the script's own file, which ends with a call of
--- `run`.
+-- The frame of every deciding script: refusals of the whole batch, idempotency, verdicts, the
+-- entry. src/gate/script.rs joins the scripts: `#!lua`, the files of lua/shared/, this one, and
+-- then the script's own file, which ends with a call of `run`.
 --
 -- KEYS  1 meta · 2 log · 3 idempotency records of today · 4 … of the day before · 5… the script's own
 -- ARGV  1 MessagePack [epoch, highest seq seen, its tip, today in days since 1970, log limit, requests, values of each,
@@ -22,8 +22,8 @@
 --       [5, bytes] not decided, send it again: together with the requests before it in the batch, the call would touch
 --                  more than it may; so many bytes of coupons are in the way (0: they were not read)
 --       [6, ms]    the user has made as many idempotency records as one may make today; in `ms` another day begins
--- `place` is [epoch, seq, tip, applied, now, time]: where the log stands, and the clock: never running backwards (`now`),
--- and as the server tells it (`time`).
+-- `place` is [epoch, seq, tip, applied, now, time]: where the log stands, and the clock: never
+-- running backwards (`now`), and as the server tells it (`time`).
 
 local RECORDS, RECORDS_BEFORE = KEYS[3], KEYS[4]
 local FORMAT_VERSION = 1
@@ -48,7 +48,8 @@ local function packed_key(key)
 end
 
 local LATE, KEY_REUSED = cmsgpack.pack({ 2 }), cmsgpack.pack({ 3 })
--- The entry's payload in pieces: its head, then the packed facts with their marks, in the order of acceptance.
+-- The entry's payload in pieces: its head, then the packed facts with their marks, in the order of
+-- acceptance.
 local payload_pieces, accepted = { '' }, 0
 local records = {} -- new idempotency records: scope → [request hash, decided_at, fact]
 
@@ -57,8 +58,8 @@ local function user_of(scope)
   return string.match(scope, '^[^ ]*')
 end
 
--- Idempotency records of the batch's keys, as stored before it; the number of records that each of their users has made
--- today; and the users who make one now.
+-- Idempotency records of the batch's keys, as stored before it; the number of records that each of
+-- their users has made today; and the users who make one now.
 local stored, made_today, makers = {}, {}, {}
 local function fetch_records()
   local scopes, users = {}, {}
@@ -85,13 +86,15 @@ local function settled(deadline, key)
   return '\146\1' .. packed_text(record[3])
 end
 
--- The verdict on a request whose user has made as many records as one may make today; nil: it must be decided.
+-- The verdict on a request whose user has made as many records as one may make today; nil: it must
+-- be decided.
 local function spent(key)
   if not key or made_today[user_of(key[1])] < KEYS_PER_DAY then return nil end
   return cmsgpack.pack({ 6, DAY_MS - now % DAY_MS })
 end
 
--- Adds the packed fact to the entry; returns the verdict in two pieces. The marks are remembered by length, because most
+-- Adds the packed fact to the entry; returns the verdict in two pieces. The marks are remembered by
+-- length, because most
 -- facts are of the same few lengths.
 local marks, verdict_marks = {}, {}
 local function accept(key, fact)
@@ -111,14 +114,15 @@ local function accept(key, fact)
   return verdict_marks[length], fact
 end
 
--- A refusal because `at` has passed must still hold when the server's clock is set back, so the clock is stored then.
+-- A refusal because `at` has passed must still hold when the server's clock is set back, so the
+-- clock is stored then.
 local passed_at = 0
 local function passed(at)
   passed_at = math.max(passed_at, at)
 end
 
--- Writes the entry; false when the log is gone. `close_entry` writes the meta key last, so an entry beyond `meta.seq` shows
--- that a script stopped half way.
+-- Writes the entry; false when the log is gone. `close_entry` writes the meta key last, so an entry
+-- beyond `meta.seq` shows that a script stopped half way.
 local function write_entry(kind)
   payload_pieces[1] = '\148' .. packed_number(FORMAT_VERSION) .. packed_text(kind) .. NOW .. list_mark(accepted)
   local payload = table.concat(payload_pieces)
@@ -153,8 +157,8 @@ local function refused(why)
   return packed
 end
 
--- decide(k, key) returns a refusal; or nil, the packed fact with the key in it, and true if the fact changes nothing and is
--- not logged. write() stores the changes.
+-- decide(k, key) returns a refusal; or nil, the packed fact with the key in it, and true if the
+-- fact changes nothing and is not logged. write() stores the changes.
 local function run(kind, decide, write)
   fetch_records()
   local pieces, count = { '\129\167decided\146' .. list_mark(REQUESTS) }, 1

@@ -1,5 +1,5 @@
--- Pieces of MessagePack for values that are packed once per request. Joined in one expression they need no tables and few
--- strings, each of which costs as much as several steps of Lua.
+-- Pieces of MessagePack for values that are packed once per request. Joined in one expression they
+-- need no tables and few strings, each of which costs as much as several steps of Lua.
 
 local NIL = '\192'
 local ID = '\176' -- before the 16 bytes of an id

@@ -1,5 +1,5 @@
-//! Fixed bounds of waits, queues, retries and sizes, in one place. Limits that depend on each other are checked by the
-//! compiler, at the end.
+//! Fixed bounds of waits, queues, retries and sizes, in one place. Limits that depend on each other
+//! are checked by the compiler, at the end.
 
 use std::time::Duration;
 
@@ -43,7 +43,8 @@ pub const READY_LOOK: Duration = Duration::from_millis(500);
 pub const READY_PATIENCE: Duration = Duration::from_millis(100);
 /// A server that has not answered for this long counts as away.
 pub const READY_STALE: Duration = Duration::from_secs(2);
-/// From the moment when the ports close (SIGTERM and RUSHGATE_DRAIN_SECS) to the end of the process.
+/// From the moment when the ports close (SIGTERM and RUSHGATE_DRAIN_SECS) to the end of the
+/// process.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stopping server waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
@@ -57,15 +58,17 @@ pub const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(200);
 pub const ROLE_RESTART_FIRST: Duration = Duration::from_millis(500);
 /// The longest such pause. A role that ran for longer than this counts as recovered.
 pub const ROLE_RESTART_MAX: Duration = Duration::from_secs(30);
-/// The niceness of the threads that follow the gate, where they share a machine with the thread that decides. Clients
-/// wait for decisions; reconciler, relay, the folding of metrics, PostgreSQL and RabbitMQ get what is left.
+/// The niceness of the threads that follow the gate, where they share a machine with the thread
+/// that decides. Clients wait for decisions; reconciler, relay, the folding of metrics, PostgreSQL
+/// and RabbitMQ get what is left.
 pub const FOLLOWERS_NICENESS: u8 = 10;
 /// Pause before a failed operation is tried again.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 // ---- metrics and logs ----------------------------------------------------------------------
 
-/// How often metrics are folded. Without it their memory grows, and the next scrape waits for the folding.
+/// How often metrics are folded. Without it their memory grows, and the next scrape waits for the
+/// folding.
 pub const METRICS_UPKEEP: Duration = Duration::from_millis(250);
 /// How often cells, outbox and templates are sampled for metrics.
 pub const METRICS_SAMPLE: Duration = Duration::from_secs(2);
@@ -88,16 +91,18 @@ pub const SOLD_OUT_MEMORY: Duration = Duration::from_millis(200);
 pub const SOLD_OUT_ENTRIES: usize = 10_000;
 /// How often a batch is sent again after a refusal that changed nothing and that a repeat can cure.
 pub const GATE_REPEATS: u32 = 3;
-/// Lines of orders that one call decides together, so that the call stays short and its entry small. A single larger
-/// order is still decided.
+/// Lines of orders that one call decides together, so that the call stays short and its entry
+/// small. A single larger order is still decided.
 pub const BATCH_LINES: usize = 1_024;
 /// Bytes of large values of coupons that one call may write, as in `lua/shared/batch.lua`.
 pub const BATCH_HELD_BYTES: usize = 160 * 1024;
 /// Calls of a script that reads begin at least this far apart …
 pub const READS_GATHER: Duration = Duration::from_millis(1);
-/// … if the previous one was for this many requests or more. A few requests get their answers at once.
+/// … if the previous one was for this many requests or more. A few requests get their answers at
+/// once.
 pub const READS_FEW: usize = 8;
-/// How far Redis' clock may be ahead of an instance's clock before that instance refuses to have facts dated by it.
+/// How far Redis' clock may be ahead of an instance's clock before that instance refuses to have
+/// facts dated by it.
 pub const CLOCK_JUMP_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 /// Clocks that differ by less count as the same when the gate's clock is set back.
 pub const CLOCK_SAME: Duration = Duration::from_secs(5);
@@ -110,7 +115,8 @@ pub const CLOCK_RESET_WAIT: Duration = Duration::from_secs(30);
 pub const FENCE_LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The same while PostgreSQL names another Redis or epoch than the instance's own.
 pub const FENCE_LOOK_REFUSED: Duration = Duration::from_millis(50);
-/// PostgreSQL counts as away when such a read takes longer, although the instance goes on waiting for it …
+/// PostgreSQL counts as away when such a read takes longer, although the instance goes on waiting
+/// for it …
 pub const FENCE_LOOK_LIMIT: Duration = Duration::from_millis(400);
 /// … for this long.
 pub const FENCE_ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -118,12 +124,13 @@ pub const FENCE_ANSWER_LIMIT: Duration = Duration::from_secs(5);
 pub const FENCE_LEASE: Duration = Duration::from_secs(1);
 /// With less than this left of the lease, a decision waits for the next read.
 pub const FENCE_LEASE_LEAST: Duration = Duration::from_millis(250);
-/// How long a rebuild on another Redis waits between moving the cursor and opening. Every lease that began before is over
-/// then, with a margin for clocks that run at different speeds.
+/// How long a rebuild on another Redis waits between moving the cursor and opening. Every lease
+/// that began before is over then, with a margin for clocks that run at different speeds.
 pub const FENCE_WAIT: Duration = Duration::from_millis(1_500);
 /// A reply of Redis that is older does not show what its clock says now.
 pub const FENCE_CLOCK_AGE: Duration = Duration::from_secs(5);
-/// When a connection that leads to another Redis than the gate is replaced, and how much later each further time.
+/// When a connection that leads to another Redis than the gate is replaced, and how much later each
+/// further time.
 pub const FENCE_FOLLOW_FIRST: Duration = Duration::from_secs(3);
 /// The longest such time.
 pub const FENCE_FOLLOW_MAX: Duration = Duration::from_secs(15);
@@ -142,14 +149,16 @@ pub const APPLY_BYTES: usize = 512 * 1024;
 pub const LOG_READ_BYTES: usize = 1024 * 1024;
 /// The least to which this is halved while a call takes longer than it should.
 pub const LOG_READ_BYTES_LEAST: usize = 16 * 1024;
-/// A call that reads the log should take no longer, so that other commands on the same connection are answered in time.
+/// A call that reads the log should take no longer, so that other commands on the same connection
+/// are answered in time.
 pub const LOG_READ_SHOULD_TAKE: Duration = Duration::from_millis(600);
-/// For entries from this size on, the reader polls `meta`, because a blocking read would transfer them whole …
+/// For entries from this size on, the reader polls `meta`, because a blocking read would transfer
+/// them whole …
 pub const LOG_LARGE_ENTRY_BYTES: usize = 64 * 1024;
 /// … as often as this.
 pub const LOG_LOOK: Duration = Duration::from_millis(25);
-/// Shortest time between the reconciler's transactions while it is level with the gate: fewer and larger transactions cost
-/// less.
+/// Shortest time between the reconciler's transactions while it is level with the gate: fewer and
+/// larger transactions cost less.
 pub const APPLY_PACE: Duration = Duration::from_millis(25);
 /// The same with `RUSHGATE_ACK=truth`, where clients wait for each transaction.
 pub const APPLY_PACE_WAITED_FOR: Duration = Duration::from_millis(5);
@@ -160,7 +169,8 @@ pub const APPLY_PACE_WAITED_FOR: Duration = Duration::from_millis(5);
 pub const RELAY_ROWS: i64 = 1_000;
 /// … and in bytes. A single larger event is still sent.
 pub const RELAY_BYTES: i64 = 4 * 1024 * 1024;
-/// How often the relay reads the outbox while it empties it. An event waits at most this long, then only for RabbitMQ.
+/// How often the relay reads the outbox while it empties it. An event waits at most this long, then
+/// only for RabbitMQ.
 pub const RELAY_POLL: Duration = Duration::from_millis(50);
 /// How often the relay looks for events before those that it has delivered.
 pub const RELAY_LOOK_BELOW: Duration = Duration::from_secs(1);
@@ -170,7 +180,8 @@ pub const RELAY_STANDBY_POLL: Duration = Duration::from_secs(1);
 pub const RELAY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Declaring exchanges, queues and bindings.
 pub const RELAY_TOPOLOGY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Sending the events of one step to RabbitMQ, which takes none while its memory or disk alarm is on.
+/// Sending the events of one step to RabbitMQ, which takes none while its memory or disk alarm is
+/// on.
 pub const RELAY_PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the last event of a step to its confirm.
 pub const RELAY_CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -182,7 +193,8 @@ pub const RELAY_FIRST_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 pub const RELAY_RETRY_FIRST: Duration = Duration::from_millis(100);
 /// … up to this.
 pub const RELAY_RETRY_MAX: Duration = Duration::from_secs(5);
-/// Pause after RabbitMQ refused an event, or while its exchanges or queues differ from what the relay declares.
+/// Pause after RabbitMQ refused an event, or while its exchanges or queues differ from what the
+/// relay declares.
 pub const RELAY_REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// Heartbeat of the connection to RabbitMQ, in seconds.
 pub const RELAY_HEARTBEAT_SECS: u16 = 10;
@@ -197,11 +209,13 @@ pub const RELAY_DELIVERY_LIMIT: i64 = 10;
 
 /// How often the scheduler checks whether something is due.
 pub const SCHEDULER_TICK: Duration = Duration::from_secs(60);
-/// How long after midnight the scheduler acts. The gate's clock, which dates orders, may be that far behind.
+/// How long after midnight the scheduler acts. The gate's clock, which dates orders, may be that
+/// far behind.
 pub const SCHEDULER_GRACE: Duration = Duration::from_secs(2);
 /// How long one tick waits for PostgreSQL to catch up with the gate.
 pub const SCHEDULER_CATCH_UP: Duration = Duration::from_secs(10);
-/// How long after midnight ticks insist on that. Later the list is made from the rows that are there.
+/// How long after midnight ticks insist on that. Later the list is made from the rows that are
+/// there.
 pub const SCHEDULER_PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// Lists of popular products that are kept.
 pub const SCHEDULER_LISTS: i64 = 10;
@@ -240,12 +254,13 @@ pub const LOSSES_LOGGED: usize = 1_000;
 // ---- limits that depend on each other ------------------------------------------------------
 
 const _: () = {
-    // A read of PostgreSQL's cursors that fails still ends before the lease of the one before it, and a rebuild outwaits
-    // every lease.
+    // A read of PostgreSQL's cursors that fails still ends before the lease of the one before it,
+    // and a rebuild outwaits every lease.
     assert!(FENCE_LOOK_EVERY.as_millis() + FENCE_LOOK_LIMIT.as_millis() < FENCE_LEASE.as_millis());
     assert!(FENCE_LEASE_LEAST.as_millis() < FENCE_LEASE.as_millis());
     assert!(FENCE_WAIT.as_millis() >= FENCE_LEASE.as_millis() * 3 / 2);
-    // A blocking read of the log, and a read of as much as the link brings, end before their command's time limit.
+    // A blocking read of the log, and a read of as much as the link brings, end before their
+    // command's time limit.
     assert!(LOG_POLL.as_millis() < REDIS_COMMAND_TIMEOUT.as_millis());
     assert!(LOG_READ_SHOULD_TAKE.as_millis() < REDIS_COMMAND_TIMEOUT.as_millis());
     // Halving begins above its end, and one read brings at least what one transaction applies.
@@ -261,7 +276,8 @@ const _: () = {
     assert!(ROLE_RESTART_FIRST.as_millis() <= ROLE_RESTART_MAX.as_millis());
     assert!(RELAY_RETRY_FIRST.as_millis() <= RELAY_RETRY_MAX.as_millis());
     assert!(FENCE_FOLLOW_FIRST.as_millis() <= FENCE_FOLLOW_MAX.as_millis());
-    // A list of popular products waits for several ticks before it is made without PostgreSQL's agreement.
+    // A list of popular products waits for several ticks before it is made without PostgreSQL's
+    // agreement.
     assert!(SCHEDULER_CATCH_UP.as_millis() < SCHEDULER_TICK.as_millis());
     assert!(SCHEDULER_TICK.as_millis() < SCHEDULER_PATIENCE.as_millis());
     assert!(

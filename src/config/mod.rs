@@ -1,8 +1,8 @@
-//! Settings: flags and environment variables, their defaults, and checks between them. Bounds that are no settings are in
-//! [`bounds`].
+//! Settings: flags and environment variables, their defaults, and checks between them. Bounds that
+//! are no settings are in [`bounds`].
 //!
-//! `clap` parses one of these structures per command; [`secret_files`] adds values from files before that. The structures
-//! live as long as the process.
+//! `clap` parses one of these structures per command; [`secret_files`] adds values from files
+//! before that. The structures live as long as the process.
 
 use axum::http::HeaderValue;
 use clap::{Args, ValueEnum};
@@ -20,7 +20,8 @@ pub use limits::{Limits, Quota, Rate};
 /// Addresses of the servers, for all commands that talk to them.
 #[derive(Args, Clone)]
 pub struct Servers {
-    /// Redis: redis://, rediss:// (TLS), redis-sentinel:// or redis-cluster://; RUSHGATE_REDIS_URL_FILE: from a file
+    /// Redis: redis://, rediss:// (TLS), redis-sentinel:// or redis-cluster://;
+    /// RUSHGATE_REDIS_URL_FILE: from a file
     #[arg(
         long,
         env = "RUSHGATE_REDIS_URL",
@@ -50,7 +51,8 @@ pub struct Servers {
     /// strict: refuse to serve on a Redis that would lose acknowledged writes; relaxed: only warn
     #[arg(long, env = "RUSHGATE_DURABILITY", value_enum, default_value_t = Durability::Strict)]
     pub durability: Durability,
-    /// What an instance does that has not seen PostgreSQL for a second: available: go on deciding; strict: refuse
+    /// What an instance does that has not seen PostgreSQL for a second: available: go on deciding;
+    /// strict: refuse
     #[arg(long, env = "RUSHGATE_FENCE", value_enum, default_value_t = FenceMode::Available)]
     pub fence: FenceMode,
 }
@@ -71,7 +73,8 @@ pub struct Auth {
     /// Secret of HS256 tokens; use at least 32 bytes; RUSHGATE_JWT_SECRET_FILE: from a file
     #[arg(long, env = "RUSHGATE_JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
-    /// JWKS file with the public keys of EdDSA, ES256 or RS256 tokens; read again whenever it changes
+    /// JWKS file with the public keys of EdDSA, ES256 or RS256 tokens; read again whenever it
+    /// changes
     #[arg(long, env = "RUSHGATE_JWT_JWKS_FILE")]
     pub jwt_jwks_file: Option<PathBuf>,
     #[command(flatten)]
@@ -123,7 +126,8 @@ pub struct Serve {
     /// Least scope that may charge a wallet: service, or shop: end users charge their own
     #[arg(long, env = "RUSHGATE_CHARGE_SCOPE", value_enum, default_value_t = ChargeScope::Service)]
     pub charge_scope: ChargeScope,
-    /// Origins whose pages may call the API (CORS), such as https://shop.example; none: only pages from here
+    /// Origins whose pages may call the API (CORS), such as https://shop.example; none: only pages
+    /// from here
     #[arg(long, env = "RUSHGATE_CORS_ORIGINS", value_delimiter = ',', value_parser = parse_origin)]
     pub cors_origins: Vec<HeaderValue>,
     /// Seconds for which caches may keep reads of products and coupon templates; 0: they keep none
@@ -258,7 +262,8 @@ pub enum LogFormat {
 pub struct InvalidSetting(pub String);
 
 impl Serve {
-    /// The niceness of reconcilers and relay: above 0 only where the API runs beside them and does not wait for PostgreSQL.
+    /// The niceness of reconcilers and relay: above 0 only where the API runs beside them and does
+    /// not wait for PostgreSQL.
     pub fn followers_niceness(&self) -> u8 {
         if self.has(Role::Api) && self.ack == Ack::Gate { bounds::FOLLOWERS_NICENESS } else { 0 }
     }

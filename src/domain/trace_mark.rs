@@ -1,4 +1,5 @@
-//! The trace of a request as far as it is stored: in the log with a decision, and in the events of an order.
+//! The trace of a request as far as it is stored: in the log with a decision, and in the events of
+//! an order.
 
 use uuid::Uuid;
 

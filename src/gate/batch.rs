@@ -1,5 +1,6 @@
 //! The encoding of a batch for a deciding script: one flat MessagePack list with the values of all
-//! requests, one request after the other. The header of `lua/shared/batch.lua` describes the format.
+//! requests, one request after the other. The header of `lua/shared/batch.lua` describes the
+//! format.
 //!
 //! A [`Batch`] collects requests with [`Batch::add`] and becomes the script's second argument with
 //! [`Batch::into_bytes`]. Its [`Batch::shape`] goes into the first argument.

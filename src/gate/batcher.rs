@@ -3,8 +3,8 @@
 //! requests.
 //!
 //! A request becomes a [`Job`] in the queue of its [`Batcher`]. The queue's `Worker` moves jobs to
-//! its [`Backlog`], sends a batch to the script, and completes each job with its [`QueueAnswer`]. Jobs
-//! that the script postpones return to the backlog.
+//! its [`Backlog`], sends a batch to the script, and completes each job with its [`QueueAnswer`].
+//! Jobs that the script postpones return to the backlog.
 
 use bytes::Bytes;
 use rmp::encode as msgpack;

@@ -1,5 +1,5 @@
-//! The gate's commands: each becomes a MessagePack body, is decided by its script, and updates what this instance remembers
-//! (sold-out verdicts, decisions that PostgreSQL does not have yet).
+//! The gate's commands: each becomes a MessagePack body, is decided by its script, and updates what
+//! this instance remembers (sold-out verdicts, decisions that PostgreSQL does not have yet).
 
 use std::time::Instant;
 
@@ -74,9 +74,9 @@ impl Gate {
         decision
     }
 
-    /// Stores the record of a key for a request that changes nothing else in the gate; from then on the key belongs to that
-    /// request. The record is logged as a charge of 0, which every version can apply. The time in the answer is that of the
-    /// key's first use.
+    /// Stores the record of a key for a request that changes nothing else in the gate; from then on
+    /// the key belongs to that request. The record is logged as a charge of 0, which every version
+    /// can apply. The time in the answer is that of the key's first use.
     pub async fn use_key(
         &self,
         key: &IdempotencyKey,
@@ -99,8 +99,8 @@ impl Gate {
         self.place_order_as(None, request, key, deadline)
     }
 
-    /// The same with an id that the caller has chosen, for the demo's order. It must be new: PostgreSQL would refuse a
-    /// second order with the id, which halts the cell.
+    /// The same with an id that the caller has chosen, for the demo's order. It must be new:
+    /// PostgreSQL would refuse a second order with the id, which halts the cell.
     pub async fn place_order_as(
         &self,
         order_id: Option<Uuid>,

@@ -26,8 +26,8 @@ impl KeyedRequest {
     }
 }
 
-/// Identifies a request in its record: the user and the key, and a hash of what is wanted (without ids, which are new for
-/// each try).
+/// Identifies a request in its record: the user and the key, and a hash of what is wanted (without
+/// ids, which are new for each try).
 pub(super) fn record_key(
     script: &str,
     key: &IdempotencyKey,

@@ -1,10 +1,12 @@
 //! The gate: atomic scripts in Redis decide each request.
 //!
-//! A [`Gate`] holds the cells (one for now), each with one queue per script, two connections and what this instance knows
-//! of the cell (epoch, last entry seen, clock). [`crate::redis::keys`] describes the state in Redis and its life; `lua/` holds the
-//! scripts. A command becomes a MessagePack body ([`commands`]), waits in its script's queue ([`batcher`]), is decided
-//! together with others in one call ([`script`]) and comes back as a typed verdict ([`verdict`]). Reads take the same way
-//! ([`queries`]). Queues, connections and the fence run on a thread of their own and end with the gate.
+//! A [`Gate`] holds the cells (one for now), each with one queue per script, two connections and
+//! what this instance knows of the cell (epoch, last entry seen, clock). [`crate::redis::keys`]
+//! describes the state in Redis and its life; `lua/` holds the scripts. A command becomes a
+//! MessagePack body ([`commands`]), waits in its script's queue ([`batcher`]), is decided together
+//! with others in one call ([`script`]) and comes back as a typed verdict ([`verdict`]). Reads take
+//! the same way ([`queries`]). Queues, connections and the fence run on a thread of their own and
+//! end with the gate.
 
 mod backlog;
 pub mod batch;
@@ -68,7 +70,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Connects, checks Redis' configuration and starts the queues. Needs a running Redis, but no open cell.
+    /// Connects, checks Redis' configuration and starts the queues. Needs a running Redis, but no
+    /// open cell.
     pub async fn connect(settings: &Serve) -> Result<Arc<Self>, RedisSetupError> {
         let limits = BatchLimits {
             queue: settings.queue_limit as usize,

@@ -48,7 +48,8 @@ impl Gate {
         now(self.shop_queues()).await
     }
 
-    /// The decisions that this instance remembers, by cell, after a check that Redis still holds what it has answered.
+    /// The decisions that this instance remembers, by cell, after a check that Redis still holds
+    /// what it has answered.
     pub async fn unconfirmed(&self) -> Vec<(u32, Arc<UnconfirmedDecisions>)> {
         for CellQueues { cell, .. } in
             self.cells.iter().filter(|queues| !queues.unconfirmed.is_empty())
@@ -131,8 +132,8 @@ impl Gate {
         Ok(ReadAt { value: read::templates(&answer)?, now: now(queues).await? })
     }
 
-    /// Up to `limit` coupons of a user that have this status now, newest first, after the coupon `after`. `None`: the user
-    /// does not hold that coupon.
+    /// Up to `limit` coupons of a user that have this status now, newest first, after the coupon
+    /// `after`. `None`: the user does not hold that coupon.
     pub async fn held_coupons(
         &self,
         user_id: &UserId,
@@ -184,7 +185,8 @@ pub(super) async fn fetch(queues: &CellQueues, what: &impl Serialize) -> Result<
     Ok(fetch_at(queues, what).await?.0)
 }
 
-/// The answer, and where the log stood. The time limit is enforced here, because the script checks no deadlines of reads.
+/// The answer, and where the log stood. The time limit is enforced here, because the script checks
+/// no deadlines of reads.
 async fn fetch_at(
     queues: &CellQueues,
     what: &impl Serialize,

@@ -58,8 +58,8 @@ impl CellQueues {
         }
     }
 
-    /// A UUIDv7 dated by the gate's clock as this instance knows it, so that ids from two instances are in the order of
-    /// time although the instances' own clocks differ.
+    /// A UUIDv7 dated by the gate's clock as this instance knows it, so that ids from two instances
+    /// are in the order of time although the instances' own clocks differ.
     pub(super) async fn new_order_id(&self) -> Id {
         match self.cell.view().await {
             Ok(view) => Id::at(view.now()),
@@ -67,8 +67,9 @@ impl CellQueues {
         }
     }
 
-    /// Keeps an accepted decision until PostgreSQL has applied it. Replays are kept too: the first answer may have come
-    /// from another instance or been lost. (A replayed decision is in the log before the position of its answer.)
+    /// Keeps an accepted decision until PostgreSQL has applied it. Replays are kept too: the first
+    /// answer may have come from another instance or been lost. (A replayed decision is in the log
+    /// before the position of its answer.)
     pub(super) fn note<F, R>(&self, decision: &Decision<F, R>, id: impl FnOnce(&F) -> DecisionId) {
         if let Ok(Ok(Accepted { fact, position, .. })) = decision {
             self.unconfirmed.note(*position, id(fact));

@@ -12,8 +12,8 @@ use crate::domain::{CouponTemplate, Product, ProductId, TemplateId, TimestampMs}
 use crate::redis::held_coupons;
 use crate::redis::records::{ProductRecord, TemplateRecord};
 
-/// The bytes do not have the format that [`crate::redis::keys`] documents: another writer has changed the
-/// gate.
+/// The bytes do not have the format that [`crate::redis::keys`] documents: another writer has
+/// changed the gate.
 fn unreadable(what: &str) -> GateError {
     GateError::Unavailable(format!("the gate holds an unreadable {what}; see the audit"))
 }

@@ -38,7 +38,8 @@ impl Gate {
             cell.probe_writes().await;
             let state = match meta.state.as_str() {
                 "" => "absent",
-                // Another reason can replace this one, such as an instruction to operators after an abandoned claim.
+                // Another reason can replace this one, such as an instruction to operators after an
+                // abandoned claim.
                 _ if meta.claim > meta.epoch && meta.reason.as_deref() == Some(REBUILDING) => {
                     "rebuilding"
                 }

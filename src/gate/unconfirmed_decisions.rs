@@ -1,14 +1,14 @@
 //! Decisions that this instance knows and has not yet seen in PostgreSQL.
 //!
 //! With `RUSHGATE_ACK=gate`, a client may already have its answer. If Redis then loses its disk,
-//! these notes are the only trace of the decision. After a rebuild, [`crate::lost_decisions`] compares them
-//! with PostgreSQL and reports the decisions that are lost.
+//! these notes are the only trace of the decision. After a rebuild, [`crate::lost_decisions`]
+//! compares them with PostgreSQL and reports the decisions that are lost.
 //!
 //! A decision starts in `waiting`. It moves to `passed` when PostgreSQL's cursor has passed its
-//! position, and to `candidates` when its epoch is over; [`crate::lost_decisions`] takes it from there.
-//! `passed` exists because a cursor past the position does not prove that PostgreSQL has this
-//! decision: if Redis lost the end of its log, other decisions may have taken the positions. So the
-//! latest settled decisions are looked up after a rebuild, too.
+//! position, and to `candidates` when its epoch is over; [`crate::lost_decisions`] takes it from
+//! there. `passed` exists because a cursor past the position does not prove that PostgreSQL has
+//! this decision: if Redis lost the end of its log, other decisions may have taken the positions.
+//! So the latest settled decisions are looked up after a rebuild, too.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

@@ -23,7 +23,8 @@ pub(super) enum Verdict<'a, R> {
     },
     Late,
     KeyReused,
-    /// The user has made as many idempotency records as one may make today; milliseconds until tomorrow.
+    /// The user has made as many idempotency records as one may make today; milliseconds until
+    /// tomorrow.
     KeysSpent(u64),
     Refused(R),
 }
@@ -72,7 +73,8 @@ pub(super) async fn decide<F: DeserializeOwned, R: DeserializeOwned + Refusal>(
     decision
 }
 
-/// As [`decide`], for orders, which become events: the log keeps the request's trace beside the decision on `id`.
+/// As [`decide`], for orders, which become events: the log keeps the request's trace beside the
+/// decision on `id`.
 pub(super) async fn decide_traced<F: DeserializeOwned, R: DeserializeOwned + Refusal>(
     queue: &Batcher,
     id: Id,
@@ -91,7 +93,8 @@ pub(super) async fn decide_traced<F: DeserializeOwned, R: DeserializeOwned + Ref
     decision
 }
 
-/// Repeats a request that is refused as late before its deadline: the gate's clock was set forward meanwhile.
+/// Repeats a request that is refused as late before its deadline: the gate's clock was set forward
+/// meanwhile.
 async fn ask<F: DeserializeOwned, R: DeserializeOwned>(
     queue: &Batcher,
     body: &impl Serialize,

@@ -1,8 +1,8 @@
 //! The middleware around every handler: time limit, rate limit per address, panic handler, metrics,
 //! security headers; and the answers for requests that no route takes.
 //!
-//! [`Middleware`] holds what is the same for all requests. [`Surrounded`] is the service made of it and
-//! a router; each connection has a clone.
+//! [`Middleware`] holds what is the same for all requests. [`Surrounded`] is the service made of it
+//! and a router; each connection has a clone.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;

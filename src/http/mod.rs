@@ -1,9 +1,9 @@
 //! The HTTP API. [`routes`] lists every route; each resource's file holds its bodies, views and
 //! handlers.
 //!
-//! A request passes [`middleware`] (time limit, panics, metrics), then the extractors of its handler in
-//! their order: token, path, query, idempotency key, body. A caller without the right is refused
-//! before the rest of the request is read. Then the gate decides, and [`answer`] makes the
+//! A request passes [`middleware`] (time limit, panics, metrics), then the extractors of its
+//! handler in their order: token, path, query, idempotency key, body. A caller without the right is
+//! refused before the rest of the request is read. Then the gate decides, and [`answer`] makes the
 //! response. Every refusal is a [`problem::Problem`].
 
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Applying entries: in one transaction, in halves where PostgreSQL refuses them, while the next ones are prefetched.
+//! Applying entries: in one transaction, in halves where PostgreSQL refuses them, while the next
+//! ones are prefetched.
 
 use std::time::Instant;
 
@@ -12,8 +13,9 @@ use super::{Reconciler, StepError, StepOutcome, TRUTH_STEP_LIMIT, timed_out};
 use crate::log::RawEntry;
 
 impl Reconciler {
-    /// Applies `entries` (which may be prepared already) in one transaction. If PostgreSQL refuses them, halves them until the
-    /// refused entry is the first one. Prefetches the next ones meanwhile, if there are `more`.
+    /// Applies `entries` (which may be prepared already) in one transaction. If PostgreSQL refuses
+    /// them, halves them until the refused entry is the first one. Prefetches the next ones
+    /// meanwhile, if there are `more`.
     pub(super) async fn apply_entries(
         &mut self,
         cursor: &Cursor,
@@ -76,7 +78,8 @@ impl Reconciler {
         let Self { conn: Some(conn), log, .. } = self else {
             return Err(ApplyError::Failed(timed_out()));
         };
-        // After a timeout the transaction's outcome is unknown: the connection is dropped and the cursor read again.
+        // After a timeout the transaction's outcome is unknown: the connection is dropped and the
+        // cursor read again.
         let started = Instant::now();
         let applying = async {
             let applied =

@@ -1,4 +1,5 @@
-//! Halting at an entry that PostgreSQL refuses: which fact it is, what the operator reads, and when it is tried again.
+//! Halting at an entry that PostgreSQL refuses: which fact it is, what the operator reads, and when
+//! it is tried again.
 
 use std::time::{Duration, Instant};
 
@@ -53,7 +54,8 @@ impl Reconciler {
         Ok(self.halted(reason))
     }
 
-    /// The first fact that PostgreSQL refuses, from 1, and how many there are. `None`: the entry cannot be read.
+    /// The first fact that PostgreSQL refuses, from 1, and how many there are. `None`: the entry
+    /// cannot be read.
     async fn refused_fact(
         &mut self,
         cursor: &Cursor,
@@ -64,7 +66,8 @@ impl Reconciler {
         else {
             return Ok(None);
         };
-        // All facts together are refused, so the first refused one is in `accepted + 1 ..= refused`.
+        // All facts together are refused, so the first refused one is in `accepted + 1 ..=
+        // refused`.
         let (mut accepted, mut refused) = (0, facts);
         while refused - accepted > 1 {
             let middle = accepted + (refused - accepted) / 2;

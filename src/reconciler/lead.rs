@@ -16,7 +16,8 @@ use crate::redis::keys::Keys;
 use crate::telemetry::metrics;
 use crate::telemetry::repeated::Repeated;
 
-/// Key of cell 0's advisory lock, "rgcell" in ASCII and two bytes to which the cell's number is added.
+/// Key of cell 0's advisory lock, "rgcell" in ASCII and two bytes to which the cell's number is
+/// added.
 const LEADER_LOCK: i64 = 0x7267_6365_6c6c_0000;
 /// How often a stand-by asks for the lock.
 const STANDBY_PAUSE: Duration = Duration::from_secs(1);
@@ -28,7 +29,8 @@ impl Reconciler {
         trouble: &mut Repeated,
     ) -> Result<(), StepError> {
         while !self.try_lead().await? {
-            // Every statement of a leader has this time limit, so a leader that waits for longer is not working.
+            // Every statement of a leader has this time limit, so a leader that waits for longer is
+            // not working.
             if self.end_stuck_leader(TRUTH_STEP_LIMIT).await? {
                 tracing::warn!(cell = self.cell, "ended the session of a leader that stood still");
             }
@@ -41,7 +43,8 @@ impl Reconciler {
         }
         self.metrics.leading.set(1.0);
         tracing::info!(cell = self.cell, "leads the cell's reconciler");
-        // This leader may be able to apply what an earlier one could not: a newer version, a corrected schema.
+        // This leader may be able to apply what an earlier one could not: a newer version, a
+        // corrected schema.
         let cell = self.cell;
         let conn = self.connection().await?;
         limited(Cursor::retry_halted(conn, cell)).await?;
@@ -55,8 +58,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// One step, and the watermark after it; then waits until there may be work again. If the next step begins at once, it
-    /// returns the state that this step would read first.
+    /// One step, and the watermark after it; then waits until there may be work again. If the next
+    /// step begins at once, it returns the state that this step would read first.
     async fn lead_on(
         &mut self,
         known: Option<Snapshot>,
@@ -64,7 +67,8 @@ impl Reconciler {
     ) -> Result<Option<Snapshot>, StepError> {
         let began = Instant::now();
         let (step, at) = self.work(known).await?;
-        // A transaction costs the same for one entry as for many, so entries that follow shortly wait for each other.
+        // A transaction costs the same for one entry as for many, so entries that follow shortly
+        // wait for each other.
         let rest = if self.is_level() {
             self.pace.saturating_sub(began.elapsed())
         } else {
@@ -93,8 +97,9 @@ impl Reconciler {
         Ok(None)
     }
 
-    /// Advances the watermark, and reads the next entries in the same round trip. `None` if nothing follows or anything is
-    /// unusual: the next step then reads cursor, `meta` and log itself, in the order in which it can compare them.
+    /// Advances the watermark, and reads the next entries in the same round trip. `None` if nothing
+    /// follows or anything is unusual: the next step then reads cursor, `meta` and log itself, in
+    /// the order in which it can compare them.
     async fn advance_and_prefetch(&mut self, at: &Snapshot) -> Result<Option<Snapshot>, StepError> {
         let kept = self.prefetched.take();
         let looking = async {
@@ -114,7 +119,8 @@ impl Reconciler {
         Ok((follows && compare(&known.cursor, &known.seen) == Comparison::Same).then_some(known))
     }
 
-    /// Whether no entries are prefetched, so that PostgreSQL is level with the gate as far as is known.
+    /// Whether no entries are prefetched, so that PostgreSQL is level with the gate as far as is
+    /// known.
     pub fn is_level(&self) -> bool {
         self.prefetched.is_none()
     }
@@ -125,7 +131,8 @@ impl Reconciler {
         limited(ask.fetch_one(self.connection().await?)).await
     }
 
-    /// Ends the session of a leader that has been stuck in a COPY for this long; `false`: there is none.
+    /// Ends the session of a leader that has been stuck in a COPY for this long; `false`: there is
+    /// none.
     pub async fn end_stuck_leader(&mut self, stuck_for: Duration) -> Result<bool, StepError> {
         let end = sqlx::query_scalar(include_str!("sql/end_stuck_leader.sql"));
         let end = end.bind(self.leader_lock()).bind(stuck_for.as_secs_f64());
@@ -136,8 +143,8 @@ impl Reconciler {
         LEADER_LOCK + i64::from(self.cell)
     }
 
-    /// Counts the decisions that PostgreSQL will never have, once in the cluster: by the leader, when an epoch has begun. A
-    /// rebuild or an operator has stored them before.
+    /// Counts the decisions that PostgreSQL will never have, once in the cluster: by the leader,
+    /// when an epoch has begun. A rebuild or an operator has stored them before.
     async fn count_lost(&mut self) -> Result<(), StepError> {
         if self.counted_in == Some(self.seen_epoch) {
             return Ok(());

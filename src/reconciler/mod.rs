@@ -1,11 +1,13 @@
 //! The reconciler: PostgreSQL follows a cell's log.
 //!
-//! One leader per cell holds an advisory lock, on the connection that it also works on; stand-bys wait for it. The lock only
-//! saves work: the compare-and-set of the cursor keeps two leaders from applying an entry twice. [`step`] does one thing
-//! and returns what it did; [`run`] is the loop around it.
+//! One leader per cell holds an advisory lock, on the connection that it also works on; stand-bys
+//! wait for it. The lock only saves work: the compare-and-set of the cursor keeps two leaders from
+//! applying an entry twice. [`step`] does one thing and returns what it did; [`run`] is the loop
+//! around it.
 //!
-//! A [`Reconciler`] keeps the connection, the entries that it has prefetched, and how much one transaction may hold. All of
-//! it can be lost at any time: PostgreSQL's cursor and the log are what a new leader starts from.
+//! A [`Reconciler`] keeps the connection, the entries that it has prefetched, and how much one
+//! transaction may hold. All of it can be lost at any time: PostgreSQL's cursor and the log are
+//! what a new leader starts from.
 //!
 //! [`step`]: Reconciler::step
 //! [`run`]: Reconciler::run

@@ -1,7 +1,7 @@
 //! Read-ahead: while PostgreSQL applies one batch, the next one is read from the log and decoded.
 //!
-//! [`Prefetched`] holds that batch and the place in the log that it follows. The next step uses it if
-//! the cursor has arrived at that place and the log still contains the batch; otherwise it is
+//! [`Prefetched`] holds that batch and the place in the log that it follows. The next step uses it
+//! if the cursor has arrived at that place and the log still contains the batch; otherwise it is
 //! dropped and the log is read again. [`ApplyBound`] limits the size of a batch. It lives as long
 //! as the reconciler.
 

@@ -33,7 +33,8 @@ impl Snapshot {
 }
 
 impl Reconciler {
-    /// Compares the gate with the cursor, then applies new entries, rebuilds, or halts. Not cancel-safe.
+    /// Compares the gate with the cursor, then applies new entries, rebuilds, or halts. Not
+    /// cancel-safe.
     pub async fn step(&mut self) -> Result<StepOutcome, StepError> {
         let (step, at) = self.work(None).await?;
         if let Some(at) = at {
@@ -42,7 +43,8 @@ impl Reconciler {
         Ok(step)
     }
 
-    /// A step that does not read again what is `known`. Also returns what [`Self::advance_watermark`] needs.
+    /// A step that does not read again what is `known`. Also returns what
+    /// [`Self::advance_watermark`] needs.
     pub(super) async fn work(
         &mut self,
         known: Option<Snapshot>,
@@ -73,7 +75,8 @@ impl Reconciler {
             }
             return self.apply_next(&cursor, meta).await;
         }
-        // The cursor was read first. Another leader may have moved it, and the gate's watermark, before `meta` was.
+        // The cursor was read first. Another leader may have moved it, and the gate's watermark,
+        // before `meta` was.
         if self.cursor().await? != cursor {
             return Ok((StepOutcome::Superseded, None));
         }
@@ -94,8 +97,8 @@ impl Reconciler {
         limited(Cursor::read(conn, cell)).await
     }
 
-    /// Applies the next entries after `cursor`, as far as the chain holds. Also returns how far that is, if it is known,
-    /// beside the gate as it was `seen`.
+    /// Applies the next entries after `cursor`, as far as the chain holds. Also returns how far
+    /// that is, if it is known, beside the gate as it was `seen`.
     async fn apply_next(
         &mut self,
         cursor: &Cursor,

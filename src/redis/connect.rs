@@ -1,8 +1,8 @@
 //! Connections to Redis, and the configuration that Rushgate requires of it.
 //!
-//! [`connect`] opens a client that reconnects by itself but never resends a command. [`CheckedConnection`]
-//! wraps the client of decisions: before the first decision on each new connection, it checks that
-//! the Redis behind it keeps acknowledged writes.
+//! [`connect`] opens a client that reconnects by itself but never resends a command.
+//! [`CheckedConnection`] wraps the client of decisions: before the first decision on each new
+//! connection, it checks that the Redis behind it keeps acknowledged writes.
 
 use fred::prelude::*;
 use fred::types::config::{Server, TcpConfig, UnresponsiveConfig};

@@ -1,5 +1,5 @@
-//! The scripts that control a cell: they close and open it, read its log, advance the watermark and ask the server. All run
-//! with text arguments, called by their hash.
+//! The scripts that control a cell: they close and open it, read its log, advance the watermark and
+//! ask the server. All run with text arguments, called by their hash.
 
 use std::sync::LazyLock;
 

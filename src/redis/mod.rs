@@ -1,5 +1,6 @@
-//! The gate's state in Redis, apart from decisions: connections ([`connect`]), keys ([`keys`]), the `meta` key of a cell
-//! ([`meta`]), the form of values ([`records`], [`held_coupons`]), and the scripts that control a cell ([`control`]).
+//! The gate's state in Redis, apart from decisions: connections ([`connect`]), keys ([`keys`]), the
+//! `meta` key of a cell ([`meta`]), the form of values ([`records`], [`held_coupons`]), and the
+//! scripts that control a cell ([`control`]).
 
 pub mod connect;
 pub mod control;

@@ -1,7 +1,7 @@
 //! Prometheus' text format, for values that are sampled, not counted.
 //!
-//! By hand, because a gauge of the crate `metrics` keeps its last value and its labels: a template that closed, or a server
-//! that no longer answers, would be shown for ever.
+//! By hand, because a gauge of the crate `metrics` keeps its last value and its labels: a template
+//! that closed, or a server that no longer answers, would be shown for ever.
 
 use std::fmt::Write;
 

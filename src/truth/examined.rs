@@ -29,8 +29,8 @@ impl<T, P: Copy> Examining<T, P> {
         Self { page, limit, began: Instant::now(), ended: false }
     }
 
-    /// Where the next part begins, and how many rows are still wanted; `None`: the page is full, the
-    /// list or the time has ended.
+    /// Where the next part begins, and how many rows are still wanted; `None`: the page is full,
+    /// the list or the time has ended.
     pub fn next_part(&self) -> Option<(Option<P>, usize)> {
         (!self.ended).then(|| (self.page.go_on_after, self.limit - self.page.found.len()))
     }

@@ -2,10 +2,10 @@
 //!
 //! `schema_migrations` records the migrations that were made and, for each, the oldest version that
 //! may use the schema after it: a binary accepts a database with newer migrations as long as it is
-//! new enough for them. Each [`MigrationStep`] is recorded in its own transaction, so an interrupted
-//! migration resumes where it stopped. A step waits for a lock only briefly, because every
-//! statement behind it in the lock's queue waits, too; it is retried later. Statements have no time
-//! limit.
+//! new enough for them. Each [`MigrationStep`] is recorded in its own transaction, so an
+//! interrupted migration resumes where it stopped. A step waits for a lock only briefly, because
+//! every statement behind it in the lock's queue waits, too; it is retried later. Statements have
+//! no time limit.
 //!
 //! `_sqlx_migrations` is for binaries up to commit fb10183. They start only if it holds exactly the
 //! migrations 1 and 2, so it keeps showing these two, with their original checksums. A migration

@@ -75,8 +75,8 @@ enum Driver {
 }
 
 impl OrderSearch {
-    /// The filter that usually leaves the fewest orders. A status is the last choice: of one product
-    /// there are few orders in most shops, and of all orders many are cancelled.
+    /// The filter that usually leaves the fewest orders. A status is the last choice: of one
+    /// product there are few orders in most shops, and of all orders many are cancelled.
     fn driver(&self) -> Driver {
         match self {
             Self { user_id: Some(_), .. } => Driver::User,

@@ -1,4 +1,5 @@
-//! The modules depend on each other in one direction. The sources are read as text, so the check needs no build of its own.
+//! The modules depend on each other in one direction. The sources are read as text, so the check
+//! needs no build of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,8 +23,8 @@ const LAYERS: &[&[&str]] = &[
     &["main", "lib"],
 ];
 
-/// Folders whose files must not depend on each other in a circle. Their `mod.rs` or `main.rs`, which holds the files
-/// together, does not count.
+/// Folders whose files must not depend on each other in a circle. Their `mod.rs` or `main.rs`,
+/// which holds the files together, does not count.
 const ACYCLIC: &[&str] = &[
     "src/domain",
     "src/http",
@@ -74,7 +75,8 @@ fn files_of_a_folder_do_not_depend_on_each_other_in_a_circle() {
         for hub in ["mod", "main", "lib"] {
             uses.remove(hub);
         }
-        // A file that uses none of the others that are left, or that none of them uses, is in no circle.
+        // A file that uses none of the others that are left, or that none of them uses, is in no
+        // circle.
         loop {
             let used: BTreeSet<&String> = uses.values().flatten().collect();
             let free = |(name, of): &(&String, &BTreeSet<String>)| {

@@ -21,8 +21,8 @@ const PAGE: usize = 100;
 /// More than the plans that PostgreSQL makes for the first executions of a statement.
 const EXECUTIONS: u64 = 8;
 
-/// A product in nearly all orders, one in a few old ones; a template of every second order, one of a
-/// few old ones; a user with every tenth order; every 100th order cancelled.
+/// A product in nearly all orders, one in a few old ones; a template of every second order, one of
+/// a few old ones; a user with every tenth order; every 100th order cancelled.
 async fn fill(pool: &PgPool) {
     let last = ORDERS - 1;
     let statements = format!(

@@ -1,11 +1,12 @@
 //! The keys of one moment, and the tokens that they have verified.
 //!
-//! All keys are of one algorithm (HS256 by secret; EdDSA, ES256 or RS256 by file), and a token that names any other is
-//! refused before its signature is checked. `aud` and `iss` must match the settings, where these name one.
+//! All keys are of one algorithm (HS256 by secret; EdDSA, ES256 or RS256 by file), and a token that
+//! names any other is refused before its signature is checked. `aud` and `iss` must match the
+//! settings, where these name one.
 //!
-//! A verified token is cached by its whole text until it expires, so that the client's next requests cost no signature
-//! check. The cache belongs to the keys: new keys start with an empty one, so a key that is removed from the file takes its
-//! tokens along.
+//! A verified token is cached by its whole text until it expires, so that the client's next
+//! requests cost no signature check. The cache belongs to the keys: new keys start with an empty
+//! one, so a key that is removed from the file takes its tokens along.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -147,7 +148,8 @@ impl Keyring {
                     let sub = UserId::parse(data.claims.sub)
                         .map_err(|_| TokenRefused("The token's sub is not a user id."))?;
                     let caller = Caller::new(sub, &data.claims.scope);
-                    // a fraction is cut off, so that the token expires too early rather than too late
+                    // a fraction is cut off, so that the token expires too early rather than too
+                    // late
                     let exp = (data.claims.exp as u64).saturating_add(self.validation.leeway);
                     return Ok(Good { caller, exp });
                 }
@@ -159,7 +161,8 @@ impl Keyring {
 }
 
 impl Key {
-    /// A key without an id (the secret) serves every token; a token without a `kid` is tried against every key.
+    /// A key without an id (the secret) serves every token; a token without a `kid` is tried
+    /// against every key.
     fn serves(&self, kid: Option<&str>) -> bool {
         match (self.id.as_deref(), kid) {
             (Some(id), Some(kid)) => id == kid,

@@ -1,8 +1,9 @@
-//! The caller of a request: bearer tokens (JWT), verified with a secret or with the public keys of a JWKS file.
+//! The caller of a request: bearer tokens (JWT), verified with a secret or with the public keys of
+//! a JWKS file.
 //!
-//! [`Caller`], [`Staff`], [`Charger`] and [`Backend`] are extractors: a handler that takes one refuses requests without a valid token
-//! (401) or without the scope (403). A [`TokenVerifier`] lives as long as the API. It holds a [`keyring`], which a changed
-//! key file replaces.
+//! [`Caller`], [`Staff`], [`Charger`] and [`Backend`] are extractors: a handler that takes one
+//! refuses requests without a valid token (401) or without the scope (403). A [`TokenVerifier`]
+//! lives as long as the API. It holds a [`keyring`], which a changed key file replaces.
 
 mod keyring;
 mod mint;
@@ -28,8 +29,8 @@ use crate::domain::UserId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenRefused(pub &'static str);
 
-/// The caller of a request, as its token says. The extractor refuses a request without a valid token (401), and one whose
-/// token has none of the three scopes (403).
+/// The caller of a request, as its token says. The extractor refuses a request without a valid
+/// token (401), and one whose token has none of the three scopes (403).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub sub: UserId,
@@ -74,7 +75,8 @@ impl FromRequestParts<Arc<Api>> for Caller {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let token = bearer(parts)?;
         let caller = api.verifier.verify(token).map_err(|refused| unauthenticated(refused.0))?;
-        // The shop's backend and staff act for many users, so the rate of one user does not apply to them.
+        // The shop's backend and staff act for many users, so the rate of one user does not apply
+        // to them.
         if !caller.service {
             api.rates.count_user(&caller.sub)?;
             if !parts.method.is_safe() {

@@ -52,7 +52,8 @@ impl TokenVerifier {
         self.keyring.load().verify(token)
     }
 
-    /// Replaces the keys whenever the file changes, until `stopping`. A file that cannot be used is logged and changes nothing.
+    /// Replaces the keys whenever the file changes, until `stopping`. A file that cannot be used is
+    /// logged and changes nothing.
     pub async fn follow(&self, stopping: CancellationToken) {
         let Some(file) = self.file.clone() else { return };
         reload::follow([file.clone()], stopping, |[text]| match self.renew(text) {

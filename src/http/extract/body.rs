@@ -38,8 +38,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     }
 }
 
-/// No body, or an object without members. The media type of an empty body is not checked, because HTTP clients send it with
-/// any `Content-Type` (curl `-d ''`, aiohttp and .NET each with their own).
+/// No body, or an object without members. The media type of an empty body is not checked, because
+/// HTTP clients send it with any `Content-Type` (curl `-d ''`, aiohttp and .NET each with their
+/// own).
 #[derive(Debug)]
 pub struct NoBody;
 
@@ -63,12 +64,13 @@ impl FromRequest<Arc<Api>> for NoBody {
     }
 }
 
-/// Whether there must be a body. A body that is needed and has the wrong type is refused before it is read.
+/// Whether there must be a body. A body that is needed and has the wrong type is refused before it
+/// is read.
 const NEEDED: bool = true;
 const OPTIONAL: bool = false;
 
-/// The body, `None` when it is empty. A body must be declared as JSON. The returned future does not hold the request: it is
-/// moved together with the handler, so its size counts.
+/// The body, `None` when it is empty. A body must be declared as JSON. The returned future does not
+/// hold the request: it is moved together with the handler, so its size counts.
 fn json_body(
     request: Request,
     needed: bool,
@@ -131,8 +133,8 @@ async fn read_body(body: Body, limit: Duration) -> Result<Bytes, Problem> {
     }
 }
 
-/// The value if it is ready at once or at the next poll, as for a body that came together with its head: the connection
-/// delivers it once it is polled for. Only slower bodies need a timer.
+/// The value if it is ready at once or at the next poll, as for a body that came together with its
+/// head: the connection delivers it once it is polled for. Only slower bodies need a timer.
 async fn at_second_look<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     let mut looked = false;
     poll_fn(|cx| match future.as_mut().poll(cx) {

@@ -5,7 +5,8 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use crate::http::fields::Object;
 use crate::http::problem::Problem;
 
-/// Reads a JSON object. Text that is not JSON is malformed; JSON of another shape is an invalid field, named by its path.
+/// Reads a JSON object. Text that is not JSON is malformed; JSON of another shape is an invalid
+/// field, named by its path.
 pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let text =
         std::str::from_utf8(body).map_err(|_| Problem::malformed("The body is not UTF-8."))?;
@@ -15,8 +16,9 @@ pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // Once more, to find out what is wrong and where.
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let parsed = serde_path_to_error::deserialize::<_, Object<T>>(&mut deserializer);
-    // Parsed a third time, because neither error tells whether the text is JSON: a wrong shape may be found before broken
-    // syntax, and serde_json reports some numbers as wrong syntax that are only too large.
+    // Parsed a third time, because neither error tells whether the text is JSON: a wrong shape may
+    // be found before broken syntax, and serde_json reports some numbers as wrong syntax that are
+    // only too large.
     if (parsed.is_err() || deserializer.end().is_err())
         && let Err(error) = serde_json::from_str::<IgnoredAny>(text)
     {
@@ -36,7 +38,8 @@ fn wrong_shape(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem
     if message.starts_with("duplicate field ") {
         return Problem::malformed(format!("The body has a {message}."));
     }
-    // The path of an unknown member ends with its name, that of a missing one with the object that lacks it.
+    // The path of an unknown member ends with its name, that of a missing one with the object that
+    // lacks it.
     let (member, rule) = match message.strip_prefix("missing field `") {
         Some(rest) => (Some(rest.trim_end_matches('`')), "is missing"),
         None if message.starts_with("unknown field `") => (None, "is not known here"),
@@ -45,7 +48,8 @@ fn wrong_shape(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem
     Problem::invalid(join_path(path, member), rule)
 }
 
-/// The path of a member of the object at `path`. It is cut to a sensible length, because a client can invent names.
+/// The path of a member of the object at `path`. It is cut to a sensible length, because a client
+/// can invent names.
 fn join_path(path: &str, member: Option<&str>) -> String {
     const MAX_FIELD_CHARS: usize = 200;
     let joined = match member {

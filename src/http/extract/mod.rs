@@ -1,5 +1,6 @@
-//! Extractors: what handlers take from a request. Each refuses what the API's contract refuses: 400 for a part that cannot
-//! be read, 422 with the field's name for a part that was read and is not acceptable.
+//! Extractors: what handlers take from a request. Each refuses what the API's contract refuses: 400
+//! for a part that cannot be read, 422 with the field's name for a part that was read and is not
+//! acceptable.
 
 mod body;
 mod idempotency_key;

@@ -1,5 +1,5 @@
-//! Percent-decoding, by hand because it is strict: the crates for it let broken sequences through as they are, or replace
-//! bytes that are not UTF-8.
+//! Percent-decoding, by hand because it is strict: the crates for it let broken sequences through
+//! as they are, or replace bytes that are not UTF-8.
 
 use crate::http::problem::Problem;
 

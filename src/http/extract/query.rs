@@ -10,7 +10,8 @@ use super::percent::percent_decode;
 use crate::domain::limits::{DEFAULT_PAGE, MAX_PAGE};
 use crate::http::problem::Problem;
 
-/// The parameters of a query, each at most once. The caller takes those that it knows, then calls [`Query::finish`].
+/// The parameters of a query, each at most once. The caller takes those that it knows, then calls
+/// [`Query::finish`].
 #[derive(Debug)]
 pub struct Query(Vec<(String, String)>);
 

@@ -2,7 +2,8 @@
 //!
 //! [`refusals`] adds the refusals of each route from one table, with the statuses that
 //! [`super::problem`] maps them to. [`problems`] describes the members of each code and makes an
-//! example of each. [`catalogue`] describes conditional reads. [`tidy`] adds what attributes cannot express.
+//! example of each. [`catalogue`] describes conditional reads. [`tidy`] adds what attributes cannot
+//! express.
 
 use serde_json::{Value, json};
 use utoipa::openapi::OpenApi;

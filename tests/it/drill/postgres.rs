@@ -153,7 +153,8 @@ pub async fn restore_an_earlier_epoch(seed: u64) -> Outcome {
     outcome
 }
 
-/// The log limit is reached while PostgreSQL is away. The instances are restarted with a higher one.
+/// The log limit is reached while PostgreSQL is away. The instances are restarted with a higher
+/// one.
 pub async fn raise_log_limit(seed: u64) -> Outcome {
     const LIMIT: u64 = 100;
     let private = Private { postgres: true, ..Private::default() };

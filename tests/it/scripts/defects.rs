@@ -5,11 +5,12 @@ use rushgate::gate::script::Script;
 use super::kind::Scripts;
 use super::{Checker, SHRINKING_TRIES, base_seed};
 
-/// Requests within which each mistake is found. Half need no more than 200, the hardest some 20,000 on average; the limit
-/// leaves a seed without luck enough of them.
+/// Requests within which each mistake is found. Half need no more than 200, the hardest some 20,000
+/// on average; the limit leaves a seed without luck enough of them.
 const OPERATIONS: u64 = 400_000;
 
-/// A mistake: its name, the file in `lua/` (without the ending), a text that stands there once, what it becomes.
+/// A mistake: its name, the file in `lua/` (without the ending), a text that stands there once,
+/// what it becomes.
 type Defect = (&'static str, &'static str, &'static str, &'static str);
 
 #[rustfmt::skip]

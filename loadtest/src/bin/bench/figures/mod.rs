@@ -161,8 +161,8 @@ impl std::fmt::Display for Measured {
     }
 }
 
-/// Measures the figures and adds them to `measured`. One run may yield several. `peak` is the median rate of issuing
-/// coupons, if it is known already.
+/// Measures the figures and adds them to `measured`. One run may yield several. `peak` is the
+/// median rate of issuing coupons, if it is known already.
 pub async fn measure(
     figures: &[Figure],
     harness: &mut Harness,
