@@ -148,7 +148,7 @@ async fn a_user_sees_the_coupons_newest_first_and_by_status() {
     assert_eq!(column(&list, "coupon_id"), ids.iter().collect::<Vec<_>>());
     let first = &list["data"][0];
     let expected = json!({"coupon_id": ids[0], "template_id": first["template_id"], "name": "A template",
-        "discount": {"type": "percent", "value": 5, "max": 900}, "status": "available",
+        "serial": 1, "discount": {"type": "percent", "value": 5, "max": 900}, "status": "available",
         "issued_at": first["issued_at"], "expires_at": first["expires_at"]});
     assert_eq!(*first, expected);
     assert_now(first, "issued_at");
