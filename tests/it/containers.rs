@@ -250,7 +250,7 @@ async fn the_health_check_says_what_readiness_says() {
     let gone = asked.run(&["ready"]).await;
     assert_eq!(gone.code, 1);
     assert!(
-        gone.stderr.contains("nobody answers") && gone.stderr.lines().count() == 1,
+        gone.stderr.contains("no instance answers") && gone.stderr.lines().count() == 1,
         "{}",
         gone.stderr
     );
