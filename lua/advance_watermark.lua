@@ -7,8 +7,12 @@
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'tip', 'applied')
 if meta[1] ~= ARGV[1] then return 0 end
 local applied = tonumber(ARGV[2])
-if not still_holds(KEYS[2], tonumber(ARGV[1]), tonumber(meta[2]), meta[3], applied, ARGV[3]) then return 0 end
+if not still_holds(KEYS[2], tonumber(ARGV[1]), tonumber(meta[2]), meta[3], applied, ARGV[3]) then
+  return 0
+end
 if applied > tonumber(meta[4]) then redis.call('HSET', KEYS[1], 'applied', ARGV[2]) end
 local keep_from = applied - tonumber(ARGV[4])
-if keep_from > 0 then redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%s-%d', ARGV[1], keep_from)) end
+if keep_from > 0 then
+  redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%s-%d', ARGV[1], keep_from))
+end
 return 1

@@ -3,10 +3,12 @@
 -- does not hold what earlier epochs cancelled.
 --
 -- KEYS  5 wallets · 6 stocks · 7 held · 8 cancelled
--- body  [order id, user, lines [product, quantity, product, …], refund, coupon id or nil, epoch of the read]
--- fact  [order id, user, lines [[product, quantity, stock after], …], refund, coupon id or nil, coupon returned,
---        balance after, cancelled_at, idempotency]
--- Refusals: stale_read · already_cancelled · {unknown_product = id} · {balance_limit = present balance}
+-- body  [order id, user, lines [product, quantity, product, …], refund, coupon id or nil,
+--        epoch of the read]
+-- fact  [order id, user, lines [[product, quantity, stock after], …], refund, coupon id or nil,
+--        coupon returned, balance after, cancelled_at, idempotency]
+-- Refusals: stale_read · already_cancelled · {unknown_product = id} ·
+--           {balance_limit = present balance}
 
 local WALLETS, STOCKS, HELD, CANCELLED = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 

@@ -1,6 +1,7 @@
 -- A rebuild claims the next epoch and closes the present one. Only the holder of the highest claim
 -- can open. (After `#!lua flags=allow-oom` and shared/still_holds.lua.)
--- KEYS 1 meta · ARGV 1 the epoch to claim, 2 (may be absent) run id of the server that the rebuild addresses
+-- KEYS 1 meta · ARGV 1 the epoch to claim, 2 (may be absent) run id of the server that the rebuild
+-- addresses
 -- Returns 1, or 0 when that epoch or a later one is taken, or this is another server.
 if ARGV[2] and ARGV[2] ~= server_id() then return 0 end
 -- No script writes a `meta` that is no hash, and such a key would keep the cell closed for ever.

@@ -3,7 +3,8 @@
 -- KEYS  5 templates · 6 issued · 7 held
 -- body  [template, user, new coupon id]
 -- fact  [coupon id, template, user, serial, remaining, issued_at, expires_at, idempotency]
--- Refusals: unknown_template · {already_issued = coupon id} · {not_open_before = ms} · {closed_since = ms} · sold_out
+-- Refusals: unknown_template · {already_issued = coupon id} · {not_open_before = ms} ·
+--           {closed_since = ms} · sold_out
 
 local TEMPLATES, ISSUED, HELD = KEYS[5], KEYS[6], KEYS[7]
 
@@ -13,7 +14,8 @@ local templates = fetch(TEMPLATES, issued.names)
 for at, packed in ipairs(templates) do
   local t = packed and cmsgpack.unpack(packed)
   templates[at] = t and {
-    mark = struct.pack('>I4', t[1]), max_issued = t[7], from = t[8], till = t[9], packed = packed_text(issued.names[at]),
+    mark = struct.pack('>I4', t[1]), max_issued = t[7], from = t[8], till = t[9],
+    packed = packed_text(issued.names[at]),
   }
 end
 local issued_of, held_of = issued.value, held.value
@@ -40,8 +42,9 @@ local function decide(k, key)
   local packed_serial = struct.pack('>I4', serial)
   held_of[held_at] = (coupons or '') .. template.mark .. coupon_id .. packed_serial .. REST
   held.changed[held_at] = true
-  return nil, '\152' .. ID .. coupon_id .. template.packed .. text_mark(#user) .. user .. '\206' .. packed_serial
-    .. '\206' .. struct.pack('>I4', template.max_issued - serial) .. DATES .. packed_key(key)
+  return nil, '\152' .. ID .. coupon_id .. template.packed .. text_mark(#user) .. user
+    .. '\206' .. packed_serial .. '\206' .. struct.pack('>I4', template.max_issued - serial)
+    .. DATES .. packed_key(key)
 end
 
 local function write()

@@ -3,11 +3,13 @@
 -- cancellation finds the wallet.
 --
 -- KEYS  5 wallets · 6 products · 7 stocks · 8 held · 9 template numbers · 10 templates
--- body  [order id, user, lines [product, quantity, product, …] (each product once), coupon id or nil, expected total or nil]
--- fact  [order id, user, lines [[product, name, unit price, quantity, amount, stock after], …], subtotal, discount,
---        total, coupon id or nil, balance after, ordered_at, idempotency]
+-- body  [order id, user, lines [product, quantity, product, …] (each product once),
+--        coupon id or nil, expected total or nil]
+-- fact  [order id, user, lines [[product, name, unit price, quantity, amount, stock after], …],
+--        subtotal, discount, total, coupon id or nil, balance after, ordered_at, idempotency]
 -- Refusals: {unknown_product = id} · {not_on_sale = id} · {insufficient_stock = [id, available]} ·
---           unknown_coupon · coupon_used · {coupon_expired = ms} · {subtotal_too_low = [required, subtotal]} ·
+--           unknown_coupon · coupon_used · {coupon_expired = ms} ·
+--           {subtotal_too_low = [required, subtotal]} ·
 --           {price_changed = total} · {insufficient_balance = [balance, total]}
 
 local WALLETS, PRODUCTS, STOCKS = KEYS[5], KEYS[6], KEYS[7]
@@ -83,7 +85,9 @@ local function discount_of(coupon_id, coupons, subtotal)
     passed(expires_at)
     return { coupon_expired = expires_at }
   end
-  if subtotal < template.min_subtotal then return { subtotal_too_low = { template.min_subtotal, subtotal } } end
+  if subtotal < template.min_subtotal then
+    return { subtotal_too_low = { template.min_subtotal, subtotal } }
+  end
   local discount = template.value
   if template.kind == 'percent' then
     discount = math.floor(subtotal * template.value / 100)
@@ -114,8 +118,9 @@ local function decide(k, key)
   if place then
     held.value[held_at], held.changed[held_at] = coupon_used_by(coupons, place, order_id), true
   end
-  return nil, '\154' .. ID .. order_id .. text_mark(#user) .. user .. priced .. packed_number(subtotal)
-    .. packed_number(discount) .. packed_number(total) .. (coupon_id and ID .. coupon_id or NIL)
+  return nil, '\154' .. ID .. order_id .. text_mark(#user) .. user .. priced
+    .. packed_number(subtotal) .. packed_number(discount) .. packed_number(total)
+    .. (coupon_id and ID .. coupon_id or NIL)
     .. packed_number(balance - total) .. NOW .. packed_key(key)
 end
 

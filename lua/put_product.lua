@@ -15,7 +15,8 @@ redis.call('ZCARD', PRODUCT_IDS)
 redis.call('HLEN', PRODUCTS)
 
 local function decide(k, key)
-  local id, name, price, status, stock = batch[k + 1], batch[k + 2], batch[k + 3], batch[k + 4], batch[k + 5]
+  local id, name, price = batch[k + 1], batch[k + 2], batch[k + 3]
+  local status, stock = batch[k + 4], batch[k + 5]
   local at = stocks.place[id]
   local created = not stocks.value[at]
   if stock and not created then return 'stock_given' end
@@ -25,7 +26,9 @@ local function decide(k, key)
   end
   new_products[#new_products + 1] = id
   new_products[#new_products + 1] = cmsgpack.pack({ name, price, status })
-  return nil, cmsgpack.pack({ id, name, price, status, tonumber(stocks.value[at]), created, now, key or NULL })
+  return nil, cmsgpack.pack({
+    id, name, price, status, tonumber(stocks.value[at]), created, now, key or NULL,
+  })
 end
 
 local function write()

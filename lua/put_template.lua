@@ -2,7 +2,8 @@
 -- `templates` of meta).
 --
 -- KEYS  5 templates · 6 issued · 7 template ids · 8 template numbers
--- body  [template, [name, discount type, value, max or nil, min subtotal, max issued, issue_from, issue_until]]
+-- body  [template, [name, discount type, value, max or nil, min subtotal, max issued, issue_from,
+--        issue_until]]
 -- fact  [template, number, [the terms as above], issued, created, put_at, idempotency]
 -- Refusals: {limit_below_issued = issued}
 
@@ -33,7 +34,8 @@ local function decide(k, key)
     new_numbers[#new_numbers + 1] = id
   end
   new_templates[#new_templates + 1] = id
-  new_templates[#new_templates + 1] = cmsgpack.pack({ number, t[1], t[2], t[3], t[4] or NULL, t[5], t[6], t[7], t[8] })
+  new_templates[#new_templates + 1] =
+    cmsgpack.pack({ number, t[1], t[2], t[3], t[4] or NULL, t[5], t[6], t[7], t[8] })
   local terms = { t[1], t[2], t[3], t[4] or NULL, t[5], t[6], t[7], t[8] }
   return nil, cmsgpack.pack({ id, number, terms, taken, created, now, key or NULL })
 end

@@ -2,9 +2,10 @@
 -- Refused like a decision when the caller's epoch is over, the cell is closed or Redis went back in
 -- time: an emptied or older gate must never be taken for the shop's state.
 --
--- KEYS  1 meta · 2 log · 3 wallets · 4 products · 5 stocks · 6 product ids · 7 templates · 8 issued ·
---       9 template ids · 10 held · 11 template numbers
--- ARGV  1 MessagePack [epoch, highest seq seen, its tip, run id of the server that is the gate (nil: any)]
+-- KEYS  1 meta · 2 log · 3 wallets · 4 products · 5 stocks · 6 product ids · 7 templates ·
+--       8 issued · 9 template ids · 10 held · 11 template numbers
+-- ARGV  1 MessagePack [epoch, highest seq seen, its tip, run id of the server that is the gate
+--         (nil: any)]
 --       2 MessagePack list of reads [name, …], each answered with what stands behind the arrow:
 --         place                      → nil: the caller only wants to know where the log stands
 --         balance, user              → balance (text) or nil
@@ -12,14 +13,14 @@
 --         list_products, after, n    → the same, ids above `after` ('' for all)
 --         templates, [id, …]         → list of [id, packed template, issued]
 --         list_templates, after, n   → the same
---         held, user, status, n, after → up to n of the user's coupons, newest first (of one millisecond: highest id first),
---                                      after the one with this id ('' for all), in this status now ('' for any):
---                                      [now, their elements of `held`, list of [id, packed template, issued] of these
---                                      coupons, where to go on: the id of the last coupon that was looked at, nil when
---                                      there are no more to look at]; nil: `after` is none of them
--- Returns MessagePack {refused = [why, place]} or {decided = [answers (each packed), place]}; see shared/gate.lua. The
--- answer can be the byte 193, which is no MessagePack: the call had cost enough before this read,
--- send it again.
+--         held, user, status, n, after → up to n of the user's coupons in this status now ('' for
+--           any), newest first (of one millisecond: highest id first), after the one with this id
+--           ('' for all): [now, their elements of `held`, list of [id, packed template, issued] of
+--           these coupons, where to go on: the id of the last coupon that was looked at, nil when
+--           there are no more]; nil: `after` is none of the user's
+-- Returns MessagePack {refused = [why, place]} or {decided = [answers (each packed), place]}; see
+-- shared/gate.lua. The answer can be the byte 193, which is no MessagePack: the call had cost
+-- enough before this read, send it again.
 
 local LATER = '\193'
 -- Apart from reads that cost next to nothing, a call ends after so many steps, each about a
@@ -31,7 +32,8 @@ local BYTES_PER_STEP = 4096
 -- … and goes through so many of a user's coupons for one read.
 local COUPONS_PER_READ = 1000
 local WALLETS, PRODUCTS, STOCKS, PRODUCT_IDS = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local TEMPLATES, ISSUED, TEMPLATE_IDS, HELD, TEMPLATE_NUMBERS = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local TEMPLATES, ISSUED, TEMPLATE_IDS = KEYS[7], KEYS[8], KEYS[9]
+local HELD, TEMPLATE_NUMBERS = KEYS[10], KEYS[11]
 local reads = cmsgpack.unpack(ARGV[2])
 
 local refusal = cell_refusal(head[4]) or (is_behind() and 'behind')
@@ -88,7 +90,8 @@ local function held(user, status, most, after)
     after_at = coupon_at(coupons, after, 4)
     if not after_at then return NULL end
     at = after_at
-    while at + COUPON_BYTES < #coupons and coupon_issued_at(coupons, at + COUPON_BYTES) == coupon_issued_at(coupons, after_at) do
+    local moment = coupon_issued_at(coupons, after_at)
+    while at + COUPON_BYTES < #coupons and coupon_issued_at(coupons, at + COUPON_BYTES) == moment do
       at = at + COUPON_BYTES
     end
   end
@@ -117,9 +120,13 @@ local answer_to = {
   place = function() return NULL end,
   balance = function(read) return redis.call('HGET', WALLETS, read[2]) or NULL end,
   products = function(read) return described(read[2], PRODUCTS, STOCKS) end,
-  list_products = function(read) return described(above(PRODUCT_IDS, read[2], read[3]), PRODUCTS, STOCKS) end,
+  list_products = function(read)
+    return described(above(PRODUCT_IDS, read[2], read[3]), PRODUCTS, STOCKS)
+  end,
   templates = function(read) return described(read[2], TEMPLATES, ISSUED) end,
-  list_templates = function(read) return described(above(TEMPLATE_IDS, read[2], read[3]), TEMPLATES, ISSUED) end,
+  list_templates = function(read)
+    return described(above(TEMPLATE_IDS, read[2], read[3]), TEMPLATES, ISSUED)
+  end,
   held = function(read) return held(read[2], read[3], read[4], read[5]) end,
 }
 

@@ -1,12 +1,14 @@
 -- Reads the log, bounded by bytes: an entry is a whole batch, so a few of them can be many
 -- megabytes. (After `#!lua flags=no-writes`.)
 -- KEYS 1 log
--- ARGV 1 id after which to read, 2 most entries, 3 most bytes, 4 bytes of the first entry that were read before
+-- ARGV 1 id after which to read, 2 most entries, 3 most bytes, 4 bytes of the first entry that were
+--      read before
 -- Returns a flat list: 1 when more entries may follow, else 0; then of each entry: id, tip, bytes
 -- of its payload, bytes of its traces, and both as one text. If the first entry alone is larger
 -- than the bound, the text is a part of it and the caller reads on. Reads up to the first element
 -- that is no entry; a log that is missing, or no stream, has none.
-local LOG, MOST_ENTRIES, MOST_BYTES, READ_BEFORE = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local LOG, MOST_ENTRIES = KEYS[1], tonumber(ARGV[2])
+local MOST_BYTES, READ_BEFORE = tonumber(ARGV[3]), tonumber(ARGV[4])
 
 -- Payload, tip and traces of the element after this id, and its id; nil: none follows.
 local function next_entry(after)

@@ -1,8 +1,9 @@
 -- The requests of a batch, and the values that they need: read once for all of them, changed by one
 -- decision for the next, written at the end. Needs fetch.lua.
 --
--- ARGV 2 is a list of the requests' values, one request after the other: deadline_ms, [idempotency scope, request hash] or
--- nil, and the body's. (A table for each request would cost more than many a decision.)
+-- ARGV 2 is a list of the requests' values, one request after the other: deadline_ms, [idempotency
+-- scope, request hash] or nil, and the body's. (A table for each request would cost more than many
+-- a decision.)
 
 -- A user's coupons are one value, read and written as a whole. So that a user who holds very many
 -- does not keep others waiting, a call writes so many bytes of large values (or one value), and

@@ -12,7 +12,8 @@ local head = cmsgpack.unpack(ARGV[1])
 local EPOCH, SEEN_SEQ, SEEN_TIP = head[1], head[2], head[3]
 
 local meta = redis.call('HMGET', META, 'epoch', 'seq', 'tip', 'applied', 'clock', 'state')
-local epoch, seq, tip, applied = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, meta[3] or '', tonumber(meta[4]) or 0
+local epoch, seq, tip = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0, meta[3] or ''
+local applied = tonumber(meta[4]) or 0
 local clock = tonumber(meta[5]) or 0
 
 -- The server's time is read once, because it moves within a script. Facts are dated by `now`, which

@@ -9,7 +9,9 @@ local UNUSED = string.rep('\0', 16) -- in place of the order's id
 -- Where the coupon begins whose bytes at `offset` are `bytes`; nil: there is none.
 local function coupon_at(coupons, bytes, offset)
   local found = string.find(coupons, bytes, 1, true)
-  while found and (found - 1 - offset) % COUPON_BYTES ~= 0 do found = string.find(coupons, bytes, found + 1, true) end
+  while found and (found - 1 - offset) % COUPON_BYTES ~= 0 do
+    found = string.find(coupons, bytes, found + 1, true)
+  end
   return found and found - offset
 end
 

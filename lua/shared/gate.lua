@@ -2,26 +2,38 @@
 -- entry. src/gate/script.rs joins the scripts: `#!lua`, the files of lua/shared/, this one, and
 -- then the script's own file, which ends with a call of `run`.
 --
--- KEYS  1 meta · 2 log · 3 idempotency records of today · 4 … of the day before · 5… the script's own
--- ARGV  1 MessagePack [epoch, highest seq seen, its tip, today in days since 1970, log limit, requests, values of each,
---         idempotency records that a user may make in a day, run id of the server that PostgreSQL names as the gate (nil:
---         any), latest time that the server's clock may show (nil: any)]
+-- KEYS  1 meta · 2 log · 3 idempotency records of today · 4 … of the day before ·
+--       5… the script's own
+-- ARGV  1 MessagePack [epoch, highest seq seen, its tip, today in days since 1970, log limit,
+--         requests, values of each, idempotency records that a user may make in a day, run id of
+--         the server that PostgreSQL names as the gate (nil: any), latest time that the server's
+--         clock may show (nil: any)]
 --       2 MessagePack list of the requests' values: see batch.lua, and each script for its body
---       3 (may be absent) traces of the requests: stored in the entry as they are, outside of the chain
+--       3 (may be absent) traces of the requests: stored in the entry as they are, outside of the
+--         chain
 -- Returns MessagePack, one of
 --   {refused = [why, place]}       nothing was changed; why:
---       absent  there is no gate here         epoch    the caller's epoch is not the cell's
+--       absent     there is no gate here
+--       epoch      the caller's epoch is not the cell's
 --       elsewhere  PostgreSQL names another server as the cell's gate
---       closed  the cell is closed            behind   the caller has seen another log: Redis went back in time
---       backlog PostgreSQL is too far behind  day      the caller's clock is on another day: repeat with `now`
---       log-gone the log is missing           clock    the server's clock is far ahead of the caller's
+--       closed     the cell is closed
+--       clock      the server's clock is far ahead of the caller's
+--       behind     the caller has seen another log: Redis went back in time
+--       backlog    PostgreSQL is too far behind
+--       day        the caller's clock is on another day: repeat with `now`
+--       log-gone   the log is missing
 --   {decided = [verdicts, place]}  one packed verdict per request, in order:
---       [0, fact]  accepted and logged          [1, fact]     the stored answer to the same key and request
---       [2]        its deadline has passed      [3]           the same key was used with another request
---       [4, why]   refused by a rule of the shop; `why` is a name or {name = details}, see each script
---       [5, bytes] not decided, send it again: together with the requests before it in the batch, the call would touch
---                  more than it may; so many bytes of coupons are in the way (0: they were not read)
---       [6, ms]    the user has made as many idempotency records as one may make today; in `ms` another day begins
+--       [0, fact]   accepted and logged
+--       [1, fact]   the stored answer to the same key and request
+--       [2]         its deadline has passed
+--       [3]         the same key was used with another request
+--       [4, why]    refused by a rule of the shop; `why` is a name or {name = details}, see each
+--                   script
+--       [5, bytes]  not decided, send it again: together with the requests before it in the batch,
+--                   the call would touch more than it may; so many bytes of coupons are in the way
+--                   (0: they were not read)
+--       [6, ms]     the user has made as many idempotency records as one may make today; in `ms`
+--                   another day begins
 -- `place` is [epoch, seq, tip, applied, now, time]: where the log stands, and the clock: never
 -- running backwards (`now`), and as the server tells it (`time`).
 
@@ -124,7 +136,8 @@ end
 -- Writes the entry; false when the log is gone. `close_entry` writes the meta key last, so an entry
 -- beyond `meta.seq` shows that a script stopped half way.
 local function write_entry(kind)
-  payload_pieces[1] = '\148' .. packed_number(FORMAT_VERSION) .. packed_text(kind) .. NOW .. list_mark(accepted)
+  payload_pieces[1] = '\148' .. packed_number(FORMAT_VERSION) .. packed_text(kind) .. NOW
+    .. list_mark(accepted)
   local payload = table.concat(payload_pieces)
   tip = redis.sha1hex(tip .. payload)
   local id = string.format('%d-%d', epoch, seq + 1)

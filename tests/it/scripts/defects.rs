@@ -115,7 +115,7 @@ const DEFECTS: &[Defect] = &[
     ("a number is not known", "put_template", "  put(TEMPLATE_NUMBERS, new_numbers)\n", ""),
     ("a number twice", "put_template", "  redis.call('HSET', META, 'templates', count)\n", ""),
     ("a change forgets what is issued", "put_template", "  if created then\n", "  issued.value[at], issued.changed[at] = 0, true\n  if created then\n"),
-    ("a maximum is lost", "put_template", "= cmsgpack.pack({ number, t[1], t[2], t[3], t[4] or NULL", "= cmsgpack.pack({ number, t[1], t[2], t[3], NULL"),
+    ("a maximum is lost", "put_template", "cmsgpack.pack({ number, t[1], t[2], t[3], t[4] or NULL", "cmsgpack.pack({ number, t[1], t[2], t[3], NULL"),
     // reads
     ("a page too long", "read", "'LIMIT', 0, limit)", "'LIMIT', 0, limit + 1)"),
     ("a page begins with the last one's end", "read", "'(' .. after", "'[' .. after"),
