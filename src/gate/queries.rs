@@ -54,7 +54,8 @@ impl Gate {
         for CellQueues { cell, .. } in
             self.cells.iter().filter(|queues| !queues.unconfirmed.is_empty())
         {
-            let _ = cell.refresh().await; // closes the cell if it does not; others notice a Redis that does not answer
+            // Closes the cell if Redis does not; others notice a Redis that does not answer.
+            let _ = cell.refresh().await;
         }
         self.cells
             .iter()

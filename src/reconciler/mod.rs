@@ -181,7 +181,8 @@ impl Reconciler {
             }
         }
         if let Some(conn) = self.conn.take() {
-            let _ = conn.close().await; // releases the lock; on an error, the end of the process does
+            // Releases the lock; on an error, the end of the process does.
+            let _ = conn.close().await;
         }
     }
 

@@ -55,7 +55,8 @@ impl Reconciler {
         };
         let server = self.server_id().await?;
         if self.renew_unless_gate(&cursor, server.as_deref()).await? {
-            return Box::pin(self.work(None)).await; // only once: a new connection is not replaced again
+            // Only once: a new connection is not replaced again.
+            return Box::pin(self.work(None)).await;
         }
         let comparison = compare(&cursor, &meta);
         self.seen_epoch = cursor.epoch;
