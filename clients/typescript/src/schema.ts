@@ -2743,7 +2743,7 @@ export interface operations {
             path: {
                 /**
                  * @description The order: the `order_id` that placing it has answered.
-                 * @example 01a20275-3cd7-74ad-aac7-17f0f05e618f
+                 * @example 01985d2c-5d00-7000-8000-000000000001
                  */
                 id: string;
             };
@@ -2855,7 +2855,7 @@ export interface operations {
             path: {
                 /**
                  * @description The order: the `order_id` that placing it has answered.
-                 * @example 01a20275-3cd7-74ad-aac7-17f0f05e618f
+                 * @example 01985d2c-5d00-7000-8000-000000000001
                  */
                 id: string;
             };
