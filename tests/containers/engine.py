@@ -11,10 +11,12 @@ import os
 import pathlib
 import re
 import subprocess
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 STORE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache").resolve() / "rushgate-containers"
+CLEAN_ATTEMPTS, CLEAN_PAUSE_S = 4, 3
 # Low enough for a sandbox in which limits cannot be raised.
 ULIMITS = ["nofile=4096:4096", "nproc=4096:4096"]
 # Stand-ins (targets of Containerfile) by image name without tag. Debian has no package of Grafana.
@@ -143,15 +145,31 @@ def build_rushgate(profile):
 
 
 def clean(project):
-    """Stops and removes the project's containers, networks and volumes."""
+    """Stops and removes the project's containers, networks and volumes.
+
+    One attempt was seen to leave everything in place and the next to remove it, so there are several.
+    """
+    for _ in range(CLEAN_ATTEMPTS):
+        errors = clean_once(project)
+        if not left_over(project):
+            return
+        say(f"not all of {project} was removed: {errors.strip()}")
+        time.sleep(CLEAN_PAUSE_S)
+
+
+def clean_once(project):
+    """Returns what podman said against it."""
     names = podman("ps", "--all", "--format", "{{.Names}}", "--filter", f"name=^{project}_", check=False).stdout.split()
+    errors = ""
     if names:
-        podman("rm", "--force", "--time", "0", "--volumes", *names, check=False, timeout=120)
+        removing = podman("rm", "--force", "--depend", "--time", "0", "--volumes", *names, check=False, timeout=120)
+        errors += removing.stderr
     for kind in ("network", "volume"):
         names = podman(kind, "ls", "--format", "{{.Name}}", check=False).stdout.split()
         ours = [name for name in names if name.startswith(f"{project}_")]
         if ours:
-            podman(kind, "rm", "--force", *ours, check=False, timeout=60)
+            errors += podman(kind, "rm", "--force", *ours, check=False, timeout=60).stderr
+    return errors
 
 
 def left_over(project):
