@@ -168,6 +168,13 @@ impl Trial {
         tokio::time::sleep(Duration::from_micros(self.rng.u64(..5_000))).await;
     }
 
+    /// The same while nothing follows the gate. Most clients then wait for PostgreSQL until their
+    /// request times out: about one change a second was seen to succeed.
+    pub async fn a_while_unfollowed(&mut self) {
+        let more = self.rng.usize(5..25);
+        self.load.until_more(more, PATIENCE).await;
+    }
+
     /// The number of a random instance.
     pub fn somebody(&mut self) -> usize {
         self.rng.usize(..self.fleet.all().len())

@@ -83,7 +83,7 @@ pub async fn both_masters(seed: u64) -> Outcome {
     // PostgreSQL may have all, a part or none of what the first Redis decided meanwhile. So the
     // promoted one continues or is rebuilt.
     follower.stop().await;
-    trial.a_while().await;
+    trial.a_while_unfollowed().await;
     let follower =
         Instance::listening(&on(&trial.settings, &second, "reconciler,relay,scheduler")).await;
     let first = Old::replaced_by(&mut trial, second, raw, 1).await;

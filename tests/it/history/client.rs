@@ -142,9 +142,14 @@ impl Load {
     /// Waits until `more` further changes have succeeded; panics when that takes longer than
     /// `limit`.
     pub async fn until_more(&self, more: usize, limit: Duration) {
-        let (goal, deadline) = (self.successes() + more, Instant::now() + limit);
-        while self.successes() < goal {
-            assert!(Instant::now() < deadline, "fewer than {more} more successes within {limit:?}");
+        let (from, since_us, deadline) = (self.successes(), self.now_us(), Instant::now() + limit);
+        while self.successes() < from + more {
+            assert!(
+                Instant::now() < deadline,
+                "{} more successes within {limit:?}, not {more}; other answers: {:?}",
+                self.successes() - from,
+                self.troubles(since_us)
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
