@@ -17,9 +17,10 @@ use sha2::{Digest, Sha256};
 
 use super::Api;
 use super::problem::Problem;
+use crate::domain::hex::hex;
 
-/// Hexadecimal digits of a tag.
-const TAG_DIGITS: usize = 32;
+/// Bytes of the hash that a tag has, as hexadecimal digits.
+const TAG_BYTES: usize = 16;
 
 /// A JSON body and its tag; cheap to clone.
 #[derive(Clone, Debug)]
@@ -35,16 +36,9 @@ impl Tagged {
     }
 
     pub fn new(body: Vec<u8>) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let hash = Sha256::digest(&body);
-        let mut tag = [b'"'; TAG_DIGITS + 2];
-        for (byte, place) in hash.iter().zip(tag[1..=TAG_DIGITS].chunks_exact_mut(2)) {
-            place
-                .copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-        }
+        let tag = format!("\"{}\"", hex(&Sha256::digest(&body)[..TAG_BYTES]));
         // Quotes and digits are allowed in a header.
-        let tag =
-            HeaderValue::from_bytes(&tag).unwrap_or_else(|_| HeaderValue::from_static("\"\""));
+        let tag = HeaderValue::try_from(tag).unwrap_or_else(|_| HeaderValue::from_static("\"\""));
         Self { body: Bytes::from(body), tag }
     }
 }
