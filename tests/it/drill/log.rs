@@ -7,34 +7,21 @@ use serde_json::Value;
 use super::book::{BookEnvironment, User};
 use super::{BACKUPS, ids_in};
 use crate::cluster::eventually;
+use crate::faults::poison::{PLANTED_CHARGE, spent_charge};
 use crate::faults::{Outcome, PATIENCE, Setup, Trial};
-use crate::history::record::{Ask, Outcome as Told};
+use crate::history::record::Outcome as Told;
 use crate::truth::execute;
-
-/// Refuses a charge that no client makes.
-const PLANTED: &str = "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 77700)";
-const POISON_WON: u64 = 77_700;
 
 /// A charge can never be applied, and its owner has spent it. The operator skips that one fact.
 pub async fn skip_one_fact(seed: u64) -> Outcome {
     // Clients should not wait for PostgreSQL while it is halted.
     let settings = vec![("RUSHGATE_TRUTH_TIMEOUT_MS", "300".to_owned())];
     let mut trial = Trial::begin(seed, Setup { settings, ..Setup::default() }).await;
-    execute(&trial.cluster.pool, PLANTED).await;
+    execute(&trial.cluster.pool, PLANTED_CHARGE).await;
     trial.a_while().await;
     let before_us = trial.load.now_us();
-    let spare = Ask::PutProduct {
-        product: "spare".into(),
-        name: "spare".into(),
-        price: 10_000,
-        status: "on_sale",
-        stock: Some(9),
-    };
-    let charge = Ask::Charge { user: "poor".into(), amount: POISON_WON };
-    let lines = vec![("spare".into(), 1)];
-    let order = Ask::Order { user: "poor".into(), lines, coupon: None, expected_total: None };
     let by = trial.fleet.get(0);
-    for ask in [spare, charge, order] {
+    for ask in spent_charge() {
         let told = trial.load.send(&by, ask, None).await;
         assert!(matches!(&told, Told::Answered(answer) if answer.status == 201), "{told:?}");
     }

@@ -11,7 +11,7 @@ mod clock;
 mod cut_off;
 mod forgetful;
 mod instances;
-mod poison;
+pub mod poison;
 mod postgres;
 pub mod proxy;
 mod rebuilds;

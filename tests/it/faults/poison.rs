@@ -13,7 +13,7 @@ const LOG_LIMIT: u64 = 150;
 const PLANTED: &str = "ALTER TABLE products ADD CONSTRAINT planted CHECK (name <> 'poison')";
 const MENDED: &str = "ALTER TABLE products DROP CONSTRAINT planted";
 /// Refuses a charge of an amount that no client uses.
-const PLANTED_CHARGE: &str =
+pub const PLANTED_CHARGE: &str =
     "ALTER TABLE wallet_entries ADD CONSTRAINT planted CHECK (amount <> 77700)";
 const MENDED_CHARGE: &str = "ALTER TABLE wallet_entries DROP CONSTRAINT planted";
 const POISON_WON: u64 = 77_700;
@@ -97,26 +97,29 @@ async fn named_fact(trial: &Trial) -> String {
     reason.split("--fact ").nth(1).unwrap().trim_end_matches('`').to_owned()
 }
 
+/// A charge that [`PLANTED_CHARGE`] refuses, between a product and the order that spends it.
+pub fn spent_charge() -> [Ask; 3] {
+    let (user, product) = (|| "poor".to_owned(), || "spare".to_owned());
+    let spare = Ask::PutProduct {
+        product: product(),
+        name: product(),
+        price: 10_000,
+        status: "on_sale",
+        stock: Some(9),
+    };
+    let charge = Ask::Charge { user: user(), amount: POISON_WON };
+    let lines = vec![(product(), 1)];
+    let order = Ask::Order { user: user(), lines, coupon: None, expected_total: None };
+    [spare, charge, order]
+}
+
 /// PostgreSQL can never apply a charge, and the user has spent it already. An operator skips that
 /// fact; the command is killed while it runs and then repeated. All other answers stay valid,
 /// everything that depended on the charge is listed, and the shop is consistent.
 pub async fn poison_skipped(seed: u64) -> Outcome {
     let mut trial = begin(seed, PLANTED_CHARGE).await;
-    let spare = Ask::PutProduct {
-        product: "spare".into(),
-        name: "spare".into(),
-        price: 10_000,
-        status: "on_sale",
-        stock: Some(9),
-    };
     let before_us = trial.load.now_us();
-    let charge = Ask::Charge { user: "poor".into(), amount: POISON_WON };
-    let order = Ask::Order {
-        user: "poor".into(),
-        lines: vec![("spare".into(), 1)],
-        coupon: None,
-        expected_total: None,
-    };
+    let [spare, charge, order] = spent_charge();
     let before = trial.load.successes();
     let by = trial.fleet.get(0);
     for (ask, key) in
