@@ -13,6 +13,7 @@
 --         list_products, after, n    → the same, ids above `after` ('' for all)
 --         templates, [id, …]         → list of [id, packed template, issued]
 --         list_templates, after, n   → the same
+--         watched, [product id, …], [template id, …] → [now, as for products, as for templates]
 --         held, user, status, n, after → up to n of the user's coupons in this status now ('' for
 --           any), newest first (of one millisecond: highest id first), after the one with this id
 --           ('' for all): [now, their elements of `held`, list of [id, packed template, issued] of
@@ -127,12 +128,16 @@ local answer_to = {
   list_templates = function(read)
     return described(above(TEMPLATE_IDS, read[2], read[3]), TEMPLATES, ISSUED)
   end,
+  watched = function(read)
+    return { now, described(read[2], PRODUCTS, STOCKS), described(read[3], TEMPLATES, ISSUED) }
+  end,
   held = function(read) return held(read[2], read[3], read[4], read[5]) end,
 }
 
 -- Reads that cost next to nothing never wait for others.
 local function is_small(read)
-  return read[1] == 'balance' or read[1] == 'place' or type(read[2]) == 'table' and #read[2] <= 4
+  if read[1] == 'balance' or read[1] == 'place' then return true end
+  return type(read[2]) == 'table' and #read[2] + #(read[3] or '') <= 4
 end
 
 local answers = {}

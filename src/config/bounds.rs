@@ -31,6 +31,23 @@ pub const RENDERED_PAGES: usize = 1_000;
 /// Most bytes of these pages together.
 pub const RENDERED_PAGES_BYTES: u64 = 8 * 1024 * 1024;
 
+// ---- live streams --------------------------------------------------------------------------
+
+/// Ids that one stream may watch.
+pub const LIVE_IDS: usize = 50;
+/// Different ids that all streams of an instance may watch together.
+pub const LIVE_WATCHED_IDS: usize = 2_000;
+/// Ids that one read of the gate asks for, so that it takes Redis about 2 ms at most. More ids take
+/// turns.
+pub const LIVE_ASKED_IDS: usize = 500;
+/// Time between two such reads.
+pub const LIVE_SAMPLE: Duration = Duration::from_millis(250);
+/// How often a stream carries a comment, so that no proxy takes it for idle.
+pub const LIVE_HEARTBEAT: Duration = Duration::from_secs(15);
+/// Clients are told to wait for so long before they connect again, in milliseconds, and up to twice
+/// as long: the streams of a stopped instance must not all come back at once.
+pub const LIVE_RETRY_MS: u64 = 1_000;
+
 // ---- start and stop ------------------------------------------------------------------------
 
 /// First connection to a server at start-up.
@@ -259,6 +276,10 @@ const _: () = {
     assert!(FENCE_LOOK_EVERY.as_millis() + FENCE_LOOK_LIMIT.as_millis() < FENCE_LEASE.as_millis());
     assert!(FENCE_LEASE_LEAST.as_millis() < FENCE_LEASE.as_millis());
     assert!(FENCE_WAIT.as_millis() >= FENCE_LEASE.as_millis() * 3 / 2);
+    // A stream's changes fit into one word with two bits to spare, and all ids have had their turn
+    // within a second.
+    assert!(LIVE_IDS <= 62 && LIVE_IDS <= LIVE_ASKED_IDS / 2);
+    assert!(LIVE_WATCHED_IDS as u128 * LIVE_SAMPLE.as_millis() <= 1_000 * LIVE_ASKED_IDS as u128);
     // A blocking read of the log, and a read of as much as the link brings, end before their
     // command's time limit.
     assert!(LOG_POLL.as_millis() < REDIS_COMMAND_TIMEOUT.as_millis());

@@ -42,6 +42,10 @@ pub struct Limits {
     /// Connections that one port serves at once; when all are taken, idle ones are closed
     #[arg(long, env = "RUSHGATE_MAX_CONNECTIONS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
+    /// Live streams (/v1/live) that are open at once, at most three quarters of the connections;
+    /// more are overloaded
+    #[arg(long, env = "RUSHGATE_LIVE_LIMIT", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub live_limit: u32,
     /// Requests that one HTTP/2 connection may have in flight at once
     #[arg(long, env = "RUSHGATE_MAX_STREAMS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_streams: u32,
@@ -69,6 +73,7 @@ impl Default for Limits {
             truth_limit: 1_024,
             staff_limit: 64,
             max_connections: 16_384,
+            live_limit: 10_000,
             max_streams: 128,
             header_timeout_ms: 30_000,
             body_timeout_ms: 10_000,
@@ -78,6 +83,11 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Live streams that are open at once. A quarter of the connections is kept for other requests.
+    pub fn live_streams(&self) -> usize {
+        self.live_limit.min(self.max_connections - self.max_connections / 4) as usize
+    }
+
     pub fn header_timeout(&self) -> Duration {
         Duration::from_millis(self.header_timeout_ms)
     }

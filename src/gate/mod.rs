@@ -44,7 +44,7 @@ pub use idempotency::KeyedRequest;
 pub use queries::{CaughtUp, ReadAt};
 
 use queues::CellQueues;
-pub use read::PackedProducts;
+pub use read::{PackedProducts, Watched};
 pub use refusal::*;
 pub use request::*;
 use sold_out::SoldOutMemory;

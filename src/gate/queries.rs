@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::refusal::{GateError, HeldCoupon, NotApplied};
 use super::unconfirmed_decisions::UnconfirmedDecisions;
 use super::verdict::pack;
-use super::{CellQueues, Gate, PackedProducts, read};
+use super::{CellQueues, Gate, PackedProducts, Watched, read};
+use crate::config::bounds::LIVE_ASKED_IDS;
 use crate::domain::limits::MAX_PAGE;
 use crate::domain::wire::Blob;
 use crate::domain::{
@@ -131,6 +132,20 @@ impl Gate {
         let after = after.map_or("", TemplateId::as_str);
         let answer = fetch(queues, &("list_templates", after, limit)).await?;
         Ok(ReadAt { value: read::templates(&answer)?, now: now(queues).await? })
+    }
+
+    /// Products and templates with their counts, read in one call. Unknown ids are left out; at most
+    /// [`LIVE_ASKED_IDS`] of each kind.
+    pub async fn watched(
+        &self,
+        products: &[ProductId],
+        templates: &[TemplateId],
+    ) -> Result<Watched, GateError> {
+        let products: Vec<&str> =
+            products.iter().take(LIVE_ASKED_IDS).map(ProductId::as_str).collect();
+        let templates: Vec<&str> =
+            templates.iter().take(LIVE_ASKED_IDS).map(TemplateId::as_str).collect();
+        read::watched(&fetch(self.shop_queues(), &("watched", products, templates)).await?)
     }
 
     /// Up to `limit` coupons of a user that have this status now, newest first, after the coupon

@@ -52,8 +52,14 @@ impl PackedProducts {
     }
 }
 
+/// Id, packed record, stock or coupons issued.
+type Row = (String, Blob, u64);
+
 pub(super) fn products(answer: &[u8]) -> Result<Vec<Product>, GateError> {
-    let rows: Vec<(String, Blob, u64)> = unpack(answer, "product list")?;
+    products_of(unpack(answer, "product list")?)
+}
+
+fn products_of(rows: Vec<Row>) -> Result<Vec<Product>, GateError> {
     rows.into_iter()
         .map(|(id, packed, stock)| {
             let record: ProductRecord = unpack(&packed.0, "product")?;
@@ -82,10 +88,26 @@ fn numbered_template(
 }
 
 pub(super) fn templates(answer: &[u8]) -> Result<Vec<CouponTemplate>, GateError> {
-    let rows: Vec<(String, Blob, u64)> = unpack(answer, "template list")?;
+    templates_of(unpack(answer, "template list")?)
+}
+
+fn templates_of(rows: Vec<Row>) -> Result<Vec<CouponTemplate>, GateError> {
     rows.into_iter()
         .map(|(id, packed, issued)| Ok(numbered_template(id, &packed.0, issued)?.1))
         .collect()
+}
+
+/// Products and templates at one moment of the gate's clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    pub now: TimestampMs,
+    pub products: Vec<Product>,
+    pub templates: Vec<CouponTemplate>,
+}
+
+pub(super) fn watched(answer: &[u8]) -> Result<Watched, GateError> {
+    let (now, products, templates) = unpack(answer, "list of what is watched")?;
+    Ok(Watched { now, products: products_of(products)?, templates: templates_of(templates)? })
 }
 
 /// A page of a user's coupons, in the order of `lua/read.lua`: newest first; within one millisecond

@@ -37,6 +37,7 @@ pub mod health;
 mod holders;
 mod json_response;
 mod keyed;
+pub mod live;
 pub mod load_shed;
 mod metrics;
 mod middleware;
@@ -57,6 +58,7 @@ pub mod server;
 pub mod tls;
 pub mod wallets;
 
+use live::Live;
 use load_shed::ConcurrencyLimits;
 use metrics::Routes;
 use middleware::Middleware;
@@ -83,6 +85,7 @@ pub struct Api {
     pub concurrency: ConcurrencyLimits,
     pub browser_policy: BrowserPolicy,
     pub product_pages: RenderedPages,
+    pub live: Arc<Live>,
     pub refresh_popular: RefreshPopular,
     /// Whether this instance's relay is connected to RabbitMQ; `None` when it runs none.
     pub rabbitmq_connected: Option<Arc<AtomicBool>>,
@@ -157,6 +160,7 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(orders::get_order))                               // GET  /v1/orders/{id}
         .routes(routes!(orders::cancel_order))                            // POST /v1/orders/{id}/cancel
         .routes(routes!(orders::list_orders))                             // GET  /v1/users/{user}/orders
+        .routes(routes!(live::watch))                                     // GET  /v1/live
         .routes(routes!(admin::get_status))                               // GET  /v1/admin/status
 }
 

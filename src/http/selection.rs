@@ -39,19 +39,24 @@ impl<A: Identifier + PartialEq> Selection<A> {
             }
         }
         query.finish()?;
-        parse_ids(&ids).map(Self::Ids)
+        parse_ids("ids", &ids, MAX_PAGE).map(Self::Ids)
     }
 }
 
-fn parse_ids<A: Identifier + PartialEq>(text: &str) -> Result<Vec<A>, Problem> {
-    if text.split(',').count() > MAX_PAGE {
-        return Err(Problem::invalid("ids", format_args!("may name at most {MAX_PAGE} ids")));
+/// Ids separated by commas, in their order and each once; `field` is the parameter's name.
+pub fn parse_ids<A: Identifier + PartialEq>(
+    field: &str,
+    text: &str,
+    most: usize,
+) -> Result<Vec<A>, Problem> {
+    if text.split(',').count() > most {
+        return Err(Problem::invalid(field, format_args!("may name at most {most} ids")));
     }
     let mut ids = Vec::new();
     for id in text.split(',') {
         let id = A::from_text(id).ok_or_else(|| {
             Problem::invalid(
-                "ids",
+                field,
                 format_args!("must be ids separated by commas, each of them {}", A::RULE),
             )
         })?;

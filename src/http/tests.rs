@@ -47,6 +47,7 @@ fn api(limits: &Limits, browser_policy: BrowserPolicy) -> Api {
         concurrency: ConcurrencyLimits::new(limits, Duration::from_secs(1)),
         browser_policy,
         product_pages: Default::default(),
+        live: Arc::new(Live::new(10)),
         refresh_popular: Arc::new(|_| Box::pin(async { Ok(()) })),
         rabbitmq_connected: None,
     }

@@ -27,6 +27,7 @@ use crate::config::bounds::{
 };
 use crate::config::{InvalidSetting, Role, Serve};
 use crate::gate::Gate;
+use crate::http::live::Live;
 use crate::http::load_shed::ConcurrencyLimits;
 use crate::http::rates::Rates;
 use crate::http::server::BindError;
@@ -313,12 +314,16 @@ impl Listening<'_> {
                 concurrency: ConcurrencyLimits::new(&settings.limits, settings.request_timeout()),
                 browser_policy: BrowserPolicy::new(settings, self.tls.is_some()),
                 product_pages: http::RenderedPages::default(),
+                live: Arc::new(Live::new(settings.limits.live_streams())),
                 refresh_popular: refresher(self.pool, self.zone),
                 rabbitmq_connected: self.rabbitmq_connected,
             };
             let lost_decisions =
                 lost_decisions::watch(Arc::clone(&api.gate), api.truth.clone(), closing.clone());
             servers.spawn("the watch for losses", lost_decisions);
+            let (live, gate, closed) =
+                (Arc::clone(&api.live), Arc::clone(&api.gate), closing.clone());
+            servers.spawn("live streams", async move { live.sample(&gate, closed).await });
             let service = http::service(Arc::new(api));
             let serving = http::server::run_with(listener, service, transport, closing.clone());
             servers.spawn("the API's port", serving);

@@ -64,6 +64,15 @@ metrics! {
     HTTP_IN_FLIGHT Gauge, "rushgate_http_requests_in_flight" []
         "Requests being worked on"
 
+    LIVE_STREAMS Gauge, "rushgate_live_streams" []
+        "Live streams that are open"
+    LIVE_WATCHED Gauge, "rushgate_live_watched_ids" []
+        "Different products and templates that they watch"
+    LIVE_EVENTS Counter, "rushgate_live_events_total" ["event"]
+        "Events sent to live streams: snapshot, product, template, unavailable, available"
+    LIVE_SAMPLES Counter, "rushgate_live_samples_total" ["outcome"]
+        "Reads of the gate for live streams: read, failed, skipped (too many reads were waiting)"
+
     GATE_REQUESTS Counter, "rushgate_gate_requests_total" ["script" "verdict"]
         "Requests to a script, by what became of them: accepted, replayed, a refusal of the shop, or why there is no verdict"
     GATE_REMEMBERED Counter, "rushgate_gate_sold_out_remembered_total" ["script"]

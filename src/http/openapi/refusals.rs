@@ -57,6 +57,7 @@ pub const REFUSALS: &[(&str, &[Code])] = {
         ("get_order", &[OrderNotFound, GateUnavailable, TruthUnavailable]),
         ("cancel_order", &[OrderNotFound, BalanceLimitExceeded, TruthUnavailable]),
         ("list_orders", &[UserNotFound, GateUnavailable, TruthUnavailable]),
+        ("watch", &[]),
         ("get_status", &[]),
     ]
 };

@@ -44,6 +44,8 @@ fn query_of_the_demo(path: &str, name: &str) -> Option<Value> {
     match (path.split('/').nth(2), name) {
         (Some("products"), "ids") => Some(json!(["tumbler", "americano"])),
         (Some("coupon-templates"), "ids") => Some(json!(["rush-100", "welcome"])),
+        (Some("live"), "products") => Some(json!(["tumbler", "americano"])),
+        (Some("live"), "templates") => Some(json!(["rush-100", "welcome"])),
         (_, "user_id") => Some(json!("user-1")),
         (_, "product_id") => Some(json!("tumbler")),
         (_, "template_id") => Some(json!("welcome")),

@@ -2,7 +2,7 @@
 //! HTTP/2 answers are not fully sent, and whether one of its side futures was woken.
 //!
 //! An [`Activity`] lives as long as its connection. A [`Busy`] counts one request in flight, until
-//! it is dropped; an HTTP/2 answer keeps it until the body is sent.
+//! it is dropped; an HTTP/2 answer and an open-ended one keep it until the body is sent.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -192,6 +192,17 @@ impl Drop for Busy {
 impl Busy {
     /// Keeps the request in flight until its answer's body is sent, and records when that began.
     pub fn keep_until_sent(self, body: Body) -> Body {
+        let number = self.list_unsent();
+        Body::new(SendingBody { body, number, busy: self })
+    }
+
+    /// Keeps the request in flight until the body of an open-ended answer ends. `timed`: each of its
+    /// frames must be sent in time.
+    pub fn keep_while_open(self, body: Body, timed: bool) -> Body {
+        Body::new(OpenBody { body, unsent: None, timed, busy: self })
+    }
+
+    fn list_unsent(&self) -> u64 {
         let number = {
             let mut unsent = self.0.answers.lock();
             unsent.0 += 1;
@@ -202,7 +213,55 @@ impl Busy {
         if !self.0.answers.any.swap(true, Ordering::AcqRel) {
             self.0.side_waker.wake();
         }
-        Body::new(SendingBody { body, number, busy: self })
+        number
+    }
+}
+
+/// An open-ended body. A frame is listed as unsent until the next one is asked for: the protocol
+/// asks only when it has room.
+struct OpenBody {
+    body: Body,
+    unsent: Option<u64>,
+    timed: bool,
+    busy: Busy,
+}
+
+impl OpenBody {
+    fn unlist(&mut self) {
+        if let Some(number) = self.unsent.take() {
+            self.busy.0.answers.lock().1.remove(&number);
+        }
+    }
+}
+
+impl Drop for OpenBody {
+    fn drop(&mut self) {
+        self.unlist();
+    }
+}
+
+impl HttpBody for OpenBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.unlist();
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if self.timed && matches!(frame, Poll::Ready(Some(_))) {
+            self.unsent = Some(self.busy.list_unsent());
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

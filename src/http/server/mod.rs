@@ -86,6 +86,11 @@ pub struct Transport {
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
+/// An extension of responses whose body has no end of its own: the connection is busy while the
+/// body is open, and no time limit applies to the body as a whole.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenEnded;
+
 impl Transport {
     /// No TLS, and requests do not carry their client's address.
     pub fn new(limits: &Limits) -> Self {
@@ -333,10 +338,12 @@ impl<R: RequestService> Server<R> {
                 // `map_ok`, not an async block, which would hold the answering future twice.
                 let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
                 let answering = service.call(request.map(Body::new));
-                answering.map_ok(move |answer| {
-                    // On HTTP/1 the write timeout is enough. On HTTP/2 a client can read the other
-                    // streams and starve one.
-                    if many { answer.map(|body| busy.keep_until_sent(body)) } else { answer }
+                // On HTTP/1 the write timeout is enough. On HTTP/2 a client can read the other
+                // streams and starve one.
+                answering.map_ok(move |answer| match answer.extensions().get::<OpenEnded>() {
+                    Some(OpenEnded) => answer.map(|body| busy.keep_while_open(body, many)),
+                    None if many => answer.map(|body| busy.keep_until_sent(body)),
+                    None => answer,
                 })
             }
         });

@@ -35,6 +35,7 @@ mod description;
 mod holders;
 mod idempotency;
 mod limits;
+mod live;
 mod openapi;
 mod order_search;
 mod orders;

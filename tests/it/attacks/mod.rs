@@ -22,6 +22,9 @@ use std::time::Instant;
 
 use futures::future::LocalBoxFuture;
 
+pub use tls::certify;
+pub use wire::connect as connect_to;
+
 /// A way of abusing the service.
 #[derive(Clone, Copy)]
 pub struct Attack {

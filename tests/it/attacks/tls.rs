@@ -16,7 +16,7 @@ use crate::api::{Backend, Instance, until};
 const ASK: &[u8] = b"GET /v1/products HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
 /// Writes a new certificate for `localhost`. Returns a connector that trusts it.
-fn certify(folder: &Path) -> TlsConnector {
+pub fn certify(folder: &Path) -> TlsConnector {
     let CertifiedKey { cert, signing_key }: CertifiedKey<KeyPair> =
         generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(folder.join("cert.pem"), cert.pem()).unwrap();
