@@ -1,4 +1,5 @@
-// The client: openapi-fetch with a token and a language, and on top of it `once()` and `pages()`.
+// The client: openapi-fetch with a token and a language, and on top of it `once()`, `pages()` and
+// `live()`.
 
 import createFetchClient, {
   type Client,
@@ -6,6 +7,7 @@ import createFetchClient, {
   type RequestBodyOption,
 } from "openapi-fetch";
 
+import { live, type LiveEvent, type LiveOptions } from "./live.js";
 import { problemOf, RushgateProblem } from "./problem.js";
 import { leavesOutcomeUnknown, repeat, type Answer, type RetryOptions } from "./repeat.js";
 import type { paths } from "./schema.js";
@@ -79,6 +81,8 @@ export interface RushgateClient extends Pick<Client<paths>, "GET" | "PUT" | "POS
     path: P,
     ...init: Optional<PagesInit<P>>
   ): AsyncGenerator<PageElement<P>, void, undefined>;
+  /** Stock and coupons left as they change. Connects again after each break, until `signal`. */
+  live(options: LiveOptions): AsyncGenerator<LiveEvent, void, undefined>;
 }
 
 /** Parameters, retries and body of a call, without the types that depend on its path. */
@@ -140,8 +144,24 @@ export function createClient(options: ClientOptions): RushgateClient {
     } while (after);
   }
 
+  // Without a token, which the stream does not need: a page of a visitor who has none shows it, too.
+  const open = createFetchClient<paths>({ baseUrl, fetch, querySerializer });
+  function watch(options: LiveOptions): AsyncGenerator<LiveEvent, void, undefined> {
+    const { products = [], templates = [] } = options;
+    const query = { ...(products.length && { products }), ...(templates.length && { templates }) };
+    const headers = locale ? { "Accept-Language": locale } : {};
+    return live((signal, sending) => {
+      const send = (request: Request) => {
+        sending();
+        return fetch(request);
+      };
+      const init = { params: { query }, headers, parseAs: "stream", signal, fetch: send };
+      return (open.GET as AnyCall)("/v1/live", init) as Promise<Answer<ReadableStream<Uint8Array>>>;
+    }, options);
+  }
+
   const { GET, PUT, POST } = api;
-  return { GET, PUT, POST, once, pages } as RushgateClient;
+  return { GET, PUT, POST, once, pages, live: watch } as RushgateClient;
 }
 
 /** The data of a call of `GET`, `PUT` or `POST`. A refusal is thrown as `RushgateProblem`. */

@@ -9,6 +9,14 @@ export type {
   PostPath,
   RushgateClient,
 } from "./client.js";
+export type {
+  LiveEvent,
+  LiveOptions,
+  LiveProduct,
+  LiveProductState,
+  LiveTemplate,
+  LiveTemplateState,
+} from "./live.js";
 export { RushgateProblem, RushgateUnreachable } from "./problem.js";
 export type { Problem, Sent, UnknownCode, UnknownProblem } from "./problem.js";
 export type { RetryOptions } from "./repeat.js";

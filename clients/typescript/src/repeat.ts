@@ -59,7 +59,7 @@ export async function repeat<T>(
     const left = deadline - performance.now();
     const { answer, broken } = await tryOnce(attempt, Math.min(attemptMs, left), signal);
     const status = answer?.response.status;
-    if (answer && status && !REPEATED.has(status)) {
+    if (answer && status && !isRepeated(status)) {
       if (answer.response.ok) return settled(answer, attempts);
       // A conflict is the gate's verdict on this very key. Other refusals may come from before the
       // gate (such as 401), and say nothing about earlier attempts.
@@ -82,7 +82,12 @@ function settled<T>({ data, response }: Answer<T>, attempts: number): Settled<T>
   return { data: data as T, response, attempts };
 }
 
-function problem(answer: Answer<unknown>, sent: Sent): RushgateProblem {
+/** Whether a repeat may get another answer. */
+export function isRepeated(status: number): boolean {
+  return REPEATED.has(status);
+}
+
+export function problem(answer: Answer<unknown>, sent: Sent): RushgateProblem {
   return new RushgateProblem(problemOf(answer.error, answer.response), answer.response, sent);
 }
 
@@ -124,10 +129,13 @@ async function tryOnce<T>(
 }
 
 /** Also ends work that does not look at the signal: getting a token, or a `fetch` of the caller. */
-function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+export function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
-    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-    work.then(resolve, reject);
+    const stop = () => reject(signal.reason);
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop, { once: true });
+    // A stream asks for each of its pieces: without this, listeners would pile up.
+    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
   });
 }
 
@@ -142,7 +150,7 @@ function pauseBefore(
 }
 
 /** A page of another origin sees the header only where CORS exposes it. The body says the same. */
-function retryAfterMs(answer: Answer<unknown> | undefined): number {
+export function retryAfterMs(answer: Answer<unknown> | undefined): number {
   if (!answer) return 0;
   const header = answer.response.headers.get("Retry-After");
   if (header !== null) {
@@ -154,7 +162,7 @@ function retryAfterMs(answer: Answer<unknown> | undefined): number {
   return typeof body?.retry_after === "number" ? body.retry_after * 1_000 : 0;
 }
 
-function sleep(ms: number, signal: AbortSignal | undefined): Promise<void> {
+export function sleep(ms: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
     const stop = () => {
       clearTimeout(timer);

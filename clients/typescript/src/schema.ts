@@ -80,6 +80,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/live": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Stock and coupons left, as a stream of events
+         * @description Server-sent events; `data` is JSON. `snapshot` comes first, then `product` and `template` whenever
+         *     one has changed: at most one event per id in 250 ms, the latest value wins. `unavailable` says
+         *     that the gate is closed, `available` that it is open again. A comment is sent every 15 s. A stream
+         *     ends when its instance stops; a new one begins with a new snapshot. `now` is the gate's clock when
+         *     the values were read. The events inform; only a request decides.
+         */
+        get: operations["watch"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/orders": {
         parameters: {
             query?: never;
@@ -1633,6 +1657,11 @@ export interface components {
             code: "unauthenticated";
             /** @description What happened and what to do, for people. */
             detail: string;
+            /**
+             * @description `missing`: there is no token; `expired`: get a new one; `invalid`: it is not accepted here.
+             * @enum {string}
+             */
+            reason: "missing" | "expired" | "invalid";
             /** @enum {integer} */
             status: 401;
             title: string;
@@ -1754,7 +1783,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -2078,7 +2107,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -2220,7 +2249,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -2349,7 +2378,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -2457,6 +2486,104 @@ export interface operations {
             };
         };
     };
+    watch: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Products to watch. Unknown ids are left out until they exist. At most 50 ids together with
+                 *     `templates`.
+                 * @example [
+                 *       "tumbler",
+                 *       "americano"
+                 *     ]
+                 */
+                products?: components["schemas"]["ShopId"][];
+                /**
+                 * @description Coupon templates to watch.
+                 * @example [
+                 *       "rush-100",
+                 *       "welcome"
+                 *     ]
+                 */
+                templates?: components["schemas"]["ShopId"][];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The events, until one of the two sides ends the stream */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /** @example event: snapshot
+                     *     data: {"now":"2026-11-22T08:59:59.900Z","products":[{"id":"tumbler","stock":500,"state":"open"}],"templates":[{"id":"rush-100","remaining":100,"state":"scheduled"}]}
+                     *
+                     *     event: template
+                     *     data: {"now":"2026-11-22T09:00:00.012Z","id":"rush-100","remaining":73,"state":"open"}
+                     *
+                     *      */
+                    "text/event-stream": string;
+                };
+            };
+            /** @description `malformed-request` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["MalformedRequestProblem"];
+                };
+            };
+            /** @description `invalid-field` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InvalidFieldProblem"];
+                };
+            };
+            /** @description `rate-limited` */
+            429: {
+                headers: {
+                    /** @description What is left of the quota, such as `"user";r=0;t=10` */
+                    RateLimit?: string;
+                    /** @description The quota, such as `"user";q=200;w=10` */
+                    "RateLimit-Policy"?: string;
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["RateLimitedProblem"];
+                };
+            };
+            /** @description `internal-error` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InternalErrorProblem"];
+                };
+            };
+            /** @description `overloaded` */
+            503: {
+                headers: {
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["OverloadedProblem"];
+                };
+            };
+        };
+    };
     search_orders: {
         parameters: {
             query?: {
@@ -2514,7 +2641,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -2628,7 +2755,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -2772,7 +2899,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -2897,7 +3024,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -3215,7 +3342,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -3465,7 +3592,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -3612,7 +3739,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -3763,7 +3890,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -3876,7 +4003,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -3984,7 +4111,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -4113,7 +4240,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -4262,7 +4389,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };

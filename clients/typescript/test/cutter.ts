@@ -31,8 +31,13 @@ export class Cutter {
     return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
   }
 
-  async stop(): Promise<void> {
+  /** Cuts all connections. */
+  cutAll(): void {
     for (const socket of this.open) socket.destroy();
+  }
+
+  async stop(): Promise<void> {
+    this.cutAll();
     this.server.close();
     await once(this.server, "close");
   }

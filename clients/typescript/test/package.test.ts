@@ -14,7 +14,7 @@ test("the package holds dist, README, LICENSE and package.json", () => {
   const args = ["pack", "--dry-run", "--json", "--ignore-scripts"];
   const [pack] = JSON.parse(execFileSync("npm", args, { cwd: root }).toString());
   const files: string[] = pack.files.map((file: { path: string }) => file.path);
-  const modules = ["client", "index", "problem", "repeat", "schema"];
+  const modules = ["client", "index", "live", "problem", "repeat", "schema"];
   const dist = modules.flatMap((name) => [`dist/${name}.d.ts`, `dist/${name}.js`]);
   assert.deepEqual(files.sort(), ["LICENSE", "README.md", ...dist, "package.json"]);
 });

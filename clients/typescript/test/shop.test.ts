@@ -193,6 +193,41 @@ test("lists in queries arrive", async () => {
   assert.deepEqual(seen, ["sticker", "americano"]);
 });
 
+test("live() tells what changes, also after its connection was cut", async () => {
+  const cutter = await Cutter.start(Number(new URL(instance.baseUrl).port), 0, seed);
+  const params = { path: { id: "sticker" } };
+  const adjust = () =>
+    staff.once("/v1/products/{id}/stock-adjustments", { params, body: { delta: -1 } });
+  const watching = createClient({ baseUrl: cutter.baseUrl });
+  const events = watching.live({ products: ["sticker"], templates: ["welcome"], pauseMs: 10 });
+  const next = async () => {
+    const { value } = await events.next();
+    assert(value);
+    return value;
+  };
+  try {
+    const first = await next();
+    assert(first.event === "snapshot");
+    const { stock } = first.data.products[0]!;
+    assert.deepEqual(first.data.products, [{ id: "sticker", stock, state: "open" }]);
+    assert.equal(first.data.templates[0]!.id, "welcome");
+    await adjust();
+    const changed = await next();
+    assert(changed.event === "product");
+    assert.deepEqual([changed.data.id, changed.data.stock], ["sticker", stock - 1]);
+    cutter.cutAll();
+    const broken = await next();
+    assert(broken.event === "disconnected");
+    await adjust();
+    const again = await next();
+    assert(again.event === "snapshot");
+    assert.equal(again.data.products[0]!.stock, stock - 2);
+  } finally {
+    await events.return();
+    await cutter.stop();
+  }
+});
+
 test("the examples of README.md compile, and the Node example runs", async () => {
   const folder = join(root, "build", "readme");
   mkdirSync(folder, { recursive: true });

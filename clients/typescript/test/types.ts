@@ -30,6 +30,15 @@ export async function lists(): Promise<void> {
   shop.pages("/v1/products/popular");
 }
 
+export async function events(): Promise<void> {
+  for await (const { event, data } of shop.live({ products: ["a"] })) {
+    // @ts-expect-error a snapshot has no stock of its own
+    data.stock satisfies number;
+    if (event === "product") data.stock satisfies number;
+    else if (event === "snapshot") data.templates[0]?.remaining satisfies number | undefined;
+  }
+}
+
 export function problems(error: unknown): string {
   if (!(error instanceof RushgateProblem)) return "";
   // @ts-expect-error not known before the code is
