@@ -181,6 +181,7 @@ const NOT_FOR_THE_DEMO: [&str; 9] = [
 /// the demo, so stopping need not wait for one.
 fn for_visitors(demo: clap::Command) -> clap::Command {
     let demo = demo.mut_arg("charge_scope", |arg| arg.default_value("shop"));
+    let demo = demo.mut_arg("demo_shop", |arg| arg.default_value("on"));
     let demo = demo.mut_arg("drain_secs", |arg| arg.default_value("0"));
     NOT_FOR_THE_DEMO.iter().fold(demo, |demo, id| demo.mut_arg(id, |arg| arg.hide(true)))
 }

@@ -26,6 +26,11 @@ pub const EXAMINED_ROWS: i64 = 20_000;
 /// After this time a page of such a list ends, full or not.
 pub const EXAMINING_TIME: Duration = Duration::from_millis(300);
 
+/// Answers of up to so many bytes are never compressed …
+pub const COMPRESSED_FROM_BYTES: usize = 1_024;
+/// … nor are larger ones by the middleware, which does it on a thread that serves requests.
+pub const COMPRESSED_TO_BYTES: usize = 256 * 1024;
+
 /// About how many pages of the catalogue are cached as JSON.
 pub const RENDERED_PAGES: usize = 1_000;
 /// Most bytes of these pages together.

@@ -133,6 +133,9 @@ pub struct Serve {
     /// Seconds for which caches may keep reads of products and coupon templates; 0: they keep none
     #[arg(long, env = "RUSHGATE_CATALOGUE_MAX_AGE_SECS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
     pub catalogue_max_age_secs: u32,
+    /// Whether the demo's storefront is served, at /shop/; it needs tokens that the demo prints
+    #[arg(long, env = "RUSHGATE_DEMO_SHOP", value_enum, default_value_t = Switch::Off)]
+    pub demo_shop: Switch,
     /// Address of the API
     #[arg(long, env = "RUSHGATE_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
@@ -236,6 +239,12 @@ pub enum Ack {
 pub enum ChargeScope {
     Service,
     Shop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

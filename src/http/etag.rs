@@ -1,13 +1,20 @@
 //! Conditional reads of the catalogue (RFC 9110, 13): a strong `ETag`, `If-None-Match`, and the
 //! `Cache-Control` of `RUSHGATE_CATALOGUE_MAX_AGE_SECS`.
 //!
+//! A compressed body is another representation and has a tag of its own, the body's tag with a
+//! suffix; a client that has either has the answer.
+//!
 //! A tag is made of the body alone, so all instances give equal bodies the same tag. The hash is
 //! SHA-256, cut to 128 bits: processors have instructions for it, and nobody can make two bodies
 //! with one tag. Bodies that are cached are cached with their tags ([`super::rendered`]).
 
+use std::sync::{Arc, OnceLock};
+
 use axum::body::Body;
 use axum::extract::FromRequestParts;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
+};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
@@ -16,17 +23,30 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::Api;
+use super::compress::{self, accepts_gzip};
 use super::problem::Problem;
 use crate::domain::hex::hex;
 
 /// Bytes of the hash that a tag has, as hexadecimal digits.
 const TAG_BYTES: usize = 16;
 
+/// Ends the tag of a compressed body.
+const PACKED: &str = "-gzip\"";
+
 /// A JSON body and its tag; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Tagged {
     pub body: Bytes,
     tag: HeaderValue,
+    /// Of a body that is worth compressing; compressed when it is first asked for.
+    packed: Option<Arc<Packed>>,
+}
+
+/// The same body, compressed.
+#[derive(Debug)]
+struct Packed {
+    tag: HeaderValue,
+    body: OnceLock<Bytes>,
 }
 
 impl Tagged {
@@ -36,29 +56,45 @@ impl Tagged {
     }
 
     pub fn new(body: Vec<u8>) -> Self {
-        let tag = format!("\"{}\"", hex(&Sha256::digest(&body)[..TAG_BYTES]));
-        // Quotes and digits are allowed in a header.
-        let tag = HeaderValue::try_from(tag).unwrap_or_else(|_| HeaderValue::from_static("\"\""));
-        Self { body: Bytes::from(body), tag }
+        let hash = hex(&Sha256::digest(&body)[..TAG_BYTES]);
+        // Quotes, letters and digits are allowed in a header.
+        let tag = |end: &str| {
+            HeaderValue::try_from(format!("\"{hash}{end}"))
+                .unwrap_or_else(|_| HeaderValue::from_static("\"\""))
+        };
+        let packed = || Arc::new(Packed { tag: tag(PACKED), body: OnceLock::new() });
+        let packed = compress::is_worth_it(body.len()).then(packed);
+        Self { tag: tag("\""), packed, body: Bytes::from(body) }
+    }
+
+    /// Bytes that it may take in memory.
+    pub fn byte_len(&self) -> usize {
+        self.body.len() * if self.packed.is_some() { 2 } else { 1 }
     }
 }
 
-/// The request's `If-None-Match`. A header that is not a list of tags matches nothing, as if it
+/// The request's `If-None-Match`, and whether it accepts a compressed answer. A header that is not a list of tags matches nothing, as if it
 /// were absent: a client that cannot say what it has gets the whole answer.
 #[derive(Debug)]
-pub struct IfNoneMatch(Vec<HeaderValue>);
+pub struct IfNoneMatch {
+    lines: Vec<HeaderValue>,
+    accepts_gzip: bool,
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for IfNoneMatch {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Ok(Self(parts.headers.get_all(IF_NONE_MATCH).iter().cloned().collect()))
+        Ok(Self {
+            lines: parts.headers.get_all(IF_NONE_MATCH).iter().cloned().collect(),
+            accepts_gzip: accepts_gzip(&parts.headers),
+        })
     }
 }
 
 impl IfNoneMatch {
     fn matches(&self, tag: &HeaderValue) -> bool {
-        self.0.iter().any(|line| names(line.as_bytes(), tag.as_bytes()))
+        self.lines.iter().any(|line| names(line.as_bytes(), tag.as_bytes()))
     }
 }
 
@@ -111,14 +147,29 @@ pub fn cache_control(max_age_secs: u32) -> Option<HeaderValue> {
 impl Api {
     /// 200 with the body, or 304 if the client has it.
     pub fn catalogue(&self, read: Tagged, has: &IfNoneMatch) -> Response {
-        let unchanged = has.matches(&read.tag);
-        let mut response =
-            Response::new(if unchanged { Body::empty() } else { Body::from(read.body) });
+        let packed = read.packed.as_deref();
+        let unchanged =
+            has.matches(&read.tag) || packed.is_some_and(|packed| has.matches(&packed.tag));
+        let wanted = packed.filter(|_| has.accepts_gzip);
+        let body = match wanted {
+            _ if unchanged => Body::empty(),
+            Some(packed) => {
+                Body::from(packed.body.get_or_init(|| compress::gzip(&read.body)).clone())
+            }
+            None => Body::from(read.body.clone()),
+        };
+        let mut response = Response::new(body);
         let headers = response.headers_mut();
         if !unchanged {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        headers.insert(ETAG, read.tag);
+        if packed.is_some() {
+            headers.insert(VARY, compress::VARY_ENCODING);
+        }
+        if wanted.is_some() && !unchanged {
+            headers.insert(CONTENT_ENCODING, compress::GZIP);
+        }
+        headers.insert(ETAG, wanted.map_or(read.tag, |packed| packed.tag.clone()));
         if let Some(cache_control) = &self.browser_policy.catalogue_cache {
             headers.insert(CACHE_CONTROL, cache_control.clone());
         }
@@ -135,7 +186,8 @@ mod tests {
 
     fn matches(lines: &[&str], tag: &str) -> bool {
         let lines = lines.iter().map(|line| HeaderValue::from_bytes(line.as_bytes()).unwrap());
-        IfNoneMatch(lines.collect()).matches(&HeaderValue::from_str(tag).unwrap())
+        IfNoneMatch { lines: lines.collect(), accepts_gzip: false }
+            .matches(&HeaderValue::from_str(tag).unwrap())
     }
 
     #[test]

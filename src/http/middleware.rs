@@ -15,8 +15,8 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
-    TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
+    CONTENT_TYPE, DATE, ETAG, IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER,
+    STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -26,6 +26,8 @@ use tower::Service;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::Api;
+use super::accept::Language;
+use super::compress::{accepts_gzip, compress};
 use super::metrics::{self, Routes};
 use super::problem::{Code, Problem};
 use super::rates::Rates;
@@ -86,6 +88,8 @@ impl Middleware {
         let method = known_method(request.method());
         let route = self.routes.of(request.uri().path());
         let safe = request.method().is_safe();
+        let accepts_gzip = accepts_gzip(request.headers());
+        let language = Language::of(request.headers());
         let counted = pin!(async {
             if !is_well_framed(&request) {
                 return ([(CONNECTION, "close")], badly_framed()).into_response();
@@ -100,12 +104,12 @@ impl Middleware {
                 Err(refused) => refused.into_response(),
             }
         });
-        let collect = pin!(RequestNotes::collect(counted));
+        let collect = pin!(RequestNotes::collect(language, counted));
         let limited = pin!(tokio::time::timeout(self.limit, collect));
         let handling = pin!(trace.scope(limited));
-        let (mut response, current) = match AssertUnwindSafe(handling).catch_unwind().await {
+        let (response, current) = match AssertUnwindSafe(handling).catch_unwind().await {
             Ok(Ok(answered)) => answered,
-            Ok(Err(_)) => RequestNotes::collect_now(|| timed_out(safe).into_response()),
+            Ok(Err(_)) => RequestNotes::collect_now(language, || timed_out(safe).into_response()),
             Err(_) => {
                 // The panic hook has logged where it happened.
                 tracing::error!(
@@ -114,9 +118,10 @@ impl Middleware {
                     request_id = trace.mark.request_id(),
                     "a handler panicked"
                 );
-                RequestNotes::collect_now(|| Problem::internal().into_response())
+                RequestNotes::collect_now(language, || Problem::internal().into_response())
             }
         };
+        let mut response = compress(response, accepts_gzip);
         self.rates.write_headers(response.headers_mut(), current.quota);
         self.account(&trace, (route, method), &response, current.refusal, started);
         self.complete(&trace, response.headers_mut());
@@ -228,9 +233,11 @@ pub fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
         HeaderName::from_static(REQUEST_ID),
         HeaderName::from_static(TRACEPARENT),
     ];
-    const TOLD: [HeaderName; 6] = [
+    const TOLD: [HeaderName; 8] = [
+        DATE,
         ETAG,
         RETRY_AFTER,
+        WWW_AUTHENTICATE,
         HeaderName::from_static("idempotent-replayed"),
         HeaderName::from_static("ratelimit"),
         HeaderName::from_static("ratelimit-policy"),

@@ -19,18 +19,21 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::{Ack, ChargeScope, Serve};
+use crate::config::{Ack, ChargeScope, Serve, Switch};
 use crate::domain::TimestampMs;
 use crate::gate::Gate;
 use crate::truth::Truth;
 
+pub mod accept;
 pub mod admin;
 pub mod answer;
 pub mod auth;
+mod compress;
 pub mod coupon_templates;
 pub mod coupons;
 mod docs;
 mod etag;
+pub mod explanations;
 pub mod extract;
 pub mod fields;
 pub mod health;
@@ -47,6 +50,7 @@ mod order_search;
 pub mod orders;
 pub mod popular;
 pub mod problem;
+mod problem_pages;
 pub mod products;
 pub mod rates;
 pub mod refusals;
@@ -109,6 +113,8 @@ pub struct BrowserPolicy {
     /// Whether the port speaks TLS; then browsers are told to use nothing else for this host
     /// (HSTS).
     pub tls: bool,
+    /// Whether the demo's storefront is served.
+    pub demo_shop: bool,
     /// `Cache-Control` of catalogue reads; `None`: `no-store`.
     pub catalogue_cache: Option<HeaderValue>,
 }
@@ -116,7 +122,8 @@ pub struct BrowserPolicy {
 impl BrowserPolicy {
     pub fn new(serve: &Serve, tls: bool) -> Self {
         let catalogue_cache = etag::cache_control(serve.catalogue_max_age_secs);
-        Self { cors_origins: serve.cors_origins.clone(), tls, catalogue_cache }
+        let demo_shop = serve.demo_shop == Switch::On;
+        Self { cors_origins: serve.cors_origins.clone(), tls, demo_shop, catalogue_cache }
     }
 }
 
@@ -168,14 +175,22 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
 pub fn service(api: Arc<Api>) -> impl RequestService {
     let charge_scope = api.settings.charge_scope;
     let (router, description) = routes().split_for_parts();
-    let paths = description.paths.paths.keys().map(String::as_str).chain(docs::PATHS);
+    let paths = description
+        .paths
+        .paths
+        .keys()
+        .map(String::as_str)
+        .chain(docs::PATHS)
+        .chain(problem_pages::PATHS);
     let middleware = Arc::new(Middleware::new(&api, Routes::new(paths)));
+    let start = problem_pages::start(api.browser_policy.demo_shop);
     let cors = middleware::cors(&api.browser_policy.cors_origins);
     let router = router
         // `popular` is the list's name, so no product may have it as its id.
         .route("/v1/products/popular", put(products::refuse_popular))
         .with_state(api)
         .merge(docs::router(&openapi::complete(description, charge_scope)))
+        .merge(problem_pages::router(start))
         .fallback(middleware::route_not_found)
         .method_not_allowed_fallback(middleware::method_not_allowed);
     option_layer(cors).layer(middleware.over(router))

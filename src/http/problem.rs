@@ -4,18 +4,21 @@
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CONTENT_LANGUAGE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
+use super::accept::Language;
 use super::json_response::json_response;
 use super::request_notes::RequestNotes;
 use crate::config::bounds::RETRY_AFTER_SECS;
 use crate::gate::{GateError, NotApplied};
 use crate::telemetry::repeated::Repeated;
 use crate::truth::TruthError;
+
+pub mod korean;
 
 macro_rules! codes {
     ($($name:ident $text:literal $status:ident $title:literal [$($member:literal)*])*) => {
@@ -59,7 +62,7 @@ impl Code {
 
 codes! {
     MalformedRequest "malformed-request" BAD_REQUEST "The request cannot be read" []
-    Unauthenticated "unauthenticated" UNAUTHORIZED "A valid token is needed" []
+    Unauthenticated "unauthenticated" UNAUTHORIZED "A valid token is needed" ["reason"]
     Forbidden "forbidden" FORBIDDEN "The token does not allow this" []
     ProductNotFound "product-not-found" NOT_FOUND "No such product" ["product_id"]
     CouponTemplateNotFound "coupon-template-not-found" NOT_FOUND "No such coupon template" ["template_id"]
@@ -94,6 +97,28 @@ codes! {
     BacklogFull "backlog-full" SERVICE_UNAVAILABLE "The database is too far behind" ["retry_after"]
     OutcomeUnknown "outcome-unknown" SERVICE_UNAVAILABLE "It is not known whether this was done" ["retry_after"]
     TruthUnavailable "truth-unavailable" SERVICE_UNAVAILABLE "The database does not answer in time" ["retry_after"]
+}
+
+/// Why a request counts as sent without a token: the member `reason` of a 401.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoToken {
+    /// There is no bearer token.
+    Missing,
+    Expired,
+    /// Forged, malformed, or of another issuer, audience, algorithm or key.
+    Invalid,
+}
+
+impl NoToken {
+    pub const ALL: [&str; 3] = ["missing", "expired", "invalid"];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Expired => "expired",
+            Self::Invalid => "invalid",
+        }
+    }
 }
 
 /// A refusal on its way to the client.
@@ -147,6 +172,20 @@ impl Problem {
         Self::new(Code::InvalidField, format!("{named}: {rule}.")).with("field", field)
     }
 
+    /// 401: no token, or one that is not accepted.
+    pub fn unauthenticated(reason: NoToken, detail: &'static str) -> Self {
+        Self::new(Code::Unauthenticated, detail).with("reason", reason.as_str())
+    }
+
+    /// The challenge of a 401 (RFC 6750, 3): it names an error only if there was a token.
+    fn challenge(&self) -> HeaderValue {
+        let missing = |(_, value): &(&str, Value)| value == NoToken::Missing.as_str();
+        HeaderValue::from_static(match self.members.iter().any(missing) {
+            true => "Bearer",
+            false => "Bearer error=\"invalid_token\"",
+        })
+    }
+
     /// 404: the user does not exist, or the caller may not act for this user.
     pub fn no_such_user() -> Self {
         Self::new(
@@ -168,6 +207,13 @@ impl Problem {
         )
     }
 
+    /// `title` and `detail` in Korean; they are made of the code and its members.
+    fn in_korean(&self) -> (&'static str, String) {
+        let members =
+            korean::Members { members: &self.members, retry_after: self.retry_after_secs() };
+        (korean::title(self.code), korean::detail(self.code, members))
+    }
+
     fn retry_after_secs(&self) -> Option<u64> {
         matches!(
             self.code.status(),
@@ -179,11 +225,22 @@ impl Problem {
 
 impl Serialize for Problem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.serialize_with(self.code.title(), &self.detail, serializer)
+    }
+}
+
+impl Problem {
+    fn serialize_with<S: Serializer>(
+        &self,
+        title: &str,
+        detail: &str,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("type", &format_args!("/problems/{}", self.code.as_str()))?;
-        map.serialize_entry("title", self.code.title())?;
+        map.serialize_entry("title", title)?;
         map.serialize_entry("status", &self.code.status().as_u16())?;
-        map.serialize_entry("detail", &self.detail)?;
+        map.serialize_entry("detail", detail)?;
         map.serialize_entry("code", self.code.as_str())?;
         for (name, value) in &self.members {
             map.serialize_entry(name, value)?;
@@ -195,15 +252,34 @@ impl Serialize for Problem {
     }
 }
 
+/// A problem with its texts in Korean.
+struct InKorean<'a>(&'a Problem);
+
+impl Serialize for InKorean<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (title, detail) = self.0.in_korean();
+        self.0.serialize_with(title, &detail, serializer)
+    }
+}
+
+const MEDIA_TYPE: &str = "application/problem+json";
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = json_response(self.code.status(), "application/problem+json", &self);
+        let status = self.code.status();
+        let language = RequestNotes::current().language;
+        let mut response = match language {
+            Language::English => json_response(status, MEDIA_TYPE, &self),
+            Language::Korean => json_response(status, MEDIA_TYPE, &InKorean(&self)),
+        };
         let headers = response.headers_mut();
+        headers.insert(VARY, HeaderValue::from_static("accept-language"));
+        headers.insert(CONTENT_LANGUAGE, HeaderValue::from_static(language.tag()));
         if let Some(secs) = self.retry_after_secs() {
             headers.insert(RETRY_AFTER, HeaderValue::from(secs));
         }
         if self.code == Code::Unauthenticated {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(WWW_AUTHENTICATE, self.challenge());
         }
         // Read by the metrics.
         RequestNotes::note(|current| current.refusal = self.code.as_str());

@@ -20,7 +20,7 @@ struct ByBytes;
 
 impl Weighter<Key, Tagged> for ByBytes {
     fn weight(&self, (told, _): &Key, page: &Tagged) -> u64 {
-        (told.byte_len() + page.body.len()) as u64
+        (told.byte_len() + page.byte_len()) as u64
     }
 }
 

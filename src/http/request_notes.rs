@@ -9,6 +9,8 @@ use std::pin::Pin;
 
 use axum::response::Response;
 
+use super::accept::Language;
+
 tokio::task_local! {
     static NOTES: Cell<RequestNotes>;
 }
@@ -38,25 +40,37 @@ pub struct RequestNotes {
     pub quota: Option<QuotaState>,
     /// The code of the refusal that became the response; empty: none.
     pub refusal: &'static str,
+    /// The language of texts for people.
+    pub language: Language,
 }
 
 impl RequestNotes {
+    fn new(language: Language) -> Cell<Self> {
+        Cell::new(Self { language, ..Self::default() })
+    }
+
     /// Runs a request's work; returns its response and the context that it left. The caller pins
     /// `work`, so the futures around it hold a pointer: each one that held the work by value would
     /// double the bytes that are moved for every request.
     pub async fn collect(
+        language: Language,
         work: Pin<&mut (impl Future<Output = Response> + Send)>,
     ) -> (Response, Self) {
         let work = async {
             let response = work.await;
             (response, NOTES.with(Cell::get))
         };
-        NOTES.scope(Cell::default(), work).await
+        NOTES.scope(Self::new(language), work).await
     }
 
     /// The same for a response that needs no waiting.
-    pub fn collect_now(work: impl FnOnce() -> Response) -> (Response, Self) {
-        NOTES.sync_scope(Cell::default(), || (work(), NOTES.with(Cell::get)))
+    pub fn collect_now(language: Language, work: impl FnOnce() -> Response) -> (Response, Self) {
+        NOTES.sync_scope(Self::new(language), || (work(), NOTES.with(Cell::get)))
+    }
+
+    /// The current request's context; outside of a request, the default.
+    pub fn current() -> Self {
+        NOTES.try_with(Cell::get).unwrap_or_default()
     }
 
     /// Changes the current request's context; does nothing outside of a request.

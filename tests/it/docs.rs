@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rushgate::http::accept::Language;
+use rushgate::http::explanations::{Explanation, explanation, in_language};
 use rushgate::http::problem::Code;
 
 use crate::attacks::ATTACKS;
@@ -82,17 +84,20 @@ fn every_command_has_a_row() {
 
 #[test]
 fn every_refusal_is_explained_with_its_status() {
-    let known: BTreeSet<String> = Code::ALL
-        .iter()
-        .map(|code| format!("| {} | `{}` |", code.status().as_u16(), code.as_str()))
-        .collect();
-    for page in ERRORS {
+    for (page, language) in ERRORS.into_iter().zip([Language::English, Language::Korean]) {
+        // As the pages under /problems/ say it.
+        let row = |code: &Code| {
+            let Explanation { meaning, action } = explanation(*code);
+            let [meaning, action] = [meaning, action].map(|text| in_language(text, language));
+            format!("| {} | `{}` | {meaning} | {action} |", code.status().as_u16(), code.as_str())
+        };
+        let known: BTreeSet<String> = Code::ALL.iter().map(row).collect();
         let explained: BTreeSet<String> = read(page)
             .lines()
             .filter(|line| {
                 line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit())
             })
-            .map(|row| row.split_inclusive('|').take(3).collect())
+            .map(str::to_owned)
             .collect();
         assert_eq!(explained, known, "{page}");
     }

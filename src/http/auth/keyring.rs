@@ -21,6 +21,7 @@ use serde::Deserialize;
 use super::{Caller, TokenRefused};
 use crate::config::{ExpectedClaims, InvalidSetting};
 use crate::domain::UserId;
+use crate::http::problem::NoToken;
 
 /// The longest token that is read, in bytes.
 pub(super) const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -134,26 +135,33 @@ impl Keyring {
 
     fn check(&self, token: &str) -> Result<Good, TokenRefused> {
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(TokenRefused("The token is too long."));
+            return Err(TokenRefused::invalid("The token is too long."));
+        }
+        // The library's error for another shape is the one for an `exp` of 0, which has expired.
+        if token.split('.').count() != 3 {
+            return Err(TokenRefused::invalid("The token cannot be read."));
         }
         let header = jsonwebtoken::decode_header(token)
-            .map_err(|_| TokenRefused("The token cannot be read."))?;
+            .map_err(|_| TokenRefused::invalid("The token cannot be read."))?;
         if header.crit.is_some() {
-            return Err(TokenRefused("The token demands extensions that are not supported."));
+            return Err(TokenRefused::invalid(
+                "The token demands extensions that are not supported.",
+            ));
         }
-        let mut refused = TokenRefused("The token was signed with a key that is not known here.");
+        let mut refused =
+            TokenRefused::invalid("The token was signed with a key that is not known here.");
         for key in self.keys.iter().filter(|key| key.serves(header.kid.as_deref())) {
             match jsonwebtoken::decode::<Claims>(token, &key.key, &self.validation) {
                 Ok(data) => {
                     let sub = UserId::parse(data.claims.sub)
-                        .map_err(|_| TokenRefused("The token's sub is not a user id."))?;
+                        .map_err(|_| TokenRefused::invalid("The token's sub is not a user id."))?;
                     let caller = Caller::new(sub, &data.claims.scope);
                     // a fraction is cut off, so that the token expires too early rather than too
                     // late
                     let exp = (data.claims.exp as u64).saturating_add(self.validation.leeway);
                     return Ok(Good { caller, exp });
                 }
-                Err(error) => refused = TokenRefused(reason(error.kind())),
+                Err(error) => refused = refusal(error.kind()),
             }
         }
         Err(refused)
@@ -194,11 +202,12 @@ fn validation(algorithm: Algorithm, rules: &Rules) -> Validation {
     validation
 }
 
-fn reason(kind: &jsonwebtoken::errors::ErrorKind) -> &'static str {
+fn refusal(kind: &jsonwebtoken::errors::ErrorKind) -> TokenRefused {
     use jsonwebtoken::errors::ErrorKind;
-    match kind {
+    TokenRefused::invalid(match kind {
         ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => {
-            "The token has expired: get a new one."
+            let detail = "The token has expired: get a new one.";
+            return TokenRefused { detail, reason: NoToken::Expired };
         }
         ErrorKind::ImmatureSignature => "The token is not valid yet.",
         ErrorKind::InvalidAlgorithm => {
@@ -209,7 +218,7 @@ fn reason(kind: &jsonwebtoken::errors::ErrorKind) -> &'static str {
         ErrorKind::MissingRequiredClaim(_) => "The token lacks a claim that is demanded here.",
         ErrorKind::InvalidSignature => "The token's signature is wrong.",
         _ => "The token cannot be read.",
-    }
+    })
 }
 
 fn is_for_signatures(jwk: &Jwk) -> bool {

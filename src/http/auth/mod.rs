@@ -21,13 +21,23 @@ pub use mint::{mint_token, mint_token_for};
 pub use verifier::TokenVerifier;
 
 use super::Api;
-use super::problem::{Code, Problem};
+use super::problem::{Code, NoToken, Problem};
 use crate::config::ChargeScope;
 use crate::domain::UserId;
 
-/// Why a token was refused, in as much detail as a client can use.
+/// Why a token was refused: the detail for people, and the reason for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TokenRefused(pub &'static str);
+pub struct TokenRefused {
+    pub detail: &'static str,
+    pub reason: NoToken,
+}
+
+impl TokenRefused {
+    /// Not a token that this service accepts.
+    pub fn invalid(detail: &'static str) -> Self {
+        Self { detail, reason: NoToken::Invalid }
+    }
+}
 
 /// The caller of a request, as its token says. The extractor refuses a request without a valid
 /// token (401), and one whose token has none of the three scopes (403).
@@ -74,7 +84,10 @@ impl FromRequestParts<Arc<Api>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let token = bearer(parts)?;
-        let caller = api.verifier.verify(token).map_err(|refused| unauthenticated(refused.0))?;
+        let caller = api
+            .verifier
+            .verify(token)
+            .map_err(|TokenRefused { detail, reason }| Problem::unauthenticated(reason, detail))?;
         // The shop's backend and staff act for many users, so the rate of one user does not apply
         // to them.
         if !caller.service {
@@ -130,17 +143,17 @@ impl FromRequestParts<Arc<Api>> for Backend {
 fn bearer(parts: &Parts) -> Result<&str, Problem> {
     let mut values = parts.headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
-        return Err(unauthenticated("Send one header `Authorization: Bearer <token>`."));
+        let detail = "Send one header `Authorization: Bearer <token>`.";
+        let some = parts.headers.contains_key(AUTHORIZATION);
+        let reason = if some { NoToken::Invalid } else { NoToken::Missing };
+        return Err(Problem::unauthenticated(reason, detail));
     };
     let token = value.to_str().ok().and_then(|text| {
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
-    token.ok_or_else(|| unauthenticated("The header must be `Authorization: Bearer <token>`."))
-}
-
-fn unauthenticated(detail: &'static str) -> Problem {
-    Problem::new(Code::Unauthenticated, detail)
+    let detail = "The header must be `Authorization: Bearer <token>`.";
+    token.ok_or_else(|| Problem::unauthenticated(NoToken::Missing, detail))
 }
 
 fn forbidden(detail: &'static str) -> Problem {

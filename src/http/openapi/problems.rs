@@ -9,7 +9,7 @@ use crate::domain::{Line, ProductId, TemplateId};
 use crate::gate::{
     CancelRefusal, GateError, IssueRefusal, OrderRefusal, StockRefusal, TemplateRefusal,
 };
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::{Code, NoToken, Problem};
 use crate::http::refusals;
 
 /// Adds the schema of each code, `Problem` as any one of them, and the examples.
@@ -83,6 +83,11 @@ fn member(name: &str) -> Value {
             "type": "string",
             "description": "The member, parameter or header at fault, such as `items[0].quantity`; empty: the whole body.",
         }),
+        "reason" => json!({
+            "type": "string",
+            "enum": NoToken::ALL,
+            "description": "`missing`: there is no token; `expired`: get a new one; `invalid`: it is not accepted here.",
+        }),
         "product_id" | "template_id" => json!({ "$ref": "#/components/schemas/ShopId" }),
         "coupon_id" => json!({ "type": "string", "format": "uuid" }),
         "available" => number("Pieces that there are."),
@@ -123,7 +128,9 @@ fn example(code: Code) -> Problem {
         Code::MalformedRequest => Problem::malformed(
             "The body is not JSON: EOF while parsing an object at line 1 column 1.",
         ),
-        Code::Unauthenticated => Problem::new(code, "The token has expired: get a new one."),
+        Code::Unauthenticated => {
+            Problem::unauthenticated(NoToken::Expired, "The token has expired: get a new one.")
+        }
         Code::Forbidden => Problem::new(code, "This needs a token with scope admin."),
         Code::ProductNotFound => refusals::no_product("teapot"),
         Code::CouponTemplateNotFound => not_issued(IssueRefusal::UnknownTemplate, "farewell"),

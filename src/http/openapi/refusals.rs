@@ -124,7 +124,9 @@ fn response(status: u16, codes: &[Code]) -> Value {
     let header =
         |kind: &str, about: &str| json!({ "schema": { "type": kind }, "description": about });
     match status {
-        401 => response["headers"] = json!({ "WWW-Authenticate": header("string", "`Bearer`") }),
+        401 => {
+            response["headers"] = json!({ "WWW-Authenticate": header("string", "`Bearer`; with `error=\"invalid_token\"` if there was a token") })
+        }
         429 => {
             response["headers"] = json!({
                 "Retry-After": header("integer", "Seconds to wait"),

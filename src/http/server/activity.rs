@@ -218,7 +218,8 @@ impl Busy {
 }
 
 /// An open-ended body. A frame is listed as unsent until the next one is asked for: the protocol
-/// asks only when it has room.
+/// asks only when it has taken the frame. It may take one more than the client has room for, so a
+/// client that reads nothing is noticed by the frame after that.
 struct OpenBody {
     body: Body,
     unsent: Option<u64>,

@@ -186,27 +186,30 @@ async fn a_token_that_is_missing_forged_or_expired_is_no_token() {
         token.split('.').nth(1).unwrap()
     );
     for bad in [
-        String::new(),
         "nonsense".into(),
         hs256(&good, "another secret that is 32 bytes."),
         other_algorithm.unwrap(),
         unsigned,
         format!("{token}x"),
-        hs256(&with(good.clone(), json!({"exp": now() - 1})), SECRET),
+        token.rsplit_once('.').unwrap().0.to_owned(),
         hs256(&json!({"sub": user, "scope": "shop"}), SECRET),
         hs256(&json!({"exp": now() + 600, "scope": "shop"}), SECRET),
         hs256(&with(good.clone(), json!({"sub": "a b"})), SECRET),
         hs256(&with(good.clone(), json!({"nbf": now() + 300})), SECRET),
     ] {
-        charge().bearer(&bad).refused(401, "unauthenticated").await;
+        assert_eq!(not_accepted(charge().bearer(&bad)).await, ("invalid".into(), INVALID.into()));
     }
-    charge().refused(401, "unauthenticated").await;
-    charge()
-        .header("authorization", &format!("Basic {token}"))
-        .refused(401, "unauthenticated")
-        .await;
+    for ago in [1, 100, now()] {
+        let expired = hs256(&with(good.clone(), json!({"exp": now() - ago})), SECRET);
+        let expired = not_accepted(charge().bearer(&expired)).await;
+        assert_eq!(expired, ("expired".into(), INVALID.into()), "{ago} s ago");
+    }
+    let basic = charge().header("authorization", &format!("Basic {token}"));
+    for missing in [charge(), basic, charge().bearer("")] {
+        assert_eq!(not_accepted(missing).await, ("missing".into(), "Bearer".into()));
+    }
     let twice = charge().bearer(&token).bearer(&token);
-    twice.refused(401, "unauthenticated").await;
+    assert_eq!(not_accepted(twice).await, ("invalid".into(), INVALID.into()));
     assert_eq!(api.balance(&user).await, 5);
     let for_others =
         with(good, json!({"aud": "somebody", "iss": "https://issuer.example", "iat": now()}));
@@ -239,4 +242,15 @@ async fn tokens_are_checked_by_the_keys_of_a_jwks_file() {
     {
         api.charge("ann", 5).bearer(&bad).refused(401, "unauthenticated").await;
     }
+}
+
+/// The challenge for a token that is not accepted.
+const INVALID: &str = "Bearer error=\"invalid_token\"";
+
+/// Reason and challenge of a 401.
+async fn not_accepted(call: Call) -> (String, String) {
+    let answer = call.send().await;
+    assert_eq!((answer.status, answer.code()), (401, "unauthenticated"), "{}", answer.body);
+    let challenge = answer.headers["www-authenticate"].to_str().unwrap().to_owned();
+    (text(&answer.body, "reason"), challenge)
 }

@@ -29,6 +29,7 @@ use crate::truth;
 mod admin;
 mod auth;
 mod bad_input;
+mod browser;
 mod cancel;
 mod catalogue;
 mod description;
