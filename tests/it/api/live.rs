@@ -425,22 +425,22 @@ async fn ten_thousand_streams() {
             api.post(&path, &adjust).admin().ok(201).await;
         }
     };
-    let before_events = events.load(Ordering::Relaxed);
+    let (begun, first) = (Instant::now(), events.load(Ordering::Relaxed));
     let busy = tokio::select! {
         () = changing => unreachable!(),
         busy = used(&instance, Duration::from_secs(SECS)) => busy,
     };
-    let sent = u64::from(events.load(Ordering::Relaxed) - before_events) / SECS;
+    let sent = f64::from(events.load(Ordering::Relaxed) - first) / begun.elapsed().as_secs_f64();
+    let (quiet, more) = (quiet - before, resident().await - before);
     println!(
-        "{STREAMS} streams: {:.0} MiB more when quiet, {:.0} MiB after; processor: {:.1} % of a core \
-         when quiet, {:.1} % at {sent} events/s",
-        quiet - before,
-        resident().await - before,
+        "{STREAMS} streams: {quiet:.0} MiB more when quiet, {more:.0} MiB after; processor: {:.1} % of a \
+         core when quiet, {:.1} % at {sent:.0} events/s",
         idle * 100.0,
         busy * 100.0
     );
-    assert!(resident().await - before < 150.0, "MiB of memory");
-    assert!(sent >= 3 * STREAMS as u64, "{sent} events a second");
+    assert!(sent >= 3.0 * STREAMS as f64, "{sent} events a second");
+    // An unoptimised build is no measure.
+    assert!(cfg!(debug_assertions) || more < 150.0, "{more} MiB");
 }
 
 /// The share of a core that the instance uses meanwhile.

@@ -334,6 +334,8 @@ fn read() -> impl Strategy<Value = Read> {
     prop_oneof![
         anybody().prop_map(Read::Balance),
         vec(any_product(), 0..6).prop_map(Read::Products),
+        (vec(any_product(), 0..6), vec(any_template(), 0..6))
+            .prop_map(|(products, templates)| Read::Watched(products, templates)),
         (option::of(any_product()), 1..6usize)
             .prop_map(|(after, limit)| Read::ListProducts { after, limit }),
         vec(any_template(), 0..6).prop_map(Read::Templates),

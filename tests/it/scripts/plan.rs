@@ -344,6 +344,8 @@ pub enum Clock {
 pub enum Read {
     Balance(usize),
     Products(Vec<usize>),
+    /// Products and templates together.
+    Watched(Vec<usize>, Vec<usize>),
     ListProducts {
         after: Option<usize>,
         limit: usize,

@@ -22,6 +22,7 @@ use crate::history::model::{Coupon, Product, Shop};
 pub enum Wanted {
     Of(&'static str, &'static str),
     Some(&'static str, Vec<&'static str>),
+    Both(&'static str, Vec<&'static str>, Vec<&'static str>),
     List(&'static str, &'static str, usize),
     Held(&'static str, &'static str, &'static str, usize, Blob),
 }
@@ -44,6 +45,9 @@ pub fn wanted(shop: &Shop, read: &Read) -> Wanted {
             )
         }
         Read::Products(ids) => Wanted::Some("products", named(ids, &PRODUCTS)),
+        Read::Watched(products, templates) => {
+            Wanted::Both("watched", named(products, &PRODUCTS), named(templates, &TEMPLATES))
+        }
         Read::Templates(ids) => Wanted::Some("templates", named(ids, &TEMPLATES)),
         Read::ListProducts { after, limit } => {
             Wanted::List("list_products", after.map_or("", |id| PRODUCTS[id]), *limit)
@@ -78,6 +82,15 @@ pub fn compare(shop: &Shop, read: &Read, answer: &[u8], now: i64) -> Result<(), 
         }
         Read::Products(ids) => {
             same(read, &products(answer)?, &chosen(ids, &PRODUCTS, |id| product(shop, id)))
+        }
+        Read::Watched(of_products, of_templates) => {
+            type Rows = Vec<(String, Blob, u64)>;
+            let (then, rows, more): (i64, Rows, Rows) = unpacked(answer)?;
+            same(read, &then, &now)?;
+            let should = chosen(of_products, &PRODUCTS, |id| product(shop, id));
+            same(read, &products_of(rows)?, &should)?;
+            let should = chosen(of_templates, &TEMPLATES, |id| template(shop, id));
+            same(read, &templates_of(more)?, &should)
         }
         Read::Templates(ids) => {
             same(read, &templates(answer)?, &chosen(ids, &TEMPLATES, |id| template(shop, id)))
@@ -159,7 +172,10 @@ fn held_coupon(shop: &Shop, id: Id) -> (Id, Coupon, Template) {
 }
 
 fn products(answer: &[u8]) -> Result<Vec<(String, Product)>, String> {
-    let rows: Vec<(String, Blob, u64)> = unpacked(answer)?;
+    products_of(unpacked(answer)?)
+}
+
+fn products_of(rows: Vec<(String, Blob, u64)>) -> Result<Vec<(String, Product)>, String> {
     rows.into_iter()
         .map(|(id, record, stock)| {
             let ProductRecord { name, price, status } = unpacked(&record.0)?;
@@ -174,7 +190,10 @@ fn template_record(record: &Blob, issued: u64) -> Result<Template, String> {
 }
 
 fn templates(answer: &[u8]) -> Result<Vec<(String, Template)>, String> {
-    let rows: Vec<(String, Blob, u64)> = unpacked(answer)?;
+    templates_of(unpacked(answer)?)
+}
+
+fn templates_of(rows: Vec<(String, Blob, u64)>) -> Result<Vec<(String, Template)>, String> {
     rows.into_iter()
         .map(|(id, record, issued)| Ok((id, template_record(&record, issued)?)))
         .collect()
