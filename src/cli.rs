@@ -177,8 +177,8 @@ const NOT_FOR_THE_DEMO: [&str; 9] = [
     "roles",
 ];
 
-/// Visitors have an end user's token and want to charge a wallet. No load balancer is in front of
-/// the demo, so stopping need not wait for one.
+/// Visitors have an end user's token and want to charge a wallet, and see the storefront. No load
+/// balancer is in front of the demo, so stopping need not wait for one.
 fn for_visitors(demo: clap::Command) -> clap::Command {
     let demo = demo.mut_arg("charge_scope", |arg| arg.default_value("shop"));
     let demo = demo.mut_arg("demo_shop", |arg| arg.default_value("on"));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use uuid::{Uuid, uuid};
 
-use crate::config::bounds::RETRY_PAUSE;
+use crate::config::bounds::{DEMO_USERS, RETRY_PAUSE};
 use crate::domain::ids::InvalidId;
 use crate::domain::{Discount, Line, ProductId, ProductStatus, TemplateId, UserId};
 use crate::gate::{
@@ -18,7 +18,6 @@ use crate::gate::{
 const FIRST_ORDER: Uuid = uuid!("01985d2c-5d00-7000-8000-000000000001");
 const FIRST_ORDER_BY: &str = "user-1";
 const FIRST_ORDER_KEY: &str = "rushgate seed";
-const USERS: usize = 1_000;
 const BALANCE: u64 = 100_000;
 const TEMPLATES_OPEN_FOR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,14 +87,14 @@ pub async fn run(gate: &Arc<Gate>) -> Result<String, SeedError> {
         put_template(gate, id, name, discount, min_subtotal, max_issued).await?;
     }
     place_first_order(gate).await?;
-    let mut charges = futures::stream::iter(1..=USERS)
+    let mut charges = futures::stream::iter(1..=DEMO_USERS)
         .map(|n| charge(gate, format!("user-{n}"), BALANCE))
         .buffer_unordered(CONCURRENT);
     while let Some(charged) = charges.next().await {
         charged?;
     }
     Ok(format!(
-        "{} products, {} coupon templates, {USERS} users with a balance",
+        "{} products, {} coupon templates, {DEMO_USERS} users with a balance",
         PRODUCTS.len(),
         templates().len()
     ))

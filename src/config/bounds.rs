@@ -251,6 +251,26 @@ pub const MIGRATION_RETRY_MAX: Duration = Duration::from_secs(10);
 /// How long a step is retried, or another instance that migrates is waited for.
 pub const MIGRATION_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
+// ---- demo ----------------------------------------------------------------------------------
+
+/// Users that `rushgate seed` makes, and that the demo's storefront acts for: `user-1` and so on.
+pub const DEMO_USERS: usize = 1_000;
+/// Most users in the crowd of the demo's storefront, and most coupons they compete for.
+pub const RIVALS_MAX: u64 = 3_000;
+pub const RIVALS_COUPONS_MAX: u64 = 1_000;
+/// From the start of such a run to the opening.
+pub const RIVALS_COUNTDOWN: Duration = Duration::from_secs(10);
+/// Within this time after the opening all rivals have pressed.
+pub const RIVALS_PRESS: Duration = Duration::from_secs(2);
+/// How long a rival waits for an answer.
+pub const RIVALS_ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long coupons of the run's template are issued; the visitor may press late.
+pub const RIVALS_TEMPLATE_OPEN: Duration = Duration::from_secs(10 * 60);
+/// How long a whole run may take, its audit included.
+pub const RIVALS_RUN_LIMIT: Duration = Duration::from_secs(90);
+/// Requests of the crowd that are in flight at most.
+pub const RIVALS_CONNECTIONS: usize = 128;
+
 // ---- audit ---------------------------------------------------------------------------------
 
 /// Elements that one page of a scan through Redis asks for.
@@ -259,6 +279,13 @@ pub const SCAN_PAGE: u32 = 500;
 pub const AUDIT_ATTEMPTS: u32 = 5;
 /// How often the audit checks whether PostgreSQL has caught up.
 pub const AUDIT_POLL: Duration = Duration::from_millis(50);
+
+/// How long an audit that staff start waits until PostgreSQL has caught up.
+pub const AUDIT_WAIT: Duration = Duration::from_secs(20);
+/// How long such an audit may take as a whole.
+pub const AUDIT_LIMIT: Duration = Duration::from_secs(10 * 60);
+/// Audits that an instance remembers.
+pub const AUDITS_KEPT: usize = 10;
 
 // ---- lost decisions ------------------------------------------------------------------------
 
@@ -302,6 +329,9 @@ const _: () = {
     assert!(ROLE_RESTART_FIRST.as_millis() <= ROLE_RESTART_MAX.as_millis());
     assert!(RELAY_RETRY_FIRST.as_millis() <= RELAY_RETRY_MAX.as_millis());
     assert!(FENCE_FOLLOW_FIRST.as_millis() <= FENCE_FOLLOW_MAX.as_millis());
+    // A run of the demo's crowd ends by itself where everything answers.
+    let rush = RIVALS_COUNTDOWN.as_secs() + RIVALS_PRESS.as_secs() + RIVALS_ANSWER_LIMIT.as_secs();
+    assert!(rush + AUDIT_WAIT.as_secs() < RIVALS_RUN_LIMIT.as_secs());
     // A list of popular products waits for several ticks before it is made without PostgreSQL's
     // agreement.
     assert!(SCHEDULER_CATCH_UP.as_millis() < SCHEDULER_TICK.as_millis());

@@ -133,7 +133,8 @@ pub struct Serve {
     /// Seconds for which caches may keep reads of products and coupon templates; 0: they keep none
     #[arg(long, env = "RUSHGATE_CATALOGUE_MAX_AGE_SECS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
     pub catalogue_max_age_secs: u32,
-    /// Whether the demo's storefront is served, at /shop/; it needs tokens that the demo prints
+    /// on: serve the demo's storefront at /shop/, which hands out tokens for the demo's users to
+    /// everybody
     #[arg(long, env = "RUSHGATE_DEMO_SHOP", value_enum, default_value_t = Switch::Off)]
     pub demo_shop: Switch,
     /// Address of the API
@@ -299,6 +300,11 @@ impl Serve {
         let bad = |text: &str| Err(InvalidSetting(text.to_owned()));
         if self.has(Role::Api) {
             self.auth.check()?;
+        }
+        if self.demo_shop == Switch::On && self.auth.jwt_secret.is_none() {
+            return bad(
+                "RUSHGATE_DEMO_SHOP is on without RUSHGATE_JWT_SECRET: the storefront signs tokens with it; set it, or turn the storefront off",
+            );
         }
         if self.listen == self.ops_listen && self.listen.port() != 0 {
             return bad(

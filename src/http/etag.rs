@@ -55,7 +55,8 @@ impl Tagged {
         serde_json::to_vec(value).map(Self::new).map_err(|_| Problem::internal())
     }
 
-    pub fn new(body: Vec<u8>) -> Self {
+    pub fn new(body: impl Into<Bytes>) -> Self {
+        let body = body.into();
         let hash = hex(&Sha256::digest(&body)[..TAG_BYTES]);
         // Quotes, letters and digits are allowed in a header.
         let tag = |end: &str| {
@@ -64,12 +65,43 @@ impl Tagged {
         };
         let packed = || Arc::new(Packed { tag: tag(PACKED), body: OnceLock::new() });
         let packed = compress::is_worth_it(body.len()).then(packed);
-        Self { tag: tag("\""), packed, body: Bytes::from(body) }
+        Self { tag: tag("\""), packed, body }
     }
 
     /// Bytes that it may take in memory.
     pub fn byte_len(&self) -> usize {
         self.body.len() * if self.packed.is_some() { 2 } else { 1 }
+    }
+
+    /// 200 with the body, compressed if the client accepts that; or 304 if the client has it.
+    pub fn answer(self, content_type: &'static str, has: &IfNoneMatch) -> Response {
+        let packed = self.packed.as_deref();
+        let unchanged =
+            has.matches(&self.tag) || packed.is_some_and(|packed| has.matches(&packed.tag));
+        let wanted = packed.filter(|_| has.accepts_gzip);
+        let body = match wanted {
+            _ if unchanged => Body::empty(),
+            Some(packed) => {
+                Body::from(packed.body.get_or_init(|| compress::gzip(&self.body)).clone())
+            }
+            None => Body::from(self.body.clone()),
+        };
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        if !unchanged {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        if packed.is_some() {
+            headers.insert(VARY, compress::VARY_ENCODING);
+        }
+        if wanted.is_some() && !unchanged {
+            headers.insert(CONTENT_ENCODING, compress::GZIP);
+        }
+        headers.insert(ETAG, wanted.map_or(self.tag, |packed| packed.tag.clone()));
+        if unchanged {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        response
     }
 }
 
@@ -147,34 +179,9 @@ pub fn cache_control(max_age_secs: u32) -> Option<HeaderValue> {
 impl Api {
     /// 200 with the body, or 304 if the client has it.
     pub fn catalogue(&self, read: Tagged, has: &IfNoneMatch) -> Response {
-        let packed = read.packed.as_deref();
-        let unchanged =
-            has.matches(&read.tag) || packed.is_some_and(|packed| has.matches(&packed.tag));
-        let wanted = packed.filter(|_| has.accepts_gzip);
-        let body = match wanted {
-            _ if unchanged => Body::empty(),
-            Some(packed) => {
-                Body::from(packed.body.get_or_init(|| compress::gzip(&read.body)).clone())
-            }
-            None => Body::from(read.body.clone()),
-        };
-        let mut response = Response::new(body);
-        let headers = response.headers_mut();
-        if !unchanged {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        if packed.is_some() {
-            headers.insert(VARY, compress::VARY_ENCODING);
-        }
-        if wanted.is_some() && !unchanged {
-            headers.insert(CONTENT_ENCODING, compress::GZIP);
-        }
-        headers.insert(ETAG, wanted.map_or(read.tag, |packed| packed.tag.clone()));
+        let mut response = read.answer("application/json", has);
         if let Some(cache_control) = &self.browser_policy.catalogue_cache {
-            headers.insert(CACHE_CONTROL, cache_control.clone());
-        }
-        if unchanged {
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response.headers_mut().insert(CACHE_CONTROL, cache_control.clone());
         }
         response
     }

@@ -19,14 +19,16 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::{Ack, ChargeScope, Serve, Switch};
+use crate::config::{Ack, ChargeScope, Serve};
 use crate::domain::TimestampMs;
 use crate::gate::Gate;
 use crate::truth::Truth;
 
 pub mod accept;
 pub mod admin;
+mod admin_metrics;
 pub mod answer;
+mod audits;
 pub mod auth;
 mod compress;
 pub mod coupon_templates;
@@ -48,6 +50,7 @@ mod openapi;
 pub mod ops;
 mod order_search;
 pub mod orders;
+mod pages;
 pub mod popular;
 pub mod problem;
 mod problem_pages;
@@ -69,9 +72,12 @@ use middleware::Middleware;
 use rates::Rates;
 use server::RequestService;
 
+pub use admin_metrics::{RenderMetrics, render_metrics};
+pub use audits::{Audits, RunAudit};
 pub use auth::{TokenVerifier, mint_token, mint_token_for};
 pub use health::Health;
 pub use ops::{Ops, ops_router};
+pub use pages::DemoShop;
 pub use rendered::RenderedPages;
 
 /// Recomputes the popular products, up to a time of the gate's clock. This is the scheduler's
@@ -91,6 +97,10 @@ pub struct Api {
     pub product_pages: RenderedPages,
     pub live: Arc<Live>,
     pub refresh_popular: RefreshPopular,
+    pub audits: Arc<Audits>,
+    pub render_metrics: RenderMetrics,
+    /// `None`: the demo's storefront is off.
+    pub demo_shop: Option<DemoShop>,
     /// Whether this instance's relay is connected to RabbitMQ; `None` when it runs none.
     pub rabbitmq_connected: Option<Arc<AtomicBool>>,
 }
@@ -113,8 +123,6 @@ pub struct BrowserPolicy {
     /// Whether the port speaks TLS; then browsers are told to use nothing else for this host
     /// (HSTS).
     pub tls: bool,
-    /// Whether the demo's storefront is served.
-    pub demo_shop: bool,
     /// `Cache-Control` of catalogue reads; `None`: `no-store`.
     pub catalogue_cache: Option<HeaderValue>,
 }
@@ -122,8 +130,7 @@ pub struct BrowserPolicy {
 impl BrowserPolicy {
     pub fn new(serve: &Serve, tls: bool) -> Self {
         let catalogue_cache = etag::cache_control(serve.catalogue_max_age_secs);
-        let demo_shop = serve.demo_shop == Switch::On;
-        Self { cors_origins: serve.cors_origins.clone(), tls, demo_shop, catalogue_cache }
+        Self { cors_origins: serve.cors_origins.clone(), tls, catalogue_cache }
     }
 }
 
@@ -169,9 +176,11 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(orders::list_orders))                             // GET  /v1/users/{user}/orders
         .routes(routes!(live::watch))                                     // GET  /v1/live
         .routes(routes!(admin::get_status))                               // GET  /v1/admin/status
+        .routes(routes!(admin_metrics::get_metrics))                      // GET  /v1/admin/metrics
+        .routes(routes!(audits::list_audits, audits::start_audit))        // GET, POST /v1/admin/audits
 }
 
-/// The API, with `/openapi.json` and `/docs`.
+/// The API, with `/openapi.json`, `/docs` and the pages.
 pub fn service(api: Arc<Api>) -> impl RequestService {
     let charge_scope = api.settings.charge_scope;
     let (router, description) = routes().split_for_parts();
@@ -181,13 +190,16 @@ pub fn service(api: Arc<Api>) -> impl RequestService {
         .keys()
         .map(String::as_str)
         .chain(docs::PATHS)
-        .chain(problem_pages::PATHS);
+        .chain(problem_pages::PATHS)
+        .chain(pages::PATHS);
+    let pages = pages::router(api.demo_shop.is_some());
     let middleware = Arc::new(Middleware::new(&api, Routes::new(paths)));
-    let start = problem_pages::start(api.browser_policy.demo_shop);
+    let start = problem_pages::start(api.demo_shop.is_some());
     let cors = middleware::cors(&api.browser_policy.cors_origins);
     let router = router
         // `popular` is the list's name, so no product may have it as its id.
         .route("/v1/products/popular", put(products::refuse_popular))
+        .merge(pages)
         .with_state(api)
         .merge(docs::router(&openapi::complete(description, charge_scope)))
         .merge(problem_pages::router(start))

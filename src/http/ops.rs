@@ -10,13 +10,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::admin_metrics::RenderMetrics;
 use super::health::Health;
-use super::{metrics, middleware};
-use crate::telemetry::sampled::Sampled;
+use super::middleware;
 
 /// The state behind the operations port.
 pub struct Ops {
@@ -24,8 +23,7 @@ pub struct Ops {
     pub health: Arc<Health>,
     /// Why the roles that follow the gate do not run yet; `None`: they run.
     pub waits_for: Box<dyn Fn() -> Option<String> + Send + Sync>,
-    pub metrics: PrometheusHandle,
-    pub sampled: Arc<Sampled>,
+    pub render_metrics: RenderMetrics,
     /// As in [`super::Api`].
     pub rabbitmq_connected: Option<Arc<AtomicBool>>,
     /// Cancelled when the process is asked to stop; `/readyz` then answers 503.
@@ -44,8 +42,7 @@ pub fn ops_router(ops: Arc<Ops>) -> Router {
 }
 
 async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
-    metrics::InFlight::publish();
-    let text = ops.metrics.render() + &ops.sampled.text();
+    let text = (ops.render_metrics)();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
@@ -100,10 +97,7 @@ mod tests {
         Arc::new(Ops {
             health: Health::new(None),
             waits_for: Box::new(|| Some("the relay waits".to_owned())),
-            metrics: metrics_exporter_prometheus::PrometheusBuilder::new()
-                .build_recorder()
-                .handle(),
-            sampled: Arc::default(),
+            render_metrics: Arc::new(String::new),
             rabbitmq_connected: Some(Arc::new(AtomicBool::new(false))),
             stopping: CancellationToken::new(),
         })

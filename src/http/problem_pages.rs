@@ -14,8 +14,6 @@ use super::accept::Language;
 use super::explanations::{Retry, Text, explanation, in_language, member};
 use super::problem::{Code, korean};
 
-/// The pages of the demo's storefront are not in this version yet.
-const SHOP_IS_BUILT: bool = false;
 const START: &str = "/";
 const PAGE: &str = "/problems/{code}";
 const STYLE: &str = "/problems/style.css";
@@ -31,7 +29,7 @@ const KEPT: HeaderValue = HeaderValue::from_static("public, max-age=3600");
 
 /// Where `/` leads.
 pub fn start(demo_shop: bool) -> &'static str {
-    if demo_shop && SHOP_IS_BUILT { "/shop/" } else { "/docs/" }
+    if demo_shop { "/shop/" } else { "/docs/" }
 }
 
 /// Serves the pages; `start`: where `/` leads.

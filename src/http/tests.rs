@@ -49,6 +49,9 @@ fn api(limits: &Limits, browser_policy: BrowserPolicy) -> Api {
         product_pages: Default::default(),
         live: Arc::new(Live::new(10)),
         refresh_popular: Arc::new(|_| Box::pin(async { Ok(()) })),
+        audits: Arc::new(Audits::new(Arc::new(|_| Box::pin(async { Err("no servers".into()) })))),
+        render_metrics: Arc::new(String::new),
+        demo_shop: None,
         rabbitmq_connected: None,
     }
 }

@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::bounds::{
-    BACKGROUND_STOP_LIMIT, CONNECT_TIMEOUT, FOLLOWERS_NICENESS, LAST_STEPS_LIMIT, RETRY_PAUSE,
-    SHUTDOWN_TIMEOUT,
+    AUDIT_LIMIT, BACKGROUND_STOP_LIMIT, CONNECT_TIMEOUT, FOLLOWERS_NICENESS, LAST_STEPS_LIMIT,
+    RETRY_PAUSE, SHUTDOWN_TIMEOUT,
 };
 use crate::config::{InvalidSetting, Role, Serve};
 use crate::gate::Gate;
@@ -42,7 +42,7 @@ use crate::telemetry::sampled::Sampled;
 use crate::thread::{DedicatedRuntime, ThreadError};
 use crate::truth::migrate::MigrateError;
 use crate::truth::{self, Truth};
-use crate::{http, lost_decisions, telemetry};
+use crate::{audit, config, http, lost_decisions, telemetry};
 use database::Prepared;
 use sampler::Sampler;
 use supervisor::supervise;
@@ -287,11 +287,14 @@ impl Listening<'_> {
         let looking = Arc::clone(&health).look_on(truth.clone(), closing.clone());
         servers.spawn("readiness", looking);
         let prepared = self.prepared;
+        let render_metrics: http::RenderMetrics = {
+            let (metrics, sampled) = (self.metrics.clone(), Arc::clone(&sampled));
+            Arc::new(move || http::render_metrics(&metrics, &sampled))
+        };
         let ops = Ops {
             health,
             waits_for: Box::new(move || prepared.trouble()),
-            metrics: self.metrics.clone(),
-            sampled: Arc::clone(&sampled),
+            render_metrics: Arc::clone(&render_metrics),
             rabbitmq_connected: self.rabbitmq_connected.clone(),
             stopping: stopping.asked.clone(),
         };
@@ -316,6 +319,12 @@ impl Listening<'_> {
                 product_pages: http::RenderedPages::default(),
                 live: Arc::new(Live::new(settings.limits.live_streams())),
                 refresh_popular: refresher(self.pool, self.zone),
+                demo_shop: http::DemoShop::from_settings(
+                    settings,
+                    addresses.api.unwrap_or(settings.listen),
+                ),
+                render_metrics,
+                audits: Arc::new(http::Audits::new(auditor(&settings.servers))),
                 rabbitmq_connected: self.rabbitmq_connected,
             };
             let lost_decisions =
@@ -429,6 +438,26 @@ async fn schedule(gate: Arc<Gate>, pool: PgPool, zone: TimeZone, stop: Cancellat
     }
     let caught_up = |deadline| gate.catch_up(deadline).map(|done| done.map(|_| ()));
     Scheduler::new(pool, zone, caught_up).run(stop).await;
+}
+
+/// Audits with connections of its own, which are closed afterwards.
+fn auditor(servers: &config::Servers) -> http::RunAudit {
+    let servers = servers.clone();
+    Arc::new(move |wait| {
+        let servers = servers.clone();
+        async move {
+            let pool = truth::pool_for_audit(&servers.database_url, AUDIT_LIMIT)
+                .map_err(|error| error.to_string())?;
+            let auditing = Box::pin(audit::audit(&servers, &pool, audit::Options { wait }));
+            let report = tokio::time::timeout(AUDIT_LIMIT, auditing).await;
+            pool.close().await;
+            match report {
+                Ok(report) => report.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("the audit took longer than {} s", AUDIT_LIMIT.as_secs())),
+            }
+        }
+        .boxed()
+    })
 }
 
 fn refresher(pool: PgPool, zone: TimeZone) -> http::RefreshPopular {

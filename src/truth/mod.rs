@@ -29,6 +29,7 @@ mod orders;
 mod popular;
 mod products;
 mod progress;
+mod tally;
 
 pub use examined::Examined;
 pub use holders::Holder;
@@ -38,6 +39,7 @@ pub use order_search::OrderSearch;
 pub use orders::{KeyUse, orders_by_id};
 pub use popular::{PopularList, PopularRank};
 pub use progress::{CellCursor, Progress, Vitals};
+pub use tally::CouponTally;
 
 /// PostgreSQL could not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -59,6 +59,9 @@ pub const REFUSALS: &[(&str, &[Code])] = {
         ("list_orders", &[UserNotFound, GateUnavailable, TruthUnavailable]),
         ("watch", &[]),
         ("get_status", &[]),
+        ("get_metrics", &[]),
+        ("list_audits", &[]),
+        ("start_audit", &[]),
     ]
 };
 

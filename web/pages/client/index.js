@@ -1,0 +1,2 @@
+export { createClient, orThrow } from "./client.js";
+export { RushgateProblem, RushgateUnreachable } from "./problem.js";
