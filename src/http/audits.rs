@@ -2,7 +2,7 @@
 //!
 //! An instance runs one audit at a time and remembers its latest ones ([`AUDITS_KEPT`]); other
 //! instances do not know them. Large shops take long to audit, and an audit ends after
-//! [`AUDIT_LIMIT`]: use the command there.
+//! [`crate::config::bounds::AUDIT_LIMIT`]: use the command there.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,11 +23,11 @@ use super::extract::{NoBody, NoQuery};
 use super::json_response::json_response;
 use super::problem::Problem;
 use crate::audit::{Check, Difference, Outcome, Report};
-use crate::config::bounds::{AUDIT_LIMIT, AUDIT_WAIT, AUDITS_KEPT};
+use crate::config::bounds::{AUDIT_WAIT, AUDITS_KEPT};
 use crate::domain::{TimestampMs, rfc3339};
 
 /// Runs an audit: waits for the given time until PostgreSQL has caught up, and ends within
-/// [`AUDIT_LIMIT`]. Passed in by `rushgate serve`. The error says why there is no report.
+/// [`crate::config::bounds::AUDIT_LIMIT`]. Passed in by `rushgate serve`. The error says why there is no report.
 pub type RunAudit =
     Arc<dyn Fn(Duration) -> BoxFuture<'static, Result<Report, String>> + Send + Sync>;
 

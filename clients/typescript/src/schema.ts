@@ -4,6 +4,53 @@
  */
 
 export interface paths {
+    "/v1/admin/audits": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The audits of this instance
+         * @description Its latest ten that were started by `POST /v1/admin/audits`. Another instance has others, and a
+         *     restart forgets them.
+         */
+        get: operations["list_audits"];
+        put?: never;
+        /**
+         * Run an audit
+         * @description Compares gate, truth and outbox as `rushgate audit` does, in the background; read the result from
+         *     `GET /v1/admin/audits`. An instance runs one at a time: while one runs, the answer is 200 with
+         *     that one. It needs the right to read all tables, and ends after ten minutes.
+         */
+        post: operations["start_audit"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/admin/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The metrics of this instance
+         * @description What `/metrics` on the operations port has. Counters count from the instance's start.
+         */
+        get: operations["get_metrics"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/admin/status": {
         parameters: {
             query?: never;
@@ -415,6 +462,73 @@ export interface components {
             title: string;
             /** @enum {string} */
             type: "/problems/already-issued";
+        };
+        /**
+         * Audit
+         * @description An audit that this instance runs or has run.
+         */
+        Audit: {
+            /** Format: uuid */
+            audit_id: string;
+            checks: components["schemas"]["AuditCheck"][];
+            /**
+             * @description The position that PostgreSQL had reached, with the rules that were checked there; empty while
+             *     it runs.
+             * @example 3
+             */
+            epoch: number | null;
+            /** @description Why there is no result, where it has failed. */
+            failure: string | null;
+            /** @example 1204 */
+            seq: number | null;
+            /**
+             * Format: date-time
+             * @example 2026-11-22T09:00:00.000Z
+             */
+            started_at: string;
+            state: components["schemas"]["AuditState"];
+            /**
+             * @description How long it took, once it has ended.
+             * @example 180
+             */
+            took_ms: number | null;
+        };
+        /**
+         * AuditCheck
+         * @description One rule of the shop.
+         */
+        AuditCheck: {
+            /** @description The first differences. */
+            differences: components["schemas"]["AuditDifference"][];
+            /** @description Items checked. */
+            looked_at: number;
+            /** @description Further differences, which are only counted. */
+            more: number;
+            /** @example coupons */
+            name: string;
+            rule: string;
+        };
+        /**
+         * AuditDifference
+         * @description An item that breaks a rule.
+         */
+        AuditDifference: {
+            expected: string;
+            found: string;
+            id: string;
+        };
+        /**
+         * AuditState
+         * @description `clean`: everything was compared, nothing differs. `not_compared`: the check `cell` says why.
+         * @enum {string}
+         */
+        AuditState: "running" | "clean" | "differences" | "not_compared" | "failed";
+        /**
+         * Audits
+         * @description The latest audits of this instance, the latest first.
+         */
+        Audits: {
+            data: components["schemas"]["Audit"][];
         };
         /**
          * BacklogFullProblem
@@ -1108,6 +1222,27 @@ export interface components {
             type: "/problems/method-not-allowed";
         };
         /**
+         * MetricSample
+         * @description One value; docs/operations.md explains the names. A histogram is its buckets (with the label
+         *     `le`), `_sum` and `_count`.
+         */
+        MetricSample: {
+            labels: {
+                [key: string]: string;
+            };
+            /** @example rushgate_decisions_lost_total */
+            name: string;
+            /** Format: double */
+            value: number;
+        };
+        /**
+         * Metrics
+         * @description The metrics of one instance, at the time of the answer.
+         */
+        Metrics: {
+            data: components["schemas"]["MetricSample"][];
+        };
+        /**
          * Order
          * @description An order. Amounts in won.
          */
@@ -1753,6 +1888,294 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    list_audits: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Audits"];
+                };
+            };
+            /** @description `malformed-request` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["MalformedRequestProblem"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    /** @description `Bearer` */
+                    "WWW-Authenticate"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["UnauthenticatedProblem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ForbiddenProblem"];
+                };
+            };
+            /** @description `invalid-field` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InvalidFieldProblem"];
+                };
+            };
+            /** @description `rate-limited` */
+            429: {
+                headers: {
+                    /** @description What is left of the quota, such as `"user";r=0;t=10` */
+                    RateLimit?: string;
+                    /** @description The quota, such as `"user";q=200;w=10` */
+                    "RateLimit-Policy"?: string;
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["RateLimitedProblem"];
+                };
+            };
+            /** @description `internal-error` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InternalErrorProblem"];
+                };
+            };
+            /** @description `overloaded` */
+            503: {
+                headers: {
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["OverloadedProblem"];
+                };
+            };
+        };
+    };
+    start_audit: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description One is running already */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Audit"];
+                };
+            };
+            /** @description Started */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Audit"];
+                };
+            };
+            /** @description `malformed-request` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["MalformedRequestProblem"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    /** @description `Bearer` */
+                    "WWW-Authenticate"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["UnauthenticatedProblem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ForbiddenProblem"];
+                };
+            };
+            /** @description `invalid-field` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InvalidFieldProblem"];
+                };
+            };
+            /** @description `rate-limited` */
+            429: {
+                headers: {
+                    /** @description What is left of the quota, such as `"user";r=0;t=10` */
+                    RateLimit?: string;
+                    /** @description The quota, such as `"user";q=200;w=10` */
+                    "RateLimit-Policy"?: string;
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["RateLimitedProblem"];
+                };
+            };
+            /** @description `internal-error` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InternalErrorProblem"];
+                };
+            };
+            /** @description `overloaded`, `gate-unavailable`, `backlog-full`, `outcome-unknown` */
+            503: {
+                headers: {
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["OverloadedProblem"] | components["schemas"]["GateUnavailableProblem"] | components["schemas"]["BacklogFullProblem"] | components["schemas"]["OutcomeUnknownProblem"];
+                };
+            };
+        };
+    };
+    get_metrics: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Metrics"];
+                };
+            };
+            /** @description `malformed-request` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["MalformedRequestProblem"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    /** @description `Bearer` */
+                    "WWW-Authenticate"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["UnauthenticatedProblem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ForbiddenProblem"];
+                };
+            };
+            /** @description `invalid-field` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InvalidFieldProblem"];
+                };
+            };
+            /** @description `rate-limited` */
+            429: {
+                headers: {
+                    /** @description What is left of the quota, such as `"user";r=0;t=10` */
+                    RateLimit?: string;
+                    /** @description The quota, such as `"user";q=200;w=10` */
+                    "RateLimit-Policy"?: string;
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["RateLimitedProblem"];
+                };
+            };
+            /** @description `internal-error` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InternalErrorProblem"];
+                };
+            };
+            /** @description `overloaded` */
+            503: {
+                headers: {
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["OverloadedProblem"];
+                };
+            };
+        };
+    };
     get_status: {
         parameters: {
             query?: never;

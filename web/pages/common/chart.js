@@ -7,7 +7,7 @@ import { html, useRef, useState } from "./html.js";
 
 const WIDTH = 640;
 const HEIGHT = 220;
-const LEFT = 44;
+const LEFT = 58;
 const RIGHT = 12;
 const TOP = 14;
 const BOTTOM = 26;

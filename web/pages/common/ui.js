@@ -40,18 +40,17 @@ export function LanguageChoice({ label }) {
   useLanguage();
   return html`<div class="segments" role="group" aria-label=${label}>
     ${/** @type {const} */ ([
-      ["en", "EN", "English"],
-      ["ko", "한국어", "한국어"],
+      ["en", "EN"],
+      ["ko", "한국어"],
     ]).map(
-      ([code, short, name]) => html`<button
+      ([code, name]) => html`<button
         key=${code}
         type="button"
         lang=${code}
-        aria-label=${name}
         aria-pressed=${language.get() === code}
         onClick=${() => setLanguage(code)}
       >
-        ${short}
+        ${name}
       </button>`,
     )}
   </div>`;

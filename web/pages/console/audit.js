@@ -50,7 +50,7 @@ function AuditCard({ run, open }) {
     <summary><${State} state=${run.state} /> ${about.filter(Boolean).join(" · ")}</summary>
     ${run.failure && html`<p class="alert">${run.failure}</p>`}
     ${run.checks.length > 0 &&
-    html`<div class="table-card" tabindex="0" role="region" aria-label=${t("audit.title")}>
+    html`<div class="table-card" tabindex="0" role="group" aria-label=${t("audit.title")}>
       <table>
         <thead>
           <tr>

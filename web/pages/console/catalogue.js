@@ -55,7 +55,7 @@ function ProductTable({ onEdit }) {
         ${t("catalogue.new.product")}
       </button>
     </div>
-    <div class="card table-card" tabindex="0" role="region" aria-labelledby="products">
+    <div class="card table-card" tabindex="0" role="group" aria-labelledby="products">
       <table>
         <thead>
           <tr>
@@ -116,7 +116,7 @@ function TemplateTable({ onEdit }) {
         ${t("catalogue.new.template")}
       </button>
     </div>
-    <div class="card table-card" tabindex="0" role="region" aria-labelledby="templates">
+    <div class="card table-card" tabindex="0" role="group" aria-labelledby="templates">
       <table>
         <thead>
           <tr>

@@ -75,7 +75,7 @@ function FindOrder({ id }) {
 /** @param {{ orders: Schemas["Order"][] }} props */
 function OrderTable({ orders }) {
   if (orders.length === 0) return html`<p class="empty">${t("find.none")}</p>`;
-  return html`<div class="card table-card" tabindex="0" role="region" aria-label=${t("find.orders")}>
+  return html`<div class="card table-card" tabindex="0" role="group" aria-label=${t("find.orders")}>
     <table>
       <thead>
         <tr>
@@ -215,7 +215,7 @@ function FindUser({ id }) {
 /** @param {{ label: string, heads: string[], rows: import("../common/html.js").Children[][] }} props */
 function Rows({ label, heads, rows }) {
   if (rows.length === 0) return html`<p class="empty">${t("find.none")}</p>`;
-  return html`<div class="card table-card" tabindex="0" role="region" aria-label=${label}>
+  return html`<div class="card table-card" tabindex="0" role="group" aria-label=${label}>
     <table>
       <thead>
         <tr>

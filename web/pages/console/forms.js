@@ -4,12 +4,21 @@ import { html } from "../common/html.js";
 import { t } from "./texts.js";
 
 /**
+ * `value` is what the field begins with: with the attribute of that name, each rendering would undo
+ * what was typed.
  * @param {{ name: string, label: string, type?: string, value?: string | number | undefined, optional?: boolean, hint?: string } & Record<string, unknown>} props
  */
 export function Field({ name, label, type = "text", value, optional, hint, ...rest }) {
   return html`<label class="field">
     <span>${label}${optional ? html` <small class="muted">(${t("field.optional")})</small>` : ""}</span>
-    <input name=${name} type=${type} required=${!optional} value=${value ?? ""} autocomplete="off" ...${rest} />
+    <input
+      name=${name}
+      type=${type}
+      required=${!optional}
+      defaultValue=${value ?? ""}
+      autocomplete="off"
+      ...${rest}
+    />
     ${hint && html`<small class="muted">${hint}</small>`}
   </label>`;
 }

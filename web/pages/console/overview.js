@@ -94,7 +94,7 @@ function Cell({ cell, of }) {
   return html`<article class="card tile" data-cell=${cell.cell}>
     <h3>${t("status.cell", { n: cell.cell })} <${State} state=${cell.state} /></h3>
     <p class="number" data-lag>${typeof cell.lag !== "number" ? "–" : count(cell.lag)}</p>
-    <p class="muted small">${t("status.lag")}: ${t("status.lag.unit")}</p>
+    <p class="muted small">${t("status.lag.unit")}</p>
     <p class="small">
       ${t("status.epoch")} ${number(cell.epoch)} · ${t("status.seq")} ${number(cell.seq)} · ${t("status.applied")}
       ${" "}${number(cell.applied)}
@@ -178,7 +178,7 @@ function Requests({ scrapes, of }) {
     <p class="muted small">${t("requests.about", { n: Math.round(secs) })}</p>
     ${rows.length === 0
       ? html`<p class="empty">${t("requests.none")}</p>`
-      : html`<div class="card table-card" tabindex="0" role="region" aria-labelledby="requests">
+      : html`<div class="card table-card" tabindex="0" role="group" aria-labelledby="requests">
           <table>
             <thead>
               <tr>
@@ -223,7 +223,7 @@ function Refusals({ scrapes, of }) {
     <h2 id="refusals">${t("refusals.title")}</h2>
     ${rows.length === 0
       ? html`<p class="empty">${t("refusals.none")}</p>`
-      : html`<div class="card table-card" tabindex="0" role="region" aria-labelledby="refusals">
+      : html`<div class="card table-card" tabindex="0" role="group" aria-labelledby="refusals">
           <table>
             <thead>
               <tr>

@@ -51,7 +51,7 @@ export function RushBoard() {
     kind === "templates"
       ? useStore(templates)
           .filter((template) => all || template.state !== "closed")
-          .toSorted((a, b) => lastChange(`t ${b.id}`) - lastChange(`t ${a.id}`))
+          .toSorted((a, b) => order(b) - order(a))
       : useStore(products).toSorted((a, b) => lastChange(`p ${b.id}`) - lastChange(`p ${a.id}`));
   const live = useStore(connection) === "live";
   const source = {
@@ -90,6 +90,10 @@ export function RushBoard() {
       )}
     </ul>`;
 }
+
+/** What can still be had comes first, then what has changed last. @param {import("../common/live.js").Template} template */
+const order = (template) =>
+  (["open", "scheduled"].includes(template.state) ? 1e9 : 0) + lastChange(`t ${template.id}`);
 
 /** Products and templates that change come first, in steps, so that they do not jump about. @param {string} key */
 const lastChange = (key) => Math.floor((history.get(key)?.at(-1)?.at ?? 0) / 30_000);

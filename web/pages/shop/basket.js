@@ -102,18 +102,25 @@ function Order({ lines, onDone }) {
 
 /** @param {Line} props */
 function LineRow({ product, pieces }) {
+  // What is typed, which may not be a number yet.
+  const [typed, type] = useState(/** @type {string | undefined} */ (undefined));
+  const onInput = (/** @type {{ currentTarget: HTMLInputElement }} */ { currentTarget }) => {
+    const wanted = Math.floor(Number(currentTarget.value));
+    type(currentTarget.value);
+    if (wanted >= 1 && wanted <= 1000) setPieces(product.id, wanted);
+  };
   return html`<li class="line">
     <span class="line-name">${product.name}<span class="muted small">${money(product.price)}</span></span>
     <input
       class="line-pieces"
       type="number"
       inputmode="numeric"
-      min="0"
+      min="1"
       max="1000"
       aria-label=${t("order.pieces", { name: product.name })}
-      value=${pieces}
-      onChange=${(/** @type {{ currentTarget: HTMLInputElement }} */ event) =>
-        setPieces(product.id, Math.floor(Number(event.currentTarget.value)) || 0)}
+      value=${typed ?? pieces}
+      onInput=${onInput}
+      onBlur=${() => type(undefined)}
     />
     <b>${money(product.price * pieces)}</b>
     <button

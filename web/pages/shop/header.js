@@ -36,10 +36,10 @@ export function Header({ view, onBasket }) {
         <button
           type="button"
           class="button-quiet head-user"
-          aria-label=${t("user.switch", { user: shopper })}
+          title=${t("user.switch")}
           onClick=${() => choose(true)}
         >
-          <${Icon} name="user" /><span>${shopper}</span>
+          <${Icon} name="user" /><span class="unseen">${t("user.as")} </span><span class="head-name">${shopper}</span> ${" "}
           <span class="head-money">${won === undefined ? "…" : money(won)}</span>
         </button>
         <button
@@ -90,7 +90,7 @@ function UserDialog({ open, onClose }) {
           max="1000"
           step="1"
           required
-          value=${user.get().slice("user-".length)}
+          defaultValue=${user.get().slice("user-".length)}
         />
       </label>
       <button class="button">${t("user.apply")}</button>

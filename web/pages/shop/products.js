@@ -49,6 +49,7 @@ function Card({ product, pieces }) {
       : state === "scheduled"
         ? t("product.scheduled", { time: duration(Date.parse(product.sale_from ?? "") - serverNow()) })
         : t(`product.${state}`);
+  const button = pieces > 0 ? t("product.in", { n: pieces }) : t("product.add");
   return html`<article class="product ${state === "open" ? "" : "product-off"}">
     <${Art} id=${product.id} name=${product.name} />
     <div class="product-body">
@@ -61,11 +62,11 @@ function Card({ product, pieces }) {
         type="button"
         class="button button-plain"
         data-add=${product.id}
-        aria-label=${t("product.add.label", { name: product.name })}
+        aria-label=${`${button}: ${product.name}`}
         disabled=${state !== "open"}
         onClick=${() => addToBasket(product.id)}
       >
-        ${pieces > 0 ? t("product.in", { n: pieces }) : t("product.add")}
+        ${button}
       </button>
     </div>
   </article>`;

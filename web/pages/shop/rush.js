@@ -218,7 +218,7 @@ function Board({ it }) {
       to=${end}
       top=${it.coupons}
       label=${t("rush.chart", { from: it.coupons, to: left, seconds })}
-      formatTime=${(/** @type {number} */ at) => `${(at / 1000).toFixed(1)} s`}
+      formatTime=${(/** @type {number} */ at) => `${count(Math.round(at))} ms`}
       formatValue=${count}
       marks=${marks}
     />
