@@ -8,7 +8,7 @@ use std::time::Duration;
 use rushgate_local_servers as servers;
 
 use super::{Error, SECRET_FILE, say, shop};
-use crate::config::{self, Serve};
+use crate::config::{self, Serve, Switch};
 use crate::relay::topology::ORDERS_QUEUE;
 
 const USER: &str = "user-1";
@@ -23,6 +23,13 @@ pub fn introduce(settings: &Serve, management: &str, data: &Path) -> Result<(), 
     let (api, ops) = (url(settings.listen), url(settings.ops_listen));
     let broker = management.trim_end_matches("/api");
     say(format_args!("The shop is open.\n"));
+    if settings.demo_shop == Switch::On {
+        say(format_args!(
+            "  {:<12} {api}/shop/  with 3,000 rivals at the press of a button",
+            "Storefront"
+        ));
+    }
+    say(format_args!("  {:<12} {api}/console/  asks for the admin token below", "Console"));
     say(format_args!("  {:<12} {api}", "API"));
     say(format_args!("  {:<12} {api}/docs", "Read and try"));
     say(format_args!("  {:<12} {ops}/readyz  {ops}/metrics", "Operations"));

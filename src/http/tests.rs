@@ -140,6 +140,9 @@ async fn every_route_that_needs_a_token_says_so_before_it_looks_at_anything_else
         ("GET", "/v1/users/u/orders"),
         ("POST", "/v1/orders/no-uuid/cancel"),
         ("GET", "/v1/admin/status"),
+        ("GET", "/v1/admin/metrics"),
+        ("GET", "/v1/admin/audits"),
+        ("POST", "/v1/admin/audits"),
     ];
     for (method, uri) in routes {
         for token in [None, Some("nonsense"), Some("a.b.c")] {
@@ -188,6 +191,9 @@ async fn staff_routes_need_the_scope_admin() {
             ("POST", "/v1/products/popular/refresh"),
             ("PUT", "/v1/coupon-templates/t"),
             ("GET", "/v1/admin/status"),
+            ("GET", "/v1/admin/metrics"),
+            ("GET", "/v1/admin/audits"),
+            ("POST", "/v1/admin/audits"),
         ] {
             let refusal = refused(request(method, uri, Some(&token), "")).await;
             assert_eq!(refusal, (403, "forbidden".into()), "{method} {uri} {scope}");
@@ -535,6 +541,37 @@ async fn browsers_are_told_to_guess_and_keep_nothing() {
     )));
     let response = app.oneshot(request("GET", "/openapi.json", None, "")).await.unwrap();
     assert_eq!(header(&response, "strict-transport-security"), "max-age=31536000");
+}
+
+#[tokio::test]
+async fn the_storefront_is_there_only_where_it_is_on() {
+    let shop = [
+        ("GET", "/shop/"),
+        ("GET", "/shop"),
+        ("POST", "/shop/token"),
+        ("POST", "/shop/rivals"),
+        ("GET", "/assets/shop/main.js"),
+    ];
+    for (method, uri) in shop {
+        let refusal = refused(request(method, uri, None, "{}")).await;
+        assert_eq!(refusal, (404, "route-not-found".into()), "{method} {uri}");
+    }
+    for uri in ["/console/", "/assets/console/main.js", "/assets/common/base.css"] {
+        let response = send(request("GET", uri, None, "")).await;
+        assert_eq!(response.status(), StatusCode::OK, "{uri}");
+        let policy = response.headers()["content-security-policy"].to_str().unwrap();
+        assert!(
+            policy.starts_with("default-src 'self';") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        let tag = response.headers()["etag"].clone();
+        let mut again = request("GET", uri, None, "");
+        again.headers_mut().insert("if-none-match", tag);
+        assert_eq!(send(again).await.status(), StatusCode::NOT_MODIFIED, "{uri}");
+    }
+    for path in ["..%2fCargo.toml", "../Cargo.toml", "console/none.js", "vendor/preact.d.ts"] {
+        assert_eq!(refused(request("GET", &format!("/assets/{path}"), None, "")).await.0, 404);
+    }
 }
 
 #[tokio::test]

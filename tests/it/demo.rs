@@ -37,6 +37,8 @@ fn ctrl_c_stops_everything_and_the_folder_is_for_one_demo() {
         "Redis ",
         "PostgreSQL ",
         "RabbitMQ ",
+        "/shop/",
+        "/console/",
         "/v1/products",
         "/v1/coupon-templates/",
         "/v1/orders",

@@ -73,7 +73,7 @@ export class Browser {
     } catch (error) {
       if (wrong.length > 0) console.error("the browser said:", wrong);
       mkdirSync(target, { recursive: true });
-      await page.screenshot({ path: join(target, "failed.png") }).catch(() => {});
+      await page.screenshot({ path: join(target, `failed-${Date.now()}.png`) }).catch(() => {});
       throw error;
     } finally {
       await context.close();
@@ -94,6 +94,8 @@ async function serveFromDisk(page) {
 export async function checkAccessible(page) {
   await page.evaluate(axe);
   const violations = await page.evaluate(async () => {
+    // What fades in has its colours at the end.
+    await Promise.all(document.getAnimations().map((animation) => animation.finished));
     const { violations } = await /** @type {any} */ (globalThis).axe.run(document);
     return violations.map((/** @type {any} */ each) => ({
       id: each.id,

@@ -105,6 +105,7 @@ export function shopTests(setting) {
     try {
       await browser.visit({ ...DESKTOP, origin: cable.url, cut: true }, async (page, origin) => {
         await page.goto(`${origin}/shop/`);
+        await shopAs(page, "user-14");
         await demo.staff("POST", "/v1/products/concert-ticket/stock-adjustments", { delta: -7 });
         await page.locator("[data-stock='concert-ticket']", { hasText: "Only 43 left" }).waitFor();
         cable.breakNow();

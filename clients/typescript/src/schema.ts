@@ -1918,7 +1918,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -2020,7 +2020,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };
@@ -2113,7 +2113,7 @@ export interface operations {
             /** @description `unauthenticated` */
             401: {
                 headers: {
-                    /** @description `Bearer` */
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
                     "WWW-Authenticate"?: string;
                     [name: string]: unknown;
                 };

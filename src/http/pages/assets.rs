@@ -24,6 +24,7 @@ macro_rules! files {
 const FILES: &[(&str, &[u8])] = files! {
     "client/client.js"
     "client/index.js"
+    "client/live.js"
     "client/problem.js"
     "client/repeat.js"
     "common/base.css"

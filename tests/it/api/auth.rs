@@ -91,6 +91,9 @@ impl Belongings {
                 STAFF,
             ),
             ("GET", "/v1/admin/status".into(), None, STAFF),
+            ("GET", "/v1/admin/metrics".into(), None, STAFF),
+            ("GET", "/v1/admin/audits".into(), None, STAFF),
+            ("POST", "/v1/admin/audits".into(), None, STAFF_NEW),
         ]
     }
 

@@ -1,5 +1,7 @@
-// The client: openapi-fetch with a token and a language, and on top of it `once()` and `pages()`.
+// The client: openapi-fetch with a token and a language, and on top of it `once()`, `pages()` and
+// `live()`.
 import createFetchClient, {} from "../vendor/openapi-fetch.js";
+import { live } from "./live.js";
 import { problemOf, RushgateProblem } from "./problem.js";
 import { leavesOutcomeUnknown, repeat } from "./repeat.js";
 export function createClient(options) {
@@ -47,8 +49,23 @@ export function createClient(options) {
             after = page.next;
         } while (after);
     }
+    // Without a token, which the stream does not need: a page of a visitor who has none shows it, too.
+    const open = createFetchClient({ baseUrl, fetch, querySerializer });
+    function watch(options) {
+        const { products = [], templates = [] } = options;
+        const query = { ...(products.length && { products }), ...(templates.length && { templates }) };
+        const headers = locale ? { "Accept-Language": locale } : {};
+        return live((signal, sending) => {
+            const send = (request) => {
+                sending();
+                return fetch(request);
+            };
+            const init = { params: { query }, headers, parseAs: "stream", signal, fetch: send };
+            return open.GET("/v1/live", init);
+        }, options);
+    }
     const { GET, PUT, POST } = api;
-    return { GET, PUT, POST, once, pages };
+    return { GET, PUT, POST, once, pages, live: watch };
 }
 /** The data of a call of `GET`, `PUT` or `POST`. A refusal is thrown as `RushgateProblem`. */
 export async function orThrow(call) {

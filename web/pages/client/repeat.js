@@ -22,7 +22,7 @@ export async function repeat(attempt, options, key) {
         const left = deadline - performance.now();
         const { answer, broken } = await tryOnce(attempt, Math.min(attemptMs, left), signal);
         const status = answer?.response.status;
-        if (answer && status && !REPEATED.has(status)) {
+        if (answer && status && !isRepeated(status)) {
             if (answer.response.ok)
                 return settled(answer, attempts);
             // A conflict is the gate's verdict on this very key. Other refusals may come from before the
@@ -46,7 +46,11 @@ export async function repeat(attempt, options, key) {
 function settled({ data, response }, attempts) {
     return { data: data, response, attempts };
 }
-function problem(answer, sent) {
+/** Whether a repeat may get another answer. */
+export function isRepeated(status) {
+    return REPEATED.has(status);
+}
+export function problem(answer, sent) {
     return new RushgateProblem(problemOf(answer.error, answer.response), answer.response, sent);
 }
 /** Refusals change nothing, except for these. A 503 without a problem document is a proxy's. */
@@ -82,10 +86,14 @@ async function tryOnce(attempt, ms, signal) {
     }
 }
 /** Also ends work that does not look at the signal: getting a token, or a `fetch` of the caller. */
-function abortable(work, signal) {
+export function abortable(work, signal) {
     return new Promise((resolve, reject) => {
-        signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-        work.then(resolve, reject);
+        const stop = () => reject(signal.reason);
+        if (signal.aborted)
+            stop();
+        signal.addEventListener("abort", stop, { once: true });
+        // A stream asks for each of its pieces: without this, listeners would pile up.
+        work.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
     });
 }
 /** The jitter spreads the retries of a crowd that was refused in the same second. */
@@ -94,7 +102,7 @@ function pauseBefore(attempts, answer, { pauseMs = 200 }) {
     return retryAfterMs(answer) + step * (0.5 + Math.random() / 2);
 }
 /** A page of another origin sees the header only where CORS exposes it. The body says the same. */
-function retryAfterMs(answer) {
+export function retryAfterMs(answer) {
     if (!answer)
         return 0;
     const header = answer.response.headers.get("Retry-After");
@@ -106,7 +114,7 @@ function retryAfterMs(answer) {
     const body = answer.error;
     return typeof body?.retry_after === "number" ? body.retry_after * 1_000 : 0;
 }
-function sleep(ms, signal) {
+export function sleep(ms, signal) {
     return new Promise((resolve, reject) => {
         const stop = () => {
             clearTimeout(timer);

@@ -1,6 +1,7 @@
 // Stock and coupons as they change: `GET /v1/live`, or where the server has no such route, a read of
 // both catalogues every second.
 
+import { createClient } from "../client/index.js";
 import { observeDate, observeNow } from "./clock.js";
 import { hasRoute } from "./description.js";
 import { createStore } from "./store.js";
@@ -12,10 +13,11 @@ import { createStore } from "./store.js";
 const POLL_MS = 1000;
 /** Names, prices and new products are not in the stream. */
 const CATALOGUE_MS = 15_000;
-/** The stream sends a heartbeat every 15 s. */
-const SILENCE_MS = 40_000;
-const RETRY_MS = [500, 1000, 2000, 4000];
+/** After a stream that could not be had, the next attempt waits; reads go on meanwhile. */
+const RETRY_MS = [0, 2000, 5000, 10_000, 30_000];
+/** How many ids a stream takes, and how many of them are for templates at most. */
 const LIVE_IDS = 50;
+const LIVE_TEMPLATES = 30;
 const REQUEST_LIMIT_MS = 5000;
 
 /** @type {import("./store.js").Store<Connection>} */
@@ -81,109 +83,78 @@ function patchTemplates(changes) {
   templates.set((all) => all.map((each) => ({ ...each, issued: each.max_issued - each.remaining })));
 }
 
-/** @param {string} name @param {any} data */
-function onEvent(name, data) {
-  if (data.now) observeNow(typeof data.now === "number" ? data.now : Date.parse(data.now));
-  if (name === "snapshot") {
-    patch(products, data.products ?? []);
-    patchTemplates(data.templates ?? []);
+/** @param {import("../client/index.js").LiveEvent} event */
+function onEvent({ event, data }) {
+  if ("now" in data) observeNow(Date.parse(data.now));
+  if (event === "snapshot") {
+    patch(products, data.products);
+    patchTemplates(data.templates);
     gateOpen.set(true);
-  } else if (name === "product") {
+  } else if (event === "product") {
     patch(products, [data]);
-  } else if (name === "template") {
+  } else if (event === "template") {
     patchTemplates([data]);
-  } else if (name === "unavailable" || name === "available") {
-    gateOpen.set(name === "available");
+  } else {
+    gateOpen.set(event === "available");
   }
+  connection.set("live");
   updatedAt.set(Date.now());
 }
 
-/** Events of a `text/event-stream`. @param {ReadableStream<Uint8Array>} body @param {() => void} heard */
-async function* events(body, heard) {
-  let text = "";
-  const decoder = new TextDecoder();
-  const reader = body.getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    heard();
-    text += decoder.decode(value, { stream: true });
-    const blocks = text.replaceAll("\r\n", "\n").split("\n\n");
-    text = blocks.pop() ?? "";
-    for (const block of blocks) {
-      const fields = block.split("\n").map((line) => line.split(/: ?(.*)/s));
-      const name = fields.find(([field]) => field === "event")?.[1] ?? "message";
-      const data = fields.filter(([field]) => field === "data").map(([, line]) => line ?? "");
-      if (data.length > 0) yield { name, data: JSON.parse(data.join("\n")) };
-    }
-  }
-}
-
-/** What the stream is asked for. */
-function wanted() {
+/** What the stream is asked for: the products that come first, and the templates that came last. */
+function watched() {
   const open = templates.get().filter((template) => template.state !== "closed");
-  const newest = open.slice(-LIVE_IDS + 20).map((template) => template.id);
-  const shown = products.get().slice(0, LIVE_IDS - newest.length).map((product) => product.id);
-  return `/v1/live?products=${shown.join(",")}&templates=${newest.join(",")}`;
+  const chosen = open.slice(-LIVE_TEMPLATES).map((template) => template.id);
+  const shown = products.get().map((product) => product.id);
+  return { products: shown.slice(0, LIVE_IDS - chosen.length), templates: chosen };
 }
 
-/** One connection, until it ends. */
+/** One stream, until it breaks or other ids are wanted. @returns {Promise<boolean>} false: it broke */
 async function listen() {
-  const ids = wanted();
+  const ids = watched();
   const stop = new AbortController();
-  let silent = setTimeout(() => stop.abort(), SILENCE_MS);
-  const heard = () => {
-    clearTimeout(silent);
-    silent = setTimeout(() => stop.abort(), SILENCE_MS);
-  };
-  const unfollow = [products, templates].map((store) =>
-    // Other ids need another connection.
-    store.follow(() => wanted() !== ids && stop.abort()),
-  );
+  const changed = () => JSON.stringify(watched()) !== JSON.stringify(ids) && stop.abort();
+  const unfollow = [products, templates].map((store) => store.follow(changed));
   const catalogue = setInterval(() => void readCatalogue().catch(() => {}), CATALOGUE_MS);
   try {
-    const response = await fetch(ids, { signal: stop.signal });
-    if (!response.ok || !response.body) throw new Error(`/v1/live: ${response.status}`);
-    connection.set("live");
-    for await (const event of events(response.body, heard)) onEvent(event.name, event.data);
-  } catch (error) {
-    if (!stop.signal.aborted) throw error;
+    const client = createClient({ baseUrl: location.origin });
+    for await (const event of client.live({ ...ids, signal: stop.signal })) {
+      if (event.event === "disconnected") return false;
+      onEvent(event);
+    }
+    return true;
   } finally {
     stop.abort();
-    clearTimeout(silent);
     clearInterval(catalogue);
     unfollow.forEach((end) => end());
   }
 }
 
-async function poll() {
-  for (;;) {
-    await pause(POLL_MS);
-    try {
-      await readCatalogue();
-      connection.set("polling");
-    } catch {
-      connection.set("lost");
-    }
-  }
+/** Whether there are values to stream, and a stream to have. */
+async function canListen() {
+  const ids = watched();
+  return ids.products.length + ids.templates.length > 0 && (await hasRoute("/v1/live"));
 }
 
-/** Follows the catalogue for as long as the page lives. */
+/** Follows the catalogue for as long as the page lives: by streams, and by reads where there is none. */
 export async function follow() {
   let failures = 0;
+  let listenAt = 0;
   for (;;) {
     try {
       await readCatalogue();
-      if (!(await hasRoute("/v1/live"))) {
+      if (connection.get() !== "live") connection.set("polling");
+      if (Date.now() >= listenAt && (await canListen())) {
+        failures = (await listen()) ? 0 : failures + 1;
+        listenAt = Date.now() + (RETRY_MS[Math.min(failures, RETRY_MS.length) - 1] ?? 0);
+        if (failures === 0) continue;
         connection.set("polling");
-        return poll();
       }
-      await listen();
-      failures = 0;
     } catch {
       connection.set("lost");
-      await pause(RETRY_MS[Math.min(failures, RETRY_MS.length - 1)] ?? 0);
-      failures += 1;
+      // What was closed is not known until the next snapshot.
+      gateOpen.set(true);
     }
+    await pause(POLL_MS);
   }
 }
