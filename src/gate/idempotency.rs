@@ -14,6 +14,7 @@ pub enum KeyedRequest {
     /// The order may be cancelled already.
     CancelOrder(Uuid),
     RefreshPopular,
+    StartAudit,
 }
 
 impl KeyedRequest {
@@ -22,6 +23,7 @@ impl KeyedRequest {
         match self {
             Self::CancelOrder(order_id) => record_key("cancel_order", key, &Id(order_id)),
             Self::RefreshPopular => record_key("refresh_popular", key, &()),
+            Self::StartAudit => record_key("start_audit", key, &()),
         }
     }
 }

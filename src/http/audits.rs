@@ -17,14 +17,15 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::JsonAnswer;
+use super::answer::{JsonAnswer, marked};
 use super::auth::Staff;
-use super::extract::{NoBody, NoQuery};
+use super::extract::{IdempotencyKeyParam, Key, NoBody, NoQuery};
 use super::json_response::json_response;
 use super::problem::Problem;
 use crate::audit::{Check, Difference, Outcome, Report};
 use crate::config::bounds::{AUDIT_WAIT, AUDITS_KEPT};
 use crate::domain::{TimestampMs, rfc3339};
+use crate::gate::KeyedRequest;
 
 /// Runs an audit: waits for the given time until PostgreSQL has caught up, and ends within
 /// [`crate::config::bounds::AUDIT_LIMIT`]. Passed in by `rushgate serve`. The error says why there is no report.
@@ -43,6 +44,8 @@ pub struct Audits {
 #[derive(Clone, Debug)]
 struct AuditRun {
     id: Uuid,
+    /// Scope of the idempotency key that it was started with.
+    key: Option<String>,
     started_at: TimestampMs,
     took: Option<Duration>,
     result: Option<Result<Report, String>>,
@@ -61,13 +64,13 @@ impl Audits {
 
     /// Starts an audit, unless one that was started here is still running. Returns it, and whether
     /// it is new.
-    fn start(self: &Arc<Self>) -> (AuditRun, bool) {
+    fn start(self: &Arc<Self>, key: Option<String>) -> (AuditRun, bool) {
         let mut runs = self.runs();
         if let Some(running) = runs.front().filter(|run| run.result.is_none()) {
             return (running.clone(), false);
         }
         let started_at = jiff::Timestamp::now().as_millisecond();
-        let run = AuditRun { id: Uuid::now_v7(), started_at, took: None, result: None };
+        let run = AuditRun { id: Uuid::now_v7(), key, started_at, took: None, result: None };
         runs.push_front(run.clone());
         runs.truncate(AUDITS_KEPT);
         let audits = Arc::clone(self);
@@ -79,6 +82,11 @@ impl Audits {
             }
         });
         (run, true)
+    }
+
+    /// The audit that was started with this key, while it is remembered.
+    fn of_key(&self, key: &str) -> Option<AuditRun> {
+        self.runs().iter().find(|run| run.key.as_deref() == Some(key)).cloned()
     }
 
     fn runs(&self) -> MutexGuard<'_, VecDeque<AuditRun>> {
@@ -197,19 +205,38 @@ pub struct AuditsView {
 ///
 /// Compares gate, truth and outbox as `rushgate audit` does, in the background; read the result from
 /// `GET /v1/admin/audits`. An instance runs one at a time: while one runs, the answer is 200 with
-/// that one. It needs the right to read all tables, and ends after ten minutes.
-#[utoipa::path(post, path = "/v1/admin/audits", tag = "operations", security(("token" = ["admin"])),
+/// that one. It needs the right to read all tables, and ends after ten minutes. A repeat with the same
+/// `Idempotency-Key` gets the audit that the first call has started, as long as the instance
+/// remembers it.
+#[utoipa::path(post, path = "/v1/admin/audits", tag = "operations",
+    params(IdempotencyKeyParam), security(("token" = ["admin"])),
     responses((status = 201, description = "Started", body = AuditView),
               (status = 200, description = "One is running already", body = AuditView)))]
 pub async fn start_audit(
     State(api): State<Arc<Api>>,
-    _: Staff,
+    Staff(caller): Staff,
+    key: Key,
     _: NoBody,
 ) -> Result<Response, Problem> {
     let _permit = api.concurrency.staff.permit().await?;
-    let (run, new) = api.audits.start();
-    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(json_response(status, "application/json", &AuditView::from(run)))
+    let mut scope = None;
+    // Without a key, nothing is asked of gate or PostgreSQL: an audit may find out why they fail.
+    if let Some(key) = key.of(&caller.sub) {
+        api.catch_up().await?;
+        let used = api.used_before(&key, KeyedRequest::StartAudit).await?.is_some();
+        let key_scope = KeyedRequest::StartAudit.record(&key).scope;
+        match api.audits.of_key(&key_scope) {
+            Some(run) if used => return Ok(marked(answer(StatusCode::CREATED, run), true)),
+            _ => drop(api.use_key(&key, KeyedRequest::StartAudit).await?),
+        }
+        scope = Some(key_scope);
+    }
+    let (run, new) = api.audits.start(scope);
+    Ok(answer(if new { StatusCode::CREATED } else { StatusCode::OK }, run))
+}
+
+fn answer(status: StatusCode, run: AuditRun) -> Response {
+    json_response(status, "application/json", &AuditView::from(run))
 }
 
 /// The audits of this instance
@@ -246,9 +273,9 @@ mod tests {
         });
         let audits = Arc::new(Audits::new(run));
         for round in 1..=AUDITS_KEPT + 2 {
-            let (first, new) = audits.start();
+            let (first, new) = audits.start(None);
             assert!(new, "round {round}");
-            let (again, new) = audits.start();
+            let (again, new) = audits.start(None);
             assert!(!new && again.id == first.id);
             go.notify_one();
             while audits.runs()[0].result.is_none() {

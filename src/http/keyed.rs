@@ -1,5 +1,5 @@
 //! Idempotency keys of requests that no script of the gate decides: cancelling an order that is
-//! cancelled already, and refreshing the popular products. Earlier use of a key is looked up in
+//! cancelled already, refreshing the popular products, and starting an audit. Earlier use of a key is looked up in
 //! PostgreSQL. The key's record is made through the gate, as all others are, so that the key
 //! belongs to this request from then on.
 

@@ -22,7 +22,9 @@ export interface paths {
          * Run an audit
          * @description Compares gate, truth and outbox as `rushgate audit` does, in the background; read the result from
          *     `GET /v1/admin/audits`. An instance runs one at a time: while one runs, the answer is 200 with
-         *     that one. It needs the right to read all tables, and ends after ten minutes.
+         *     that one. It needs the right to read all tables, and ends after ten minutes. A repeat with the same
+         *     `Idempotency-Key` gets the audit that the first call has started, as long as the instance
+         *     remembers it.
          */
         post: operations["start_audit"];
         delete?: never;
@@ -1984,7 +1986,11 @@ export interface operations {
     start_audit: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Makes the request safe to repeat: for 24 hours, a repeat by the same user gets the first answer again, with
+                 *     `Idempotent-Replayed: true`. Printable ASCII. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -1993,6 +1999,8 @@ export interface operations {
             /** @description One is running already */
             200: {
                 headers: {
+                    /** @description `true`: the answer to an earlier request with the same key */
+                    "Idempotent-Replayed"?: "true";
                     [name: string]: unknown;
                 };
                 content: {
@@ -2002,6 +2010,8 @@ export interface operations {
             /** @description Started */
             201: {
                 headers: {
+                    /** @description `true`: the answer to an earlier request with the same key */
+                    "Idempotent-Replayed"?: "true";
                     [name: string]: unknown;
                 };
                 content: {
@@ -2037,13 +2047,40 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ForbiddenProblem"];
                 };
             };
-            /** @description `invalid-field` */
+            /** @description `request-timeout` */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["RequestTimeoutProblem"];
+                };
+            };
+            /** @description `body-too-large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["BodyTooLargeProblem"];
+                };
+            };
+            /** @description `unsupported-media-type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["UnsupportedMediaTypeProblem"];
+                };
+            };
+            /** @description `invalid-field`, `idempotency-key-reused` */
             422: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["InvalidFieldProblem"];
+                    "application/problem+json": components["schemas"]["InvalidFieldProblem"] | components["schemas"]["IdempotencyKeyReusedProblem"];
                 };
             };
             /** @description `rate-limited` */
@@ -2070,7 +2107,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["InternalErrorProblem"];
                 };
             };
-            /** @description `overloaded`, `gate-unavailable`, `backlog-full`, `outcome-unknown` */
+            /** @description `truth-unavailable`, `overloaded`, `gate-unavailable`, `backlog-full`, `outcome-unknown` */
             503: {
                 headers: {
                     /** @description Seconds to wait */
@@ -2078,7 +2115,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["OverloadedProblem"] | components["schemas"]["GateUnavailableProblem"] | components["schemas"]["BacklogFullProblem"] | components["schemas"]["OutcomeUnknownProblem"];
+                    "application/problem+json": components["schemas"]["TruthUnavailableProblem"] | components["schemas"]["OverloadedProblem"] | components["schemas"]["GateUnavailableProblem"] | components["schemas"]["BacklogFullProblem"] | components["schemas"]["OutcomeUnknownProblem"];
                 };
             };
         };

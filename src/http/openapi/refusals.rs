@@ -61,7 +61,7 @@ pub const REFUSALS: &[(&str, &[Code])] = {
         ("get_status", &[]),
         ("get_metrics", &[]),
         ("list_audits", &[]),
-        ("start_audit", &[]),
+        ("start_audit", &[TruthUnavailable]),
     ]
 };
 
