@@ -155,7 +155,7 @@ async fn every_route_lets_in_whom_the_contract_names() {
             assert_eq!(mine.state(&api).await, before, "caller {caller} changed something");
         }
     }
-    assert_eq!(seen.len(), 21, "{seen:?}");
+    assert_eq!(seen.len(), 24, "{seen:?}");
 }
 
 #[tokio::test]

@@ -122,8 +122,10 @@ impl Description {
         }
         let known = self.properties(schema);
         for (name, member) in value.as_object().into_iter().flatten() {
-            let schema =
-                known.get(name.as_str()).ok_or_else(|| format!("{name} is not described"))?;
+            // A map describes the values of all its members at once.
+            let of_all = Some(&schema["additionalProperties"]).filter(|schema| schema.is_object());
+            let schema = known.get(name.as_str()).copied().or(of_all);
+            let schema = schema.ok_or_else(|| format!("{name} is not described"))?;
             self.conforms(schema, member).map_err(|wrong| format!("{name}: {wrong}"))?;
         }
         for element in value.as_array().into_iter().flatten() {
