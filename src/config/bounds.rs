@@ -9,6 +9,9 @@ use std::time::Duration;
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
 /// When a port has no connection left, it closes one that has been idle for this long.
 pub const CROWDED_IDLE: Duration = Duration::from_secs(1);
+/// A connection ends when its client has acknowledged nothing that was sent for this long. Without
+/// it, a live stream to a client that vanished would hold its place for a quarter of an hour.
+pub const DEAD_PEER: Duration = Duration::from_secs(30);
 /// How often files that may change (keys, certificates) are read again.
 pub const RELOAD_POLL: Duration = Duration::from_secs(1);
 /// Largest such file, in bytes.

@@ -1,8 +1,8 @@
 //! The server loop: accepts connections and speaks HTTP/1 and HTTP/2 on them, each step with a time
 //! limit.
 //!
-//! A connection ends when its client hangs up, sends no request headers in time, or does not read
-//! an answer in time. When the server stops, it still serves the connections in the kernel's
+//! A connection ends when its client hangs up, sends no request headers in time, does not read an
+//! answer in time, or vanishes. When the server stops, it still serves the connections in the kernel's
 //! backlog, closes idle connections, closes the others after their requests in flight, and cuts
 //! what is left after [`DRAIN_TIMEOUT`]. At the limit on connections, idle ones are evicted in
 //! favour of new ones, so a client that hoards idle connections locks nobody out.
@@ -40,7 +40,7 @@ use tower::Service;
 use self::activity::{Activity, SideFutures};
 use crate::config::Limits;
 use crate::config::bounds::{
-    ACCEPT_PAUSE, CROWDED_IDLE, DRAIN_TIMEOUT, FIRST_REQUEST_GRACE, MAX_HEADER_BYTES,
+    ACCEPT_PAUSE, CROWDED_IDLE, DEAD_PEER, DRAIN_TIMEOUT, FIRST_REQUEST_GRACE, MAX_HEADER_BYTES,
 };
 
 mod activity;
@@ -202,6 +202,14 @@ fn waiting(listener: TcpListener, most: usize) -> Vec<TcpStream> {
         .collect()
 }
 
+/// Errors mean that the client has hung up already, which the next read finds.
+fn set_options(stream: &TcpStream) {
+    // Answers are small and written whole: waiting to fill packets would only delay them.
+    let _ = stream.set_nodelay(true);
+    let dead_peer_ms = u32::try_from(DEAD_PEER.as_millis()).unwrap_or(u32::MAX);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, dead_peer_ms);
+}
+
 /// Whether the error concerns one connection (its client hung up before it was accepted), not the
 /// listener.
 fn of_one_connection(error: &std::io::Error) -> bool {
@@ -292,8 +300,7 @@ impl<R: RequestService> Server<R> {
 
     /// Serves one connection to its end, and holds its permit until then.
     async fn begin(self: Arc<Self>, stream: TcpStream, _permit: Option<OwnedSemaphorePermit>) {
-        // Answers are small and written whole: waiting to fill packets would only delay them.
-        let _ = stream.set_nodelay(true);
+        set_options(&stream);
         let peer = stream.peer_addr().ok().filter(|_| self.transport.tells_peer);
         let peer = peer.map(|address| Peer(address.ip().to_canonical()));
         let activity = Arc::new(Activity::new());
@@ -431,6 +438,17 @@ mod tests {
         let mut buffer = vec![0; 4_096];
         let length = client.read(&mut buffer).await.unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_vanished_is_given_up_by_the_kernel() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), "RUSHGATE_LISTEN").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        set_options(&stream);
+        let limit_ms = rustix::net::sockopt::tcp_user_timeout(&stream).unwrap();
+        assert_eq!(u128::from(limit_ms), DEAD_PEER.as_millis());
+        assert!(stream.nodelay().unwrap());
     }
 
     #[tokio::test]
