@@ -159,6 +159,24 @@ export function consoleTests(setting) {
     assert.equal((await demo.staff("GET", "/v1/users/user-31/wallet")).balance, 100_000);
   });
 
+  test("staff confirm an order that waits for its payment", async (context) => {
+    const { browser, demo } = setting();
+    if (!(await demo.hasRoute("/v1/orders/{id}/confirm"))) return context.skip("this server takes no payments outside");
+    const items = [{ product_id: "americano", quantity: 1 }];
+    const order = await demo.staff("POST", "/v1/orders", { user_id: "user-32", items, payment: "external" });
+    await browser.visit(DESKTOP, async (page, origin) => {
+      await open(page, origin, demo.admin, `find/order/${order.order_id}`);
+      await page.locator("[data-status=pending]").waitFor();
+      await page.getByLabel("Reference of the payment").fill("bank-4711");
+      await checkAccessible(page);
+      await page.getByRole("button", { name: "Save" }).click();
+      await page.locator("[data-status=paid]").waitFor();
+    });
+    const paid = await demo.staff("GET", `/v1/orders/${order.order_id}`);
+    assert.deepEqual([paid.status, paid.payment_reference], ["paid", "bank-4711"]);
+    return undefined;
+  });
+
   test("staff run an audit and read it", async () => {
     const { browser, demo } = setting();
     await browser.visit({ ...DESKTOP, colorScheme: "dark" }, async (page, origin) => {

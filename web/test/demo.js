@@ -103,6 +103,11 @@ export class Demo {
     return answer;
   }
 
+  /** Whether the description has a route. @param {string} path */
+  async hasRoute(path) {
+    return path in (await (await fetch(`${this.url}/openapi.json`)).json()).paths;
+  }
+
   /** All elements of a list. @param {string} path @returns {Promise<any[]>} */
   async all(path) {
     const found = [];

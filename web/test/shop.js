@@ -19,6 +19,12 @@ async function shopAs(page, user) {
 /** @param {Page} page @param {string} text */
 const told = (page, text) => page.locator(".notice", { hasText: text }).waitFor();
 
+/** @param {import("./demo.js").Demo} demo @param {string} path @param {object} body @param {string} [token] */
+function post(demo, path, body, token) {
+  const headers = { "content-type": "application/json", ...(token ? { authorization: `Bearer ${token}` } : {}) };
+  return fetch(demo.url + path, { method: "POST", headers, body: JSON.stringify(body) });
+}
+
 /** @param {() => import("./suite.js").Setting} setting */
 export function shopTests(setting) {
   test("a shopper takes a coupon, orders with it, sees the order and cancels it", async () => {
@@ -75,6 +81,43 @@ export function shopTests(setting) {
       await told(page, "Ordered and paid: ₩124,000.");
       await page.locator("[data-balance]", { hasText: "₩26,000" }).waitFor();
     });
+  });
+
+  test("the basket shows the server's quote, and a card pays what is held", async (context) => {
+    const { browser, demo } = setting();
+    if (!(await demo.hasRoute("/v1/orders/quote"))) {
+      return context.skip("this server gives no quotes and takes no payments outside");
+    }
+    await browser.visit(DESKTOP, async (page, origin) => {
+      await page.goto(`${origin}/shop/`);
+      await shopAs(page, "user-15");
+      await page.locator("[data-add=sneakers]").click();
+      await page.locator("[data-add=tumbler]").click();
+      await page.getByRole("button", { name: /^Open the basket/ }).click();
+      await page.locator("[data-problems]", { hasText: "The wallet holds ₩100,000, and ₩124,000 are needed." }).waitFor();
+      await page.getByText("Quote by the server").waitFor();
+      await checkAccessible(page);
+      await page.locator("[data-pay-card]").click();
+      await told(page, "Held for you. Pay within");
+      const order = page.locator("[data-order]").first();
+      await order.getByText("Waiting for payment").waitFor();
+      await order.locator("[data-hold]", { hasText: /held for (10:00|9:\d\d) more/ }).waitFor();
+      await checkAccessible(page);
+      const [held] = await demo.all("/v1/users/user-15/orders");
+      assert.deepEqual([held.status, held.amount_due, held.wallet_amount], ["pending", 124_000, 0]);
+      await order.locator("[data-card]").click();
+      await told(page, "Paid by card: ₩124,000.");
+      await order.getByText("Paid", { exact: true }).waitFor();
+      await page.locator("[data-balance]", { hasText: "₩100,000" }).waitFor();
+    });
+    const [paid] = await demo.all("/v1/users/user-15/orders");
+    assert.equal(paid.status, "paid");
+    assert.match(paid.payment_reference, /^card-/);
+    const { token } = await (await post(demo, "/shop/token", { user_id: "user-16" })).json();
+    const others = await post(demo, "/shop/card", { order_id: paid.order_id }, token);
+    assert.equal(others.status, 404, "somebody else's order is not there");
+    assert.equal((await post(demo, "/shop/card", { order_id: paid.order_id })).status, 401);
+    return undefined;
   });
 
   test("a coupon counts down to its opening second and then can be taken", async () => {

@@ -30,7 +30,7 @@ pub struct DemoShop {
     secret: String,
     claims: ExpectedClaims,
     /// This instance's own port.
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// The latest run of a crowd.
     pub(super) rivals: tokio::sync::Mutex<Option<Arc<Run>>>,
 }
@@ -57,7 +57,8 @@ impl DemoShop {
     ) -> Result<Crowd, String> {
         let rival = |n: u64| {
             let user = UserId::parse(format!("{RIVAL}{n}")).map_err(|error| error.to_string())?;
-            let token = self.token(&user).map_err(|_| "a token cannot be signed".to_owned())?;
+            let token =
+                self.token(&user, "shop").map_err(|_| "a token cannot be signed".to_owned())?;
             Ok::<_, String>((String::from(user), token))
         };
         Ok(Crowd {
@@ -68,10 +69,11 @@ impl DemoShop {
         })
     }
 
-    /// A token of an end user.
-    fn token(&self, user: &UserId) -> Result<String, Problem> {
+    /// A token for calls of the storefront. Only those of demo users with the scope `shop` are given
+    /// away.
+    pub(super) fn token(&self, user: &UserId, scope: &str) -> Result<String, Problem> {
         let secret = self.secret.as_bytes();
-        mint_token_for(secret, user, "shop", TOKEN_TTL, &self.claims).map_err(|error| {
+        mint_token_for(secret, user, scope, TOKEN_TTL, &self.claims).map_err(|error| {
             tracing::error!(%error, "a token for the demo's storefront cannot be signed");
             Problem::internal()
         })
@@ -117,7 +119,7 @@ pub async fn issue_token(
     if !is_demo_user(user.as_str()) {
         return Err(Problem::invalid("user_id", format!("must be user-1 to user-{DEMO_USERS}")));
     }
-    let token = api.storefront()?.token(&user)?;
+    let token = api.storefront()?.token(&user, "shop")?;
     let expires_in_secs = TOKEN_TTL.as_secs();
     Ok(JsonAnswer(TokenView { user_id: user.into(), token, expires_in_secs }))
 }

@@ -19,6 +19,7 @@ use super::etag::IfNoneMatch;
 use super::problem::{Code, Problem};
 
 mod assets;
+mod card;
 mod demo_shop;
 mod rivals;
 
@@ -28,9 +29,10 @@ const SHOP: [&str; 2] = ["/shop", "/shop/"];
 const CONSOLE: [&str; 2] = ["/console", "/console/"];
 const ASSET: &str = "/assets/{*path}";
 const TOKEN: &str = "/shop/token";
+const CARD: &str = "/shop/card";
 const RIVALS: &str = "/shop/rivals";
 /// Every path of this module.
-pub const PATHS: [&str; 7] = [SHOP[0], SHOP[1], TOKEN, RIVALS, CONSOLE[0], CONSOLE[1], ASSET];
+pub const PATHS: [&str; 8] = [SHOP[0], SHOP[1], TOKEN, CARD, RIVALS, CONSOLE[0], CONSOLE[1], ASSET];
 
 /// The pages load from and send to this server only, and contain no inline code or style. Text
 /// cannot become code: the pages may not assign markup.
@@ -53,6 +55,7 @@ pub fn router(demo_shop: bool) -> Router<Arc<Api>> {
         .route(SHOP[0], get(async || Redirect::permanent(SHOP[1])))
         .route(SHOP[1], get(async |has: IfNoneMatch| file("shop/index.html", &has)))
         .route(TOKEN, post(demo_shop::issue_token))
+        .route(CARD, post(card::pay))
         .route(RIVALS, get(rivals::current).post(rivals::start))
 }
 

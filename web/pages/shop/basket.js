@@ -1,15 +1,58 @@
 // The basket: pieces, a coupon, what it comes to, and the order.
 
+import { serverNow } from "../common/clock.js";
 import { html, useEffect, useState } from "../common/html.js";
-import { money } from "../common/i18n.js";
+import { duration, money } from "../common/i18n.js";
 import { products } from "../common/live.js";
 import { useStore } from "../common/store.js";
 import { Dialog, Icon } from "../common/ui.js";
-import { api, balance, basket, coupons, discountOf, emptyBasket, explain, notify, refresh, RETRY, setPieces, user } from "./state.js";
+import {
+  api,
+  balance,
+  basket,
+  coupons,
+  discountOf,
+  emptyBasket,
+  explain,
+  features,
+  notify,
+  post,
+  refresh,
+  RETRY,
+  setPieces,
+  user,
+} from "./state.js";
 import { t } from "./texts.js";
 
 /** @typedef {import("../common/live.js").Product} Product */
 /** @typedef {{ product: Product, pieces: number }} Line */
+/** @typedef {import("./state.js").Quote} Quote */
+
+const QUOTE_PAUSE_MS = 250;
+
+/**
+ * The server's quote for what is in the basket; undefined while there is none, or where the server
+ * gives none.
+ * @param {object} order the body of the order
+ */
+function useQuote(order) {
+  const { quote: known } = useStore(features);
+  const body = JSON.stringify(order);
+  const [quote, setQuote] = useState(/** @type {{ of: string, quote: Quote } | undefined} */ (undefined));
+  useEffect(() => {
+    if (!known) return;
+    let over = false;
+    const timer = setTimeout(async () => {
+      const answer = await post("/v1/orders/quote", JSON.parse(body), true).catch(() => undefined);
+      if (answer && !over) setQuote({ of: body, quote: answer });
+    }, QUOTE_PAUSE_MS);
+    return () => {
+      over = true;
+      clearTimeout(timer);
+    };
+  }, [known, body]);
+  return quote?.of === body ? quote.quote : undefined;
+}
 
 /** @param {{ open: boolean, onClose: () => void }} props */
 export function Basket({ open, onClose }) {
@@ -37,8 +80,17 @@ function Order({ lines, onDone }) {
   const [trouble, setTrouble] = useState("");
   const subtotal = lines.reduce((sum, { product, pieces }) => sum + product.price * pieces, 0);
   const coupon = mine.find(({ coupon_id }) => coupon_id === couponId);
-  const discount = coupon ? discountOf(coupon, subtotal) : 0;
-  const total = subtotal - discount;
+  const { external } = useStore(features);
+  const order = {
+    user_id: user.get(),
+    items: lines.map(({ product, pieces }) => ({ product_id: product.id, quantity: pieces })),
+    ...(coupon ? { coupon_id: coupon.coupon_id } : {}),
+  };
+  const quote = useQuote(order);
+  const discount = quote?.discount ?? (coupon ? discountOf(coupon, subtotal) : 0);
+  const total = quote?.total ?? subtotal - discount;
+  const off = (/** @type {import("./state.js").Coupon} */ each) =>
+    quote?.coupons.find(({ coupon_id }) => coupon_id === each.coupon_id)?.discount ?? discountOf(each, subtotal);
 
   // The best coupon is chosen once; the shopper may choose otherwise.
   useEffect(() => {
@@ -46,22 +98,23 @@ function Order({ lines, onDone }) {
     if (best && discountOf(best, subtotal) > 0) setCoupon(best.coupon_id);
   }, []);
 
-  const onPay = async () => {
+  /** @param {boolean} byCard */
+  const onPay = async (byCard) => {
     setPaying(true);
     setTrouble("");
     try {
-      const { data } = await api().once("/v1/orders", {
-        body: {
-          user_id: user.get(),
-          items: lines.map(({ product, pieces }) => ({ product_id: product.id, quantity: pieces })),
-          ...(coupon ? { coupon_id: coupon.coupon_id } : {}),
-          expected_total: total,
-        },
-        ...RETRY,
-      });
+      const body = { ...order, expected_total: total, ...(byCard ? { payment: "external" } : {}) };
+      const { data } = await api().once("/v1/orders", { body, ...RETRY });
+      const placed = /** @type {import("./state.js").Order | undefined} */ ("total" in data ? data : undefined);
       emptyBasket();
-      notify("good", t("order.done", { money: money("total" in data ? data.total : total) }));
       onDone();
+      if (placed?.status === "pending" && placed.hold_expires_at) {
+        const time = duration(Date.parse(placed.hold_expires_at) - serverNow());
+        notify("plain", t("order.held", { time }));
+        location.hash = "#/mine";
+      } else {
+        notify("good", t("order.done", { money: money(placed?.total ?? total) }));
+      }
     } catch (error) {
       setTrouble(explain(error));
     }
@@ -81,7 +134,7 @@ function Order({ lines, onDone }) {
         <option value="">${t("order.coupon.none")}</option>
         ${mine.map(
           (each) => html`<option key=${each.coupon_id} value=${each.coupon_id}>
-            ${each.name} (−${money(discountOf(each, subtotal))})
+            ${each.name} (−${money(off(each))})
           </option>`,
         )}
       </select>
@@ -93,11 +146,25 @@ function Order({ lines, onDone }) {
       ${won !== undefined &&
       html`<div class="muted small"><dt>${t("order.after")}</dt><dd>${money(won - total)}</dd></div>`}
     </dl>
-    <p class="muted small">${t("order.estimate")}</p>
+    <p class="muted small" data-quoted=${Boolean(quote)}>${t(quote ? "order.quote" : "order.estimate")}</p>
+    ${quote && quote.problems.length > 0 &&
+    html`<ul class="alert" data-problems>
+      ${quote.problems.map((problem, n) => html`<li key=${n}>${explain(problem)}</li>`)}
+    </ul>`}
     <div role="alert">${trouble && html`<p class="alert">${trouble}</p>`}</div>
-    <button type="button" class="button button-wide" data-pay disabled=${paying} onClick=${onPay}>
+    <button type="button" class="button button-wide" data-pay disabled=${paying} onClick=${() => onPay(false)}>
       ${paying ? t("order.paying") : t("order.pay", { money: money(total) })}
-    </button>`;
+    </button>
+    ${external &&
+    html`<button
+      type="button"
+      class="button button-plain button-wide"
+      data-pay-card
+      disabled=${paying}
+      onClick=${() => onPay(true)}
+    >
+      ${t("order.card", { money: money(total) })}
+    </button>`}`;
 }
 
 /** @param {Line} props */

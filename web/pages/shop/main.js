@@ -11,7 +11,7 @@ import { Header } from "./header.js";
 import { Mine } from "./mine.js";
 import { Products } from "./products.js";
 import { Rush, useCurrentRun } from "./rush.js";
-import { notices, refresh } from "./state.js";
+import { notices, readFeatures, refresh } from "./state.js";
 import { t } from "./texts.js";
 
 const currentView = () => location.hash.replace(/^#\/?/, "");
@@ -51,3 +51,4 @@ function Shop() {
 render(html`<${Shop} />`, /** @type {HTMLElement} */ (document.getElementById("app")));
 void follow();
 void refresh();
+void readFeatures().catch(() => {});

@@ -1,10 +1,11 @@
 // What the shopper has: wallet, coupons, orders.
 
-import { html, useState } from "../common/html.js";
-import { dateTime, money } from "../common/i18n.js";
+import { serverNow, useServerNow } from "../common/clock.js";
+import { html, useEffect, useState } from "../common/html.js";
+import { dateTime, duration, money } from "../common/i18n.js";
 import { useStore } from "../common/store.js";
 import { Off } from "./coupons.js";
-import { api, balance, coupons, explain, notify, orders, refresh, RETRY, user } from "./state.js";
+import { api, balance, coupons, explain, notify, orders, post, refresh, RETRY, user } from "./state.js";
 import { t } from "./texts.js";
 
 /** @typedef {import("./state.js").Order} Order */
@@ -97,6 +98,24 @@ function MyOrders() {
 function OrderCard({ order }) {
   const [busy, setBusy] = useState(false);
   const date = dateTime(order.ordered_at);
+  const pending = order.status === "pending" && order.hold_expires_at;
+  useServerNow(1000, Boolean(pending));
+  const left = pending ? Date.parse(pending) - serverNow() : 0;
+  // The order is given up soon after its time is over.
+  useEffect(() => {
+    if (pending && left <= 0) setTimeout(refresh, 1500);
+  }, [left <= 0]);
+  const onCard = async () => {
+    setBusy(true);
+    try {
+      await post("/shop/card", { order_id: order.order_id }, true);
+      notify("good", t("order.confirmed", { money: money(order.amount_due ?? order.total) }));
+    } catch (error) {
+      notify("bad", explain(error));
+    }
+    await refresh();
+    setBusy(false);
+  };
   const onCancel = async () => {
     setBusy(true);
     try {
@@ -127,7 +146,12 @@ function OrderCard({ order }) {
     </ul>
     <footer class="order-foot">
       <b>${money(order.total)}</b>
-      ${order.status === "paid" &&
+      ${pending &&
+      html`<span class="small" data-hold>${t("order.expires", { time: duration(left) })}</span>
+        <button type="button" class="button button-small" data-card disabled=${busy || left <= 0} onClick=${onCard}>
+          ${t("order.confirm", { money: money(order.amount_due ?? order.total) })}
+        </button>`}
+      ${(order.status === "paid" || pending) &&
       html`<button
         type="button"
         class="button button-plain button-small"

@@ -10,7 +10,7 @@ import { clockTime, count, duration } from "../common/i18n.js";
 import { createStore, useStore } from "../common/store.js";
 import { Icon, Meter } from "../common/ui.js";
 import { takeCoupon } from "./coupons.js";
-import { demoCall, explain, notify, refresh } from "./state.js";
+import { explain, notify, post, refresh } from "./state.js";
 import { t } from "./texts.js";
 
 /**
@@ -94,7 +94,7 @@ async function followRun() {
 /** @param {number} rivals @param {number} coupons */
 async function start(rivals, coupons) {
   try {
-    const answer = await demoCall("/shop/rivals", { rivals, coupons });
+    const answer = await post("/shop/rivals", { rivals, coupons });
     onRun(answer.run);
     if (!answer.started) notify("plain", t("rush.joined"));
     void followRun();
