@@ -65,10 +65,11 @@ GRANT INSERT ON popular_refreshes, popular_products TO rushgate_api;
 GRANT DELETE ON popular_refreshes TO rushgate_api;
 
 GRANT SELECT, INSERT ON products, stock_adjustments, coupon_templates, coupons, wallets, wallet_entries, orders,
-    order_items, idempotency_records, cell_cursors, cell_epochs, outbox, log_quarantine, quarantined_facts TO rushgate_reconciler;
+    order_items, purchases, coupon_terms, idempotency_records, cell_cursors, cell_epochs, outbox, log_quarantine,
+    quarantined_facts TO rushgate_reconciler;
 -- Every instance reads these for /metrics.
 GRANT SELECT ON popular_refreshes, relay_progress TO rushgate_reconciler;
-GRANT UPDATE ON products, coupon_templates, coupons, wallets, orders, idempotency_records, cell_cursors, log_quarantine,
+GRANT UPDATE ON products, coupon_templates, coupon_terms, coupons, wallets, orders, purchases, idempotency_records, cell_cursors, log_quarantine,
     quarantined_facts TO rushgate_reconciler;
 GRANT DELETE ON idempotency_records TO rushgate_reconciler;
 

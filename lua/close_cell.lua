@@ -11,7 +11,7 @@ local function holds(seq, tip)
   return still_holds(KEYS[2], tonumber(meta[1]), tonumber(meta[3]) or 0, meta[4], seq, tip)
 end
 if ARGV[4] and holds(tonumber(ARGV[4]), ARGV[5]) then return 0 end
-local open = meta[2] == 'open'
+local open = meta[2] == 'open' or meta[2] == 'open-2'
 if not open and ARGV[3] ~= 'over' then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'closed', 'reason', ARGV[2])
 return open and 1 or 2

@@ -19,7 +19,7 @@ use crate::truth::{Truth, TruthError};
 
 /// Checks for lost decisions periodically, until `stop`.
 pub async fn watch(gate: Arc<Gate>, truth: Truth, stop: CancellationToken) {
-    for kind in ["coupon", "charge", "order", "cancellation", "staff"] {
+    for kind in ["coupon", "charge", "order", "cancellation", "confirmation", "staff"] {
         // Creates the series, at 0.
         let _ = metrics::DECISIONS_LOST.counter(&[("kind", kind)]);
     }
@@ -68,12 +68,14 @@ async fn look(gate: &Gate, truth: &Truth) -> Result<(), TruthError> {
 /// Indices in `candidates` of the decisions that PostgreSQL does not have.
 async fn gone(truth: &Truth, candidates: &LossCandidates) -> Result<Vec<usize>, TruthError> {
     let (mut coupons, mut orders, mut cancelled) = (vec![], vec![], vec![]);
+    let mut confirmed = vec![];
     let (mut charges, mut users) = (vec![], vec![]);
     for decision in &candidates.decisions {
         match &decision.id {
             DecisionId::Coupon(id) => coupons.push(*id),
             DecisionId::Order(id) => orders.push(*id),
             DecisionId::Cancellation(id) => cancelled.push(*id),
+            DecisionId::Confirmation(id) => confirmed.push(*id),
             DecisionId::Charge { charge_id, user_id } => {
                 charges.push(*charge_id);
                 users.push(user_id.to_string());
@@ -84,11 +86,13 @@ async fn gone(truth: &Truth, candidates: &LossCandidates) -> Result<Vec<usize>, 
     let coupons: HashSet<Uuid> = truth.known_coupons(&coupons).await?;
     let orders: HashSet<Uuid> = truth.known_orders(&orders).await?;
     let cancelled: HashSet<Uuid> = truth.known_cancellations(&cancelled).await?;
+    let confirmed: HashSet<Uuid> = truth.known_confirmations(&confirmed).await?;
     let charges: HashSet<Uuid> = truth.known_charges(&charges, &users).await?;
     let has = |id: &DecisionId| match id {
         DecisionId::Coupon(id) => coupons.contains(id),
         DecisionId::Order(id) => orders.contains(id),
         DecisionId::Cancellation(id) => cancelled.contains(id),
+        DecisionId::Confirmation(id) => confirmed.contains(id),
         DecisionId::Charge { charge_id, .. } => charges.contains(charge_id),
         DecisionId::Staff(_) => false,
     };
@@ -98,7 +102,10 @@ async fn gone(truth: &Truth, candidates: &LossCandidates) -> Result<Vec<usize>, 
 
 fn id_of(id: &DecisionId) -> Option<Uuid> {
     match id {
-        DecisionId::Coupon(id) | DecisionId::Order(id) | DecisionId::Cancellation(id) => Some(*id),
+        DecisionId::Coupon(id)
+        | DecisionId::Order(id)
+        | DecisionId::Cancellation(id)
+        | DecisionId::Confirmation(id) => Some(*id),
         DecisionId::Charge { charge_id, .. } => Some(*charge_id),
         DecisionId::Staff(_) => None,
     }
@@ -118,6 +125,7 @@ fn log_losses(candidates: &LossCandidates, gone: &[usize], kept: &HashSet<Uuid>)
             DecisionId::Charge { charge_id, .. } => ("charge", charge_id.to_string()),
             DecisionId::Order(id) => ("order", id.to_string()),
             DecisionId::Cancellation(id) => ("cancellation", id.to_string()),
+            DecisionId::Confirmation(id) => ("confirmation", id.to_string()),
             DecisionId::Staff(what) => {
                 let (epoch, seq) = (decision.position.epoch, decision.position.seq);
                 tracing::warn!(

@@ -9,7 +9,7 @@ use uuid::{Uuid, uuid};
 
 use crate::config::bounds::{DEMO_USERS, RETRY_PAUSE};
 use crate::domain::ids::InvalidId;
-use crate::domain::{Discount, Line, ProductId, ProductStatus, TemplateId, UserId};
+use crate::domain::{Discount, Line, ProductId, ProductStatus, SaleRules, TemplateId, UserId};
 use crate::gate::{
     ChargeWallet, Gate, GateError, IdempotencyKey, PlaceOrder, PutProduct, PutTemplate,
 };
@@ -121,7 +121,14 @@ async fn put_product(
         return Ok(());
     }
     let (name, status) = (name.to_owned(), ProductStatus::OnSale);
-    let request = PutProduct { product_id, name, price, status, stock: Some(stock) };
+    let request = PutProduct {
+        product_id,
+        name,
+        price,
+        status,
+        stock: Some(stock),
+        rules: SaleRules::default(),
+    };
     gate.put_product(request, deadline()).await?.map_err(|r| refused(id)(format!("{r:?}")))?;
     Ok(())
 }
@@ -179,7 +186,14 @@ async fn place_first_order(gate: &Gate) -> Result<(), SeedError> {
     let user = UserId::parse(FIRST_ORDER_BY)?;
     let key = IdempotencyKey { user: user.clone(), key: FIRST_ORDER_KEY.to_owned() };
     let lines = vec![Line { product_id: ProductId::parse(product)?, quantity: 1 }];
-    let request = PlaceOrder { user_id: user, lines, coupon_id: None, expected_total: None };
+    let request = PlaceOrder {
+        user_id: user,
+        lines,
+        coupon_id: None,
+        expected_total: None,
+        reference: None,
+        outside: None,
+    };
     gate.place_order_as(Some(FIRST_ORDER), request, Some(key), deadline())
         .await?
         .map_err(|r| refused("first order")(format!("{r:?}")))?;

@@ -6,7 +6,15 @@
 
 local META, LOG = KEYS[1], KEYS[2]
 local DAY_MS = 86400000
+-- The states of a cell that serves. The second keeps out instances of versions that do not know
+-- what the log now holds: they take the cell for closed.
+local OPEN, OPEN_LATEST = 'open', 'open-2'
 local NULL = cjson.null -- cmsgpack writes it as nil, which a Lua list cannot hold
+
+-- A list's element, which may be NULL.
+local function present(element)
+  if element ~= NULL then return element end
+end
 
 local head = cmsgpack.unpack(ARGV[1])
 local EPOCH, SEEN_SEQ, SEEN_TIP = head[1], head[2], head[3]
@@ -38,7 +46,7 @@ local function cell_refusal(server)
   if not meta[1] then return 'absent' end
   if epoch ~= EPOCH then return 'epoch' end
   if server and server ~= server_id() then return 'elsewhere' end
-  if meta[6] ~= 'open' then return 'closed' end
+  if meta[6] ~= OPEN and meta[6] ~= OPEN_LATEST then return 'closed' end
 end
 
 local function is_behind()

@@ -38,7 +38,8 @@
 -- running backwards (`now`), and as the server tells it (`time`).
 
 local RECORDS, RECORDS_BEFORE = KEYS[3], KEYS[4]
-local FORMAT_VERSION = 1
+-- Of an entry whose facts have nothing that older versions do not know, and of any other.
+local FORMAT_VERSION, LATEST_FORMAT_VERSION = 1, 2
 local MAX_BALANCE = 1000000
 
 local TODAY, LOG_LIMIT, KEYS_PER_DAY = head[4], head[5], head[8]
@@ -63,6 +64,7 @@ local LATE, KEY_REUSED = cmsgpack.pack({ 2 }), cmsgpack.pack({ 3 })
 -- The entry's payload in pieces: its head, then the packed facts with their marks, in the order of
 -- acceptance.
 local payload_pieces, accepted = { '' }, 0
+local format_version = FORMAT_VERSION
 local records = {} -- new idempotency records: scope → [request hash, decided_at, fact]
 
 -- The user of a scope. Ids of users have no spaces, so users and scopes can be fields of one hash.
@@ -133,10 +135,15 @@ local function passed(at)
   passed_at = math.max(passed_at, at)
 end
 
+-- To be called when a fact is of the latest format.
+local function needs_latest_format()
+  format_version = LATEST_FORMAT_VERSION
+end
+
 -- Writes the entry; false when the log is gone. `close_entry` writes the meta key last, so an entry
 -- beyond `meta.seq` shows that a script stopped half way.
 local function write_entry(kind)
-  payload_pieces[1] = '\148' .. packed_number(FORMAT_VERSION) .. packed_text(kind) .. NOW
+  payload_pieces[1] = '\148' .. packed_number(format_version) .. packed_text(kind) .. NOW
     .. list_mark(accepted)
   local payload = table.concat(payload_pieces)
   tip = redis.sha1hex(tip .. payload)
@@ -160,6 +167,7 @@ local function close_entry()
     put(RECORDS, flat)
   end
   redis.call('HSET', META, 'seq', seq, 'tip', tip, 'clock', now)
+  if format_version > FORMAT_VERSION then redis.call('HSET', META, 'state', OPEN_LATEST) end
 end
 
 local REFUSED = {} -- packed refusals that are a mere name

@@ -12,6 +12,7 @@ use super::report::Check;
 use super::{AuditError, PAGE_ROWS};
 use crate::domain::hex::hex;
 use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
+use crate::domain::rfc3339;
 use crate::gate::scan::{Holder, Part, Record, Scan};
 use crate::redis::held_coupons::HeldCoupon;
 use crate::redis::keys::{DAY_MS, Keys};
@@ -29,10 +30,12 @@ struct Equal {
 }
 
 const FIND_PRODUCTS: &str = "SELECT product_id FROM products WHERE product_id = ANY ($1)";
+const FIND_PENDING: &str =
+    "SELECT order_id::text FROM orders WHERE status = 'pending' AND order_id::text = ANY ($1)";
 const FIND_TEMPLATES: &str =
     "SELECT template_id FROM coupon_templates WHERE template_id = ANY ($1)";
 
-const EQUALS: [Equal; 8] = [
+const EQUALS: [Equal; 14] = [
     Equal {
         part: Part::Wallets,
         name: "gate-wallets",
@@ -43,7 +46,7 @@ const EQUALS: [Equal; 8] = [
     Equal {
         part: Part::Products,
         name: "gate-products",
-        rule: "products' names, prices, status: gate = truth",
+        rule: "products' names, prices, status, rules: gate = truth",
         page: include_str!("sql/page_products.sql"),
         find: FIND_PRODUCTS,
     },
@@ -87,11 +90,58 @@ const EQUALS: [Equal; 8] = [
         name: "gate-template-numbers",
         rule: "templates' numbers: gate = truth",
         page: include_str!("sql/page_template_numbers.sql"),
-        find: "SELECT number::text FROM coupon_templates WHERE number::text = ANY ($1)",
+        find: "SELECT number::text FROM (SELECT number FROM coupon_templates UNION SELECT number FROM coupon_terms) AS n
+            WHERE number::text = ANY ($1)",
+    },
+    Equal {
+        part: Part::Terms,
+        name: "gate-terms",
+        rule: "terms of coupons that the template has changed since: gate = truth",
+        page: include_str!("sql/page_terms.sql"),
+        find: "SELECT number::text FROM coupon_terms WHERE number::text = ANY ($1)",
+    },
+    Equal {
+        part: Part::Attributes,
+        name: "gate-attributes",
+        rule: "products' attributes: gate = truth",
+        page: "SELECT product_id AS id, to_json(attributes) AS shown FROM products
+            WHERE attributes IS NOT NULL AND product_id > $1 ORDER BY product_id LIMIT $2",
+        find: "SELECT product_id FROM products WHERE product_id = ANY ($1) AND attributes IS NOT NULL",
+    },
+    Equal {
+        part: Part::Purchases,
+        name: "gate-purchases",
+        rule: "pieces bought under limits per user: gate = truth",
+        page: include_str!("sql/page_purchases.sql"),
+        // The gate may still have counts of limits that were removed, and so has the truth.
+        find: "SELECT limit_number || ' ' || user_id FROM purchases WHERE limit_number || ' ' || user_id = ANY ($1)",
+    },
+    Equal {
+        part: Part::Pending,
+        name: "gate-pending",
+        rule: "pending orders: gate = truth",
+        page: include_str!("sql/page_pending.sql"),
+        find: FIND_PENDING,
+    },
+    Equal {
+        part: Part::PendingDue,
+        name: "gate-pending-due",
+        rule: "ends of holds: gate = truth",
+        page: include_str!("sql/page_pending_due.sql"),
+        find: FIND_PENDING,
+    },
+    Equal {
+        part: Part::PendingUsers,
+        name: "gate-pending-users",
+        rule: "pending orders and their won per user: gate = truth",
+        page: include_str!("sql/page_pending_users.sql"),
+        find: "SELECT DISTINCT user_id FROM orders WHERE status = 'pending' AND user_id = ANY ($1)",
     },
 ];
 
 const ABSENT: &str = "nothing";
+/// How long after the end of a hold the audit expects it to have ended.
+const HOLD_SLACK_MS: i64 = 5_000;
 
 /// The two sides of a comparison: the gate's state in an epoch, and PostgreSQL's snapshot.
 pub(super) struct Sides<'a> {
@@ -108,6 +158,7 @@ impl Sides<'_> {
         }
         checks.push(self.coupons().await?);
         checks.push(self.cancelled().await?);
+        checks.push(self.holds(meta.clock_ms).await?);
         checks.push(self.records(meta.clock_ms).await?);
         Ok(checks)
     }
@@ -297,6 +348,25 @@ impl Sides<'_> {
         }
     }
 
+    /// No hold is over for long: something was decided well after its end, so its end must have been
+    /// decided, too.
+    async fn holds(&mut self, clock_ms: i64) -> Result<Check, AuditError> {
+        let mut check = Check::new("holds-end", "every hold that is over has ended");
+        let count = "SELECT count(*) FROM orders WHERE status = 'pending'";
+        check.looked_at = sqlx::query_scalar(count).fetch_one(&mut *self.snapshot).await?;
+        let sql = "SELECT order_id::text, (extract(epoch FROM hold_expires_at) * 1000)::bigint FROM orders
+            WHERE status = 'pending' AND hold_expires_at < to_timestamp($1::bigint / 1000.0::float8)
+            ORDER BY order_id LIMIT 20";
+        let overdue: Vec<(String, i64)> = sqlx::query_as(sql)
+            .bind(clock_ms - HOLD_SLACK_MS)
+            .fetch_all(&mut *self.snapshot)
+            .await?;
+        for (order, ended_at) in overdue {
+            check.differs(order, "ended", format!("pending, held until {}", rfc3339(ended_at)));
+        }
+        Ok(check)
+    }
+
     /// Every live idempotency record of the gate must be in the truth, and the truth must have
     /// equally many live records. The truth keeps records for longer, so its old ones are not
     /// counted.
@@ -400,7 +470,7 @@ fn shown_row(row: &sqlx::postgres::PgRow) -> Result<(String, Json), sqlx::Error>
 fn coupon_row(row: &sqlx::postgres::PgRow) -> Result<(String, HeldCoupon), sqlx::Error> {
     let number = |name| row.try_get::<i64, _>(name).map(|n| u32::try_from(n).unwrap_or_default());
     let coupon = HeldCoupon {
-        template_number: number("number")?,
+        terms_number: number("number")?,
         coupon_id: row.try_get("coupon_id")?,
         serial: number("serial")?,
         issued_at: row.try_get("issued_at_ms")?,
@@ -415,7 +485,7 @@ fn named(user: &str, coupon: &HeldCoupon) -> String {
 
 fn shown(coupon: &HeldCoupon) -> String {
     json!({
-        "template_number": coupon.template_number, "serial": coupon.serial, "issued_at": coupon.issued_at,
+        "terms_number": coupon.terms_number, "serial": coupon.serial, "issued_at": coupon.issued_at,
         "order": coupon.order_id.map(|id| id.to_string()),
     })
     .to_string()

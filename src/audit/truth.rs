@@ -24,7 +24,7 @@ macro_rules! broken {
     };
 }
 
-const RULES: [Rule; 12] = [
+const RULES: [Rule; 15] = [
     Rule {
         name: "ledger-sum",
         rule: "a wallet's balance is the sum of its ledger",
@@ -45,7 +45,7 @@ const RULES: [Rule; 12] = [
     },
     Rule {
         name: "stock-sums",
-        rule: "stock is the sum of adjustments less the pieces of paid orders",
+        rule: "stock is the sum of adjustments less the pieces of paid and pending orders",
         count: "SELECT count(*) FROM products",
         broken: broken!("stock_sums.sql"),
     },
@@ -93,9 +93,27 @@ const RULES: [Rule; 12] = [
     },
     Rule {
         name: "events-written",
-        rule: "each order and cancellation became one event",
+        rule: "each payment, cancellation and end of a hold became one event",
         count: "SELECT count(*) + count(*) FILTER (WHERE status = 'cancelled') FROM orders",
         broken: broken!("events_written.sql"),
+    },
+    Rule {
+        name: "wallet-limit",
+        rule: "a wallet has room for what pending orders took from it",
+        count: "SELECT count(DISTINCT user_id) FROM orders WHERE status = 'pending'",
+        broken: broken!("wallet_limit.sql"),
+    },
+    Rule {
+        name: "purchases",
+        rule: "pieces bought under a limit are in pending and paid orders",
+        count: "SELECT count(*) FROM purchases",
+        broken: broken!("purchases.sql"),
+    },
+    Rule {
+        name: "order-templates",
+        rule: "orders with coupons are found by their templates",
+        count: "SELECT count(*) FROM order_templates",
+        broken: broken!("order_templates.sql"),
     },
 ];
 

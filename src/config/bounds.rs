@@ -343,3 +343,11 @@ const _: () = {
         PASSED_DECISIONS <= UNCONFIRMED_DECISIONS && LOSS_CANDIDATES_AT_ONCE <= PASSED_DECISIONS
     );
 };
+/// How often an instance looks for pending orders whose holds are over.
+pub const HOLDS_LOOK: Duration = Duration::from_millis(250);
+/// The most holds of a cell that an instance ends at once.
+pub const HOLDS_ENDED_AT_ONCE: usize = 256;
+/// Templates whose terms an instance remembers.
+pub const TERMS_REMEMBERED: usize = 4_096;
+/// The newest of a user's coupons among which a quote looks for the best.
+pub const QUOTED_COUPONS: usize = 1_000;

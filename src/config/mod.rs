@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::domain::limits::{MAX_HOLD_SECS, MIN_HOLD_SECS};
+
 pub mod bounds;
 mod limits;
 pub mod secret_files;
@@ -133,6 +135,12 @@ pub struct Serve {
     /// Seconds for which caches may keep reads of products and coupon templates; 0: they keep none
     #[arg(long, env = "RUSHGATE_CATALOGUE_MAX_AGE_SECS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
     pub catalogue_max_age_secs: u32,
+    /// Seconds for which an order that is paid outside is held if it does not say
+    #[arg(long, env = "RUSHGATE_HOLD_SECS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(MIN_HOLD_SECS..=MAX_HOLD_SECS))]
+    pub hold_secs: u64,
+    /// Orders of one user that may wait for a payment outside at once
+    #[arg(long, env = "RUSHGATE_PENDING_LIMIT", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub pending_limit: u64,
     /// on: serve the demo's storefront at /shop/, which hands out tokens for the demo's users to
     /// everybody
     #[arg(long, env = "RUSHGATE_DEMO_SHOP", value_enum, default_value_t = Switch::Off)]

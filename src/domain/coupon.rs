@@ -36,7 +36,19 @@ impl Discount {
         }
     }
 
-    /// The inverse of the three functions above; `None` for an unknown type.
+    /// What it takes off an order, in won. `lua/place_order.lua` has the same rule.
+    pub fn off(&self, subtotal: u64) -> u64 {
+        let off = match *self {
+            Self::Amount { value } => value,
+            Self::Percent { value, max } => {
+                let off = u128::from(subtotal) * u128::from(value) / 100;
+                u64::try_from(off).unwrap_or(u64::MAX).min(max.unwrap_or(u64::MAX))
+            }
+        };
+        off.min(subtotal)
+    }
+
+    /// The inverse of the first three functions above; `None` for an unknown type.
     pub fn from_parts(type_name: &str, value: u64, max: Option<u64>) -> Option<Self> {
         match type_name {
             "amount" => Some(Self::Amount { value }),

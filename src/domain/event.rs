@@ -1,5 +1,5 @@
-//! The events for the data platform: CloudEvents 1.0 in structured JSON, one for each completed and
-//! each cancelled order.
+//! The events for the data platform: CloudEvents 1.0 in structured JSON, one for each completed,
+//! each cancelled and each expired order.
 //!
 //! The reconciler stores an event in the outbox, in the transaction that applies the order. The
 //! relay publishes it unchanged. An event's `id` is derived from the order's id, so a consumer can
@@ -15,6 +15,8 @@ use crate::domain::trace_mark::TraceMark;
 pub const ORDER_COMPLETED: &str = "order.completed";
 /// The routing key of a cancelled order.
 pub const ORDER_CANCELLED: &str = "order.cancelled";
+/// The routing key of an order whose hold has ended.
+pub const ORDER_EXPIRED: &str = "order.expired";
 /// The media type of an event's payload.
 pub const CLOUD_EVENTS_JSON: &str = "application/cloudevents+json";
 
@@ -65,6 +67,16 @@ pub fn order_cancelled(
         order,
         trace,
     )
+}
+
+/// `order`: the order as `GET /v1/orders/{id}` returns it right after the end of its hold.
+pub fn order_expired(
+    order_id: Uuid,
+    expired_at: TimestampMs,
+    order: &impl Serialize,
+) -> Result<OutboxEvent, serde_json::Error> {
+    let event_id = format!("{order_id}.expired");
+    order_event(event_id, ORDER_EXPIRED, order_id, expired_at, order, None)
 }
 
 fn order_event(

@@ -32,6 +32,19 @@ pub const MAX_IDEMPOTENCY_KEY_CHARS: usize = 255;
 pub const IDEMPOTENCY_KEPT_MS: i64 = 24 * 60 * 60 * 1000;
 /// How long a coupon is usable, from the time of its issue.
 pub const COUPON_USABLE_MS: i64 = 365 * 24 * 60 * 60 * 1000;
+/// The most characters of the shop's own order number.
+pub const MAX_REFERENCE_CHARS: usize = 64;
+/// The most characters of a reference to a payment outside.
+pub const MAX_PAYMENT_REFERENCE_CHARS: usize = 128;
+/// How long a pending order can be held, in seconds.
+pub const MIN_HOLD_SECS: u64 = 60;
+pub const MAX_HOLD_SECS: u64 = 3_600;
+/// The highest limit of a product's pieces per user.
+pub const MAX_PER_USER_LIMIT: u64 = 1_000;
+/// The most bytes of a product's attributes, as JSON.
+pub const MAX_ATTRIBUTES_BYTES: usize = 4 * 1024;
+/// The most characters of an attribute's name.
+pub const MAX_ATTRIBUTE_NAME_CHARS: usize = 64;
 /// The most elements of one page.
 pub const MAX_PAGE: usize = 100;
 /// The elements of a page if the client gives no number.

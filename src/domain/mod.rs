@@ -21,9 +21,9 @@ pub mod wire;
 pub use coupon::{CouponStatus, CouponTemplate, Discount, TemplateState};
 pub use ids::{ProductId, TemplateId, UserId};
 pub use order::{Line, OrderStatus};
-pub use order_view::{OrderItemView, OrderView};
+pub use order_view::{OrderItemView, OrderView, OutsideView, PaymentMethod};
 pub use position::Position;
-pub use product::{Product, ProductStatus};
+pub use product::{Product, ProductState, ProductStatus, SalePhase, SaleRules};
 
 use jiff::fmt::temporal::DateTimePrinter;
 

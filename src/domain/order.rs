@@ -9,17 +9,30 @@ use super::limits::{MAX_ORDER_PRODUCTS, MAX_QUANTITY};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderStatus {
+    /// Placed, and to be paid outside before its hold ends.
+    Pending,
     Paid,
     Cancelled,
+    /// It was not paid before its hold ended.
+    Expired,
 }
 
 impl OrderStatus {
     /// The name in answers and the database.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Pending => "pending",
             Self::Paid => "paid",
             Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
         }
+    }
+
+    /// The inverse of [`Self::as_str`].
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Pending, Self::Paid, Self::Cancelled, Self::Expired]
+            .into_iter()
+            .find(|status| status.as_str() == name)
     }
 }
 

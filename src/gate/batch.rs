@@ -93,6 +93,20 @@ impl Serialize for FlatLines<'_> {
     }
 }
 
+/// The same, of borrowed pairs.
+pub struct FlatPairs<'a>(pub &'a [(&'a str, u64)]);
+
+impl Serialize for FlatPairs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.0.len() * 2))?;
+        for (product, quantity) in self.0 {
+            list.serialize_element(product)?;
+            list.serialize_element(quantity)?;
+        }
+        list.end()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,19 +9,19 @@ use super::Gate;
 use super::batch::FlatLines;
 use super::idempotency::{KeyedRequest, record_key};
 use super::refusal::{
-    CancelRefusal, ChargeRefusal, Decision, IssueRefusal, OrderRefusal, ProductRefusal,
-    StockRefusal, TemplateRefusal,
+    CancelRefusal, ChargeRefusal, ConfirmRefusal, Decision, GateError, IssueRefusal, OrderRefusal,
+    ProductRefusal, StockRefusal, TemplateRefusal,
 };
 use super::request::{
-    AdjustStock, CancelOrder, ChargeWallet, IdempotencyKey, IssueCoupon, PlaceOrder, PutProduct,
-    PutTemplate,
+    AdjustStock, CancelOrder, ChargeWallet, ConfirmOrder, IdempotencyKey, IssueCoupon, PayOutside,
+    PlaceOrder, PutProduct, PutTemplate,
 };
 use super::unconfirmed_decisions::DecisionId;
 use super::verdict::{decide, decide_traced};
 use crate::domain::Line;
 use crate::domain::fact::{
-    CouponIssued, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
-    WalletCharged,
+    CouponIssued, OrderCancelled, OrderConfirmed, OrderPlaced, ProductPut, StockAdjusted,
+    TemplatePut, WalletCharged,
 };
 use crate::domain::limits::MAX_STOCK;
 use crate::domain::wire::Id;
@@ -80,7 +80,7 @@ impl Gate {
     pub async fn use_key(
         &self,
         key: &IdempotencyKey,
-        request: KeyedRequest,
+        request: KeyedRequest<'_>,
         deadline: Instant,
     ) -> Decision<WalletCharged, ChargeRefusal> {
         let record = request.record(key);
@@ -118,16 +118,21 @@ impl Gate {
         let queues = self.queues_of(&request.user_id);
         let coupon = request.coupon_id.map(Id);
         let user = request.user_id.as_str();
+        let more = more_of(&request);
         let key = key.map(|key| {
             let wanted = (user, packed_lines(&request.lines), coupon, request.expected_total);
-            record_key("place_order", &key, &wanted)
+            match &more {
+                None => record_key("place_order", &key, &wanted),
+                Some(more) => record_key("place_order", &key, &(wanted, more)),
+            }
         });
         let order_id = match order_id {
             Some(id) => Id(id),
             // Lists of orders are sorted by id.
             None => queues.new_order_id().await,
         };
-        let body = (order_id, user, FlatLines(&request.lines), coupon, request.expected_total);
+        let body =
+            (order_id, user, FlatLines(&request.lines), coupon, request.expected_total, &more);
         let asked = Instant::now();
         let decision =
             decide_traced(&queues.place_order, order_id, &body, request.lines.len(), key, deadline)
@@ -160,8 +165,22 @@ impl Gate {
         let order = Id(request.order_id);
         let key = key.map(|key| KeyedRequest::CancelOrder(request.order_id).record(&key));
         let coupon = request.coupon_id.map(Id);
-        let body =
-            (order, request.user_id.as_str(), lines, request.refund, coupon, request.read_in_epoch);
+        let limits: Option<Vec<u64>> = request
+            .limit_numbers
+            .iter()
+            .any(Option::is_some)
+            .then(|| request.limit_numbers.iter().map(|number| number.unwrap_or(0)).collect());
+        let body = (
+            order,
+            request.user_id.as_str(),
+            lines,
+            request.refund,
+            coupon,
+            limits,
+            request.read_in_epoch,
+            request.was_pending,
+            request.paid_outside,
+        );
         let decision =
             decide_traced(&queues.cancel_order, order, &body, request.lines.len(), key, deadline)
                 .await;
@@ -174,13 +193,45 @@ impl Gate {
         decision
     }
 
+    /// The gate alone decides, so a payment can be confirmed while PostgreSQL is away.
+    pub async fn confirm_order(
+        &self,
+        request: &ConfirmOrder,
+        key: Option<IdempotencyKey>,
+        deadline: Instant,
+    ) -> Decision<OrderConfirmed, ConfirmRefusal> {
+        let order = Id(request.order_id);
+        let key = key.map(|key| KeyedRequest::ConfirmOrder(request).record(&key));
+        let body = (order, request.payment_reference.as_str());
+        let mut decision = Err(GateError::Unavailable("there is no cell".into()));
+        // Only the order's own cell knows it.
+        for queues in &self.cells {
+            decision =
+                decide_traced(&queues.confirm_order, order, &body, 1, key.clone(), deadline).await;
+            queues.note(&decision, |confirmed: &OrderConfirmed| {
+                DecisionId::Confirmation(confirmed.order_id.0)
+            });
+            if !matches!(decision, Ok(Err(ConfirmRefusal::NotPending))) {
+                break;
+            }
+        }
+        decision
+    }
+
     pub async fn put_product(
         &self,
         request: PutProduct,
         deadline: Instant,
     ) -> Decision<ProductPut, ProductRefusal> {
         let id = request.product_id.as_str();
-        let body = (id, &request.name, request.price, request.status, request.stock);
+        let rules = &request.rules;
+        let packed_rules = (!rules.is_empty()).then_some((
+            rules.sale_from,
+            rules.sale_until,
+            rules.per_user_limit,
+            &rules.attributes,
+        ));
+        let body = (id, &request.name, request.price, request.status, request.stock, packed_rules);
         let queues = self.shop_queues();
         let decision = decide(&queues.put_product, &body, None, deadline).await;
         queues.note(&decision, |_: &ProductPut| {
@@ -238,6 +289,21 @@ impl Gate {
         }
         decision
     }
+}
+
+/// A reference, and of an order that is paid outside: won to take from the wallet, milliseconds of
+/// the hold, most pending orders of the user.
+type More<'a> = (Option<&'a str>, Option<(u64, u64, u64)>);
+
+/// What `lua/place_order.lua` gets of an order that is not paid from the wallet alone, or has a
+/// reference.
+fn more_of(request: &PlaceOrder) -> Option<More<'_>> {
+    let outside = request.outside.map(|outside| {
+        let PayOutside { wallet_amount, hold_ms, pending_limit } = outside;
+        (wallet_amount, hold_ms, pending_limit)
+    });
+    let reference = request.reference.as_deref();
+    (reference.is_some() || outside.is_some()).then_some((reference, outside))
 }
 
 fn packed_lines(lines: &[Line]) -> Vec<(&str, u64)> {

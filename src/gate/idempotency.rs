@@ -4,24 +4,30 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::request::IdempotencyKey;
+use super::request::{ConfirmOrder, IdempotencyKey};
 use crate::domain::fact::Idempotency;
 use crate::domain::wire::{Blob, Id};
 
 /// A request that may be answered without a decision of its own, and uses its key all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyedRequest {
+#[derive(Clone, Copy, Debug)]
+pub enum KeyedRequest<'a> {
     /// The order may be cancelled already.
     CancelOrder(Uuid),
+    /// The order may be confirmed already.
+    ConfirmOrder(&'a ConfirmOrder),
     RefreshPopular,
     StartAudit,
 }
 
-impl KeyedRequest {
+impl KeyedRequest<'_> {
     /// The record of this request under `key`.
     pub fn record(self, key: &IdempotencyKey) -> Idempotency {
         match self {
             Self::CancelOrder(order_id) => record_key("cancel_order", key, &Id(order_id)),
+            Self::ConfirmOrder(request) => {
+                let wanted = (Id(request.order_id), request.payment_reference.as_str());
+                record_key("confirm_order", key, &wanted)
+            }
             Self::RefreshPopular => record_key("refresh_popular", key, &()),
             Self::StartAudit => record_key("start_audit", key, &()),
         }

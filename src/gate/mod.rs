@@ -17,6 +17,7 @@ mod commands;
 mod fence;
 #[cfg(test)]
 mod fuzz;
+pub mod holds;
 mod idempotency;
 mod metrics;
 pub mod observe;
@@ -29,6 +30,7 @@ pub mod scan;
 pub mod script;
 mod sold_out;
 mod status;
+mod terms;
 mod unconfirmed_decisions;
 mod verdict;
 pub mod write_state;
@@ -49,6 +51,7 @@ pub use refusal::*;
 pub use request::*;
 use sold_out::SoldOutMemory;
 pub use status::CellStatus;
+use terms::TermsMemory;
 pub use unconfirmed_decisions::{DecisionId, LossCandidates, UnconfirmedDecisions};
 pub use write_state::WriteRefusal;
 
@@ -62,6 +65,7 @@ pub struct Gate {
     cells: Vec<CellQueues>,
     sold_out_templates: SoldOutMemory,
     sold_out_products: SoldOutMemory,
+    terms: TermsMemory,
     log_limit: u64,
     /// Stops the task when the gate is dropped.
     _fence: Option<AbortOnDropHandle<()>>,
@@ -95,6 +99,7 @@ impl Gate {
             _fence: Some(fence),
             sold_out_templates: SoldOutMemory::default(),
             sold_out_products: SoldOutMemory::default(),
+            terms: TermsMemory::default(),
             log_limit: limits.log,
             _thread: Some(thread),
         }))
@@ -116,6 +121,7 @@ impl Gate {
             cells: vec![],
             sold_out_templates: SoldOutMemory::default(),
             sold_out_products: SoldOutMemory::default(),
+            terms: TermsMemory::default(),
             log_limit: 1,
             _fence: None,
             _thread: None,

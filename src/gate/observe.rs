@@ -1,6 +1,6 @@
 //! Reads the state of cells and their Redis for metrics. Changes nothing.
 
-use fred::interfaces::{ClientLike, StreamsInterface};
+use fred::interfaces::{ClientLike, HashesInterface, StreamsInterface};
 use fred::types::InfoKind;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::redis::keys::Keys;
 pub struct CellSample {
     pub status: CellStatus,
     pub log_length: u64,
+    pub pending_orders: u64,
     /// The age of the oldest entry that PostgreSQL has not applied.
     pub behind: Duration,
 }
@@ -105,12 +106,14 @@ fn is_open(template: &CouponTemplate, now: TimestampMs) -> bool {
 }
 
 impl CellQueues {
-    fn queues(&self) -> [&Batcher; 8] {
+    fn queues(&self) -> [&Batcher; 10] {
         [
             &self.issue_coupon,
             &self.charge_wallet,
             &self.place_order,
             &self.cancel_order,
+            &self.confirm_order,
+            &self.expire_order,
             &self.put_product,
             &self.adjust_stock,
             &self.put_template,
@@ -123,6 +126,12 @@ impl CellQueues {
         let (client, cell) = (&self.cell.reader, status.cell);
         let length = client.with_options(&once()).xlen(Keys::new(cell, status.epoch).log()).await;
         let log_length: u64 = length.map_err(|e| unavailable(e.details().to_owned()))?;
+        let pending = Keys::new(cell, status.epoch).pending();
+        let pending_orders: u64 = client
+            .with_options(&once())
+            .hlen(pending)
+            .await
+            .map_err(|e| unavailable(e.details().to_owned()))?;
         let mut behind = Duration::ZERO;
         if status.seq > status.applied {
             let next = decided_after(client, cell, status.epoch, status.applied).await;
@@ -132,7 +141,7 @@ impl CellQueues {
                 behind = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
             }
         }
-        Ok(CellSample { status, log_length, behind })
+        Ok(CellSample { status, log_length, pending_orders, behind })
     }
 }
 

@@ -7,15 +7,17 @@ use bytes::Bytes;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::refusal::{GateError, HeldCoupon, NotApplied};
+use super::refusal::{Accepted, GateError, HeldCoupon, NotApplied};
 use super::unconfirmed_decisions::UnconfirmedDecisions;
 use super::verdict::pack;
 use super::{CellQueues, Gate, PackedProducts, Watched, read};
 use crate::config::bounds::LIVE_ASKED_IDS;
+use crate::domain::fact::CouponIssued;
 use crate::domain::limits::MAX_PAGE;
-use crate::domain::wire::Blob;
+use crate::domain::wire::{Blob, Id};
 use crate::domain::{
-    CouponStatus, CouponTemplate, Position, Product, ProductId, TemplateId, TimestampMs, UserId,
+    CouponStatus, CouponTemplate, Discount, Position, Product, ProductId, TemplateId, TimestampMs,
+    UserId,
 };
 use crate::redis::keys;
 
@@ -169,6 +171,51 @@ impl Gate {
                 _ => return Ok(Some(ReadAt { value: found, now: page.now })),
             }
         }
+    }
+
+    /// [`Self::issued_terms`], if this instance knows them.
+    pub fn known_terms(&self, issued: &Accepted<CouponIssued>) -> Option<(Discount, u64)> {
+        let CouponIssued { template_id, terms_number, .. } = &issued.fact;
+        self.terms.find(template_id, (issued.position.epoch, *terms_number))
+    }
+
+    /// The terms that a coupon was issued with: discount and minimum subtotal. `None`: the gate does
+    /// not know them.
+    pub async fn issued_terms(
+        &self,
+        issued: &Accepted<CouponIssued>,
+    ) -> Result<Option<(Discount, u64)>, GateError> {
+        let CouponIssued { template_id, terms_number, .. } = &issued.fact;
+        let of = (issued.position.epoch, *terms_number);
+        let wanted = ("terms", template_id, terms_number);
+        let terms = read::issued_terms(&fetch(self.shop_queues(), &wanted).await?)?;
+        if let Some(terms) = terms {
+            self.terms.remember(template_id, of, terms);
+        }
+        Ok(terms)
+    }
+
+    /// One coupon of a user; `None`: the user does not hold it.
+    pub async fn held_coupon(
+        &self,
+        user_id: &UserId,
+        coupon_id: Uuid,
+    ) -> Result<Option<ReadAt<HeldCoupon>>, GateError> {
+        let wanted = ("coupon", user_id.as_str(), Id(coupon_id));
+        let page = read::held(&fetch(self.queues_of(user_id), &wanted).await?)?;
+        Ok(page
+            .and_then(|mut page| page.coupons.pop().map(|value| ReadAt { value, now: page.now })))
+    }
+
+    /// The pieces that a user has bought under each of these limits.
+    pub async fn bought(&self, user_id: &UserId, limits: &[u64]) -> Result<Vec<u64>, GateError> {
+        let queues = self.queues_of(user_id);
+        read::bought(&fetch(queues, &("bought", user_id.as_str(), limits)).await?)
+    }
+
+    /// The number of a user's pending orders.
+    pub async fn pending_orders(&self, user_id: &UserId) -> Result<u64, GateError> {
+        read::pending_count(&fetch(self.queues_of(user_id), &("pending", user_id.as_str())).await?)
     }
 
     /// Waits until PostgreSQL has applied everything that the gate has decided up to now.

@@ -9,8 +9,8 @@ use super::batcher::{BatchLimits, Batcher};
 use super::cell::Cell;
 use super::metrics::QueueMetrics;
 use super::refusal::{
-    Accepted, CancelRefusal, ChargeRefusal, Decision, IssueRefusal, OrderRefusal, ProductRefusal,
-    Refusal, StockRefusal, TemplateRefusal,
+    Accepted, CancelRefusal, ChargeRefusal, ConfirmRefusal, Decision, ExpireRefusal, IssueRefusal,
+    OrderRefusal, ProductRefusal, Refusal, StockRefusal, TemplateRefusal,
 };
 use super::script::{self, Script};
 use super::unconfirmed_decisions::{DecisionId, UnconfirmedDecisions};
@@ -23,6 +23,8 @@ pub(super) struct CellQueues {
     pub(super) charge_wallet: Batcher,
     pub(super) place_order: Batcher,
     pub(super) cancel_order: Batcher,
+    pub(super) confirm_order: Batcher,
+    pub(super) expire_order: Batcher,
     pub(super) put_product: Batcher,
     pub(super) adjust_stock: Batcher,
     pub(super) put_template: Batcher,
@@ -47,6 +49,8 @@ impl CellQueues {
             charge_wallet: queue(&script::CHARGE_WALLET, ChargeRefusal::NAMES),
             place_order: queue(&script::PLACE_ORDER, OrderRefusal::NAMES),
             cancel_order: queue(&script::CANCEL_ORDER, CancelRefusal::NAMES),
+            confirm_order: queue(&script::CONFIRM_ORDER, ConfirmRefusal::NAMES),
+            expire_order: queue(&script::EXPIRE_ORDER, ExpireRefusal::NAMES),
             put_product: queue(&script::PUT_PRODUCT, ProductRefusal::NAMES),
             adjust_stock: queue(&script::ADJUST_STOCK, StockRefusal::NAMES),
             put_template: queue(&script::PUT_TEMPLATE, TemplateRefusal::NAMES),

@@ -6,11 +6,14 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::refusal::{GateError, HeldCoupon};
+use crate::domain::fact::PendingOrder;
 use crate::domain::limits::COUPON_USABLE_MS;
 use crate::domain::wire::{Blob, Id};
-use crate::domain::{CouponTemplate, Product, ProductId, TemplateId, TimestampMs};
+use crate::domain::{
+    CouponTemplate, Discount, Product, ProductId, SalePhase, SaleRules, TemplateId, TimestampMs,
+};
 use crate::redis::held_coupons;
-use crate::redis::records::{ProductRecord, TemplateRecord};
+use crate::redis::records::{ProductRecord, TemplateRecord, TermsRecord};
 
 /// The bytes do not have the format that [`crate::redis::keys`] documents: another writer has
 /// changed the gate.
@@ -52,16 +55,26 @@ impl PackedProducts {
     }
 }
 
-/// Id, packed record, stock or coupons issued.
-type Row = (String, Blob, u64);
+/// Id, packed product, stock, and if it has rules or attributes: phase of its sale, attributes.
+#[derive(Deserialize)]
+struct ProductRow(
+    String,
+    Blob,
+    u64,
+    #[serde(default)] Option<SalePhase>,
+    #[serde(default)] Option<String>,
+);
+
+/// Id, packed template, coupons issued.
+type TemplateRow = (String, Blob, u64);
 
 pub(super) fn products(answer: &[u8]) -> Result<Vec<Product>, GateError> {
     products_of(unpack(answer, "product list")?)
 }
 
-fn products_of(rows: Vec<Row>) -> Result<Vec<Product>, GateError> {
+fn products_of(rows: Vec<ProductRow>) -> Result<Vec<Product>, GateError> {
     rows.into_iter()
-        .map(|(id, packed, stock)| {
+        .map(|ProductRow(id, packed, stock, phase, attributes)| {
             let record: ProductRecord = unpack(&packed.0, "product")?;
             let product_id = ProductId::parse(id).map_err(|_| unreadable("product id"))?;
             Ok(Product {
@@ -70,31 +83,76 @@ fn products_of(rows: Vec<Row>) -> Result<Vec<Product>, GateError> {
                 price: record.price,
                 status: record.status,
                 stock,
+                rules: SaleRules {
+                    sale_from: record.sale_from,
+                    sale_until: record.sale_until,
+                    per_user_limit: record.per_user_limit,
+                    attributes,
+                },
+                limit_number: record.limit_number,
+                phase: phase.unwrap_or_default(),
             })
         })
         .collect()
 }
 
-/// A template and its number.
-fn numbered_template(
-    id: String,
-    packed: &[u8],
-    issued: u64,
-) -> Result<(u64, CouponTemplate), GateError> {
+fn template(id: String, packed: &[u8], issued: u64) -> Result<CouponTemplate, GateError> {
     let record: TemplateRecord = unpack(packed, "template")?;
-    let (id, number) =
-        (TemplateId::parse(id).map_err(|_| unreadable("template id"))?, record.number);
-    Ok((number, record.template(id, issued).ok_or_else(|| unreadable("discount"))?))
+    let id = TemplateId::parse(id).map_err(|_| unreadable("template id"))?;
+    record.template(id, issued).ok_or_else(|| unreadable("discount"))
+}
+
+/// The terms that coupons were issued with: their number, the template's id, the template, the terms
+/// if they are not its present ones, coupons issued.
+#[derive(Deserialize)]
+struct TermsRow(u64, String, Blob, Option<Blob>, u64);
+
+impl TermsRow {
+    /// The number, and the template as its coupons know it.
+    fn template(self) -> Result<(u64, CouponTemplate), GateError> {
+        let Self(number, id, packed, earlier, issued) = self;
+        let mut template = template(id, &packed.0, issued)?;
+        if let Some(earlier) = earlier {
+            (template.discount, template.min_subtotal) = terms(&earlier.0)?;
+        }
+        Ok((number, template))
+    }
+}
+
+/// Discount and minimum subtotal.
+fn terms(packed: &[u8]) -> Result<(Discount, u64), GateError> {
+    let record: TermsRecord = unpack(packed, "coupon's terms")?;
+    Ok((record.discount().ok_or_else(|| unreadable("discount"))?, record.min_subtotal))
+}
+
+/// `None`: the template has no terms of that number.
+pub(super) fn issued_terms(answer: &[u8]) -> Result<Option<(Discount, u64)>, GateError> {
+    let packed: Option<Blob> = unpack(answer, "coupon's terms")?;
+    packed.map(|packed| terms(&packed.0)).transpose()
+}
+
+/// The pieces that a user has bought under limits.
+pub(super) fn bought(answer: &[u8]) -> Result<Vec<u64>, GateError> {
+    unpack(answer, "purchases")
+}
+
+/// The number of a user's pending orders.
+pub(super) fn pending_count(answer: &[u8]) -> Result<u64, GateError> {
+    unpack(answer, "number of pending orders")
+}
+
+/// Pending orders whose holds are over.
+pub(super) fn due(answer: &[u8]) -> Result<Vec<(Uuid, PendingOrder)>, GateError> {
+    let rows: Vec<(Id, Blob)> = unpack(answer, "list of pending orders")?;
+    rows.into_iter().map(|(id, packed)| Ok((id.0, unpack(&packed.0, "pending order")?))).collect()
 }
 
 pub(super) fn templates(answer: &[u8]) -> Result<Vec<CouponTemplate>, GateError> {
     templates_of(unpack(answer, "template list")?)
 }
 
-fn templates_of(rows: Vec<Row>) -> Result<Vec<CouponTemplate>, GateError> {
-    rows.into_iter()
-        .map(|(id, packed, issued)| Ok(numbered_template(id, &packed.0, issued)?.1))
-        .collect()
+fn templates_of(rows: Vec<TemplateRow>) -> Result<Vec<CouponTemplate>, GateError> {
+    rows.into_iter().map(|(id, packed, issued)| template(id, &packed.0, issued)).collect()
 }
 
 /// Products and templates at one moment of the gate's clock.
@@ -122,21 +180,19 @@ pub(super) struct HeldPage {
 
 /// `None`: the user does not hold the coupon that the page should start after.
 pub(super) fn held(answer: &[u8]) -> Result<Option<HeldPage>, GateError> {
-    type Told = (TimestampMs, Blob, Vec<(String, Blob, u64)>, Option<Id>);
+    type Told = (TimestampMs, Blob, Vec<TermsRow>, Option<Id>);
     let Some((now, elements, rows, go_on)) = unpack::<Option<Told>>(answer, "list of coupons")?
     else {
         return Ok(None);
     };
-    let templates: HashMap<u64, CouponTemplate> = rows
-        .into_iter()
-        .map(|(id, packed, issued)| numbered_template(id, &packed.0, issued))
-        .collect::<Result<_, _>>()?;
+    let templates: HashMap<u64, CouponTemplate> =
+        rows.into_iter().map(TermsRow::template).collect::<Result<_, _>>()?;
     let (coupons, rest) = held_coupons::coupons(&elements.0);
     if !rest.is_empty() {
         return Err(unreadable("coupon"));
     }
     let coupons = coupons.into_iter().map(|coupon| {
-        let template = templates.get(&u64::from(coupon.template_number));
+        let template = templates.get(&u64::from(coupon.terms_number));
         let template = template.ok_or_else(|| unreadable("coupon's template"))?.clone();
         Ok(HeldCoupon {
             coupon_id: coupon.coupon_id,
@@ -158,7 +214,7 @@ mod tests {
     fn coupon(id: u128, issued_at: TimestampMs) -> Vec<u8> {
         let coupon_id = Uuid::from_u128(id);
         let coupon = held_coupons::HeldCoupon {
-            template_number: 7,
+            terms_number: 7,
             coupon_id,
             serial: 1,
             issued_at,
@@ -178,10 +234,17 @@ mod tests {
             max_issued: 10,
             issue_from: 0,
             issue_until: 1,
+            later_terms: None,
         };
         let packed = Blob(rmp_serde::to_vec(&template).unwrap());
         let go_on = Some(Id(Uuid::from_u128(9)));
-        crate::domain::wire::pack(&(50, Blob(coupons.concat()), [("t", packed, 1)], go_on)).unwrap()
+        crate::domain::wire::pack(&(
+            50,
+            Blob(coupons.concat()),
+            [(7, "t", packed, None::<Blob>, 1)],
+            go_on,
+        ))
+        .unwrap()
     }
 
     #[test]

@@ -64,16 +64,31 @@ names!(ChargeRefusal {
 names!(OrderRefusal {
     Self::UnknownProduct(_) => "unknown_product"
     Self::NotOnSale(_) => "not_on_sale"
+    Self::SaleNotOpen(..) => "sale_not_open"
+    Self::SaleEnded(..) => "sale_ended"
+    Self::PurchaseLimit(..) => "purchase_limit"
     Self::InsufficientStock(..) => "insufficient_stock"
     Self::UnknownCoupon => "unknown_coupon"
     Self::CouponUsed => "coupon_used"
     Self::CouponExpired(_) => "coupon_expired"
     Self::SubtotalTooLow(..) => "subtotal_too_low"
     Self::PriceChanged(_) => "price_changed"
+    Self::WalletAmountAbove(_) => "wallet_amount_above"
+    Self::TooManyPending(_) => "too_many_pending"
     Self::InsufficientBalance(..) => "insufficient_balance"
+});
+names!(ConfirmRefusal {
+    Self::NotPending => "not_pending"
+    Self::HoldExpired(_) => "hold_expired"
+});
+names!(ExpireRefusal {
+    Self::NotPending => "not_pending"
+    Self::NotDue(_) => "not_due"
+    Self::UnknownProduct(_) => "unknown_product"
 });
 names!(CancelRefusal {
     Self::AlreadyCancelled => "already_cancelled"
+    Self::NotPending => "not_pending"
     Self::UnknownProduct(_) => "unknown_product"
     Self::BalanceLimit(_) => "balance_limit"
     Self::StaleRead => "stale_read"
@@ -88,6 +103,7 @@ names!(StockRefusal {
 });
 names!(TemplateRefusal {
     Self::LimitBelowIssued(_) => "limit_below_issued"
+    Self::TooManyTerms => "too_many_terms"
 });
 
 /// Why a wait for PostgreSQL to apply a position has failed.
@@ -140,6 +156,12 @@ pub enum ChargeRefusal {
 pub enum OrderRefusal {
     UnknownProduct(String),
     NotOnSale(String),
+    /// The product, the start of its sale.
+    SaleNotOpen(String, TimestampMs),
+    /// The product, the end of its sale.
+    SaleEnded(String, TimestampMs),
+    /// The product, its limit per user, pieces that the user has bought, pieces of this order.
+    PurchaseLimit(String, u64, u64, u64),
     /// The product, the pieces available.
     InsufficientStock(String, u64),
     /// The coupon does not exist, or belongs to another user.
@@ -150,8 +172,30 @@ pub enum OrderRefusal {
     SubtotalTooLow(u64, u64),
     /// The current total.
     PriceChanged(u64),
-    /// The balance, the total.
+    /// More was to be taken from the wallet than the order costs. Holds the total.
+    WalletAmountAbove(u64),
+    /// The most pending orders of a user.
+    TooManyPending(u64),
+    /// The balance, and what was to be taken from it.
     InsufficientBalance(u64, u64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConfirmRefusal {
+    /// The gate has no such pending order: it was confirmed, cancelled, has expired, or never was.
+    NotPending,
+    /// The end of the hold.
+    HoldExpired(TimestampMs),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpireRefusal {
+    NotPending,
+    /// The end of the hold is still to come.
+    NotDue(TimestampMs),
+    UnknownProduct(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -159,6 +203,9 @@ pub enum OrderRefusal {
 pub enum CancelRefusal {
     /// An earlier request has cancelled the order.
     AlreadyCancelled,
+    /// The order was read as pending and is not any more, or the other way round. It must be read
+    /// again.
+    NotPending,
     UnknownProduct(String),
     /// The refund would raise the balance above the limit. Holds the current balance.
     BalanceLimit(u64),
@@ -188,6 +235,8 @@ pub enum StockRefusal {
 pub enum TemplateRefusal {
     /// The limit would be below the coupons issued so far. Holds their number.
     LimitBelowIssued(u64),
+    /// The terms were changed too often.
+    TooManyTerms,
 }
 
 /// A coupon as shown to its owner, with its template's terms.

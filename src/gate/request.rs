@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use crate::domain::{Discount, Line, ProductId, ProductStatus, TemplateId, TimestampMs, UserId};
+use crate::domain::{
+    Discount, Line, ProductId, ProductStatus, SaleRules, TemplateId, TimestampMs, UserId,
+};
 
 /// Issue one coupon of a template.
 #[derive(Clone, Debug)]
@@ -25,9 +27,30 @@ pub struct PlaceOrder {
     pub lines: Vec<Line>,
     pub coupon_id: Option<Uuid>,
     pub expected_total: Option<u64>,
+    /// The shop's own order number.
+    pub reference: Option<String>,
+    /// `None`: all is paid from the wallet, at once.
+    pub outside: Option<PayOutside>,
 }
 
-/// Cancel an order that is paid in PostgreSQL. `read_in_epoch` is the epoch in which the order was
+/// Hold an order until it is paid outside.
+#[derive(Clone, Copy, Debug)]
+pub struct PayOutside {
+    /// Won to take from the wallet now.
+    pub wallet_amount: u64,
+    pub hold_ms: u64,
+    /// The most pending orders of the user, with this one.
+    pub pending_limit: u64,
+}
+
+/// Confirm that a pending order was paid outside.
+#[derive(Clone, Debug)]
+pub struct ConfirmOrder {
+    pub order_id: Uuid,
+    pub payment_reference: String,
+}
+
+/// Cancel an order that is paid or pending in PostgreSQL. `read_in_epoch` is the epoch in which the order was
 /// read there. After a rebuild the gate does not know earlier cancellations, so the order must be
 /// read again.
 #[derive(Clone, Debug)]
@@ -37,7 +60,12 @@ pub struct CancelOrder {
     pub lines: Vec<Line>,
     pub refund: u64,
     pub coupon_id: Option<Uuid>,
+    /// Of each line, the limit per user that it counts for; empty if none does.
+    pub limit_numbers: Vec<Option<u64>>,
     pub read_in_epoch: u64,
+    pub was_pending: bool,
+    /// Won that were paid outside; `None`: the order is paid from the wallet alone.
+    pub paid_outside: Option<u64>,
 }
 
 /// Create or change a product. `stock` is allowed only when the product is created.
@@ -48,6 +76,7 @@ pub struct PutProduct {
     pub price: u64,
     pub status: ProductStatus,
     pub stock: Option<u64>,
+    pub rules: SaleRules,
 }
 
 /// Add `delta` pieces to a product's stock; negative to remove pieces.

@@ -13,12 +13,13 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::config::bounds::{CONNECT_TIMEOUT, SCAN_PAGE};
+use crate::domain::fact::{PendingLine, PendingOrder};
 use crate::domain::hex::hex;
 use crate::redis::connect::{self, RedisSetupError};
 use crate::redis::held_coupons::{self, HeldCoupon};
 use crate::redis::keys::Keys;
 use crate::redis::meta::Meta;
-use crate::redis::records::{IdempotencyRecord, ProductRecord, TemplateRecord};
+use crate::redis::records::{IdempotencyRecord, ProductRecord, TemplateRecord, TermsRecord};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
@@ -48,8 +49,18 @@ pub enum Part {
     Templates,
     Issued,
     TemplateIds,
-    /// The ids here are the templates' numbers.
+    /// The ids here are the numbers of templates and of later terms.
     TemplateNumbers,
+    /// The ids here are the numbers of terms.
+    Terms,
+    Attributes,
+    /// The ids here are the limit's number and the user, with a space between.
+    Purchases,
+    /// The ids here are orders.
+    Pending,
+    /// The ids here are orders.
+    PendingDue,
+    PendingUsers,
 }
 
 /// One page of elements, and the position of the next page (`None` after the last). An element may
@@ -254,41 +265,68 @@ impl Part {
             Self::Issued => keys.issued(),
             Self::TemplateIds => keys.template_ids(),
             Self::TemplateNumbers => keys.template_numbers(),
+            Self::Terms => keys.terms(),
+            Self::Attributes => keys.attributes(),
+            Self::Purchases => keys.purchases(),
+            Self::Pending => keys.pending(),
+            Self::PendingDue => keys.pending_due(),
+            Self::PendingUsers => keys.pending_users(),
         }
     }
 
     fn command(self, of_hash: &'static str, of_sorted_set: &'static str) -> &'static str {
         match self {
-            Self::ProductIds | Self::TemplateIds => of_sorted_set,
+            Self::ProductIds | Self::TemplateIds | Self::PendingDue => of_sorted_set,
             _ => of_hash,
         }
     }
 
     /// The name of an id's field (or member) in Redis.
     fn field(self, id: &str) -> Bytes {
-        match (self, id.parse::<u32>()) {
-            (Self::TemplateNumbers, Ok(number)) => Bytes::copy_from_slice(&number.to_be_bytes()),
-            _ => Bytes::copy_from_slice(id.as_bytes()),
+        let plain = || Bytes::copy_from_slice(id.as_bytes());
+        let number = |text: &str| text.parse::<u32>().ok().map(u32::to_be_bytes);
+        match self {
+            Self::TemplateNumbers | Self::Terms => {
+                number(id).map_or_else(plain, |bytes| Bytes::copy_from_slice(&bytes))
+            }
+            Self::Purchases => id
+                .split_once(' ')
+                .and_then(|(limit, user)| Some([&number(limit)?, user.as_bytes()].concat()))
+                .map_or_else(plain, Bytes::from),
+            Self::Pending | Self::PendingDue => Uuid::try_parse(id)
+                .map_or_else(|_| plain(), |id| Bytes::copy_from_slice(id.as_bytes())),
+            _ => plain(),
         }
     }
 
     fn id(self, field: &[u8]) -> String {
-        match (self, field.try_into()) {
-            (Self::TemplateNumbers, Ok(number)) => u32::from_be_bytes(number).to_string(),
-            (Self::TemplateNumbers, Err(_)) => hex(field),
+        match self {
+            Self::TemplateNumbers | Self::Terms => match field.try_into() {
+                Ok(number) => u32::from_be_bytes(number).to_string(),
+                Err(_) => hex(field),
+            },
+            Self::Purchases => match field.split_first_chunk() {
+                Some((number, user)) => format!("{} {}", u32::from_be_bytes(*number), lossy(user)),
+                None => hex(field),
+            },
+            Self::Pending | Self::PendingDue => uuid_text(field),
             _ => lossy(field),
         }
     }
 
     fn shown(self, value: &[u8]) -> Json {
         let decoded = match self {
-            Self::Wallets | Self::Stocks | Self::Issued => {
+            Self::Wallets | Self::Stocks | Self::Issued | Self::Purchases | Self::PendingDue => {
                 lossy(value).parse::<u64>().ok().map(Json::from)
             }
             Self::ProductIds | Self::TemplateIds => Some(json!("listed")),
             Self::Products => product(value),
             Self::Templates => template(value),
-            Self::TemplateNumbers => Some(lossy(value).into()),
+            Self::TemplateNumbers | Self::Attributes | Self::PendingUsers => {
+                Some(lossy(value).into())
+            }
+            Self::Terms => terms(value),
+            Self::Pending => pending(value),
         };
         decoded.unwrap_or_else(|| undecodable(value))
     }
@@ -296,7 +334,31 @@ impl Part {
 
 fn product(value: &[u8]) -> Option<Json> {
     let p: ProductRecord = rmp_serde::from_slice(value).ok()?;
-    Some(json!({"name": p.name, "price": p.price, "status": p.status}))
+    Some(json!({
+        "name": p.name, "price": p.price, "status": p.status, "sale_from": p.sale_from, "sale_until": p.sale_until,
+        "per_user_limit": p.per_user_limit, "limit_number": p.limit_number,
+    }))
+}
+
+fn terms(value: &[u8]) -> Option<Json> {
+    let t: TermsRecord = rmp_serde::from_slice(value).ok()?;
+    Some(json!({
+        "discount_type": t.discount_type, "discount_value": t.discount_value, "discount_max": t.discount_max,
+        "min_subtotal": t.min_subtotal,
+    }))
+}
+
+fn pending(value: &[u8]) -> Option<Json> {
+    let order: PendingOrder = rmp_serde::from_slice(value).ok()?;
+    let line = |it: &PendingLine| {
+        json!([it.product_id, it.name, it.unit_price, it.quantity, it.amount, it.limit_number])
+    };
+    Some(json!({
+        "user_id": order.user_id, "lines": order.lines.iter().map(line).collect::<Vec<Json>>(),
+        "subtotal": order.subtotal, "discount": order.discount, "total": order.total,
+        "coupon_id": order.coupon_id.map(|id| id.0), "wallet_amount": order.wallet_amount,
+        "ordered_at": order.ordered_at, "hold_expires_at": order.hold_expires_at, "reference": order.reference,
+    }))
 }
 
 fn template(value: &[u8]) -> Option<Json> {
@@ -305,6 +367,9 @@ fn template(value: &[u8]) -> Option<Json> {
         "number": t.number, "name": t.name, "discount_type": t.discount_type,
         "discount_value": t.discount_value, "discount_max": t.discount_max, "min_subtotal": t.min_subtotal,
         "max_issued": t.max_issued, "issue_from": t.issue_from, "issue_until": t.issue_until,
+        "terms_number": t.later_terms.as_ref().map(|later| later.number),
+        "issued_before": t.later_terms.as_ref().map_or(0, |later| later.issued_before),
+        "earlier": t.later_terms.as_ref().map_or(String::new(), |later| hex(&later.earlier.0)),
     }))
 }
 
@@ -354,7 +419,10 @@ mod tests {
     #[test]
     fn values_are_shown_by_their_fields_and_rubbish_as_it_is() {
         let packed = rmp_serde::to_vec(&("Tea", 500, "on_sale")).unwrap();
-        let shown = json!({"name": "Tea", "price": 500, "status": "on_sale"});
+        let shown = json!({
+            "name": "Tea", "price": 500, "status": "on_sale", "sale_from": null, "sale_until": null,
+            "per_user_limit": null, "limit_number": null,
+        });
         assert_eq!(Part::Products.shown(&packed), shown);
         assert_eq!(Part::Products.shown(b"\xff"), json!({"undecodable": "ff"}));
         assert_eq!(Part::Wallets.shown(b"12"), json!(12));

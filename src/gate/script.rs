@@ -45,7 +45,7 @@ macro_rules! script {
 }
 
 macro_rules! deciding {
-    ($name:literal, $keys:expr) => {
+    ($name:literal, $keys:expr $(, $more:literal)*) => {
         script!(
             $name,
             true,
@@ -57,7 +57,10 @@ macro_rules! deciding {
             "shared/msgpack",
             "shared/coupons",
             "shared/batch",
+            "shared/purchases",
+            "shared/pending",
             "shared/gate",
+            $($more,)*
             $name
         )
     };
@@ -65,20 +68,49 @@ macro_rules! deciding {
 
 pub static ISSUE_COUPON: Script =
     deciding!("issue_coupon", |k| vec![k.templates(), k.issued(), k.held()]);
-pub static CHARGE_WALLET: Script = deciding!("charge_wallet", |k| vec![k.wallets()]);
+pub static CHARGE_WALLET: Script =
+    deciding!("charge_wallet", |k| vec![k.wallets(), k.pending_users()]);
 pub static PLACE_ORDER: Script = deciding!("place_order", |k| {
-    vec![k.wallets(), k.products(), k.stocks(), k.held(), k.template_numbers(), k.templates()]
+    vec![
+        k.wallets(),
+        k.products(),
+        k.stocks(),
+        k.held(),
+        k.template_numbers(),
+        k.templates(),
+        k.terms(),
+        k.purchases(),
+        k.pending(),
+        k.pending_due(),
+        k.pending_users(),
+    ]
 });
-pub static CANCEL_ORDER: Script =
-    deciding!("cancel_order", |k| vec![k.wallets(), k.stocks(), k.held(), k.cancelled()]);
-pub static PUT_PRODUCT: Script =
-    deciding!("put_product", |k| vec![k.products(), k.stocks(), k.product_ids()]);
+pub static CANCEL_ORDER: Script = deciding!(
+    "cancel_order",
+    |k| {
+        let more = [k.cancelled(), k.pending(), k.pending_due()];
+        giving_back(k).into_iter().chain(more).collect()
+    },
+    "shared/give_back"
+);
+pub static CONFIRM_ORDER: Script = deciding!("confirm_order", |k| {
+    vec![k.wallets(), k.pending(), k.pending_due(), k.pending_users()]
+});
+pub static EXPIRE_ORDER: Script = deciding!(
+    "expire_order",
+    |k| giving_back(k).into_iter().chain([k.pending(), k.pending_due()]).collect(),
+    "shared/give_back"
+);
+pub static PUT_PRODUCT: Script = deciding!("put_product", |k| {
+    vec![k.products(), k.stocks(), k.product_ids(), k.attributes()]
+});
 pub static ADJUST_STOCK: Script = deciding!("adjust_stock", |k| vec![k.stocks()]);
 pub static PUT_TEMPLATE: Script = deciding!("put_template", |k| vec![
     k.templates(),
     k.issued(),
     k.template_ids(),
-    k.template_numbers()
+    k.template_numbers(),
+    k.terms()
 ]);
 pub static READ: Script = script!(
     "read",
@@ -95,6 +127,12 @@ pub static READ: Script = script!(
             k.template_ids(),
             k.held(),
             k.template_numbers(),
+            k.terms(),
+            k.attributes(),
+            k.purchases(),
+            k.pending_users(),
+            k.pending(),
+            k.pending_due(),
         ]
     },
     "#!lua flags=no-writes\n",
@@ -104,6 +142,11 @@ pub static READ: Script = script!(
     "shared/coupons",
     "read"
 );
+
+/// The keys of `lua/shared/give_back.lua`.
+fn giving_back(k: &Keys) -> Vec<String> {
+    vec![k.wallets(), k.stocks(), k.held(), k.purchases(), k.pending_users()]
+}
 
 /// The answer of a script to a whole batch.
 #[derive(Debug)]

@@ -29,6 +29,8 @@ pub enum DecisionId {
     Order(Uuid),
     /// The id of the cancelled order.
     Cancellation(Uuid),
+    /// The id of the order whose payment was confirmed.
+    Confirmation(Uuid),
     /// A change by staff to a product, stock or template. Such a change has no id of its own.
     Staff(Box<str>),
 }

@@ -19,7 +19,7 @@ use super::fields::ShopId;
 use super::problem::Problem;
 use super::refusals;
 use crate::domain::fact::CouponIssued;
-use crate::domain::{CouponStatus, TemplateId, TimestampMs, UserId, rfc3339};
+use crate::domain::{CouponStatus, Discount, TemplateId, TimestampMs, UserId, rfc3339};
 use crate::gate::{HeldCoupon, IssueCoupon, IssueRefusal};
 
 /// Whom to issue a coupon to.
@@ -43,6 +43,14 @@ pub struct IssuedView {
     /// 1 … `max_issued`, unique within the template.
     #[schema(minimum = 1, example = 17)]
     serial: u64,
+    /// As it stays, whatever becomes of the template. (Absent if the gate could not be read again.)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    discount: Option<DiscountView>,
+    /// The minimum subtotal of an order that uses it; 0: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, example = 0)]
+    min_subtotal: Option<u64>,
     status: CouponStatus,
     #[schema(format = DateTime, example = "2026-11-22T09:00:00.000Z")]
     issued_at: String,
@@ -51,9 +59,11 @@ pub struct IssuedView {
     expires_at: String,
 }
 
-impl From<CouponIssued> for IssuedView {
-    fn from(issued: CouponIssued) -> Self {
+impl IssuedView {
+    fn new(issued: CouponIssued, terms: Option<(Discount, u64)>) -> Self {
         Self {
+            discount: terms.map(|(discount, _)| discount.into()),
+            min_subtotal: terms.map(|(_, min_subtotal)| min_subtotal),
             coupon_id: issued.coupon_id.0,
             template_id: issued.template_id,
             user_id: issued.user_id,
@@ -78,7 +88,11 @@ pub struct CouponView {
     /// 1 … `max_issued`, unique within the template.
     #[schema(minimum = 1, example = 17)]
     serial: u64,
+    /// As it was when the coupon was issued.
     discount: DiscountView,
+    /// The minimum subtotal of an order that uses it; 0: none.
+    #[schema(minimum = 0, example = 0)]
+    min_subtotal: u64,
     status: CouponStatus,
     #[schema(format = DateTime, example = "2026-11-22T09:00:00.000Z")]
     issued_at: String,
@@ -98,6 +112,7 @@ impl CouponView {
             name: held.template.name,
             serial: held.serial,
             discount: held.template.discount.into(),
+            min_subtotal: held.template.min_subtotal,
             status: CouponStatus::at(held.order_id.is_some(), held.expires_at, now),
             issued_at: rfc3339(held.issued_at),
             expires_at: rfc3339(held.expires_at),
@@ -164,9 +179,16 @@ pub async fn issue_coupon(
     if let Ok(Err(IssueRefusal::AlreadyIssued(_))) = &decision {
         api.confirm_refusal().await?;
     }
+    let terms = match &decision {
+        Ok(Ok(issued)) => match api.gate.known_terms(issued) {
+            None => Box::pin(api.gate.issued_terms(issued)).await.ok().flatten(),
+            known => known,
+        },
+        _ => None,
+    };
     let decided = api.decided(decision, |refusal| refusals::issue(refusal, &template_id)).await?;
     let ids = |it: &CouponIssued| AcceptedCoupon::new(it.coupon_id.0);
-    Ok(decided.answer(StatusCode::CREATED, ids, IssuedView::from))
+    Ok(decided.answer(StatusCode::CREATED, ids, |issued| IssuedView::new(issued, terms)))
 }
 
 /// The coupons that a user holds, newest first

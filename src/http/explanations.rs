@@ -78,6 +78,14 @@ pub fn member(name: &str) -> Option<Text> {
         "required" => ["what is needed: pieces, or won", "필요한 수량 또는 금액(원)"],
         "balance" => ["what the wallet holds, in won", "지갑의 잔액(원)"],
         "limit" => ["the limit", "한도"],
+        "bought" => ["pieces that the user has bought", "사용자가 이미 구매한 수량"],
+        "requested" => ["pieces of the product in this order", "이 주문의 수량"],
+        "sale_from" => ["when the sale begins", "판매가 시작되는 시각"],
+        "sale_until" => ["when the sale ended", "판매가 끝난 시각"],
+        "hold_expires_at" => ["until when the order was held", "주문을 잡아 둔 시한"],
+        "payment_reference" => {
+            ["the payment that the order was confirmed with", "주문을 확정한 결제"]
+        }
         "subtotal" => ["the order's subtotal, in won", "할인 전 주문 금액(원)"],
         "total" => ["the order's total as it is now, in won", "현재 주문 금액(원)"],
         "issued" => ["coupons issued so far", "지금까지 발급된 쿠폰 수"],
@@ -208,6 +216,55 @@ pub fn explanation(code: Code) -> Explanation {
         Code::ProductNotOnSale => Explanation {
             meaning: ["the product is suspended", "판매가 중지된 상품입니다"],
             action: ["leave it out", "상품을 뺍니다"],
+        },
+        Code::SaleNotOpen => Explanation {
+            meaning: ["the product's sale has not begun", "상품의 판매가 아직 시작되지 않았습니다"],
+            action: ["come back at `sale_from`", "`sale_from`에 다시 시도합니다"],
+        },
+        Code::SaleEnded => Explanation {
+            meaning: ["the product's sale is over", "상품의 판매가 끝났습니다"],
+            action: ["leave it out", "상품을 뺍니다"],
+        },
+        Code::PurchaseLimitExceeded => Explanation {
+            meaning: [
+                "with this order the user would have bought more pieces than one user may: `limit`",
+                "이 주문까지 합하면 한 사람이 살 수 있는 수량 `limit`을 넘습니다",
+            ],
+            action: [
+                "order fewer; `bought` says how many the user has",
+                "수량을 줄입니다. 이미 구매한 수량은 `bought`입니다",
+            ],
+        },
+        Code::TooManyPending => Explanation {
+            meaning: [
+                "too many of the user's orders wait for a payment",
+                "결제를 기다리는 주문이 너무 많습니다",
+            ],
+            action: ["pay or cancel one of them first", "그중 하나를 먼저 결제하거나 취소합니다"],
+        },
+        Code::HoldExpired => Explanation {
+            meaning: [
+                "the order was not paid before `hold_expires_at`, and what it held is given back",
+                "`hold_expires_at`까지 결제되지 않아, 주문이 잡아 둔 것을 모두 돌려놓았습니다",
+            ],
+            action: [
+                "give back what was paid outside; order again",
+                "외부에서 결제된 금액을 환불하고 다시 주문합니다",
+            ],
+        },
+        Code::AlreadyConfirmed => Explanation {
+            meaning: [
+                "the order is paid already, with another payment or from the wallet",
+                "다른 결제로, 또는 지갑에서 이미 결제된 주문입니다",
+            ],
+            action: [
+                "if both payments were made, give one back",
+                "둘 다 결제되었다면 하나를 환불합니다",
+            ],
+        },
+        Code::OrderCancelled => Explanation {
+            meaning: ["the order is cancelled", "취소된 주문입니다"],
+            action: ["give back what was paid outside", "외부에서 결제된 금액을 환불합니다"],
         },
         Code::CouponNotAvailable => Explanation {
             meaning: ["the coupon is used", "이미 사용한 쿠폰입니다"],

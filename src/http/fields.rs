@@ -1,6 +1,7 @@
 //! Types for the members of request bodies. Deserializing checks the contract's bounds, so a parsed
 //! value is within them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -12,7 +13,7 @@ use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use crate::domain::TimestampMs;
-use crate::domain::limits::MAX_NAME_CHARS;
+use crate::domain::limits::{MAX_ATTRIBUTE_NAME_CHARS, MAX_ATTRIBUTES_BYTES, MAX_NAME_CHARS};
 
 /// A JSON object. (A derived `Deserialize` would also accept an array of the members' values.)
 #[derive(Debug)]
@@ -135,6 +136,76 @@ impl<'de> Deserialize<'de> for Text {
         }
         Ok(Self(text))
     }
+}
+
+/// 1 to `MAX` printable ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Printable<const MAX: usize>(pub String);
+
+impl<const MAX: usize> Printable<MAX> {
+    pub fn rule() -> String {
+        format!("must be 1 to {MAX} printable ASCII characters")
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        ((1..=MAX).contains(&text.len()) && printable).then(|| Self(text.to_owned()))
+    }
+}
+
+impl<'de, const MAX: usize> Deserialize<'de> for Printable<MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| D::Error::custom(Self::rule()))
+    }
+}
+
+/// Attributes of a product: an object of strings, with names like ids and bounded as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attributes(pub BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Attributes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = BTreeMap<String, String>;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+                let mut all = BTreeMap::new();
+                while let Some((name, value)) = members.next_entry::<String, String>()? {
+                    if !is_attribute_name(&name) {
+                        return Err(A::Error::custom(format_args!(
+                            "names must be 1 to {MAX_ATTRIBUTE_NAME_CHARS} of A-Z a-z 0-9 . _ -"
+                        )));
+                    }
+                    if all.insert(name, value).is_some() {
+                        return Err(A::Error::custom("has a name twice"));
+                    }
+                }
+                Ok(all)
+            }
+        }
+        let all = deserializer.deserialize_map(Members)?;
+        if Self(all.clone()).json().len() > MAX_ATTRIBUTES_BYTES {
+            let rule = format_args!("must be at most {MAX_ATTRIBUTES_BYTES} bytes of JSON");
+            return Err(D::Error::custom(rule));
+        }
+        Ok(Self(all))
+    }
+}
+
+impl Attributes {
+    /// Equal attributes are equal texts.
+    pub fn json(&self) -> String {
+        serde_json::to_string(&self.0).unwrap_or_default()
+    }
+}
+
+fn is_attribute_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=MAX_ATTRIBUTE_NAME_CHARS).contains(&name.len()) && name.bytes().all(plain)
 }
 
 /// A point in time, in any offset.

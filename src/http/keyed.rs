@@ -16,7 +16,7 @@ impl Api {
     pub async fn used_before(
         &self,
         key: &IdempotencyKey,
-        request: KeyedRequest,
+        request: KeyedRequest<'_>,
     ) -> Result<Option<TimestampMs>, Problem> {
         let now = self.gate.now().await?;
         match self.truth.key_use(&request.record(key), now).await? {
@@ -30,7 +30,7 @@ impl Api {
     pub async fn use_key(
         &self,
         key: &IdempotencyKey,
-        request: KeyedRequest,
+        request: KeyedRequest<'_>,
     ) -> Result<bool, Problem> {
         let decision = self.gate.use_key(key, request, self.deadline()).await;
         let decided = self.decided(decision, |refusal| refusals::charge(&refusal, 0)).await?;

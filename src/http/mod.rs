@@ -55,6 +55,7 @@ pub mod popular;
 pub mod problem;
 mod problem_pages;
 pub mod products;
+mod quote;
 pub mod rates;
 pub mod refusals;
 pub mod reload;
@@ -69,6 +70,7 @@ use live::Live;
 use load_shed::ConcurrencyLimits;
 use metrics::Routes;
 use middleware::Middleware;
+use orders::HoldSettings;
 use rates::Rates;
 use server::RequestService;
 
@@ -110,6 +112,7 @@ pub struct Api {
 pub struct Settings {
     pub ack: Ack,
     pub charge_scope: ChargeScope,
+    pub holds: HoldSettings,
     pub request_timeout: Duration,
     pub truth_timeout: Duration,
     pub body_timeout: Duration,
@@ -139,6 +142,7 @@ impl From<&Serve> for Settings {
         Self {
             ack: serve.ack,
             charge_scope: serve.charge_scope,
+            holds: HoldSettings { hold_secs: serve.hold_secs, pending_limit: serve.pending_limit },
             request_timeout: serve.request_timeout(),
             truth_timeout: serve.truth_timeout(),
             body_timeout: serve.limits.body_timeout(),
@@ -173,6 +177,8 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(orders::place_order, order_search::search_orders)) // POST, GET /v1/orders
         .routes(routes!(orders::get_order))                               // GET  /v1/orders/{id}
         .routes(routes!(orders::cancel_order))                            // POST /v1/orders/{id}/cancel
+        .routes(routes!(orders::confirm_order))                           // POST /v1/orders/{id}/confirm
+        .routes(routes!(quote::quote_order))                              // POST /v1/orders/quote
         .routes(routes!(orders::list_orders))                             // GET  /v1/users/{user}/orders
         .routes(routes!(live::watch))                                     // GET  /v1/live
         .routes(routes!(admin::get_status))                               // GET  /v1/admin/status

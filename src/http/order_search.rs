@@ -11,8 +11,9 @@ use super::Api;
 use super::answer::{JsonAnswer, List};
 use super::auth::Backend;
 use super::extract::{Identifier, Page, PageParams, Query, identify};
-use super::fields::{Rfc3339, ShopId};
+use super::fields::{Printable, Rfc3339, ShopId};
 use super::problem::Problem;
+use crate::domain::limits::MAX_REFERENCE_CHARS;
 use crate::domain::{OrderStatus, OrderView, TimestampMs};
 use crate::truth::OrderSearch;
 
@@ -39,6 +40,9 @@ struct FilterParams {
     template_id: Option<String>,
     /// Orders that are in this state now.
     status: Option<OrderStatus>,
+    /// Orders with this order number of the shop's own.
+    #[param(min_length = 1, max_length = 64)]
+    reference: Option<String>,
     /// Orders of this time or later. RFC 3339, in any offset; the `+` of an offset is `%2B` in a
     /// query.
     #[param(format = DateTime)]
@@ -64,6 +68,7 @@ impl Filter {
             product_id: id(&mut query, "product_id")?,
             template_id: id(&mut query, "template_id")?,
             status: query.take("status").map(|text| parse_status(&text)).transpose()?,
+            reference: query.take("reference").map(|text| reference(&text)).transpose()?,
             from: moment(&mut query, "from")?,
             until: moment(&mut query, "until")?,
         };
@@ -90,10 +95,14 @@ fn moment(query: &mut Query, name: &str) -> Result<Option<TimestampMs>, Problem>
 }
 
 fn parse_status(text: &str) -> Result<OrderStatus, Problem> {
-    match text {
-        "paid" => Ok(OrderStatus::Paid),
-        "cancelled" => Ok(OrderStatus::Cancelled),
-        _ => Err(Problem::invalid("status", "must be paid or cancelled")),
+    OrderStatus::parse(text)
+        .ok_or_else(|| Problem::invalid("status", "must be pending, paid, cancelled or expired"))
+}
+
+fn reference(text: &str) -> Result<String, Problem> {
+    match Printable::<MAX_REFERENCE_CHARS>::parse(text) {
+        Some(reference) => Ok(reference.0),
+        None => Err(Problem::invalid("reference", Printable::<MAX_REFERENCE_CHARS>::rule())),
     }
 }
 
@@ -142,14 +151,15 @@ mod tests {
             ("user_id=a%20b", "user_id"),
             ("product_id=", "product_id"),
             ("template_id=a/b", "template_id"),
-            ("status=pending", "status"),
+            ("status=open", "status"),
             ("status=", "status"),
             ("from=today", "from"),
             ("from=2026-11-22T09:00:00+09:00", "from"),
             ("until=1969-12-31T00:00:00Z", "until"),
             ("from=2026-11-22T09:00:00Z&until=2026-11-22T09:00:00Z", "until"),
             ("after=5", "after"),
-            ("reference=r", "reference"),
+            ("note=r", "note"),
+            ("reference=", "reference"),
         ] {
             assert_eq!(parsed(bad).unwrap_err(), field, "{bad}");
         }

@@ -150,6 +150,9 @@ mod tests {
             price: 100,
             status: ProductStatus::Suspended,
             stock: 1,
+            rules: Default::default(),
+            limit_number: None,
+            phase: Default::default(),
         };
         let rank = |rank, text| PopularRank { rank, product_id: id(text), sold: 9 };
         let list = PopularList {

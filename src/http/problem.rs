@@ -55,6 +55,8 @@ impl Code {
     pub fn optional_members(self) -> &'static [&'static str] {
         match self {
             Self::InvalidField => &["product_id", "available"],
+            // A payment from the wallet has none.
+            Self::AlreadyConfirmed => &["payment_reference"],
             _ => &[],
         }
     }
@@ -80,6 +82,13 @@ codes! {
     InsufficientBalance "insufficient-balance" CONFLICT "Not enough in the wallet" ["balance" "required"]
     BalanceLimitExceeded "balance-limit-exceeded" CONFLICT "The wallet cannot hold that much" ["balance" "limit"]
     ProductNotOnSale "product-not-on-sale" CONFLICT "The product is not on sale" ["product_id"]
+    SaleNotOpen "sale-not-open" CONFLICT "The sale has not begun" ["product_id" "sale_from"]
+    SaleEnded "sale-ended" CONFLICT "The sale is over" ["product_id" "sale_until"]
+    PurchaseLimitExceeded "purchase-limit-exceeded" CONFLICT "The user may not buy that many" ["product_id" "limit" "bought" "requested"]
+    TooManyPending "too-many-pending" CONFLICT "Too many orders wait for a payment" ["limit"]
+    HoldExpired "hold-expired" CONFLICT "The order was not paid in time" ["hold_expires_at"]
+    AlreadyConfirmed "already-confirmed" CONFLICT "The order is paid already" []
+    OrderCancelled "order-cancelled" CONFLICT "The order was cancelled" []
     CouponNotAvailable "coupon-not-available" CONFLICT "The coupon was used" ["coupon_id"]
     CouponExpired "coupon-expired" CONFLICT "The coupon has expired" ["expired_at" "coupon_id"]
     SubtotalTooLow "subtotal-too-low" CONFLICT "The order is too small for the coupon" ["required" "subtotal" "coupon_id"]

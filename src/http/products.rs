@@ -1,5 +1,6 @@
 //! Products: the catalogue for everyone, and its changes by staff.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -13,13 +14,13 @@ use super::answer::{AcceptedProduct, List};
 use super::auth::Staff;
 use super::etag::{IfNoneMatch, Tagged};
 use super::extract::{IdempotencyKeyParam, Json, Key, NoQuery, PageParams, PathId};
-use super::fields::{EnumStr, IntRange, ShopId, Text, bound};
+use super::fields::{Attributes, EnumStr, IntRange, Rfc3339, ShopId, Text, bound};
 use super::problem::Problem;
 use super::refusals;
 use super::selection::{IdsParam, Selection};
 use crate::domain::fact::{ProductPut, StockAdjusted};
-use crate::domain::limits::{MAX_PAGE, MAX_PRICE, MAX_STOCK, PRICE_STEP};
-use crate::domain::{Product, ProductId, ProductStatus};
+use crate::domain::limits::{MAX_PAGE, MAX_PER_USER_LIMIT, MAX_PRICE, MAX_STOCK, PRICE_STEP};
+use crate::domain::{Product, ProductId, ProductState, ProductStatus, SaleRules, rfc3339};
 use crate::gate::{AdjustStock, ProductRefusal, PutProduct};
 
 /// A product. `price` in won, `stock` in pieces.
@@ -35,30 +36,63 @@ pub struct ProductView {
     #[schema(minimum = 0, example = 500)]
     pub stock: u64,
     pub status: ProductStatus,
+    /// Whether it is sold now: the first that applies.
+    pub state: ProductState,
+    /// Sold from then on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false, example = "2026-11-22T09:00:00.000Z")]
+    pub sale_from: Option<String>,
+    /// Sold until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false, example = "2026-11-23T09:00:00.000Z")]
+    pub sale_until: Option<String>,
+    /// The most pieces that one user may buy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 1_000, example = 2)]
+    pub per_user_limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub attributes: Option<BTreeMap<String, String>>,
 }
 
 impl From<Product> for ProductView {
     fn from(product: Product) -> Self {
+        let state = product.state();
+        let rules = product.rules;
         Self {
             id: product.product_id.into(),
             name: product.name,
             price: product.price,
             stock: product.stock,
             status: product.status,
+            state,
+            sale_from: rules.sale_from.map(rfc3339),
+            sale_until: rules.sale_until.map(rfc3339),
+            per_user_limit: rules.per_user_limit,
+            // The gate holds what PUT has checked.
+            attributes: rules.attributes.and_then(|text| serde_json::from_str(&text).ok()),
         }
     }
 }
 
-impl From<ProductPut> for ProductView {
-    fn from(put: ProductPut) -> Self {
-        Self {
-            id: put.product_id,
-            name: put.name,
-            price: put.price,
-            stock: put.stock_after,
-            status: put.status,
-        }
-    }
+/// The product right after the PUT.
+fn put_view(put: ProductPut) -> Result<ProductView, Problem> {
+    let rules = put.rules.map_or_else(SaleRules::default, |rules| SaleRules {
+        sale_from: rules.sale_from,
+        sale_until: rules.sale_until,
+        per_user_limit: rules.per_user_limit,
+        attributes: rules.attributes,
+    });
+    Ok(ProductView::from(Product {
+        product_id: ProductId::parse(put.product_id).map_err(|_| Problem::internal())?,
+        name: put.name,
+        price: put.price,
+        status: put.status,
+        stock: put.stock_after,
+        phase: rules.phase(put.put_at),
+        rules,
+        limit_number: None,
+    }))
 }
 
 /// What staff decide about a product.
@@ -78,6 +112,18 @@ pub struct PutProductBody {
     /// again as it was.
     #[schema(inline)]
     stock: Option<IntRange<0, { bound(MAX_STOCK) }>>,
+    /// Start of the sale; absent: no start.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    sale_from: Option<Rfc3339>,
+    /// End of the sale, after its start; absent: no end.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    sale_until: Option<Rfc3339>,
+    /// Pieces that one user may buy, in pending and paid orders, counted since a limit was first set.
+    #[schema(inline)]
+    per_user_limit: Option<IntRange<1, { bound(MAX_PER_USER_LIMIT) }>>,
+    /// An object of strings, at most 4 KiB of JSON, shown with the product.
+    #[schema(value_type = Option<BTreeMap<String, String>>, example = json!({"image_url": "https://shop.example/tumbler.png"}))]
+    attributes: Option<Attributes>,
 }
 
 /// How much to add to a stock, or to take out of it.
@@ -170,7 +216,8 @@ pub async fn put_product(
     let decided = api.decided(decision, |refusal| refusals::product(&refusal)).await?;
     let status = if decided.fact.created { StatusCode::CREATED } else { StatusCode::OK };
     let ids = |put: &ProductPut| AcceptedProduct::new(put.product_id.clone());
-    Ok(decided.answer(status, ids, ProductView::from))
+    let view = put_view(decided.fact.clone())?;
+    Ok(decided.answer(status, ids, |_| view))
 }
 
 /// Whether the given stock is the one that the product was created with: then this is a repeat of
@@ -194,12 +241,25 @@ impl PutProductBody {
                 format_args!("must be a multiple of {PRICE_STEP}"),
             ));
         }
+        let (sale_from, sale_until) =
+            (self.sale_from.map(|at| at.0), self.sale_until.map(|at| at.0));
+        if let (Some(from), Some(until)) = (sale_from, sale_until)
+            && from >= until
+        {
+            return Err(Problem::invalid("sale_until", "must be after sale_from"));
+        }
         Ok(PutProduct {
             product_id,
             name: self.name.0,
             price: self.price.get(),
             status: self.status.0,
             stock: self.stock.map(IntRange::get),
+            rules: SaleRules {
+                sale_from,
+                sale_until,
+                per_user_limit: self.per_user_limit.map(IntRange::get),
+                attributes: self.attributes.map(|attributes| attributes.json()),
+            },
         })
     }
 }

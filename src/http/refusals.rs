@@ -76,6 +76,37 @@ pub fn order(refusal: OrderRefusal, lines: &[Line], coupon_id: Option<Uuid>) -> 
             format!("Product {id} is not on sale. Leave it out."),
         )
         .with("product_id", id),
+        OrderRefusal::SaleNotOpen(id, at) => {
+            let at = rfc3339(at);
+            let detail = format!("Product {id} is sold from {at} on. Come back then.");
+            Problem::new(Code::SaleNotOpen, detail).with("product_id", id).with("sale_from", at)
+        }
+        OrderRefusal::SaleEnded(id, at) => {
+            let at = rfc3339(at);
+            let detail = format!("Product {id} was sold until {at}. Leave it out.");
+            Problem::new(Code::SaleEnded, detail).with("product_id", id).with("sale_until", at)
+        }
+        OrderRefusal::PurchaseLimit(id, limit, bought, requested) => {
+            let detail = format!(
+                "A user may buy {limit} of product {id}, has bought {bought}, and asked for {requested}. Order fewer."
+            );
+            Problem::new(Code::PurchaseLimitExceeded, detail)
+                .with("product_id", id)
+                .with("limit", limit)
+                .with("bought", bought)
+                .with("requested", requested)
+        }
+        OrderRefusal::WalletAmountAbove(total) => Problem::invalid(
+            "wallet_amount",
+            format_args!("must be at most the order's total, which is {total}"),
+        ),
+        OrderRefusal::TooManyPending(limit) => Problem::new(
+            Code::TooManyPending,
+            format!(
+                "The user has {limit} orders that wait for a payment. Pay or cancel one of them first."
+            ),
+        )
+        .with("limit", limit),
         OrderRefusal::InsufficientStock(id, available) => insufficient_stock(id, available, lines),
         OrderRefusal::PriceChanged(total) => Problem::new(
             Code::PriceChanged,
@@ -86,7 +117,9 @@ pub fn order(refusal: OrderRefusal, lines: &[Line], coupon_id: Option<Uuid>) -> 
         .with("total", total),
         OrderRefusal::InsufficientBalance(balance, total) => Problem::new(
             Code::InsufficientBalance,
-            format!("The order costs {total} won and the wallet holds {balance}. Charge it first."),
+            format!(
+                "The order takes {total} won from the wallet, which holds {balance}. Charge it first."
+            ),
         )
         .with("balance", balance)
         .with("required", total),
@@ -140,8 +173,42 @@ pub fn cancel(refusal: CancelRefusal, refund: u64) -> Problem {
     match refusal {
         CancelRefusal::BalanceLimit(balance) => balance_limit(balance, refund),
         CancelRefusal::UnknownProduct(id) => no_product(&id),
-        CancelRefusal::AlreadyCancelled | CancelRefusal::StaleRead => order_in_flux(),
+        CancelRefusal::AlreadyCancelled | CancelRefusal::NotPending | CancelRefusal::StaleRead => {
+            order_in_flux()
+        }
     }
+}
+
+/// The hold of an order is over, so it cannot be paid or cancelled any more.
+pub fn hold_expired(at: impl Into<String>) -> Problem {
+    let at = at.into();
+    let detail = format!(
+        "The order was held until {at}, and what it held is given back. A payment that was made outside is the shop's to give back; order again."
+    );
+    Problem::new(Code::HoldExpired, detail).with("hold_expires_at", at)
+}
+
+/// The order is paid, with another reference or from the wallet.
+pub fn already_confirmed(payment_reference: Option<&str>) -> Problem {
+    match payment_reference {
+        Some(reference) => Problem::new(
+            Code::AlreadyConfirmed,
+            "The order was confirmed with another payment reference. If both payments were made, one is the shop's to give back.",
+        )
+        .with("payment_reference", reference),
+        None => Problem::new(
+            Code::AlreadyConfirmed,
+            "The order is paid, and nothing was left to be paid outside.",
+        ),
+    }
+}
+
+/// A cancelled order cannot be confirmed.
+pub fn order_cancelled() -> Problem {
+    Problem::new(
+        Code::OrderCancelled,
+        "The order is cancelled. If this payment was made, it is the shop's to give back.",
+    )
 }
 
 /// The order changed each time it was read.
@@ -188,6 +255,10 @@ pub fn stock(refusal: &StockRefusal, id: &ProductId, delta: i64) -> Problem {
 /// A template was not changed.
 pub fn template(refusal: &TemplateRefusal, id: &TemplateId) -> Problem {
     match *refusal {
+        TemplateRefusal::TooManyTerms => Problem::invalid(
+            "discount",
+            "the terms of this template were changed too often; make a new template",
+        ),
         TemplateRefusal::LimitBelowIssued(issued) => Problem::new(
             Code::LimitBelowIssued,
             format!("{issued} coupons are issued already; max_issued may not be below that."),

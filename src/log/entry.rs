@@ -13,8 +13,9 @@ use crate::domain::hex::hex;
 use crate::domain::trace_mark::TraceMark;
 use crate::domain::wire::{Blob, Id};
 
-/// The version of the entry format that this build reads and its scripts write.
-pub const FORMAT_VERSION: u64 = 1;
+/// The latest version of the entry format that this build reads. Its scripts write version 1 for
+/// entries without anything that is new in version 2: kinds and fields, see [`crate::domain::fact`].
+pub const FORMAT_VERSION: u64 = 2;
 
 /// An entry as stored in Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct RawEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub seq: u64,
+    /// The version of its format.
+    pub version: u64,
     pub decided_at: TimestampMs,
     pub facts: Facts,
     /// The bytes of each fact, as an idempotency record stores them.
@@ -44,7 +47,7 @@ pub struct Entry {
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
     #[error(
-        "the entry has format version {0}, but this build reads version {FORMAT_VERSION}: upgrade Rushgate"
+        "the entry has format version {0}, but this build reads versions up to {FORMAT_VERSION}: upgrade Rushgate"
     )]
     Version(u64),
     #[error("the entry's kind `{0}` is unknown")]
@@ -82,18 +85,16 @@ impl RawEntry {
         // The version comes first, so that an entry of a later format is reported as such even if
         // its fields differ.
         if let Ok((version,)) = rmp_serde::from_slice::<(u64,)>(&self.payload)
-            && version != FORMAT_VERSION
+            && !(1..=FORMAT_VERSION).contains(&version)
         {
             return Err(EntryError::Version(version));
         }
-        let payload: Payload = rmp_serde::from_slice(&self.payload)?;
-        if payload.version != FORMAT_VERSION {
-            return Err(EntryError::Version(payload.version));
-        }
+        let mut payload: Payload = rmp_serde::from_slice(&self.payload)?;
         let facts = decode_facts(&payload.kind, &payload.facts)?;
-        let raw_facts = payload.facts.into_iter().map(|blob| blob.0).collect();
+        let raw_facts = std::mem::take(&mut payload.facts).into_iter().map(|blob| blob.0).collect();
         let traces = self.traces();
-        Ok(Entry { seq: self.seq, decided_at: payload.decided_at, facts, raw_facts, traces })
+        let Payload { version, decided_at, .. } = payload;
+        Ok(Entry { seq: self.seq, version, decided_at, facts, raw_facts, traces })
     }
 
     fn traces(&self) -> HashMap<Uuid, TraceMark> {
@@ -117,6 +118,8 @@ fn decode_facts(kind: &str, blobs: &[Blob]) -> Result<Facts, EntryError> {
         "charge_wallet" => Facts::WalletsCharged(all(blobs)?),
         "place_order" => Facts::OrdersPlaced(all(blobs)?),
         "cancel_order" => Facts::OrdersCancelled(all(blobs)?),
+        "confirm_order" => Facts::OrdersConfirmed(all(blobs)?),
+        "expire_order" => Facts::OrdersExpired(all(blobs)?),
         "put_product" => Facts::ProductsPut(all(blobs)?),
         "adjust_stock" => Facts::StocksAdjusted(all(blobs)?),
         "put_template" => Facts::TemplatesPut(all(blobs)?),

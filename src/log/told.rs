@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::domain::fact::{
-    CouponIssued, Facts, Idempotency, OrderCancelled, OrderPlaced, PlacedLine, ProductPut,
-    StockAdjusted, TemplatePut, WalletCharged,
+    CouponIssued, Facts, Idempotency, OrderCancelled, OrderConfirmed, OrderExpired, OrderExtras,
+    OrderPlaced, PlacedLine, ProductPut, StockAdjusted, TemplatePut, WalletCharged,
 };
 use crate::domain::rfc3339;
 
@@ -65,7 +65,7 @@ told!(WalletCharged, "charge", user: user_id, id: charge_id; |it| {
 told!(OrderPlaced, "order", user: user_id, id: order_id; |it| {
     "order_id": it.order_id.0, "items": items(&it.lines), "subtotal": it.subtotal, "discount": it.discount,
     "total": it.total, "coupon_id": it.coupon_id.map(|id| id.0), "balance": it.balance_after,
-    "ordered_at": rfc3339(it.ordered_at),
+    "ordered_at": rfc3339(it.ordered_at), "paid_outside": it.more.as_ref().map(more_of_order),
 });
 
 told!(OrderCancelled, "cancellation", user: user_id, id: order_id; |it| {
@@ -73,6 +73,32 @@ told!(OrderCancelled, "cancellation", user: user_id, id: order_id; |it| {
     "coupon_returned": it.coupon_returned, "balance": it.balance_after,
     "cancelled_at": rfc3339(it.cancelled_at),
 });
+
+told!(OrderExpired, "expiry", user: user_id, id: order_id; |it| {
+    "order_id": it.order_id.0, "refund": it.refund, "coupon_id": it.coupon_id.map(|id| id.0),
+    "coupon_returned": it.coupon_returned, "balance": it.balance_after,
+    "expired_at": rfc3339(it.expired_at),
+});
+
+impl Told for OrderConfirmed {
+    const KIND: &'static str = "confirmation";
+    fn user_id(&self) -> Option<&str> {
+        Some(&self.order.user_id)
+    }
+    fn id(&self) -> Option<Uuid> {
+        Some(self.order_id.0)
+    }
+    fn idempotency(&self) -> Option<&Idempotency> {
+        self.idempotency.as_ref()
+    }
+    fn told(&self) -> Value {
+        json!({
+            "order_id": self.order_id.0, "payment_reference": self.payment_reference,
+            "total": self.order.total, "amount_due": self.order.amount_due(),
+            "balance": self.balance_after, "paid_at": rfc3339(self.paid_at),
+        })
+    }
+}
 
 told!(ProductPut, "product"; |it| {
     "product_id": it.product_id, "name": it.name, "price": it.price, "status": it.status.as_str(),
@@ -87,6 +113,14 @@ told!(TemplatePut, "template"; |it| {
     "template_id": it.template_id, "name": it.terms.name, "max_issued": it.terms.max_issued,
     "issued": it.issued, "created": it.created,
 });
+
+fn more_of_order(more: &OrderExtras) -> Value {
+    json!({
+        "reference": more.reference,
+        "wallet_amount": more.outside.map(|outside| outside.wallet_amount),
+        "hold_expires_at": more.outside.and_then(|it| it.hold_expires_at).map(rfc3339),
+    })
+}
 
 fn items(lines: &[PlacedLine]) -> Vec<Value> {
     let item = |PlacedLine { product_id, quantity, amount, .. }: &PlacedLine| json!({ "product_id": product_id, "quantity": quantity, "amount": amount });
@@ -126,6 +160,8 @@ macro_rules! of_any_kind {
             Facts::WalletsCharged($all) => $do,
             Facts::OrdersPlaced($all) => $do,
             Facts::OrdersCancelled($all) => $do,
+            Facts::OrdersConfirmed($all) => $do,
+            Facts::OrdersExpired($all) => $do,
             Facts::ProductsPut($all) => $do,
             Facts::StocksAdjusted($all) => $do,
             Facts::TemplatesPut($all) => $do,

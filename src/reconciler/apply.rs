@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use sqlx::postgres::PgQueryResult;
 use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
 
 use super::copy_buffer::{CopyBuffer, Field};
 use super::cursor::{Cursor, Target};
@@ -15,7 +16,7 @@ use super::differences::rebase;
 use super::plan::{Plan, PlanError, Prepared, Won};
 use super::quarantine::{self, Skipped};
 use crate::domain::TimestampMs;
-use crate::domain::event::{OutboxEvent, order_cancelled};
+use crate::domain::event::{OutboxEvent, order_cancelled, order_expired};
 use crate::log::{Entry, RawEntry};
 use crate::truth;
 
@@ -217,6 +218,11 @@ async fn catalogue(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyEr
             column(p, |f| f.status.as_str()),
             column(p, |f| big(f.stock_after)),
             column(p, |f| f.put_at),
+            column(p, |f| f.rules.as_ref().and_then(|r| r.sale_from)),
+            column(p, |f| f.rules.as_ref().and_then(|r| r.sale_until)),
+            column(p, |f| f.rules.as_ref().and_then(|r| r.per_user_limit.map(big))),
+            p.keys().map(|id| plan.limit_numbers.get(id).copied()).collect::<Vec<_>>(),
+            column(p, |f| f.rules.as_ref().and_then(|r| r.attributes.as_deref())),
         )
         .execute(&mut *tx)
         .await?;
@@ -234,8 +240,26 @@ async fn catalogue(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyEr
             .execute(&mut *tx)
             .await?;
     }
+    templates(tx, plan).await
+}
+
+async fn templates(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
     let t = &plan.templates;
     if !t.is_empty() {
+        let terms = &plan.terms;
+        let numbers: Vec<i64> = terms.keys().copied().collect();
+        columns!(
+            "terms",
+            numbers,
+            column(terms, |(template, _)| *template),
+            column(terms, |(_, terms)| terms.discount_type.as_str()),
+            column(terms, |(_, terms)| big(terms.discount_value)),
+            column(terms, |(_, terms)| terms.discount_max.map(big)),
+            column(terms, |(_, terms)| big(terms.min_subtotal)),
+        )
+        .bind(keys(t))
+        .execute(&mut *tx)
+        .await?;
         columns!(
             "templates",
             keys(t),
@@ -250,6 +274,7 @@ async fn catalogue(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyEr
             column(t, |f| f.terms.issue_from),
             column(t, |f| f.terms.issue_until),
             column(t, |f| f.put_at),
+            column(t, |f| f.terms_number.map(big)),
         )
         .execute(&mut *tx)
         .await?;
@@ -264,6 +289,8 @@ async fn coupons(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyErro
         all_found(&done, i.len(), "coupon templates")?;
     }
     plan.coupons.write(tx, include_str!("sql/coupons.sql")).await?;
+    let later = include_str!("sql/coupons_of_later_terms.sql");
+    plan.coupons_of_later_terms.write(tx, later).await?;
     let u = &plan.coupon_uses;
     if !u.is_empty() {
         let ids: Vec<_> = u.keys().copied().collect();
@@ -289,14 +316,40 @@ async fn wallets(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyErro
 async fn orders(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
     plan.orders.write(tx, include_str!("sql/orders.sql")).await?;
     plan.order_items.write(tx, include_str!("sql/order_items.sql")).await?;
+    plan.orders_with_more.write(tx, include_str!("sql/orders_with_more.sql")).await?;
+    plan.counted_items.write(tx, include_str!("sql/counted_items.sql")).await?;
+    let p = &plan.confirmations;
+    if !p.order_ids.is_empty() {
+        let done = columns!("confirmations", &p.order_ids, &p.references, &p.balances, &p.at_ms)
+            .execute(&mut *tx)
+            .await?;
+        all_found(&done, p.order_ids.len(), "pending orders to confirm")?;
+    }
+    let e = &plan.expiries;
+    if !e.order_ids.is_empty() {
+        let done = columns!("expiries", &e.order_ids, &e.balances, &e.coupon_returned, &e.at_ms)
+            .execute(&mut *tx)
+            .await?;
+        all_found(&done, e.order_ids.len(), "pending orders to expire")?;
+    }
     let c = &plan.cancellations;
     if !c.order_ids.is_empty() {
         let done =
             columns!("cancellations", &c.order_ids, &c.balances, &c.coupon_returned, &c.at_ms)
                 .execute(&mut *tx)
                 .await?;
-        all_found(&done, c.order_ids.len(), "paid orders to cancel")?;
+        all_found(&done, c.order_ids.len(), "paid or pending orders to cancel")?;
     }
+    purchases(tx, plan).await
+}
+
+async fn purchases(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
+    let p = &plan.purchases;
+    if p.is_empty() {
+        return Ok(());
+    }
+    let (limits, users): (Vec<i64>, Vec<&str>) = p.keys().copied().unzip();
+    columns!("purchases", limits, users, column(p, |bought| *bought)).execute(tx).await?;
     Ok(())
 }
 
@@ -318,9 +371,9 @@ async fn idempotency_records(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(
 }
 
 async fn outbox(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError> {
-    let cancelled = cancelled_events(tx, plan).await?;
+    let given_back = given_back_events(tx, plan).await?;
     let mut rows = CopyBuffer::<4>::default();
-    for (event, at) in plan.events.iter().copied().chain(&cancelled) {
+    for (event, at) in plan.events.iter().copied().chain(&given_back) {
         rows.add([
             Field::Text(&event.event_id),
             Field::Text(event.routing_key),
@@ -332,22 +385,30 @@ async fn outbox(tx: &mut PgConnection, plan: &Plan<'_>) -> Result<(), ApplyError
     Ok(())
 }
 
-/// The event of a cancelled order carries the whole order. This transaction can read it, because
-/// orders are written before the outbox.
-async fn cancelled_events(
+/// The event of a cancelled or expired order carries the whole order. This transaction can read it,
+/// because orders are written before the outbox.
+async fn given_back_events(
     tx: &mut PgConnection,
     plan: &Plan<'_>,
 ) -> Result<Vec<(OutboxEvent, TimestampMs)>, ApplyError> {
-    let c = &plan.cancellations;
-    if c.order_ids.is_empty() {
+    let (c, e) = (&plan.cancellations, &plan.expiries);
+    let ids = [c.order_ids.as_slice(), &e.order_ids].concat();
+    if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let mut orders = truth::orders_by_id(tx, &c.order_ids).await?;
-    let mut events = Vec::with_capacity(c.order_ids.len());
+    let mut orders = truth::orders_by_id(tx, &ids).await?;
+    let mut order = |order_id: &Uuid| {
+        orders.remove(order_id).ok_or_else(|| {
+            ApplyError::Refused(format!("the order {order_id}, which ended, does not exist"))
+        })
+    };
+    let mut events = Vec::with_capacity(ids.len());
+    for (order_id, at) in e.order_ids.iter().zip(&e.at_ms) {
+        let order = order(order_id)?;
+        events.push((order_expired(*order_id, *at, &order).map_err(PlanError::from)?, *at));
+    }
     for (order_id, at) in c.order_ids.iter().zip(&c.at_ms) {
-        let order = orders.remove(order_id).ok_or_else(|| {
-            ApplyError::Refused(format!("the cancelled order {order_id} does not exist"))
-        })?;
+        let order = order(order_id)?;
         let trace = plan.cancel_traces.get(order_id).copied();
         events
             .push((order_cancelled(*order_id, *at, &order, trace).map_err(PlanError::from)?, *at));

@@ -24,6 +24,7 @@ pub enum Field<'a> {
     Smallint(i16),
     /// `timestamptz`
     Time(TimestampMs),
+    Bool(bool),
     Null,
 }
 
@@ -48,6 +49,7 @@ impl<const COLUMNS: usize> CopyBuffer<COLUMNS> {
                         &at.saturating_sub(POSTGRES_EPOCH_MS).saturating_mul(1_000).to_be_bytes(),
                     );
                 }
+                Field::Bool(yes) => self.field(&[u8::from(yes)]),
                 Field::Null => self.0.extend_from_slice(&NULL.to_be_bytes()),
             }
         }

@@ -39,6 +39,8 @@ pub struct Target {
     pub clock_ms: i64,
     /// Outbox rows that the same transaction writes.
     pub events: u64,
+    /// The highest format version of the entries that it applies; 0: none.
+    pub format: u64,
 }
 
 impl Target {
@@ -46,7 +48,7 @@ impl Target {
     pub fn at(entry: &RawEntry, plan: &Plan<'_>) -> Self {
         let RawEntry { epoch, seq, tip, .. } = entry;
         let (clock_ms, events) = (plan.clock_ms, plan.event_count());
-        Self { epoch: *epoch, seq: *seq, tip: tip.clone(), clock_ms, events }
+        Self { epoch: *epoch, seq: *seq, tip: tip.clone(), clock_ms, events, format: plan.format }
     }
 }
 
@@ -148,6 +150,7 @@ impl Cursor {
             .bind(&self.gate)
             .bind(gate)
             .bind(self.skipping)
+            .bind(i32::try_from(target.format).unwrap_or(i32::MAX))
             .execute(conn)
             .await?;
         Ok(done.rows_affected() == 1)

@@ -17,20 +17,25 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::domain::OrderStatus;
 use crate::domain::fact::{
-    CouponIssued, Facts, OrderCancelled, OrderPlaced, ProductPut, StockAdjusted, TemplatePut,
-    WalletCharged,
+    CouponIssued, Facts, OrderCancelled, OrderConfirmed, OrderExpired, OrderPlaced, ProductPut,
+    PurchaseCount, ReturnedLine, StockAdjusted, TemplatePut, WalletCharged,
 };
 use crate::domain::limits::MAX_BALANCE;
 use crate::domain::wire;
 use crate::log::Entry;
 use crate::log::told::{Told, ToldFact};
 
-/// The number of coupons issued from a template, and its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The number of coupons issued from a template, its limit, and the numbers of its terms.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Issuing {
     pub issued: u64,
     pub max_issued: u64,
+    /// Of the present terms; `None`: the template's own.
+    pub terms_number: Option<u64>,
+    /// All that differ from the template's own.
+    pub later_terms: BTreeSet<u64>,
 }
 
 /// The holder of a coupon, and the order that uses it.
@@ -44,13 +49,16 @@ pub struct HeldBy {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picture {
     pub wallets: HashMap<String, u64>,
+    /// user → won that their pending orders took from the wallet
+    pub held: HashMap<String, u64>,
     pub stocks: HashMap<String, u64>,
     pub templates: HashMap<String, Issuing>,
     pub coupons: HashMap<Uuid, HeldBy>,
     /// (user, template) → coupon
     pub holders: HashMap<(String, String), Uuid>,
-    /// order → `true`: paid, `false`: cancelled
-    pub orders: HashMap<Uuid, bool>,
+    pub orders: HashMap<Uuid, OrderStatus>,
+    /// (limit, user) → pieces bought
+    pub purchases: HashMap<(u64, String), u64>,
 }
 
 /// The keys of a [`Picture`].
@@ -62,6 +70,7 @@ pub struct Touched {
     pub coupons: BTreeSet<Uuid>,
     pub holders: BTreeSet<(String, String)>,
     pub orders: BTreeSet<Uuid>,
+    pub purchases: BTreeSet<(u64, String)>,
 }
 
 impl Touched {
@@ -76,12 +85,25 @@ impl Touched {
                 self.users.insert(f.user_id.clone());
                 self.products.extend(f.lines.iter().map(|line| line.product_id.clone()));
                 self.coupons.extend(f.coupon_id.map(|id| id.0));
+                self.counts(&f.user_id, f.more.as_ref().map(|more| more.counts.as_slice()));
+            }),
+            Facts::OrdersConfirmed(all) => all.iter().for_each(|f| {
+                self.users.insert(f.order.user_id.clone());
+                self.orders.insert(f.order_id.0);
+            }),
+            Facts::OrdersExpired(all) => all.iter().for_each(|f| {
+                self.users.insert(f.user_id.clone());
+                self.products.extend(f.lines.iter().map(|line| line.product_id.clone()));
+                self.coupons.extend(f.coupon_id.map(|id| id.0));
+                self.orders.insert(f.order_id.0);
+                self.counts(&f.user_id, Some(&f.counts));
             }),
             Facts::OrdersCancelled(all) => all.iter().for_each(|f| {
                 self.users.insert(f.user_id.clone());
                 self.products.extend(f.lines.iter().map(|line| line.product_id.clone()));
                 self.coupons.extend(f.coupon_id.map(|id| id.0));
                 self.orders.insert(f.order_id.0);
+                self.counts(&f.user_id, f.more.as_ref().map(|more| more.counts.as_slice()));
             }),
             Facts::ProductsPut(all) => {
                 self.products.extend(all.iter().map(|f| f.product_id.clone()))
@@ -93,6 +115,13 @@ impl Touched {
                 self.templates.extend(all.iter().map(|f| f.template_id.clone()))
             }
         }
+    }
+}
+
+impl Touched {
+    fn counts(&mut self, user: &str, counts: Option<&[PurchaseCount]>) {
+        let keys = counts.into_iter().flatten().map(|it| (it.limit_number, user.to_owned()));
+        self.purchases.extend(keys);
     }
 }
 
@@ -142,7 +171,7 @@ pub fn rebase(
     entry: Entry,
     skips: &Skips,
 ) -> Result<(Entry, Vec<Untrue>), rmp_serde::encode::Error> {
-    let Entry { seq, decided_at, facts, raw_facts, traces } = entry;
+    let Entry { seq, version, decided_at, facts, raw_facts, traces } = entry;
     let mut sieve = Sieve { skips, raw: raw_facts, kept: Vec::new(), untrue: Vec::new() };
     let facts = match facts {
         Facts::CouponsIssued(all) => {
@@ -157,6 +186,12 @@ pub fn rebase(
         Facts::OrdersCancelled(all) => {
             Facts::OrdersCancelled(sieve.each(all, |fact| picture.order_cancelled(fact))?)
         }
+        Facts::OrdersConfirmed(all) => {
+            Facts::OrdersConfirmed(sieve.each(all, |fact| picture.order_confirmed(fact))?)
+        }
+        Facts::OrdersExpired(all) => {
+            Facts::OrdersExpired(sieve.each(all, |fact| picture.order_expired(fact))?)
+        }
         Facts::ProductsPut(all) => {
             Facts::ProductsPut(sieve.each(all, |fact| picture.product_put(fact))?)
         }
@@ -168,7 +203,7 @@ pub fn rebase(
         }
     };
     let Sieve { kept, untrue, .. } = sieve;
-    Ok((Entry { seq, decided_at, facts, raw_facts: kept, traces }, untrue))
+    Ok((Entry { seq, version, decided_at, facts, raw_facts: kept, traces }, untrue))
 }
 
 struct Sieve<'a> {
@@ -226,14 +261,27 @@ impl Picture {
         self.wallets.get(user).copied().unwrap_or(0)
     }
 
-    /// `balance + amount`, within the limit.
+    /// `balance + amount`, within the limit. What pending orders took counts towards it, so that
+    /// giving it back is never refused.
     fn credited(&self, user: &str, amount: u64) -> Result<u64, String> {
-        let balance = self.balance(user);
-        match balance.checked_add(amount) {
-            Some(after) if after <= MAX_BALANCE => Ok(after),
-            _ => Err(format!(
-                "the wallet holds {balance}: {amount} more would exceed its limit of {MAX_BALANCE}"
-            )),
+        let (balance, held) = (self.balance(user), self.held.get(user).copied().unwrap_or(0));
+        if balance.saturating_add(held).saturating_add(amount) <= MAX_BALANCE {
+            return Ok(balance + amount);
+        }
+        Err(format!(
+            "the wallet holds {balance}, and pending orders {held} of it: {amount} more would exceed its limit of {MAX_BALANCE}"
+        ))
+    }
+
+    /// The balance with what a pending order gives back, which then no longer counts as held.
+    fn released(&mut self, user: &str, amount: u64) -> u64 {
+        self.no_longer_held(user, amount);
+        self.balance(user).saturating_add(amount)
+    }
+
+    fn no_longer_held(&mut self, user: &str, amount: u64) {
+        if let Some(held) = self.held.get_mut(user) {
+            *held = held.saturating_sub(amount);
         }
     }
 
@@ -247,6 +295,10 @@ impl Picture {
         };
         if template.issued >= template.max_issued {
             return Err(format!("all {} coupons of the template are issued", template.max_issued));
+        }
+        // The terms that it was issued with may have been left out.
+        if f.terms_number.is_some_and(|number| !template.later_terms.contains(&number)) {
+            f.terms_number = template.terms_number;
         }
         template.issued += 1;
         (f.serial, f.remaining) = (template.issued, template.max_issued - template.issued);
@@ -263,8 +315,11 @@ impl Picture {
 
     fn order_placed(&mut self, f: &mut OrderPlaced) -> Result<(), String> {
         let balance = self.balance(&f.user_id);
-        let Some(balance_after) = balance.checked_sub(f.total) else {
-            return Err(format!("the wallet holds {balance}, the order costs {}", f.total));
+        let outside = f.more.as_ref().and_then(|more| more.outside);
+        let won = outside.map_or(f.total, |outside| outside.wallet_amount);
+        let Some(balance_after) = balance.checked_sub(won) else {
+            let verb = if outside.is_some() { "takes" } else { "costs" };
+            return Err(format!("the wallet holds {balance}, the order {verb} {won}"));
         };
         for line in &mut f.lines {
             let Some(stock) = self.stocks.get(&line.product_id) else {
@@ -291,37 +346,115 @@ impl Picture {
             self.stocks.insert(line.product_id.clone(), line.stock_after);
         }
         f.balance_after = balance_after;
-        self.wallets.insert(f.user_id.clone(), balance_after);
-        self.orders.insert(f.order_id.0, true);
+        if outside.is_none() || won > 0 {
+            self.wallets.insert(f.user_id.clone(), balance_after);
+        }
+        let pending = outside.is_some_and(|outside| outside.hold_expires_at.is_some());
+        let status = if pending { OrderStatus::Pending } else { OrderStatus::Paid };
+        if pending {
+            *self.held.entry(f.user_id.clone()).or_default() += won;
+        }
+        self.orders.insert(f.order_id.0, status);
+        let counts = f.more.as_mut().map_or(&mut [][..], |more| &mut more.counts);
+        for count in counts {
+            let quantity = line_of(count, &f.lines, |line| line.quantity);
+            self.count(&f.user_id, count, |bought| bought.saturating_add(quantity));
+        }
         Ok(())
     }
 
-    fn order_cancelled(&mut self, f: &mut OrderCancelled) -> Result<(), String> {
-        match self.orders.get(&f.order_id.0) {
-            None => return Err(format!("the order {} was not placed", f.order_id)),
-            Some(false) => return Err(format!("the order {} is already cancelled", f.order_id)),
-            Some(true) => {}
+    fn count(&mut self, user: &str, count: &mut PurchaseCount, change: impl Fn(u64) -> u64) {
+        let bought = self.purchases.entry((count.limit_number, user.to_owned())).or_default();
+        *bought = change(*bought);
+        count.bought_after = *bought;
+    }
+
+    /// Whether the order is in a state from which it can go on.
+    fn expect_order(&self, id: Uuid, allowed: &[OrderStatus]) -> Result<(), String> {
+        match self.orders.get(&id) {
+            None => Err(format!("the order {id} was not placed")),
+            Some(status) if allowed.contains(status) => Ok(()),
+            Some(status) => Err(format!("the order {id} is already {}", status.as_str())),
         }
-        let balance_after = self.credited(&f.user_id, f.refund)?;
-        for line in &mut f.lines {
+    }
+
+    fn order_confirmed(&mut self, f: &mut OrderConfirmed) -> Result<(), String> {
+        self.expect_order(f.order_id.0, &[OrderStatus::Pending])?;
+        self.no_longer_held(&f.order.user_id, f.order.wallet_amount);
+        f.balance_after = self.balance(&f.order.user_id);
+        self.orders.insert(f.order_id.0, OrderStatus::Paid);
+        Ok(())
+    }
+
+    fn order_expired(&mut self, f: &mut OrderExpired) -> Result<(), String> {
+        self.expect_order(f.order_id.0, &[OrderStatus::Pending])?;
+        self.return_lines(&mut f.lines)?;
+        if let (Some(id), true) = (f.coupon_id, f.coupon_returned) {
+            self.return_coupon(id.0, f.order_id.0)?;
+        }
+        self.put_back(&f.lines);
+        f.balance_after = self.released(&f.user_id, f.refund);
+        if f.refund > 0 {
+            self.wallets.insert(f.user_id.clone(), f.balance_after);
+        }
+        for count in &mut f.counts {
+            let quantity = line_of(count, &f.lines, |line| line.quantity);
+            self.count(&f.user_id, count, |bought| bought.saturating_sub(quantity));
+        }
+        self.orders.insert(f.order_id.0, OrderStatus::Expired);
+        Ok(())
+    }
+
+    /// Recomputes the stock after each line.
+    fn return_lines(&self, lines: &mut [ReturnedLine]) -> Result<(), String> {
+        for line in lines {
             let Some(stock) = self.stocks.get(&line.product_id) else {
                 return Err(format!("the product {} does not exist", line.product_id));
             };
             line.stock_after = stock.saturating_add(line.quantity);
         }
-        if let (Some(id), true) = (f.coupon_id, f.coupon_returned) {
-            match self.coupons.get_mut(&id.0).filter(|coupon| coupon.order_id == Some(f.order_id.0))
-            {
-                Some(coupon) => coupon.order_id = None,
-                None => return Err(format!("the coupon {id} is not used by the order")),
-            }
+        Ok(())
+    }
+
+    fn return_coupon(&mut self, id: Uuid, order_id: Uuid) -> Result<(), String> {
+        match self.coupons.get_mut(&id).filter(|coupon| coupon.order_id == Some(order_id)) {
+            Some(coupon) => coupon.order_id = None,
+            None => return Err(format!("the coupon {id} is not used by the order")),
         }
-        for line in &f.lines {
+        Ok(())
+    }
+
+    fn put_back(&mut self, lines: &[ReturnedLine]) {
+        for line in lines {
             self.stocks.insert(line.product_id.clone(), line.stock_after);
         }
-        f.balance_after = balance_after;
-        self.wallets.insert(f.user_id.clone(), balance_after);
-        self.orders.insert(f.order_id.0, false);
+    }
+
+    fn order_cancelled(&mut self, f: &mut OrderCancelled) -> Result<(), String> {
+        self.expect_order(f.order_id.0, &[OrderStatus::Pending, OrderStatus::Paid])?;
+        let outside = f.more.as_ref().is_some_and(|more| more.paid_outside.is_some());
+        let pending = self.orders.get(&f.order_id.0) == Some(&OrderStatus::Pending);
+        if !pending {
+            self.credited(&f.user_id, f.refund)?;
+        }
+        self.return_lines(&mut f.lines)?;
+        if let (Some(id), true) = (f.coupon_id, f.coupon_returned) {
+            self.return_coupon(id.0, f.order_id.0)?;
+        }
+        self.put_back(&f.lines);
+        f.balance_after = match pending {
+            true => self.released(&f.user_id, f.refund),
+            false => self.balance(&f.user_id) + f.refund,
+        };
+        if !outside || f.refund > 0 {
+            self.wallets.insert(f.user_id.clone(), f.balance_after);
+        }
+        let counts = f.more.as_mut().map_or(&mut [][..], |more| &mut more.counts);
+        for count in counts {
+            let quantity = line_of(count, &f.lines, |line| line.quantity);
+            self.count(&f.user_id, count, |bought| bought.saturating_sub(quantity));
+        }
+        self.orders.insert(f.order_id.0, OrderStatus::Cancelled);
         Ok(())
     }
 
@@ -369,9 +502,19 @@ impl Picture {
             Some(template) => (f.issued, template.max_issued) = (template.issued, max_issued),
             None => {
                 (f.created, f.issued) = (true, 0);
-                self.templates.insert(f.template_id.clone(), Issuing { issued: 0, max_issued });
+                let template = Issuing { max_issued, ..Issuing::default() };
+                self.templates.insert(f.template_id.clone(), template);
             }
+        }
+        if let Some(template) = self.templates.get_mut(&f.template_id) {
+            template.terms_number = f.terms_number;
+            template.later_terms.extend(f.terms_number);
         }
         Ok(())
     }
+}
+
+/// The quantity of the line that `count` concerns.
+fn line_of<T>(count: &PurchaseCount, lines: &[T], quantity: impl Fn(&T) -> u64) -> u64 {
+    usize::try_from(count.line).ok().and_then(|at| lines.get(at)).map_or(0, quantity)
 }

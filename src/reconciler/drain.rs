@@ -73,8 +73,14 @@ impl Reconciler {
             epoch,
             "the log of this epoch begins where PostgreSQL stands: applying it"
         );
-        let target =
-            Target { epoch, seq: 0, tip: opening.tip, clock_ms: cursor.clock_ms, events: 0 };
+        let target = Target {
+            epoch,
+            seq: 0,
+            tip: opening.tip,
+            clock_ms: cursor.clock_ms,
+            events: 0,
+            format: 0,
+        };
         let gate = cursor.gate.clone();
         Ok(cursor.begin_epoch(self.connection().await?, &target, gate.as_deref()).await?)
     }

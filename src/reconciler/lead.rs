@@ -194,7 +194,7 @@ impl Reconciler {
 
 /// The metric's label for a kind of decision.
 fn lost_kind(kind: &str) -> &'static str {
-    ["coupon", "charge", "order", "cancellation"]
+    ["coupon", "charge", "order", "cancellation", "confirmation"]
         .into_iter()
         .find(|known| *known == kind)
         .unwrap_or("staff")

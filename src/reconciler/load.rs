@@ -19,7 +19,11 @@ use crate::domain::wire::{self, Blob};
 use crate::domain::{ProductStatus, TimestampMs};
 use crate::redis::held_coupons::HeldCoupon;
 use crate::redis::keys::{DAY_MS, Keys};
-use crate::redis::records::{IdempotencyRecord, ProductRecord, TemplateRecord};
+use crate::redis::records::{
+    IdempotencyRecord, LaterTerms, ProductRecord, TemplateRecord, TermsRecord,
+};
+
+use super::pending;
 
 /// Fields per HSET.
 const FIELDS_PER_COMMAND: usize = 1_000;
@@ -41,7 +45,11 @@ pub enum LoadError {
 pub struct Loaded {
     /// Each hash and its number of fields: the gate opens only if every hash is complete.
     pub hashes: Vec<(String, u64)>,
+    /// Of templates and of later terms.
     pub highest_template_number: u64,
+    pub highest_limit_number: u64,
+    /// The epoch holds what versions that read only the first format do not know.
+    pub latest_format: bool,
 }
 
 /// Loads everything that the scripts need from one snapshot of PostgreSQL. `clock_ms` is the gate's
@@ -61,22 +69,40 @@ pub async fn load(
     sqlx::query("SET LOCAL work_mem = '256MB'").execute(&mut *tx).await?;
     let mut loaded = Loaded::default();
     loaded.hashes.push(wallets(&mut tx, client, keys).await?);
-    loaded.hashes.extend(products(&mut tx, client, keys).await?);
-    let (hashes, highest) = templates(&mut tx, client, keys).await?;
+    let (hashes, highest) = products(&mut tx, client, keys).await?;
+    loaded.hashes.extend(hashes);
+    // A limit whose PUT was skipped may have counted before.
+    let counted: Option<i64> =
+        sqlx::query_scalar("SELECT max(limit_number) FROM purchases").fetch_one(&mut *tx).await?;
+    loaded.highest_limit_number = highest.max(counted.map_or(0, unsigned));
+    loaded.hashes.push(purchases(&mut tx, client, keys).await?);
+    let later_terms = later_terms(&mut tx).await?;
+    loaded.hashes.push(terms(&later_terms, client, keys).await?);
+    let (hashes, highest) = templates(&mut tx, client, keys, &later_terms).await?;
     loaded.hashes.extend(hashes);
     loaded.highest_template_number = highest;
+    loaded.hashes.extend(pending::load(&mut tx, client, keys).await?);
+    loaded.latest_format = has_latest_format(&mut tx, keys.cell).await?;
     loaded.hashes.push(coupons(&mut tx, client, keys).await?);
     loaded.hashes.extend(idempotency_records(&mut tx, client, keys, clock_ms).await?);
     tx.commit().await?;
     Ok(loaded)
 }
 
+/// Whether an entry of the later format was applied in this cell.
+async fn has_latest_format(conn: &mut PgConnection, cell: u32) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT coalesce(max(log_format), 1) > 1 FROM cell_cursors WHERE cell = $1")
+        .bind(i32::try_from(cell).unwrap_or(i32::MAX))
+        .fetch_one(conn)
+        .await
+}
+
 /// A hash and the number of fields that were sent to it.
-type LoadedHash = (String, u64);
+pub(super) type LoadedHash = (String, u64);
 
 /// Collects a hash's fields and sends many at a time. While Redis stores (and fsyncs) some, the
 /// next rows are read.
-struct HashLoader<'a> {
+pub(super) struct HashLoader<'a> {
     client: &'a Client,
     key: String,
     /// Key, field, value, field, value, …
@@ -86,12 +112,16 @@ struct HashLoader<'a> {
 }
 
 impl<'a> HashLoader<'a> {
-    fn new(client: &'a Client, key: String) -> Self {
+    pub(super) fn new(client: &'a Client, key: String) -> Self {
         let command = new_command(&key);
         Self { client, key, command, under_way: JoinSet::new(), sent: 0 }
     }
 
-    async fn add(&mut self, field: impl Into<Bytes>, value: impl Into<Value>) -> Result<(), Error> {
+    pub(super) async fn add(
+        &mut self,
+        field: impl Into<Bytes>,
+        value: impl Into<Value>,
+    ) -> Result<(), Error> {
         self.command.extend([Value::Bytes(field.into()), value.into()]);
         if self.command.len() > FIELDS_PER_COMMAND * 2 { self.flush().await } else { Ok(()) }
     }
@@ -127,7 +157,7 @@ impl<'a> HashLoader<'a> {
         }
     }
 
-    async fn finish(mut self) -> Result<LoadedHash, Error> {
+    pub(super) async fn finish(mut self) -> Result<LoadedHash, Error> {
         self.flush().await?;
         while self.stored().await? {}
         Ok((self.key, self.sent))
@@ -140,11 +170,11 @@ fn new_command(key: &str) -> Vec<Value> {
     command
 }
 
-fn packed(value: &impl serde::Serialize) -> Result<Value, rmp_serde::encode::Error> {
+pub(super) fn packed(value: &impl serde::Serialize) -> Result<Value, rmp_serde::encode::Error> {
     Ok(Value::Bytes(wire::pack(value)?.into()))
 }
 
-fn unsigned(value: i64) -> u64 {
+pub(super) fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
@@ -168,28 +198,105 @@ async fn wallets(
     Ok(hash.finish().await?)
 }
 
+#[derive(sqlx::FromRow)]
+struct ProductRow {
+    product_id: String,
+    name: String,
+    price: i64,
+    status: String,
+    stock: i64,
+    sale_from_ms: Option<TimestampMs>,
+    sale_until_ms: Option<TimestampMs>,
+    per_user_limit: Option<i64>,
+    limit_number: Option<i64>,
+    attributes: Option<String>,
+}
+
+impl ProductRow {
+    fn record(&self) -> ProductRecord {
+        let on_sale = self.status == "on_sale";
+        ProductRecord {
+            name: self.name.clone(),
+            price: unsigned(self.price),
+            status: if on_sale { ProductStatus::OnSale } else { ProductStatus::Suspended },
+            sale_from: self.sale_from_ms,
+            sale_until: self.sale_until_ms,
+            per_user_limit: self.per_user_limit.map(unsigned),
+            // PostgreSQL keeps the number of a limit that was removed.
+            limit_number: self.per_user_limit.and(self.limit_number).map(unsigned),
+        }
+    }
+}
+
+/// Returns the hashes and the highest number of a limit.
 async fn products(
     conn: &mut PgConnection,
     client: &Client,
     keys: &Keys,
-) -> Result<[LoadedHash; 2], LoadError> {
-    let mut rows = sqlx::query_as::<_, (String, String, i64, String, i64)>(
-        "SELECT product_id, name, price, status, stock FROM products",
-    )
-    .fetch(conn);
+) -> Result<([LoadedHash; 3], u64), LoadError> {
+    let mut rows =
+        sqlx::query_as::<_, ProductRow>(include_str!("sql/load_products.sql")).fetch(conn);
     let mut records = HashLoader::new(client, keys.products());
     let mut stocks = HashLoader::new(client, keys.stocks());
-    let mut ids = Vec::new();
-    while let Some((id, name, price, status, stock)) = rows.try_next().await? {
-        let status =
-            if status == "on_sale" { ProductStatus::OnSale } else { ProductStatus::Suspended };
-        let record = ProductRecord { name, price: unsigned(price), status };
-        records.add(id.clone(), packed(&record)?).await?;
-        stocks.add(id.clone(), stock).await?;
-        ids.push(id);
+    let mut attributes = HashLoader::new(client, keys.attributes());
+    let (mut ids, mut highest) = (Vec::new(), 0);
+    while let Some(row) = rows.try_next().await? {
+        highest = highest.max(row.limit_number.map_or(0, unsigned));
+        records.add(row.product_id.clone(), packed(&row.record())?).await?;
+        stocks.add(row.product_id.clone(), row.stock).await?;
+        if let Some(text) = row.attributes {
+            attributes.add(row.product_id.clone(), text).await?;
+        }
+        ids.push(row.product_id);
     }
     add_ids(client, keys.product_ids(), ids).await?;
-    Ok([records.finish().await?, stocks.finish().await?])
+    Ok(([records.finish().await?, stocks.finish().await?, attributes.finish().await?], highest))
+}
+
+/// What users have bought of products that have a limit now.
+async fn purchases(
+    conn: &mut PgConnection,
+    client: &Client,
+    keys: &Keys,
+) -> Result<LoadedHash, LoadError> {
+    let sql = "SELECT p.limit_number, p.user_id, p.bought FROM purchases AS p
+        JOIN products USING (limit_number) WHERE products.per_user_limit IS NOT NULL";
+    let mut rows = sqlx::query_as::<_, (i64, String, i64)>(sql).fetch(conn);
+    let mut hash = HashLoader::new(client, keys.purchases());
+    while let Some((number, user, bought)) = rows.try_next().await? {
+        hash.add([&small(number).to_be_bytes(), user.as_bytes()].concat(), bought).await?;
+    }
+    Ok(hash.finish().await?)
+}
+
+/// Terms that coupons were issued with.
+#[derive(sqlx::FromRow)]
+struct TermsRow {
+    number: i64,
+    template_id: String,
+    discount_type: String,
+    discount_value: i64,
+    discount_max: Option<i64>,
+    min_subtotal: i64,
+}
+
+/// The numbers and terms of templates whose terms have changed, except the present ones.
+async fn later_terms(conn: &mut PgConnection) -> Result<Vec<TermsRow>, sqlx::Error> {
+    sqlx::query_as(include_str!("sql/load_terms.sql")).fetch_all(conn).await
+}
+
+async fn terms(rows: &[TermsRow], client: &Client, keys: &Keys) -> Result<LoadedHash, LoadError> {
+    let mut hash = HashLoader::new(client, keys.terms());
+    for row in rows {
+        let record = TermsRecord {
+            discount_type: row.discount_type.clone(),
+            discount_value: unsigned(row.discount_value),
+            discount_max: row.discount_max.map(unsigned),
+            min_subtotal: unsigned(row.min_subtotal),
+        };
+        hash.add(small(row.number).to_be_bytes().to_vec(), packed(&record)?).await?;
+    }
+    Ok(hash.finish().await?)
 }
 
 async fn add_ids(client: &Client, key: String, ids: Vec<String>) -> Result<(), Error> {
@@ -213,6 +320,8 @@ struct TemplateRow {
     issued: i64,
     issue_from_ms: i64,
     issue_until_ms: i64,
+    terms_number: Option<i64>,
+    issued_before: i64,
 }
 
 /// Returns the hashes and the highest template number.
@@ -220,6 +329,7 @@ async fn templates(
     conn: &mut PgConnection,
     client: &Client,
     keys: &Keys,
+    earlier: &[TermsRow],
 ) -> Result<([LoadedHash; 3], u64), LoadError> {
     let mut rows =
         sqlx::query_as::<_, TemplateRow>(include_str!("sql/load_templates.sql")).fetch(conn);
@@ -228,7 +338,25 @@ async fn templates(
     let mut numbers = HashLoader::new(client, keys.template_numbers());
     let (mut ids, mut highest) = (Vec::new(), 0);
     while let Some(row) = rows.try_next().await? {
-        highest = highest.max(unsigned(row.number));
+        highest = highest.max(unsigned(row.terms_number.unwrap_or(row.number)));
+        let earlier: Vec<i64> = earlier
+            .iter()
+            .filter(|terms| terms.template_id == row.template_id)
+            .map(|terms| terms.number)
+            .collect();
+        for number in earlier.iter().chain(&row.terms_number) {
+            highest = highest.max(unsigned(*number));
+            if *number != row.number {
+                let number = small(*number).to_be_bytes().to_vec();
+                numbers.add(number, row.template_id.clone()).await?;
+            }
+        }
+        let marks = earlier.iter().flat_map(|number| small(*number).to_be_bytes()).collect();
+        let later_terms = row.terms_number.map(|number| LaterTerms {
+            number: unsigned(number),
+            earlier: Blob(marks),
+            issued_before: unsigned(row.issued_before),
+        });
         let record = TemplateRecord {
             number: unsigned(row.number),
             name: row.name,
@@ -239,6 +367,7 @@ async fn templates(
             max_issued: unsigned(row.max_issued),
             issue_from: row.issue_from_ms,
             issue_until: row.issue_until_ms,
+            later_terms,
         };
         records.add(row.template_id.clone(), packed(&record)?).await?;
         issued.add(row.template_id.clone(), row.issued).await?;
@@ -253,7 +382,7 @@ async fn templates(
 #[derive(sqlx::FromRow)]
 struct CouponRow {
     coupon_id: Uuid,
-    template_number: i64,
+    terms_number: i64,
     user_id: String,
     serial: i64,
     issued_at_ms: i64,
@@ -271,7 +400,7 @@ async fn coupons(
     let (mut user, mut held) = (String::new(), Vec::new());
     while let Some(row) = rows.try_next().await? {
         let coupon = HeldCoupon {
-            template_number: small(row.template_number),
+            terms_number: small(row.terms_number),
             coupon_id: row.coupon_id,
             serial: small(row.serial),
             issued_at: row.issued_at_ms,

@@ -23,6 +23,7 @@ mod lead;
 mod load;
 pub mod log_admin;
 mod metrics;
+mod pending;
 pub mod plan;
 mod prefetch;
 pub mod quarantine;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::cursor::{Cursor, cell_number, signed};
 use super::differences::{HeldBy, Issuing, Outcome, Picture, Skips, Touched, Untrue};
+use crate::domain::OrderStatus;
 use crate::log::told::ToldFact;
 use crate::log::{Entry, RawEntry};
 
@@ -303,9 +304,14 @@ pub async fn picture(conn: &mut PgConnection, entries: &[Entry]) -> Result<Pictu
     entries.iter().for_each(|entry| touched.add(&entry.facts));
     let mut picture = Picture::default();
 
+    let users = list(touched.users);
+    let sql = "SELECT user_id, sum(wallet_amount)::bigint FROM orders
+        WHERE status = 'pending' AND user_id = ANY($1) GROUP BY user_id";
+    let rows: Vec<(String, i64)> = sqlx::query_as(sql).bind(&users).fetch_all(&mut *conn).await?;
+    picture.held.extend(rows.into_iter().map(|(user, won)| (user, won.unsigned_abs())));
+
     let sql = "SELECT user_id, balance FROM wallets WHERE user_id = ANY($1)";
-    let rows: Vec<(String, i64)> =
-        sqlx::query_as(sql).bind(list(touched.users)).fetch_all(&mut *conn).await?;
+    let rows: Vec<(String, i64)> = sqlx::query_as(sql).bind(users).fetch_all(&mut *conn).await?;
     picture.wallets.extend(rows.into_iter().map(|(user, balance)| (user, balance.unsigned_abs())));
 
     let sql = "SELECT product_id, stock FROM products WHERE product_id = ANY($1)";
@@ -313,12 +319,22 @@ pub async fn picture(conn: &mut PgConnection, entries: &[Entry]) -> Result<Pictu
         sqlx::query_as(sql).bind(list(touched.products)).fetch_all(&mut *conn).await?;
     picture.stocks.extend(rows.into_iter().map(|(product, stock)| (product, stock.unsigned_abs())));
 
-    let sql =
-        "SELECT template_id, issued, max_issued FROM coupon_templates WHERE template_id = ANY($1)";
-    let rows: Vec<(String, i64, i64)> =
+    let sql = "SELECT t.template_id, t.issued, t.max_issued, t.terms_number, ARRAY(
+            SELECT e.number FROM coupon_terms AS e
+            WHERE e.template_id = t.template_id AND e.number <> t.number
+        )
+        FROM coupon_templates AS t WHERE t.template_id = ANY($1)";
+    type TemplateRow = (String, i64, i64, Option<i64>, Vec<i64>);
+    let rows: Vec<TemplateRow> =
         sqlx::query_as(sql).bind(list(touched.templates)).fetch_all(&mut *conn).await?;
-    picture.templates.extend(rows.into_iter().map(|(id, issued, max_issued)| {
-        (id, Issuing { issued: issued.unsigned_abs(), max_issued: max_issued.unsigned_abs() })
+    picture.templates.extend(rows.into_iter().map(|(id, issued, max_issued, number, later)| {
+        let template = Issuing {
+            issued: issued.unsigned_abs(),
+            max_issued: max_issued.unsigned_abs(),
+            terms_number: number.map(i64::unsigned_abs),
+            later_terms: later.into_iter().map(i64::unsigned_abs).collect(),
+        };
+        (id, template)
     }));
 
     let sql = "SELECT coupon_id, user_id, order_id FROM coupons WHERE coupon_id = ANY($1)";
@@ -338,9 +354,22 @@ pub async fn picture(conn: &mut PgConnection, entries: &[Entry]) -> Result<Pictu
         .holders
         .extend(rows.into_iter().map(|(user, template, coupon)| ((user, template), coupon)));
 
-    let sql = "SELECT order_id, status = 'paid' FROM orders WHERE order_id = ANY($1)";
-    let rows: Vec<(Uuid, bool)> =
-        sqlx::query_as(sql).bind(list(touched.orders)).fetch_all(conn).await?;
-    picture.orders.extend(rows);
+    let sql = "SELECT order_id, status FROM orders WHERE order_id = ANY($1)";
+    let rows: Vec<(Uuid, String)> =
+        sqlx::query_as(sql).bind(list(touched.orders)).fetch_all(&mut *conn).await?;
+    let known = |(id, status): (Uuid, String)| Some((id, OrderStatus::parse(&status)?));
+    picture.orders.extend(rows.into_iter().filter_map(known));
+
+    let (limits, users): (Vec<i64>, Vec<String>) =
+        touched.purchases.into_iter().map(|(limit, user)| (signed(limit), user)).unzip();
+    let sql = "SELECT p.limit_number, p.user_id, p.bought
+        FROM unnest($1::bigint[], $2::text[]) AS h (limit_number, user_id)
+        JOIN purchases p ON p.limit_number = h.limit_number AND p.user_id = h.user_id";
+    let rows: Vec<(i64, String, i64)> =
+        sqlx::query_as(sql).bind(limits).bind(users).fetch_all(conn).await?;
+    picture.purchases.extend(
+        rows.into_iter()
+            .map(|(limit, user, bought)| ((limit.unsigned_abs(), user), bought.unsigned_abs())),
+    );
     Ok(picture)
 }

@@ -24,7 +24,7 @@ use crate::log::entry::genesis_tip;
 use crate::log::reader::Opening;
 use crate::redis::control::{CLAIM_EPOCH, OPEN_EPOCH};
 use crate::redis::keys::Keys;
-use crate::redis::meta::Meta;
+use crate::redis::meta::{Meta, OPEN, OPEN_LATEST};
 
 /// Attempts to claim the cursor while another reconciler moves it.
 const CLAIM_ATTEMPTS: u32 = 5;
@@ -127,8 +127,14 @@ impl Reconciler {
                 break;
             }
             let clock_ms = drained.clock_ms.max(clock_ms);
-            let target =
-                Target { epoch, seq: 0, tip: genesis_tip(self.cell, epoch), clock_ms, events: 0 };
+            let target = Target {
+                epoch,
+                seq: 0,
+                tip: genesis_tip(self.cell, epoch),
+                clock_ms,
+                events: 0,
+                format: 0,
+            };
             let is_closed =
                 drained.epoch == 0 || server.is_some() && drained.gate.as_deref() == server;
             let gate = if is_closed { server } else { Some("") };
@@ -173,6 +179,8 @@ impl Reconciler {
             target.tip.clone(),
             target.clock_ms.to_string(),
             loaded.highest_template_number.to_string(),
+            loaded.highest_limit_number.to_string(),
+            if loaded.latest_format { OPEN_LATEST } else { OPEN }.to_owned(),
             Opening::origin_text(origin.epoch, origin.seq, &origin.tip),
         ];
         for (hash, fields) in &loaded.hashes {

@@ -2,7 +2,7 @@
 //!
 //! | bytes | content |
 //! |---|---|
-//! | 0 … 3 | the template's number |
+//! | 0 … 3 | the number of its terms: the template's own, or a later one |
 //! | 4 … 19 | the coupon's id |
 //! | 20 … 23 | its serial |
 //! | 24 … 29 | `issued_at`, in milliseconds |
@@ -24,7 +24,8 @@ const _: () = assert!(MAX_TEMPLATE_LIMIT <= u32::MAX as u64);
 /// One coupon of a user.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HeldCoupon {
-    pub template_number: u32,
+    /// The number of its terms: the template's own, or a later one.
+    pub terms_number: u32,
     pub coupon_id: Uuid,
     pub serial: u32,
     pub issued_at: TimestampMs,
@@ -34,7 +35,7 @@ pub struct HeldCoupon {
 impl HeldCoupon {
     pub fn to_bytes(&self) -> [u8; COUPON_BYTES] {
         let mut bytes = [0; COUPON_BYTES];
-        bytes[..4].copy_from_slice(&self.template_number.to_be_bytes());
+        bytes[..4].copy_from_slice(&self.terms_number.to_be_bytes());
         bytes[4..20].copy_from_slice(self.coupon_id.as_bytes());
         bytes[20..24].copy_from_slice(&self.serial.to_be_bytes());
         bytes[24..30].copy_from_slice(&self.issued_at.to_be_bytes()[2..]);
@@ -46,7 +47,7 @@ impl HeldCoupon {
         let number = |from: usize| u32::from_be_bytes(std::array::from_fn(|n| bytes[from + n]));
         let id = |from: usize| Uuid::from_bytes(std::array::from_fn(|n| bytes[from + n]));
         Self {
-            template_number: number(0),
+            terms_number: number(0),
             coupon_id: id(4),
             serial: number(20),
             issued_at: bytes[24..30].iter().fold(0, |n, byte| n << 8 | i64::from(*byte)),
@@ -69,13 +70,13 @@ mod tests {
     #[test]
     fn coupons_are_read_as_they_were_written() {
         let used = HeldCoupon {
-            template_number: 0x0102_0304,
+            terms_number: 0x0102_0304,
             coupon_id: Uuid::from_u128(5),
             serial: 1_000_000_000,
             issued_at: 4_102_444_800_123,
             order_id: Some(Uuid::from_u128(u128::MAX)),
         };
-        let unused = HeldCoupon { template_number: u32::MAX, order_id: None, ..used.clone() };
+        let unused = HeldCoupon { terms_number: u32::MAX, order_id: None, ..used.clone() };
         let mut value = [used.to_bytes(), unused.to_bytes()].concat();
         assert_eq!(coupons(&value), (vec![used.clone(), unused], &[][..]));
         value.truncate(COUPON_BYTES + 1);

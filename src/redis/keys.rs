@@ -4,17 +4,23 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `rg:{c}:meta` | hash | `epoch`, `seq`, `tip`, `applied`, `clock`, `templates` (highest number), `state` (`open`, `closed`), `reason`, `claim` |
+//! | `rg:{c}:meta` | hash | `epoch`, `seq`, `tip`, `applied`, `clock`, `templates` and `limits` (highest numbers), `state` (`open`, `open-2`, `closed`), `reason`, `claim` |
 //! | `rg:{c}:<e>:log` | stream | the log |
 //! | `rg:{c}:<e>:wallets` | hash | user → balance |
-//! | `rg:{c}:<e>:products` | hash | product → MessagePack `[name, price, status]` |
+//! | `rg:{c}:<e>:products` | hash | product → MessagePack `[name, price, status]`, with rules also `[…, sale_from, sale_until, limit per user, its number]` |
+//! | `rg:{c}:<e>:attributes` | hash | product → JSON object, for products that have attributes |
+//! | `rg:{c}:<e>:purchases` | hash | limit's number (4 bytes, big-endian) and user → pieces bought under it |
 //! | `rg:{c}:<e>:stocks` | hash | product → stock |
 //! | `rg:{c}:<e>:product_ids` | sorted set, all scores 0 | products in the order of their ids |
-//! | `rg:{c}:<e>:templates` | hash | template → MessagePack `[number, name, discount_type, value, max, min_subtotal, max_issued, issue_from, issue_until]` |
+//! | `rg:{c}:<e>:templates` | hash | template → MessagePack `[number, name, discount_type, value, max, min_subtotal, max_issued, issue_from, issue_until]`, with later terms also `[…, number of the present terms, earlier numbers, issued before]` |
+//! | `rg:{c}:<e>:terms` | hash | number (4 bytes, big-endian) of terms that are not the template's present ones → MessagePack `[discount_type, value, max, min_subtotal]` |
 //! | `rg:{c}:<e>:issued` | hash | template → coupons issued |
 //! | `rg:{c}:<e>:template_ids` | sorted set, all scores 0 | templates in the order of their ids |
-//! | `rg:{c}:<e>:template_numbers` | hash | number (4 bytes, big-endian) → template |
+//! | `rg:{c}:<e>:template_numbers` | hash | number of a template or of later terms (4 bytes, big-endian) → template |
 //! | `rg:{c}:<e>:held` | hash | user → 46 bytes per coupon, oldest first: see [`super::held_coupons`] |
+//! | `rg:{c}:<e>:pending` | hash | order (16 bytes) → MessagePack, see [`crate::domain::fact::PendingOrder`] |
+//! | `rg:{c}:<e>:pending_due` | sorted set, by the end of the hold | pending orders |
+//! | `rg:{c}:<e>:pending_users` | hash | user → `<pending orders>:<won that they took from the wallet>` |
 //! | `rg:{c}:<e>:cancelled` | set | ids (16 bytes) of orders cancelled in this epoch |
 //! | `rg:{c}:<e>:idem:<day>` | hash | `<user> <key>` → MessagePack `[request hash, decided_at, reply]`; `day` is `decided_at` in days; also `<user>` → the number of the user's records here |
 
@@ -75,6 +81,24 @@ impl Keys {
     pub fn cancelled(&self) -> String {
         self.of("cancelled")
     }
+    pub fn attributes(&self) -> String {
+        self.of("attributes")
+    }
+    pub fn purchases(&self) -> String {
+        self.of("purchases")
+    }
+    pub fn terms(&self) -> String {
+        self.of("terms")
+    }
+    pub fn pending(&self) -> String {
+        self.of("pending")
+    }
+    pub fn pending_due(&self) -> String {
+        self.of("pending_due")
+    }
+    pub fn pending_users(&self) -> String {
+        self.of("pending_users")
+    }
     /// `day` is a decision's time in whole days since the Unix epoch.
     pub fn idempotency(&self, day: i64) -> String {
         self.of(&format!("idem:{day}"))
@@ -94,6 +118,12 @@ impl Keys {
             self.template_numbers(),
             self.held(),
             self.cancelled(),
+            self.attributes(),
+            self.purchases(),
+            self.terms(),
+            self.pending(),
+            self.pending_due(),
+            self.pending_users(),
         ]
     }
 }

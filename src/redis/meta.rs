@@ -9,6 +9,10 @@ use super::keys::Keys;
 use crate::domain::TimestampMs;
 use crate::telemetry::metrics;
 
+/// The states of a cell that serves; see `lua/shared/cell.lua`.
+pub const OPEN: &str = "open";
+pub const OPEN_LATEST: &str = "open-2";
+
 /// The `meta` key of a cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
@@ -48,7 +52,11 @@ impl Meta {
             tip: text(2).unwrap_or_default(),
             applied: number(3),
             clock_ms: i64::try_from(number(4)).unwrap_or(i64::MAX),
-            state: if absent { String::new() } else { text(5).unwrap_or_default() },
+            state: match text(5) {
+                _ if absent => String::new(),
+                Some(state) if state == OPEN_LATEST => OPEN.to_owned(),
+                state => state.unwrap_or_default(),
+            },
             reason: text(6),
             claim: number(7),
         })

@@ -14,7 +14,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
 use crate::config::bounds::RELAY_DELIVERY_LIMIT;
-use crate::domain::event::{ORDER_CANCELLED, ORDER_COMPLETED};
+use crate::domain::event::{ORDER_CANCELLED, ORDER_COMPLETED, ORDER_EXPIRED};
 
 /// The exchange that every event is published to.
 pub const EVENTS_EXCHANGE: &str = "rushgate.events";
@@ -41,6 +41,7 @@ pub(super) async fn declare(channel: &Channel) -> Result<(), lapin::Error> {
         (DEAD_ORDERS_QUEUE, DEAD_LETTER_EXCHANGE, "#"),
         (ORDERS_QUEUE, EVENTS_EXCHANGE, ORDER_COMPLETED),
         (ORDERS_QUEUE, EVENTS_EXCHANGE, ORDER_CANCELLED),
+        (ORDERS_QUEUE, EVENTS_EXCHANGE, ORDER_EXPIRED),
     ] {
         channel
             .queue_bind(

@@ -27,6 +27,7 @@ use crate::config::bounds::{
 };
 use crate::config::{InvalidSetting, Role, Serve};
 use crate::gate::Gate;
+use crate::gate::holds::end_holds;
 use crate::http::live::Live;
 use crate::http::load_shed::ConcurrencyLimits;
 use crate::http::rates::Rates;
@@ -38,6 +39,7 @@ use crate::reconciler::Reconciler;
 use crate::redis::RedisSetupError;
 use crate::relay;
 use crate::scheduler::{self, Scheduler};
+use crate::telemetry::metrics::LATE_CONFIRMS;
 use crate::telemetry::sampled::Sampled;
 use crate::thread::{DedicatedRuntime, ThreadError};
 use crate::truth::migrate::MigrateError;
@@ -327,6 +329,11 @@ impl Listening<'_> {
                 audits: Arc::new(http::Audits::new(auditor(&settings.servers))),
                 rabbitmq_connected: self.rabbitmq_connected,
             };
+            // Creates the series, at 0, so that an alert sees the first one, too.
+            let _ = LATE_CONFIRMS.counter(&[]);
+            let gate = Arc::clone(&api.gate);
+            let holds = end_holds(gate, settings.request_timeout(), closing.clone());
+            servers.spawn("the end of holds", holds);
             let lost_decisions =
                 lost_decisions::watch(Arc::clone(&api.gate), api.truth.clone(), closing.clone());
             servers.spawn("the watch for losses", lost_decisions);

@@ -144,6 +144,7 @@ fn expose_cells(out: &mut Exposition, cells: &[CellSample]) {
     );
     out.put_all(&LOG_LAG_SECONDS, by_cell(|sample| sample.behind.as_secs_f64()));
     out.put_all(&LOG_LENGTH, by_cell(|sample| sample.log_length as f64));
+    out.put_all(&PENDING_ORDERS, by_cell(|sample| sample.pending_orders as f64));
 }
 
 fn expose_redis(out: &mut Exposition, sample: &RedisSample) {

@@ -106,6 +106,8 @@ metrics! {
         "Entries that PostgreSQL is behind"
     LOG_LAG_SECONDS Gauge, "rushgate_log_lag_seconds" ["cell"]
         "Age of the oldest entry that PostgreSQL does not have; 0 when it has all"
+    PENDING_ORDERS Gauge, "rushgate_pending_orders" ["cell"]
+        "Orders that wait for a payment outside"
     LOG_LIMIT Gauge, "rushgate_log_limit_entries" []
         "Entries that PostgreSQL may be behind before the gate refuses (RUSHGATE_LOG_LIMIT)"
     LOG_LENGTH Gauge, "rushgate_log_length_entries" ["cell"]
@@ -131,6 +133,12 @@ metrics! {
         "Rebuilds of a gate from PostgreSQL"
     REBUILD_DURATION LONG, "rushgate_rebuild_duration_seconds" []
         "Time from a rebuild's claim to the open gate"
+    HOLDS_EXPIRED Counter, "rushgate_holds_expired_total" []
+        "Pending orders that were not paid in time: what they held was given back"
+    LATE_CONFIRMS Counter, "rushgate_late_confirms_total" []
+        "Confirmations that came after the end of the hold: the payment outside is to be given back"
+    CONFIRM_DELAY LONG, "rushgate_confirm_delay_seconds" []
+        "Time from placing an order that is paid outside to its confirmation"
     DECISIONS_LOST Counter, "rushgate_decisions_lost_total" ["kind"]
         "Decisions that were answered and that PostgreSQL will never have: lost by Redis as this instance remembers, or left out by a rebuild or by log skip"
 

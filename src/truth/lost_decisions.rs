@@ -26,6 +26,12 @@ impl Truth {
         .await
     }
 
+    /// Those of these orders whose payment was confirmed.
+    pub async fn known_confirmations(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, TruthError> {
+        let sql = "SELECT order_id FROM orders WHERE order_id = ANY($1) AND paid_at IS NOT NULL";
+        self.known(sql, ids).await
+    }
+
     /// Those of these charges, of these users, that were booked.
     pub async fn known_charges(
         &self,

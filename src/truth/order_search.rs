@@ -23,6 +23,8 @@ pub struct OrderSearch {
     /// Ordered with a coupon of this template.
     pub template_id: Option<TemplateId>,
     pub status: Option<OrderStatus>,
+    /// The shop's own order number.
+    pub reference: Option<String>,
     /// Ordered at this time or later …
     pub from: Option<TimestampMs>,
     /// … and before this time.
@@ -67,10 +69,12 @@ impl Truth {
 /// Whose index gives the ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Driver {
+    Reference,
     User,
     Template,
     Product,
-    Cancelled,
+    /// A status other than `paid`.
+    Status,
     All,
 }
 
@@ -79,11 +83,12 @@ impl OrderSearch {
     /// product there are few orders in most shops, and of all orders many are cancelled.
     fn driver(&self) -> Driver {
         match self {
+            Self { reference: Some(_), .. } => Driver::Reference,
             Self { user_id: Some(_), .. } => Driver::User,
             Self { template_id: Some(_), .. } => Driver::Template,
             Self { product_id: Some(_), .. } => Driver::Product,
-            Self { status: Some(OrderStatus::Cancelled), .. } => Driver::Cancelled,
-            _ => Driver::All,
+            Self { status: Some(OrderStatus::Paid) | None, .. } => Driver::All,
+            Self { status: Some(_), .. } => Driver::Status,
         }
     }
 
@@ -91,6 +96,7 @@ impl OrderSearch {
     fn filters_the_driver(&self) -> bool {
         let driven = usize::from(self.driver() != Driver::All);
         let given = [
+            self.reference.is_some(),
             self.user_id.is_some(),
             self.template_id.is_some(),
             self.product_id.is_some(),
@@ -110,7 +116,11 @@ impl OrderSearch {
             ") AS ids CROSS JOIN LATERAL (
                SELECT order_id, user_id, status, subtotal, discount, total, coupon_id, balance_after,
                  (extract(epoch FROM ordered_at) * 1000)::bigint AS ordered_at_ms,
-                 (extract(epoch FROM cancelled_at) * 1000)::bigint AS cancelled_at_ms
+                 (extract(epoch FROM cancelled_at) * 1000)::bigint AS cancelled_at_ms,
+                 reference, external, wallet_amount, payment_reference,
+                 (extract(epoch FROM hold_expires_at) * 1000)::bigint AS hold_expires_at_ms,
+                 (extract(epoch FROM expired_at) * 1000)::bigint AS expired_at_ms,
+                 (extract(epoch FROM paid_at) * 1000)::bigint AS paid_at_ms
                FROM orders WHERE order_id = ids.order_id",
         );
         self.push_checks(&mut query);
@@ -132,6 +142,9 @@ impl OrderSearch {
     fn push_ids<'a>(&'a self, query: &mut QueryBuilder<'a, Postgres>, after: Option<Uuid>) {
         query.push("SELECT order_id FROM ");
         match self.driver() {
+            Driver::Reference => query
+                .push("orders WHERE reference = ")
+                .push_bind(text(&self.reference, String::as_str)),
             Driver::User => {
                 query.push("orders WHERE user_id = ").push_bind(text(&self.user_id, UserId::as_str))
             }
@@ -142,7 +155,10 @@ impl OrderSearch {
                 .push("order_items WHERE product_id = ")
                 .push_bind(text(&self.product_id, ProductId::as_str)),
             // Not a parameter: the index holds only orders that are not paid.
-            Driver::Cancelled => query.push("orders WHERE status = 'cancelled'"),
+            Driver::Status => query
+                .push("orders WHERE status = '")
+                .push(self.status.map_or("", OrderStatus::as_str))
+                .push("'"),
             Driver::All => query.push("orders WHERE true"),
         };
         let until = self
@@ -168,7 +184,10 @@ impl OrderSearch {
             query.push(" AND EXISTS (SELECT FROM order_items AS i WHERE i.order_id = ids.order_id AND i.product_id = ");
             query.push_bind(product_id.as_str()).push(")");
         }
-        if let Some(status) = self.status.filter(|_| driver != Driver::Cancelled) {
+        if let Some(user_id) = self.user_id.as_ref().filter(|_| driver != Driver::User) {
+            query.push(" AND user_id = ").push_bind(user_id.as_str());
+        }
+        if let Some(status) = self.status.filter(|_| driver != Driver::Status) {
             query.push(" AND status = ").push_bind(status.as_str());
         }
         for (compared, at) in

@@ -8,7 +8,9 @@ use uuid::Uuid;
 use super::{Truth, TruthError, limit_of, unsigned};
 use crate::domain::fact::Idempotency;
 use crate::domain::limits::IDEMPOTENCY_KEPT_MS;
-use crate::domain::{OrderItemView, OrderStatus, OrderView, TimestampMs, UserId, rfc3339};
+use crate::domain::{
+    OrderItemView, OrderStatus, OrderView, OutsideView, TimestampMs, UserId, rfc3339,
+};
 
 #[derive(sqlx::FromRow)]
 pub(super) struct OrderRow {
@@ -22,6 +24,13 @@ pub(super) struct OrderRow {
     balance_after: i64,
     ordered_at_ms: TimestampMs,
     cancelled_at_ms: Option<TimestampMs>,
+    reference: Option<String>,
+    external: bool,
+    wallet_amount: Option<i64>,
+    payment_reference: Option<String>,
+    hold_expires_at_ms: Option<TimestampMs>,
+    expired_at_ms: Option<TimestampMs>,
+    paid_at_ms: Option<TimestampMs>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -32,6 +41,7 @@ struct ItemRow {
     unit_price: i64,
     quantity: i64,
     amount: i64,
+    limit_number: Option<i64>,
 }
 
 /// What an `Idempotency-Key` has been used for.
@@ -147,14 +157,13 @@ pub async fn orders_by_id(
 
 impl OrderRow {
     fn view(self, items: Vec<OrderItemView>) -> Result<OrderView, TruthError> {
+        let status = OrderStatus::parse(&self.status)
+            .ok_or_else(|| TruthError(format!("orders.status has `{}`", self.status)))?;
+        let outside = if self.external { Some(self.outside(status)?) } else { None };
         Ok(OrderView {
             order_id: self.order_id,
             user_id: self.user_id,
-            status: if self.status == "cancelled" {
-                OrderStatus::Cancelled
-            } else {
-                OrderStatus::Paid
-            },
+            status,
             items,
             subtotal: unsigned("orders.subtotal", self.subtotal)?,
             discount: unsigned("orders.discount", self.discount)?,
@@ -163,6 +172,22 @@ impl OrderRow {
             balance: unsigned("orders.balance_after", self.balance_after)?,
             ordered_at: rfc3339(self.ordered_at_ms),
             cancelled_at: self.cancelled_at_ms.map(rfc3339),
+            reference: self.reference,
+            outside,
+        })
+    }
+
+    fn outside(&self, status: OrderStatus) -> Result<OutsideView, TruthError> {
+        let total = unsigned("orders.total", self.total)?;
+        let won = unsigned("orders.wallet_amount", self.wallet_amount.unwrap_or(self.total))?;
+        let due = total.saturating_sub(won);
+        let refund = status == OrderStatus::Cancelled && self.paid_at_ms.is_some();
+        Ok(OutsideView {
+            paid_at: self.paid_at_ms.map(rfc3339),
+            payment_reference: self.payment_reference.clone(),
+            expired_at: self.expired_at_ms.map(rfc3339),
+            refund_due: refund.then_some(due),
+            ..OutsideView::new(total, won, self.hold_expires_at_ms)
         })
     }
 }
@@ -175,6 +200,10 @@ impl ItemRow {
             unit_price: unsigned("order_items.unit_price", self.unit_price)?,
             quantity: unsigned("order_items.quantity", self.quantity)?,
             amount: unsigned("order_items.amount", self.amount)?,
+            limit_number: self
+                .limit_number
+                .map(|number| unsigned("order_items.limit_number", number))
+                .transpose()?,
         })
     }
 }

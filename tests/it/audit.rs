@@ -162,7 +162,7 @@ fn raw(id: &str) -> Bytes {
 
 fn coupon_1() -> HeldCoupon {
     HeldCoupon {
-        template_number: 1,
+        terms_number: 1,
         coupon_id: uuid(COUPON_1),
         serial: 1,
         issued_at: 1_700_000_001_500,
@@ -206,7 +206,7 @@ async fn a_clean_shop_is_clean() {
 #[tokio::test]
 async fn nothing_anywhere_is_clean() {
     let shop = Shop { ..Shop::open().await };
-    execute(&shop.pool, "TRUNCATE products, stock_adjustments, coupon_templates, coupons, wallets, wallet_entries, orders, order_items, idempotency_records, cell_cursors, outbox; UPDATE relay_progress SET events_published = 0").await;
+    execute(&shop.pool, "TRUNCATE products, stock_adjustments, coupon_templates, coupons, wallets, wallet_entries, orders, order_items, order_templates, purchases, coupon_terms, idempotency_records, cell_cursors, outbox; UPDATE relay_progress SET events_published = 0").await;
     let _: () = shop.client.flushall(false).await.unwrap();
     let report = shop.audit().await;
     assert!(report.clean, "{report}");
@@ -250,7 +250,7 @@ async fn differences_between_gate_and_truth_are_named() {
         (|coupon| coupon.order_id = None, ORDER_1, "\"order\":null"),
         (|coupon| coupon.serial = 2, "\"serial\":1", "\"serial\":2"),
         (|coupon| coupon.issued_at += 1, "1700000001500", "1700000001501"),
-        (|coupon| coupon.template_number = 2, "\"template_number\":1", "\"template_number\":2"),
+        (|coupon| coupon.terms_number = 2, "\"terms_number\":1", "\"terms_number\":2"),
     ];
     for (change, expected, found) in changes {
         let mut coupon = coupon_1();

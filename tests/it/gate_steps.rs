@@ -10,7 +10,7 @@ use fred::prelude::*;
 use rushgate::domain::fact::*;
 use rushgate::domain::limits::IDEMPOTENCY_KEPT_MS;
 use rushgate::domain::wire::{self, Blob, Id};
-use rushgate::domain::{Line, ProductId};
+use rushgate::domain::{Discount, Line, ProductId, SaleRules};
 use rushgate::gate::batch::{Batch, FlatLines};
 use rushgate::gate::script::{self, CallError, Decided, Reply, Script};
 use rushgate::gate::*;
@@ -487,45 +487,68 @@ async fn a_key_of_a_wrong_type_fails_before_any_write_and_is_rebuilt() {
 #[tokio::test]
 async fn every_key_of_a_wrong_type_fails_before_anything_is_written() {
     let shop = Shop::open().await;
-    shop.put_product("mug", 100, 5).await;
+    // Orders count for a limit and wait for a payment, coupons have earlier terms: so that each
+    // script needs all of its keys.
+    let rules = SaleRules { per_user_limit: Some(9), ..SaleRules::default() };
+    let mug = PutProduct { stock: Some(9), rules, ..plain_product("mug", 10_000) };
+    shop.gate.put_product(mug, soon()).await.unwrap().unwrap();
     shop.put_template(open_template("t", 5)).await;
     shop.charge("ann", 1_000).await;
     let coupon = Id(shop.issue("t", "ann").await.unwrap().coupon_id.0);
     let used = Id(shop.issue("t", "bob").await.unwrap().coupon_id.0);
+    let discount = Discount::Amount { value: 10 };
+    shop.put_template(PutTemplate { discount, ..open_template("t", 5) }).await;
     shop.charge("bob", 1_000).await;
-    let order_id =
-        Id(shop.place(order("bob", &[("mug", 1)], Some(used.0))).await.unwrap().order_id.0);
+    let held = async |user_id: &str, coupon: Option<Id>, hold_ms| {
+        let outside = Some(PayOutside { wallet_amount: 0, hold_ms, pending_limit: 5 });
+        let coupon = coupon.map(|id| id.0);
+        let request = PlaceOrder { outside, ..order(user_id, &[("mug", 1)], coupon) };
+        Id(shop.place(request).await.unwrap().order_id.0)
+    };
+    let order_id = held("bob", Some(used), 600_000).await;
+    let coupon_of_cat = Id(shop.issue("t", "cat").await.unwrap().coupon_id.0);
+    let due = held("cat", Some(coupon_of_cat), 0).await;
+    let outside = (None::<&str>, Some((0, 600_000, 5)));
     let (lines, id) = (("mug", 1), Id::new());
     let terms = ("T", "amount", 100, None::<u64>, 0, 5, 0, 1);
     let key = || Some(("ann k", Blob(vec![7; 16])));
     macro_rules! check {
+        // Boxed: the futures of all scripts together do not fit onto a test's stack.
         ($script:ident, $body:expr) => {
-            for name in
-                script::$script.keys(&Keys::new(0, 1), shop.claim().await.day).iter().skip(1)
-            {
-                let saved: Result<(), _> = shop.raw.rename(name, "saved").await;
-                let _: () = shop.raw.set(name, "no hash", None, None, false).await.unwrap();
-                let before = shop.snapshot().await;
-                let batch = [(NO_DEADLINE, key(), $body)];
-                let outcome = shop.call(&script::$script, shop.claim().await, &batch).await;
-                assert!(matches!(outcome, Err(CallError::ScriptFailed(_))), "{name}: {outcome:?}");
-                assert_eq!(shop.snapshot().await, before, "{name}");
-                let _: i64 = shop.raw.del(name).await.unwrap();
-                if saved.is_ok() {
-                    let _: () = shop.raw.rename("saved", name).await.unwrap();
+            Box::pin(async {
+                for name in
+                    script::$script.keys(&Keys::new(0, 1), shop.claim().await.day).iter().skip(1)
+                {
+                    let saved: Result<(), _> = shop.raw.rename(name, "saved").await;
+                    let _: () = shop.raw.set(name, "no hash", None, None, false).await.unwrap();
+                    let before = shop.snapshot().await;
+                    let batch = [(NO_DEADLINE, key(), $body)];
+                    let outcome = shop.call(&script::$script, shop.claim().await, &batch).await;
+                    assert!(
+                        matches!(outcome, Err(CallError::ScriptFailed(_))),
+                        "{name}: {outcome:?}"
+                    );
+                    assert_eq!(shop.snapshot().await, before, "{name}");
+                    let _: i64 = shop.raw.del(name).await.unwrap();
+                    if saved.is_ok() {
+                        let _: () = shop.raw.rename("saved", name).await.unwrap();
+                    }
                 }
-            }
-            // Only the wrong key types had prevented the decision.
-            let batch = [(NO_DEADLINE, None, $body)];
-            let reply = decided(shop.call(&script::$script, shop.claim().await, &batch).await);
-            assert_eq!(code(&reply.verdicts[0]), 0);
+                // Only the wrong key types had prevented the decision.
+                let batch = [(NO_DEADLINE, None, $body)];
+                let reply = decided(shop.call(&script::$script, shop.claim().await, &batch).await);
+                assert_eq!(code(&reply.verdicts[0]), 0);
+            })
+            .await
         };
     }
-    check!(ISSUE_COUPON, ("t", "cat", id));
+    check!(ISSUE_COUPON, ("t", "dan", id));
     check!(CHARGE_WALLET, ("ann", 1, id));
-    check!(PLACE_ORDER, (id, "ann", &lines, Some(coupon), None::<u64>));
-    check!(CANCEL_ORDER, (order_id, "bob", &lines, 0, Some(used), 1));
-    check!(PUT_PRODUCT, ("new", "New", 100, "on_sale", None::<u64>));
+    check!(PLACE_ORDER, (id, "ann", &lines, Some(coupon), None::<u64>, Some(outside)));
+    check!(CONFIRM_ORDER, (id, "card"));
+    check!(CANCEL_ORDER, (order_id, "bob", &lines, 0, Some(used), Some([1]), 1, true, Some(0)));
+    check!(EXPIRE_ORDER, (due, "cat", &lines, 0, Some(coupon_of_cat), Some([1])));
+    check!(PUT_PRODUCT, ("new", "New", 100, "on_sale", None::<u64>, None::<()>));
     check!(ADJUST_STOCK, ("mug", 1, None::<&str>, 9));
     check!(PUT_TEMPLATE, ("new", terms));
 }
@@ -601,7 +624,7 @@ async fn requests_of_one_batch_see_what_those_before_them_took() {
         ("bob", 1, None),
     ]
     .iter()
-    .map(|(u, n, c)| (NO_DEADLINE, None, (Id::new(), *u, ("mug", *n), *c, None::<u64>)))
+    .map(|(u, n, c)| (NO_DEADLINE, None, (Id::new(), *u, ("mug", *n), *c, None::<u64>, None::<()>)))
     .collect();
     let reply = decided(shop.call(&script::PLACE_ORDER, shop.claim().await, &orders).await);
     assert_eq!(accepted::<OrderPlaced>(&reply.verdicts[0]).lines[0].stock_after, 1);
@@ -625,7 +648,8 @@ async fn a_large_batch_of_large_orders_is_decided_in_one_call() {
     let lines: Vec<Line> = ids.iter().map(line).collect();
     let batch: Vec<_> = (0..200)
         .map(|_| {
-            (NO_DEADLINE, None, (Id::new(), "ann", FlatLines(&lines), None::<Id>, None::<u64>))
+            let body = (Id::new(), "ann", FlatLines(&lines), None::<Id>, None::<u64>, None::<()>);
+            (NO_DEADLINE, None, body)
         })
         .collect();
     let reply = decided(shop.call(&script::PLACE_ORDER, shop.claim().await, &batch).await);

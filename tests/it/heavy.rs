@@ -33,7 +33,7 @@ fn holder(n: u32) -> String {
 
 fn coupon(holder: u32, n: u32) -> HeldCoupon {
     HeldCoupon {
-        template_number: n + 1,
+        terms_number: n + 1,
         coupon_id: Uuid::from_u128(u128::from(holder) << 64 | u128::from(n) | 0x0192 << 112),
         serial: holder + 1,
         issued_at: 1_700_000_000_000 + i64::from(n),
@@ -54,6 +54,7 @@ async fn put_holders(raw: &Client, keys: &Keys, holders: u32, coupons: u32) {
         max_issued: 1_000_000,
         issue_from: 0,
         issue_until: 4_000_000_000_000,
+        later_terms: None,
     };
     let (mut templates, mut numbers) = (Vec::new(), Vec::new());
     for n in 0..coupons {

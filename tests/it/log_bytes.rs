@@ -148,6 +148,7 @@ async fn a_reconciler_behind_a_slow_link_applies_the_largest_entries() {
             price: 100,
             status: rushgate::domain::ProductStatus::OnSale,
             stock: Some(1_000_000),
+            rules: Default::default(),
         };
         shop.gate.put_product(put, soon()).await.unwrap().unwrap();
     }
@@ -161,7 +162,9 @@ async fn a_reconciler_behind_a_slow_link_applies_the_largest_entries() {
         let meta = shop.meta().await;
         let mut batch = Batch::with_capacity(0);
         for user in &users {
-            let body = (Id::new(), user, FlatLines(&lines(&wanted)), None::<Id>, None::<u64>);
+            let lines = lines(&wanted);
+            let lines = FlatLines(&lines);
+            let body = (Id::new(), user, lines, None::<Id>, None::<u64>, None::<()>);
             batch.add(4_000_000_000_000, None, &wire::pack(&body).unwrap()).unwrap();
         }
         let day = jiff::Timestamp::now().as_millisecond().max(meta.clock_ms).div_euclid(DAY_MS);

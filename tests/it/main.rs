@@ -29,6 +29,7 @@ mod logs;
 mod metrics;
 mod migrations;
 mod order_plans;
+mod pending;
 mod reconciler;
 mod refused_writes;
 mod relay;

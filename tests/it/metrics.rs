@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::cluster::{Cluster, Instance, Private, Request, eventually};
 
 /// Name → type and labels.
@@ -29,6 +31,13 @@ pub async fn shop_a_little(instance: &Instance, round: usize) {
         }
         instance.done(&Request::get(format!("/v1/users/{user}/wallet"))).await;
     }
+    instance.done(&Request::restock(&name("mug"), 1)).await;
+    let items = json!([{ "product_id": name("mug"), "quantity": 1 }]);
+    let order = json!({ "user_id": name("card"), "items": items, "payment": "external" });
+    let held = instance.done(&Request::post("/v1/orders", order)).await;
+    let confirm = format!("/v1/orders/{}/confirm", held["order_id"].as_str().unwrap());
+    let payment = json!({ "payment_reference": name("payment") });
+    instance.done(&Request::post(confirm, payment)).await;
     instance.done(&Request::get("/v1/products")).await;
     instance.send(&Request::get("/v1/orders/no-uuid")).await;
     instance.send(&Request::get("/v1/products").token("forged")).await;

@@ -147,6 +147,7 @@ async fn what_is_suspended_is_not_sold_and_a_changed_price_is_noticed() {
         price,
         status,
         stock: None,
+        rules: Default::default(),
     };
     let changed =
         shop.gate.put_product(put(ProductStatus::Suspended, 500), soon()).await.unwrap().unwrap();
@@ -170,6 +171,7 @@ async fn stock_is_given_once_and_adjusted_within_its_bounds() {
         price: 500,
         status: ProductStatus::OnSale,
         stock: Some(10),
+        rules: Default::default(),
     };
     let refusal = shop.gate.put_product(again, soon()).await.unwrap();
     assert_eq!(refusal.unwrap_err(), ProductRefusal::StockGiven);

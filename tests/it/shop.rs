@@ -60,8 +60,34 @@ pub fn lines(wanted: &[(&str, u64)]) -> Vec<Line> {
     .unwrap()
 }
 pub fn order(user_id: &str, wanted: &[(&str, u64)], coupon_id: Option<Uuid>) -> PlaceOrder {
-    PlaceOrder { user_id: user(user_id), lines: lines(wanted), coupon_id, expected_total: None }
+    PlaceOrder {
+        user_id: user(user_id),
+        lines: lines(wanted),
+        coupon_id,
+        expected_total: None,
+        reference: None,
+        outside: None,
+    }
 }
+/// A product on sale, without rules; created with stock 0.
+pub fn plain_product(id: &str, price: u64) -> PutProduct {
+    PutProduct {
+        product_id: product(id),
+        name: format!("Product {id}"),
+        price,
+        status: ProductStatus::OnSale,
+        stock: None,
+        rules: SaleRules::default(),
+    }
+}
+
+/// The limits that the lines of an order count for.
+fn limit_numbers(placed: &OrderPlaced) -> Vec<Option<u64>> {
+    let counts = placed.more.as_ref().map_or(&[][..], |more| &more.counts);
+    let of = |line| counts.iter().find(|it| it.line == line).map(|it| it.limit_number);
+    (0..placed.lines.len() as u64).map(of).collect()
+}
+
 /// A template whose window is open now, with a discount of 1,000 won.
 pub fn open_template(id: &str, max_issued: u64) -> PutTemplate {
     let now = jiff::Timestamp::now().as_millisecond();
@@ -161,14 +187,15 @@ impl Shop {
         assert!(report.clean && report.gate_compared, "{report:#?}");
     }
 
+    /// Rebuilds the gate, under the next epoch.
+    pub async fn rebuild(&mut self) {
+        let meta = self.meta().await;
+        rushgate::redis::meta::close(&self.raw, 0, meta.epoch, "a test").await.unwrap();
+        assert_eq!(self.reconciler.step().await.unwrap(), StepOutcome::Rebuilt(meta.epoch + 1));
+    }
+
     pub async fn put_product(&self, id: &str, price: u64, stock: u64) -> ProductPut {
-        let request = PutProduct {
-            product_id: product(id),
-            name: format!("Product {id}"),
-            price,
-            status: ProductStatus::OnSale,
-            stock: Some(stock),
-        };
+        let request = PutProduct { stock: Some(stock), ..plain_product(id, price) };
         self.gate.put_product(request, soon()).await.unwrap().unwrap().fact
     }
 
@@ -205,13 +232,17 @@ impl Shop {
     pub async fn cancellation(&self, placed: &OrderPlaced) -> CancelOrder {
         let lines: Vec<(&str, u64)> =
             placed.lines.iter().map(|l| (l.product_id.as_str(), l.quantity)).collect();
+        let view = OrderView::from(placed);
         CancelOrder {
             order_id: placed.order_id.0,
             user_id: user(&placed.user_id),
             lines: self::lines(&lines),
-            refund: placed.total,
+            refund: view.wallet_amount(),
             coupon_id: placed.coupon_id.map(|id| id.0),
+            limit_numbers: limit_numbers(placed),
             read_in_epoch: self.meta().await.epoch,
+            was_pending: view.status == OrderStatus::Pending,
+            paid_outside: view.paid_outside(),
         }
     }
 

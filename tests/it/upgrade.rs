@@ -52,7 +52,8 @@ async fn run(earlier: &str, seed: u64) -> Outcome {
     // A later version records the key of a cancellation that comes too late, as a logged charge of
     // 0. The earlier version answers differently and adds a ledger line for it. Both are known, and
     // are not tested here.
-    let mix = Mix { keyed_cancels: false, ..Mix::default() };
+    // And it does not know the format of the log that some rules need.
+    let mix = Mix { keyed_cancels: false, latest_format: false, ..Mix::default() };
     let mut trial = Trial::on(seed, cluster, settings.clone(), fleet, mix).await;
     trial.a_while().await;
     settings.run(&["migrate"]).await.assert_success();

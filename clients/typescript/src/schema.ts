@@ -166,8 +166,28 @@ export interface paths {
          */
         get: operations["search_orders"];
         put?: never;
-        /** Order and pay */
+        /** Order and pay, or hold an order until it is paid outside */
         post: operations["place_order"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/orders/quote": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Price an order without placing it
+         * @description The body is that of an order. Unknown products and coupons are problems in the list.
+         */
+        post: operations["quote_order"];
         delete?: never;
         options?: never;
         head?: never;
@@ -206,6 +226,27 @@ export interface paths {
          *     the same.
          */
         post: operations["cancel_order"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/orders/{id}/confirm": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Confirm that an order was paid outside
+         * @description From the end of its hold on, an order cannot be confirmed: what was paid outside is then the
+         *     shop's to give back. The same reference again answers the same.
+         */
+        post: operations["confirm_order"];
         delete?: never;
         options?: never;
         head?: never;
@@ -445,6 +486,26 @@ export interface components {
             reason?: string | null;
         };
         /**
+         * AlreadyConfirmedProblem
+         * @description The order is paid already.
+         */
+        AlreadyConfirmedProblem: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            code: "already-confirmed";
+            /** @description What happened and what to do, for people. */
+            detail: string;
+            /** @description The payment with which the order was confirmed. */
+            payment_reference?: string;
+            /** @enum {integer} */
+            status: 409;
+            title: string;
+            /** @enum {string} */
+            type: "/problems/already-confirmed";
+        };
+        /**
          * AlreadyIssuedProblem
          * @description The user has this coupon already.
          */
@@ -566,7 +627,7 @@ export interface components {
             code: "balance-limit-exceeded";
             /** @description What happened and what to do, for people. */
             detail: string;
-            /** @description What the wallet may hold, in won. */
+            /** @description The limit: of the wallet in won, of pieces per user, or of pending orders. */
             limit: number;
             /** @enum {integer} */
             status: 409;
@@ -653,6 +714,17 @@ export interface components {
             amount: number;
         };
         /**
+         * ConfirmOrder
+         * @description What was paid outside.
+         * @example {
+         *       "payment_reference": "card-7f3a91"
+         *     }
+         */
+        ConfirmOrder: {
+            /** @description The payment provider's number: printable ASCII. */
+            payment_reference: string;
+        };
+        /**
          * Connection
          * @enum {string}
          */
@@ -671,6 +743,7 @@ export interface components {
         Coupon: {
             /** Format: uuid */
             coupon_id: string;
+            /** @description As it was when the coupon was issued. */
             discount: components["schemas"]["Discount"];
             /**
              * Format: date-time
@@ -682,6 +755,11 @@ export interface components {
              * @example 2026-11-22T09:00:00.000Z
              */
             issued_at: string;
+            /**
+             * @description The minimum subtotal of an order that uses it; 0: none.
+             * @example 0
+             */
+            min_subtotal: number;
             /**
              * @description The template's name.
              * @example Welcome: 1,000 won off
@@ -924,6 +1002,29 @@ export interface components {
             type: "/problems/gate-unavailable";
         };
         /**
+         * HoldExpiredProblem
+         * @description The order was not paid in time.
+         */
+        HoldExpiredProblem: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            code: "hold-expired";
+            /** @description What happened and what to do, for people. */
+            detail: string;
+            /**
+             * Format: date-time
+             * @description Until when the order was held.
+             */
+            hold_expires_at: string;
+            /** @enum {integer} */
+            status: 409;
+            title: string;
+            /** @enum {string} */
+            type: "/problems/hold-expired";
+        };
+        /**
          * IdempotencyKeyReusedProblem
          * @description The key belongs to another request.
          */
@@ -1092,6 +1193,8 @@ export interface components {
         IssuedCoupon: {
             /** Format: uuid */
             coupon_id: string;
+            /** @description As it stays, whatever becomes of the template. (Absent if the gate could not be read again.) */
+            discount?: components["schemas"]["Discount"];
             /**
              * Format: date-time
              * @description 365 days after `issued_at`.
@@ -1103,6 +1206,11 @@ export interface components {
              * @example 2026-11-22T09:00:00.000Z
              */
             issued_at: string;
+            /**
+             * @description The minimum subtotal of an order that uses it; 0: none.
+             * @example 0
+             */
+            min_subtotal?: number;
             /**
              * @description 1 … `max_issued`, unique within the template.
              * @example 17
@@ -1250,14 +1358,20 @@ export interface components {
          */
         Order: {
             /**
+             * @description To be paid outside: `total - wallet_amount`.
+             * @example 69000
+             */
+            amount_due?: number;
+            /**
              * Format: int32
-             * @description The orderer's balance right after the order's last change: its payment or its refund.
+             * @description The orderer's balance right after the order's last change: its payment, its confirmation or
+             *     what was given back.
              * @example 71000
              */
             balance: number;
             /**
              * Format: date-time
-             * @description When it was cancelled; absent while it is paid.
+             * @description When it was cancelled; absent unless it is.
              * @example 2026-11-22T09:05:00.000Z
              */
             cancelled_at?: string;
@@ -1268,6 +1382,18 @@ export interface components {
              * @example 1000
              */
             discount: number;
+            /**
+             * Format: date-time
+             * @description When the hold ended and everything was given back.
+             * @example 2026-11-22T09:10:00.000Z
+             */
+            expired_at?: string;
+            /**
+             * Format: date-time
+             * @description From then on, the order cannot be confirmed. Absent if nothing was due.
+             * @example 2026-11-22T09:10:00.000Z
+             */
+            hold_expires_at?: string;
             items: components["schemas"]["OrderItem"][];
             /** Format: uuid */
             order_id: string;
@@ -1276,6 +1402,25 @@ export interface components {
              * @example 2026-11-22T09:00:00.000Z
              */
             ordered_at: string;
+            /**
+             * Format: date-time
+             * @description When the payment outside was confirmed.
+             * @example 2026-11-22T09:02:00.000Z
+             */
+            paid_at?: string;
+            payment?: components["schemas"]["PaymentMethod"];
+            /** @example card-7f3a91 */
+            payment_reference?: string;
+            /**
+             * @description The shop's own order number.
+             * @example 2026-000123
+             */
+            reference?: string;
+            /**
+             * @description Of a cancelled order that was paid outside: what the shop has to give back there.
+             * @example 69000
+             */
+            refund_due?: number;
             status: components["schemas"]["OrderStatus"];
             /**
              * @description The sum of the items' amounts.
@@ -1283,12 +1428,35 @@ export interface components {
              */
             subtotal: number;
             /**
-             * @description What was paid: `subtotal - discount`.
+             * @description What the order costs: `subtotal - discount`.
              * @example 69000
              */
             total: number;
             /** @example user-1 */
             user_id: string;
+            /**
+             * @description Taken from the wallet when the order was placed.
+             * @example 0
+             */
+            wallet_amount?: number;
+        };
+        /**
+         * OrderCancelledProblem
+         * @description The order was cancelled.
+         */
+        OrderCancelledProblem: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            code: "order-cancelled";
+            /** @description What happened and what to do, for people. */
+            detail: string;
+            /** @enum {integer} */
+            status: 409;
+            title: string;
+            /** @enum {string} */
+            type: "/problems/order-cancelled";
         };
         /**
          * OrderItem
@@ -1334,7 +1502,7 @@ export interface components {
          * OrderStatus
          * @enum {string}
          */
-        OrderStatus: "paid" | "cancelled";
+        OrderStatus: "pending" | "paid" | "cancelled" | "expired";
         /**
          * OutcomeUnknownProblem
          * @description It is not known whether this was done.
@@ -1376,6 +1544,12 @@ export interface components {
             type: "/problems/overloaded";
         };
         /**
+         * PaymentMethod
+         * @description How an order is paid.
+         * @enum {string}
+         */
+        PaymentMethod: "wallet" | "external";
+        /**
          * PlaceOrder
          * @description What to order.
          * @example {
@@ -1394,9 +1568,19 @@ export interface components {
             coupon_id?: string | null;
             /** @description What the user was shown; another total is refused with `price-changed`. */
             expected_total?: number | null;
+            /** @description With `external`: for how long the order is held (default `RUSHGATE_HOLD_SECS`). */
+            hold_secs?: number | null;
             /** @description 1 to 50 products; the same product named twice counts as the sum. */
             items: components["schemas"]["PlaceOrderItem"][];
+            payment?: components["schemas"]["PaymentMethod"] | null;
+            /**
+             * @description The shop's own order number: printable ASCII. It need not be unique.
+             * @example 2026-000123
+             */
+            reference?: string | null;
             user_id: components["schemas"]["ShopId"];
+            /** @description With `external`: won to take from the wallet now, at most the total (default 0). */
+            wallet_amount?: number | null;
         };
         /**
          * PlaceOrderItem
@@ -1470,17 +1654,40 @@ export interface components {
          * Problem
          * @description A refusal (RFC 9457). `code` says which, and so which members there are.
          */
-        Problem: components["schemas"]["MalformedRequestProblem"] | components["schemas"]["UnauthenticatedProblem"] | components["schemas"]["ForbiddenProblem"] | components["schemas"]["ProductNotFoundProblem"] | components["schemas"]["CouponTemplateNotFoundProblem"] | components["schemas"]["CouponNotFoundProblem"] | components["schemas"]["OrderNotFoundProblem"] | components["schemas"]["UserNotFoundProblem"] | components["schemas"]["RouteNotFoundProblem"] | components["schemas"]["MethodNotAllowedProblem"] | components["schemas"]["RequestTimeoutProblem"] | components["schemas"]["SoldOutProblem"] | components["schemas"]["AlreadyIssuedProblem"] | components["schemas"]["IssuanceNotOpenProblem"] | components["schemas"]["IssuanceClosedProblem"] | components["schemas"]["InsufficientStockProblem"] | components["schemas"]["InsufficientBalanceProblem"] | components["schemas"]["BalanceLimitExceededProblem"] | components["schemas"]["ProductNotOnSaleProblem"] | components["schemas"]["CouponNotAvailableProblem"] | components["schemas"]["CouponExpiredProblem"] | components["schemas"]["SubtotalTooLowProblem"] | components["schemas"]["PriceChangedProblem"] | components["schemas"]["StockBelowZeroProblem"] | components["schemas"]["LimitBelowIssuedProblem"] | components["schemas"]["BodyTooLargeProblem"] | components["schemas"]["UnsupportedMediaTypeProblem"] | components["schemas"]["InvalidFieldProblem"] | components["schemas"]["IdempotencyKeyReusedProblem"] | components["schemas"]["RateLimitedProblem"] | components["schemas"]["InternalErrorProblem"] | components["schemas"]["GateUnavailableProblem"] | components["schemas"]["OverloadedProblem"] | components["schemas"]["BacklogFullProblem"] | components["schemas"]["OutcomeUnknownProblem"] | components["schemas"]["TruthUnavailableProblem"];
+        Problem: components["schemas"]["MalformedRequestProblem"] | components["schemas"]["UnauthenticatedProblem"] | components["schemas"]["ForbiddenProblem"] | components["schemas"]["ProductNotFoundProblem"] | components["schemas"]["CouponTemplateNotFoundProblem"] | components["schemas"]["CouponNotFoundProblem"] | components["schemas"]["OrderNotFoundProblem"] | components["schemas"]["UserNotFoundProblem"] | components["schemas"]["RouteNotFoundProblem"] | components["schemas"]["MethodNotAllowedProblem"] | components["schemas"]["RequestTimeoutProblem"] | components["schemas"]["SoldOutProblem"] | components["schemas"]["AlreadyIssuedProblem"] | components["schemas"]["IssuanceNotOpenProblem"] | components["schemas"]["IssuanceClosedProblem"] | components["schemas"]["InsufficientStockProblem"] | components["schemas"]["InsufficientBalanceProblem"] | components["schemas"]["BalanceLimitExceededProblem"] | components["schemas"]["ProductNotOnSaleProblem"] | components["schemas"]["SaleNotOpenProblem"] | components["schemas"]["SaleEndedProblem"] | components["schemas"]["PurchaseLimitExceededProblem"] | components["schemas"]["TooManyPendingProblem"] | components["schemas"]["HoldExpiredProblem"] | components["schemas"]["AlreadyConfirmedProblem"] | components["schemas"]["OrderCancelledProblem"] | components["schemas"]["CouponNotAvailableProblem"] | components["schemas"]["CouponExpiredProblem"] | components["schemas"]["SubtotalTooLowProblem"] | components["schemas"]["PriceChangedProblem"] | components["schemas"]["StockBelowZeroProblem"] | components["schemas"]["LimitBelowIssuedProblem"] | components["schemas"]["BodyTooLargeProblem"] | components["schemas"]["UnsupportedMediaTypeProblem"] | components["schemas"]["InvalidFieldProblem"] | components["schemas"]["IdempotencyKeyReusedProblem"] | components["schemas"]["RateLimitedProblem"] | components["schemas"]["InternalErrorProblem"] | components["schemas"]["GateUnavailableProblem"] | components["schemas"]["OverloadedProblem"] | components["schemas"]["BacklogFullProblem"] | components["schemas"]["OutcomeUnknownProblem"] | components["schemas"]["TruthUnavailableProblem"];
         /**
          * Product
          * @description A product. `price` in won, `stock` in pieces.
          */
         Product: {
+            attributes?: {
+                [key: string]: string;
+            };
             id: components["schemas"]["ShopId"];
             /** @example Tumbler, limited edition */
             name: string;
+            /**
+             * Format: int32
+             * @description The most pieces that one user may buy.
+             * @example 2
+             */
+            per_user_limit?: number;
             /** @example 35000 */
             price: number;
+            /**
+             * Format: date-time
+             * @description Sold from then on.
+             * @example 2026-11-22T09:00:00.000Z
+             */
+            sale_from?: string;
+            /**
+             * Format: date-time
+             * @description Sold until then.
+             * @example 2026-11-23T09:00:00.000Z
+             */
+            sale_until?: string;
+            /** @description Whether it is sold now: the first that applies. */
+            state: components["schemas"]["ProductState"];
             status: components["schemas"]["ProductStatus"];
             /** @example 500 */
             stock: number;
@@ -1524,11 +1731,42 @@ export interface components {
             type: "/problems/product-not-on-sale";
         };
         /**
+         * ProductState
+         * @description Whether a product is sold now.
+         * @enum {string}
+         */
+        ProductState: "suspended" | "scheduled" | "ended" | "sold_out" | "open";
+        /**
          * ProductStatus
          * @description Whether a product can be ordered.
          * @enum {string}
          */
         ProductStatus: "on_sale" | "suspended";
+        /**
+         * PurchaseLimitExceededProblem
+         * @description The user may not buy that many.
+         */
+        PurchaseLimitExceededProblem: {
+            /** @description Pieces that the user has bought, in pending and paid orders. */
+            bought: number;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            code: "purchase-limit-exceeded";
+            /** @description What happened and what to do, for people. */
+            detail: string;
+            /** @description The limit: of the wallet in won, of pieces per user, or of pending orders. */
+            limit: number;
+            product_id: components["schemas"]["ShopId"];
+            /** @description Pieces of the product in this order. */
+            requested: number;
+            /** @enum {integer} */
+            status: 409;
+            title: string;
+            /** @enum {string} */
+            type: "/problems/purchase-limit-exceeded";
+        };
         /**
          * PutCouponTemplate
          * @description What staff decide about a template.
@@ -1594,16 +1832,91 @@ export interface components {
          *     }
          */
         PutProduct: {
+            /**
+             * @description An object of strings, at most 4 KiB of JSON, shown with the product.
+             * @example {
+             *       "image_url": "https://shop.example/tumbler.png"
+             *     }
+             */
+            attributes?: {
+                [key: string]: string;
+            } | null;
             name: string;
+            /** @description Pieces that one user may buy, in pending and paid orders, counted since a limit was first set. */
+            per_user_limit?: number | null;
             /**
              * Format: int32
              * @description In won.
              */
             price: number;
+            /**
+             * Format: date-time
+             * @description Start of the sale; absent: no start.
+             */
+            sale_from?: string | null;
+            /**
+             * Format: date-time
+             * @description End of the sale, after its start; absent: no end.
+             */
+            sale_until?: string | null;
             status: components["schemas"]["ProductStatus"];
             /** @description Of a new product (default 0); later it changes by stock adjustments. A repeat may state it
              *     again as it was. */
             stock?: number | null;
+        };
+        /**
+         * Quote
+         * @description What an order would cost now, and why it would be refused. It reserves nothing.
+         */
+        Quote: {
+            /**
+             * Format: int32
+             * @example 100000
+             */
+            balance: number;
+            /** @description The user's available coupons, those that take off most first; at most 100. */
+            coupons: components["schemas"]["QuotedCoupon"][];
+            /**
+             * @description What the named coupon takes off.
+             * @example 1000
+             */
+            discount: number;
+            /** @description The products that exist, with their prices. */
+            items: components["schemas"]["OrderItem"][];
+            /** @description Whether there are no problems. */
+            orderable: boolean;
+            /** @description Every refusal that the order would meet, as the order's answer would say it. */
+            problems: components["schemas"]["Problem"][];
+            /** @example 70000 */
+            subtotal: number;
+            /**
+             * @description To be passed as `expected_total`.
+             * @example 69000
+             */
+            total: number;
+        };
+        /**
+         * QuotedCoupon
+         * @description A coupon that the user could use.
+         */
+        QuotedCoupon: {
+            /** Format: uuid */
+            coupon_id: string;
+            /**
+             * @description Won that it would take off.
+             * @example 1000
+             */
+            discount: number;
+            /** @example Welcome: 1,000 won off */
+            name: string;
+            /** @description Why it cannot be used for this order. */
+            problem?: components["schemas"]["Problem"];
+            template_id: components["schemas"]["ShopId"];
+            /**
+             * @description What the order would cost with it.
+             * @example 69000
+             */
+            total: number;
         };
         /**
          * RateLimitedProblem
@@ -1660,6 +1973,54 @@ export interface components {
             title: string;
             /** @enum {string} */
             type: "/problems/route-not-found";
+        };
+        /**
+         * SaleEndedProblem
+         * @description The sale is over.
+         */
+        SaleEndedProblem: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            code: "sale-ended";
+            /** @description What happened and what to do, for people. */
+            detail: string;
+            product_id: components["schemas"]["ShopId"];
+            /**
+             * Format: date-time
+             * @description When the sale ended.
+             */
+            sale_until: string;
+            /** @enum {integer} */
+            status: 409;
+            title: string;
+            /** @enum {string} */
+            type: "/problems/sale-ended";
+        };
+        /**
+         * SaleNotOpenProblem
+         * @description The sale has not begun.
+         */
+        SaleNotOpenProblem: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            code: "sale-not-open";
+            /** @description What happened and what to do, for people. */
+            detail: string;
+            product_id: components["schemas"]["ShopId"];
+            /**
+             * Format: date-time
+             * @description When the sale begins.
+             */
+            sale_from: string;
+            /** @enum {integer} */
+            status: 409;
+            title: string;
+            /** @enum {string} */
+            type: "/problems/sale-not-open";
         };
         /**
          * ShopId
@@ -1762,6 +2123,26 @@ export interface components {
          * @enum {string}
          */
         TemplateState: "scheduled" | "open" | "sold_out" | "closed";
+        /**
+         * TooManyPendingProblem
+         * @description Too many orders wait for a payment.
+         */
+        TooManyPendingProblem: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            code: "too-many-pending";
+            /** @description What happened and what to do, for people. */
+            detail: string;
+            /** @description The limit: of the wallet in won, of pieces per user, or of pending orders. */
+            limit: number;
+            /** @enum {integer} */
+            status: 409;
+            title: string;
+            /** @enum {string} */
+            type: "/problems/too-many-pending";
+        };
         /**
          * TruthUnavailableProblem
          * @description The database does not answer in time.
@@ -3068,6 +3449,8 @@ export interface operations {
                 template_id?: components["schemas"]["ShopId"];
                 /** @description Orders that are in this state now. */
                 status?: components["schemas"]["OrderStatus"];
+                /** @description Orders with this order number of the shop's own. */
+                reference?: string;
                 /** @description Orders of this time or later. RFC 3339, in any offset; the `+` of an offset is `%2B` in a
                  *     query. */
                 from?: string;
@@ -3181,7 +3564,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description Ordered and paid */
+            /** @description Ordered and paid, or held */
             201: {
                 headers: {
                     /** @description `true`: the answer to an earlier request with the same key */
@@ -3250,13 +3633,13 @@ export interface operations {
                     "application/problem+json": components["schemas"]["RequestTimeoutProblem"];
                 };
             };
-            /** @description `product-not-on-sale`, `insufficient-stock`, `insufficient-balance`, `coupon-not-available`, `coupon-expired`, `subtotal-too-low`, `price-changed` */
+            /** @description `product-not-on-sale`, `sale-not-open`, `sale-ended`, `purchase-limit-exceeded`, `too-many-pending`, `insufficient-stock`, `insufficient-balance`, `coupon-not-available`, `coupon-expired`, `subtotal-too-low`, `price-changed` */
             409: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["ProductNotOnSaleProblem"] | components["schemas"]["InsufficientStockProblem"] | components["schemas"]["InsufficientBalanceProblem"] | components["schemas"]["CouponNotAvailableProblem"] | components["schemas"]["CouponExpiredProblem"] | components["schemas"]["SubtotalTooLowProblem"] | components["schemas"]["PriceChangedProblem"];
+                    "application/problem+json": components["schemas"]["ProductNotOnSaleProblem"] | components["schemas"]["SaleNotOpenProblem"] | components["schemas"]["SaleEndedProblem"] | components["schemas"]["PurchaseLimitExceededProblem"] | components["schemas"]["TooManyPendingProblem"] | components["schemas"]["InsufficientStockProblem"] | components["schemas"]["InsufficientBalanceProblem"] | components["schemas"]["CouponNotAvailableProblem"] | components["schemas"]["CouponExpiredProblem"] | components["schemas"]["SubtotalTooLowProblem"] | components["schemas"]["PriceChangedProblem"];
                 };
             };
             /** @description `body-too-large` */
@@ -3319,6 +3702,139 @@ export interface operations {
                 };
                 content: {
                     "application/problem+json": components["schemas"]["OverloadedProblem"] | components["schemas"]["GateUnavailableProblem"] | components["schemas"]["BacklogFullProblem"] | components["schemas"]["OutcomeUnknownProblem"];
+                };
+            };
+        };
+    };
+    quote_order: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PlaceOrder"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Quote"];
+                };
+            };
+            /** @description `malformed-request` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["MalformedRequestProblem"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
+                    "WWW-Authenticate"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["UnauthenticatedProblem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ForbiddenProblem"];
+                };
+            };
+            /** @description `user-not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["UserNotFoundProblem"];
+                };
+            };
+            /** @description `request-timeout` */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["RequestTimeoutProblem"];
+                };
+            };
+            /** @description `body-too-large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["BodyTooLargeProblem"];
+                };
+            };
+            /** @description `unsupported-media-type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["UnsupportedMediaTypeProblem"];
+                };
+            };
+            /** @description `invalid-field` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InvalidFieldProblem"];
+                };
+            };
+            /** @description `rate-limited` */
+            429: {
+                headers: {
+                    /** @description What is left of the quota, such as `"user";r=0;t=10` */
+                    RateLimit?: string;
+                    /** @description The quota, such as `"user";q=200;w=10` */
+                    "RateLimit-Policy"?: string;
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["RateLimitedProblem"];
+                };
+            };
+            /** @description `internal-error` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InternalErrorProblem"];
+                };
+            };
+            /** @description `gate-unavailable`, `overloaded`, `backlog-full`, `outcome-unknown` */
+            503: {
+                headers: {
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["GateUnavailableProblem"] | components["schemas"]["OverloadedProblem"] | components["schemas"]["BacklogFullProblem"] | components["schemas"]["OutcomeUnknownProblem"];
                 };
             };
         };
@@ -3519,13 +4035,178 @@ export interface operations {
                     "application/problem+json": components["schemas"]["RequestTimeoutProblem"];
                 };
             };
-            /** @description `balance-limit-exceeded` */
+            /** @description `balance-limit-exceeded`, `hold-expired` */
             409: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/problem+json": components["schemas"]["BalanceLimitExceededProblem"];
+                    "application/problem+json": components["schemas"]["BalanceLimitExceededProblem"] | components["schemas"]["HoldExpiredProblem"];
+                };
+            };
+            /** @description `body-too-large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["BodyTooLargeProblem"];
+                };
+            };
+            /** @description `unsupported-media-type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["UnsupportedMediaTypeProblem"];
+                };
+            };
+            /** @description `invalid-field`, `idempotency-key-reused` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InvalidFieldProblem"] | components["schemas"]["IdempotencyKeyReusedProblem"];
+                };
+            };
+            /** @description `rate-limited` */
+            429: {
+                headers: {
+                    /** @description What is left of the quota, such as `"user";r=0;t=10` */
+                    RateLimit?: string;
+                    /** @description The quota, such as `"user";q=200;w=10` */
+                    "RateLimit-Policy"?: string;
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["RateLimitedProblem"];
+                };
+            };
+            /** @description `internal-error` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["InternalErrorProblem"];
+                };
+            };
+            /** @description `truth-unavailable`, `overloaded`, `gate-unavailable`, `backlog-full`, `outcome-unknown` */
+            503: {
+                headers: {
+                    /** @description Seconds to wait */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["TruthUnavailableProblem"] | components["schemas"]["OverloadedProblem"] | components["schemas"]["GateUnavailableProblem"] | components["schemas"]["BacklogFullProblem"] | components["schemas"]["OutcomeUnknownProblem"];
+                };
+            };
+        };
+    };
+    confirm_order: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Makes the request safe to repeat: for 24 hours, a repeat by the same user gets the first answer again, with
+                 *     `Idempotent-Replayed: true`. Printable ASCII. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /**
+                 * @description The order: the `order_id` that placing it has answered.
+                 * @example 01985d2c-5d00-7000-8000-000000000001
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConfirmOrder"];
+            };
+        };
+        responses: {
+            /** @description Confirmed */
+            200: {
+                headers: {
+                    /** @description `true`: the answer to an earlier request with the same key */
+                    "Idempotent-Replayed"?: "true";
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Order"];
+                };
+            };
+            /** @description Decided, not yet in PostgreSQL */
+            202: {
+                headers: {
+                    /** @description `true`: the answer to an earlier request with the same key */
+                    "Idempotent-Replayed"?: "true";
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AcceptedOrder"];
+                };
+            };
+            /** @description `malformed-request` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["MalformedRequestProblem"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    /** @description `Bearer`; with `error="invalid_token"` if there was a token */
+                    "WWW-Authenticate"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["UnauthenticatedProblem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ForbiddenProblem"];
+                };
+            };
+            /** @description `order-not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["OrderNotFoundProblem"];
+                };
+            };
+            /** @description `request-timeout` */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["RequestTimeoutProblem"];
+                };
+            };
+            /** @description `already-confirmed`, `hold-expired`, `order-cancelled` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["AlreadyConfirmedProblem"] | components["schemas"]["HoldExpiredProblem"] | components["schemas"]["OrderCancelledProblem"];
                 };
             };
             /** @description `body-too-large` */

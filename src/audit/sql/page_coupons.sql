@@ -1,5 +1,5 @@
 -- Each coupon in the form of its holder's value in the gate. The first page has '' as the id.
-SELECT c.coupon_id, c.user_id, coalesce(t.number, 0)::bigint AS number, c.serial::bigint AS serial,
+SELECT c.coupon_id, c.user_id, coalesce(c.terms_number, t.number, 0)::bigint AS number, c.serial::bigint AS serial,
        (extract(epoch FROM c.issued_at) * 1000)::bigint AS issued_at_ms, c.order_id
 FROM coupons c
 LEFT JOIN coupon_templates t USING (template_id)

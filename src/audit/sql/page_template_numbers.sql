@@ -1,2 +1,7 @@
 SELECT number::text AS id, to_json(template_id) AS shown
-FROM coupon_templates WHERE number::text > $1 ORDER BY number::text LIMIT $2
+FROM (
+    SELECT number, template_id FROM coupon_templates
+    UNION
+    SELECT number, template_id FROM coupon_terms
+) AS numbers
+WHERE number::text > $1 ORDER BY number::text LIMIT $2

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use serde::Serialize;
 
 use super::table::Key;
-use crate::domain::{CouponTemplate, Product, ProductStatus, TemplateState, TimestampMs, rfc3339};
+use crate::domain::{CouponTemplate, Product, ProductState, TemplateState, TimestampMs, rfc3339};
 
 /// For the OpenAPI description.
 pub const EXAMPLE: &str = "event: snapshot
@@ -19,25 +19,6 @@ data: {\"now\":\"2026-11-22T09:00:00.012Z\",\"id\":\"rush-100\",\"remaining\":73
 pub const HEARTBEAT: &str = ":\n\n";
 pub const UNAVAILABLE: &str = "event: unavailable\ndata: {}\n\n";
 
-/// Whether a product can be ordered now, and if not, why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProductState {
-    Suspended,
-    SoldOut,
-    Open,
-}
-
-impl ProductState {
-    fn of(product: &Product) -> Self {
-        match (product.status, product.stock) {
-            (ProductStatus::Suspended, _) => Self::Suspended,
-            (ProductStatus::OnSale, 0) => Self::SoldOut,
-            (ProductStatus::OnSale, _) => Self::Open,
-        }
-    }
-}
-
 /// What a stream shows of a product or a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -48,7 +29,7 @@ pub enum Shown {
 
 impl Shown {
     pub fn product(product: &Product, _now: TimestampMs) -> Self {
-        Self::Product { stock: product.stock, state: ProductState::of(product) }
+        Self::Product { stock: product.stock, state: product.state() }
     }
 
     pub fn template(template: &CouponTemplate, now: TimestampMs) -> Self {

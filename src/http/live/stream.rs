@@ -157,7 +157,8 @@ impl HttpBody for EventStream {
 mod tests {
     use super::*;
     use crate::domain::ProductId;
-    use crate::http::live::event::{ProductState, Shown};
+    use crate::domain::ProductState;
+    use crate::http::live::event::Shown;
     use crate::http::live::table::{Cell, Live};
     use futures::FutureExt;
     use std::sync::Arc;

@@ -325,7 +325,7 @@ fn overloaded(detail: &'static str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::live::event::ProductState;
+    use crate::domain::ProductState;
 
     fn key(id: &str) -> Key {
         Key::Product(ProductId::parse(id).unwrap())

@@ -15,6 +15,7 @@ use crate::config::ChargeScope;
 
 mod catalogue;
 mod problems;
+pub use problems::AnyProblem;
 mod refusals;
 #[cfg(test)]
 mod tests;

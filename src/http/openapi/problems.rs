@@ -1,16 +1,35 @@
 //! A schema for each refusal code with its members, and an example of each, made by the service's
 //! own code.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use crate::domain::wire::Id;
-use crate::domain::{Line, ProductId, TemplateId};
+use crate::domain::{Line, ProductId, TemplateId, rfc3339};
 use crate::gate::{
     CancelRefusal, GateError, IssueRefusal, OrderRefusal, StockRefusal, TemplateRefusal,
 };
 use crate::http::problem::{Code, NoToken, Problem};
 use crate::http::refusals;
+
+/// The schema of any refusal.
+pub struct AnyProblem;
+
+impl PartialSchema for AnyProblem {
+    fn schema() -> RefOr<Schema> {
+        Ref::from_schema_name("Problem").into()
+    }
+}
+
+impl ToSchema for AnyProblem {
+    fn name() -> Cow<'static, str> {
+        "Problem".into()
+    }
+}
 
 /// Adds the schema of each code, `Problem` as any one of them, and the examples.
 pub fn add_components(components: &mut Value) {
@@ -93,7 +112,18 @@ fn member(name: &str) -> Value {
         "available" => number("Pieces that there are."),
         "required" => number("What is needed: pieces of the product, or won."),
         "balance" => number("What the wallet holds, in won."),
-        "limit" => number("What the wallet may hold, in won."),
+        "limit" => {
+            number("The limit: of the wallet in won, of pieces per user, or of pending orders.")
+        }
+        "bought" => number("Pieces that the user has bought, in pending and paid orders."),
+        "requested" => number("Pieces of the product in this order."),
+        "sale_from" => time("When the sale begins."),
+        "sale_until" => time("When the sale ended."),
+        "hold_expires_at" => time("Until when the order was held."),
+        "payment_reference" => json!({
+            "type": "string",
+            "description": "The payment with which the order was confirmed.",
+        }),
         "subtotal" => number("The order's subtotal, in won."),
         "total" => number("The order's total as it is now, in won."),
         "issued" => number("Coupons issued so far."),
@@ -154,6 +184,15 @@ fn example(code: Code) -> Problem {
             refusals::cancel(CancelRefusal::BalanceLimit(940_000), 70_000)
         }
         Code::ProductNotOnSale => order_refused(OrderRefusal::NotOnSale(tumbler())),
+        Code::SaleNotOpen => order_refused(OrderRefusal::SaleNotOpen(tumbler(), at_ms)),
+        Code::SaleEnded => order_refused(OrderRefusal::SaleEnded(tumbler(), at_ms)),
+        Code::PurchaseLimitExceeded => {
+            order_refused(OrderRefusal::PurchaseLimit(tumbler(), 2, 1, 2))
+        }
+        Code::TooManyPending => order_refused(OrderRefusal::TooManyPending(5)),
+        Code::HoldExpired => refusals::hold_expired(rfc3339(at_ms)),
+        Code::AlreadyConfirmed => refusals::already_confirmed(Some("card-7f3a91")),
+        Code::OrderCancelled => refusals::order_cancelled(),
         Code::CouponNotAvailable => coupon_refused(OrderRefusal::CouponUsed),
         Code::CouponExpired => coupon_refused(OrderRefusal::CouponExpired(at_ms)),
         Code::SubtotalTooLow => coupon_refused(OrderRefusal::SubtotalTooLow(30_000, 9_000)),

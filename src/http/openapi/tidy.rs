@@ -55,6 +55,7 @@ fn query_of_the_demo(path: &str, name: &str) -> Option<Value> {
 
 /// Completes all schemas of the document.
 pub fn schemas(api: &mut Value) {
+    join_order(&mut api["components"]["schemas"]);
     for (name, schema) in api["components"]["schemas"].as_object_mut().into_iter().flatten() {
         if let Some(element) = name.strip_prefix("List_") {
             schema["properties"]["data"]["items"] =
@@ -64,6 +65,21 @@ pub fn schemas(api: &mut Value) {
         schema["title"] = json!(name);
     }
     numbers(api);
+}
+
+/// The members of a part that is not always there are optional members of the order. (The derived
+/// schema has the whole part or null.)
+fn join_order(schemas: &mut Value) {
+    let part = schemas.as_object_mut().and_then(|all| all.remove("PaidOutside"));
+    let parts = schemas["Order"]["allOf"].take();
+    let order = parts.as_array().into_iter().flatten().find(|it| it["properties"].is_object());
+    let (Some(part), Some(order)) = (part, order) else { return };
+    let mut order = order.clone();
+    order["description"] = schemas["Order"]["description"].clone();
+    for (name, member) in part["properties"].as_object().into_iter().flatten() {
+        order["properties"][name] = member.clone();
+    }
+    schemas["Order"] = order;
 }
 
 /// All numbers are below 2^53. Those that fit into 32 bits have the format `int32`; the others have

@@ -90,6 +90,13 @@ pub fn title(code: Code) -> &'static str {
         Code::InsufficientBalance => "잔액이 부족합니다",
         Code::BalanceLimitExceeded => "지갑의 한도를 넘습니다",
         Code::ProductNotOnSale => "판매 중인 상품이 아닙니다",
+        Code::SaleNotOpen => "아직 판매가 시작되지 않았습니다",
+        Code::SaleEnded => "판매가 끝났습니다",
+        Code::PurchaseLimitExceeded => "한 사람이 살 수 있는 수량을 넘습니다",
+        Code::TooManyPending => "결제를 기다리는 주문이 너무 많습니다",
+        Code::HoldExpired => "결제 시한이 지난 주문입니다",
+        Code::AlreadyConfirmed => "이미 결제된 주문입니다",
+        Code::OrderCancelled => "취소된 주문입니다",
         Code::CouponNotAvailable => "이미 사용한 쿠폰입니다",
         Code::CouponExpired => "쿠폰의 유효 기간이 지났습니다",
         Code::SubtotalTooLow => "쿠폰의 최소 주문 금액보다 적습니다",
@@ -159,7 +166,7 @@ pub fn detail(code: Code, of: Members<'_>) -> String {
             of.number("available")
         ),
         Code::InsufficientBalance => format!(
-            "주문 금액은 {}이고 지갑에는 {}이 있습니다. 먼저 충전해 주십시오.",
+            "지갑에서 {}을 결제해야 하는데 지갑에는 {}이 있습니다. 먼저 충전해 주십시오.",
             of.won("required"),
             of.won("balance")
         ),
@@ -172,6 +179,37 @@ pub fn detail(code: Code, of: Members<'_>) -> String {
             "상품 `{}`은(는) 판매가 중지되었습니다. 주문에서 빼 주십시오.",
             of.text("product_id")
         ),
+        Code::SaleNotOpen => format!(
+            "상품 `{}`은(는) {}부터 판매됩니다. 그때 다시 시도하십시오.",
+            of.text("product_id"),
+            of.time("sale_from")
+        ),
+        Code::SaleEnded => format!(
+            "상품 `{}`은(는) {}까지 판매되었습니다. 주문에서 빼 주십시오.",
+            of.text("product_id"),
+            of.time("sale_until")
+        ),
+        Code::PurchaseLimitExceeded => format!(
+            "상품 `{}`은(는) 한 사람이 {}개까지 살 수 있습니다. 이미 {}개를 구매했고, 이번에 {}개를 주문했습니다.",
+            of.text("product_id"),
+            of.number("limit"),
+            of.number("bought"),
+            of.number("requested")
+        ),
+        Code::TooManyPending => format!(
+            "결제를 기다리는 주문은 {}건까지 둘 수 있습니다. 먼저 하나를 결제하거나 취소하십시오.",
+            of.number("limit")
+        ),
+        Code::HoldExpired => format!(
+            "이 주문은 {}까지 결제되지 않아 해제되었습니다. 외부에서 결제된 금액은 환불해야 합니다. 다시 주문하십시오.",
+            of.time("hold_expires_at")
+        ),
+        Code::AlreadyConfirmed => {
+            "이미 결제된 주문입니다. 다른 결제도 이루어졌다면 그중 하나는 환불해야 합니다.".into()
+        }
+        Code::OrderCancelled => {
+            "취소된 주문입니다. 외부에서 결제된 금액이 있다면 환불해야 합니다.".into()
+        }
         Code::CouponNotAvailable => "다른 주문에 이미 사용한 쿠폰입니다.".into(),
         Code::CouponExpired => format!("쿠폰이 {}에 만료되었습니다.", of.time("expired_at")),
         Code::SubtotalTooLow => format!(
@@ -252,9 +290,10 @@ mod tests {
         for code in Code::ALL {
             let names = code.members().iter().filter(|name| **name != "retry_after");
             let value = |name: &str| match name {
-                "issue_from" | "issue_until" | "expired_at" => json!("2026-11-22T09:00:00.000Z"),
+                "issue_from" | "issue_until" | "expired_at" | "sale_from" | "sale_until"
+                | "hold_expires_at" => json!("2026-11-22T09:00:00.000Z"),
                 "available" | "required" | "balance" | "limit" | "subtotal" | "total"
-                | "issued" => {
+                | "issued" | "bought" | "requested" => {
                     json!(1_234_567)
                 }
                 _ => json!("a-value"),

@@ -1,7 +1,8 @@
 -- Compare-and-set of a cell's cursor ($1): from epoch $2, seq $3, tip $4 to epoch $5, seq $6, tip
 -- $7. The row lock makes two leaders wait for each other; the loser then finds the cursor moved and
 -- updates no row. The same happens to a leader that read the cursor when another server was the
--- gate ($10), or before an operator skipped a fact ($12: by differences). A new epoch names its own
+-- gate ($10), or before an operator skipped a fact ($12: by differences). $13 is the highest format
+-- version of the entries. A new epoch names its own
 -- gate ($11).
 UPDATE cell_cursors
 SET epoch = $5,
@@ -12,6 +13,8 @@ SET epoch = $5,
     skipping = skipping AND epoch = $5,
     skip_steps = skip_steps + $12::boolean::int,
     halted_reason = NULL,
+    log_format = greatest(log_format, $13),
+    format_steps = format_steps + 1,
     gate = CASE WHEN epoch = $5 THEN gate ELSE $11 END,
     gate_epoch = CASE WHEN epoch = $5 THEN gate_epoch WHEN $11::text IS NULL THEN NULL ELSE $5 END,
     updated_at = now()

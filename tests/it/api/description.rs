@@ -56,6 +56,10 @@ impl Description {
             assert!(outside || matches!(answer.status, 404 | 405), "{what} is not described");
             return;
         };
+        // The path is another route's: `GET /v1/orders/quote` is no order.
+        if answer.status == 405 {
+            return;
+        }
         let described = &operation["responses"][answer.status.to_string()];
         assert!(described.is_object(), "{what} is not described: {}", answer.body);
         if described["content"].is_object() {

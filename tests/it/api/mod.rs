@@ -33,6 +33,7 @@ mod browser;
 mod cancel;
 mod catalogue;
 mod description;
+mod external;
 mod holders;
 mod idempotency;
 mod limits;

@@ -25,7 +25,7 @@ async fn the_description_has_every_route_of_the_contract() {
         POST /v1/users/{user}/wallet/charges, GET /v1/users/{user}/wallet/entries, PUT /v1/coupon-templates/{id}, \
         GET /v1/coupon-templates, GET /v1/coupon-templates/{id}, POST /v1/coupon-templates/{id}/coupons, \
         GET /v1/coupon-templates/{id}/coupons, GET /v1/users/{user}/coupons, GET /v1/orders, POST /v1/orders, GET /v1/orders/{id}, GET /v1/users/{user}/orders, \
-        POST /v1/orders/{id}/cancel, GET /v1/live, GET /v1/admin/status, GET /v1/admin/metrics, GET /v1/admin/audits, POST /v1/admin/audits";
+        POST /v1/orders/{id}/cancel, POST /v1/orders/{id}/confirm, POST /v1/orders/quote, GET /v1/live, GET /v1/admin/status, GET /v1/admin/metrics, GET /v1/admin/audits, POST /v1/admin/audits";
     let contract: BTreeSet<String> = contract.split(", ").map(str::to_owned).collect();
     assert_eq!(described, contract);
 }
@@ -183,6 +183,7 @@ async fn a_202_names_what_was_made() {
     let expected = [
         "charge_id",
         "coupon_id",
+        "order_id",
         "order_id",
         "order_id",
         "product_id",

@@ -219,11 +219,14 @@ pub async fn a_year_later() -> Codes {
     let api = instance.client();
     let (user, mug) = (api.user(5_000).await, api.product(1_000, 5).await);
     let coupon = api.coupon(&api.template(json!({})).await, &user).await;
+    let held = api.order(&user, &[(&mug, 1)], json!({"payment": "external"})).ok(201).await;
     let raw = rushgate::redis::connect(&backend.redis.url()).await.unwrap();
     let later = jiff::Timestamp::now().as_millisecond() + 366 * 24 * 60 * 60 * 1_000;
     let _: i64 = raw.hset(rushgate::redis::keys::Keys::meta(0), ("clock", later)).await.unwrap();
     let answer = api.order(&user, &[(&mug, 1)], json!({"coupon_id": coupon})).send().await;
-    [answer.code().to_owned()].into()
+    let path = format!("/v1/orders/{}/confirm", text(&held, "order_id"));
+    let late = api.post(&path, &json!({"payment_reference": "card"})).service().send().await;
+    [answer.code().to_owned(), late.code().to_owned()].into()
 }
 
 pub async fn a_body_that_does_not_come(api: &Api) -> Codes {

@@ -40,7 +40,8 @@ async fn the_most_sold_products_of_three_days_are_listed() {
         "the latest order, too; the cancelled one not"
     );
     assert_eq!(column(&refreshed, "rank"), [1, 2, 3, 4, 5]);
-    let expected = json!({"rank": 1, "id": last, "name": "A product", "price": 100, "stock": 91, "status": "on_sale", "sold": 9});
+    let expected = json!({"rank": 1, "id": last, "name": "A product", "price": 100, "stock": 91, "status": "on_sale",
+        "state": "open", "sold": 9});
     assert_eq!(refreshed["data"][0], expected);
     assert_now(&refreshed, "refreshed_at");
     let window = time(&refreshed, "to").duration_since(time(&refreshed, "from"));

@@ -11,12 +11,12 @@ async fn a_product_is_created_then_changed() {
     let path = format!("/v1/products/{id}");
     let body = json!({"name": "머그", "price": 15_000, "status": "on_sale", "stock": 3});
     let created = api.put(&path, &body).admin().ok(201).await;
-    assert_eq!(created, with(json!({"id": id}), body));
+    assert_eq!(created, with(json!({"id": id, "state": "open"}), body));
     assert_eq!(api.get(&path).ok(200).await, created, "without a token");
 
     let body = json!({"name": "Mug", "price": 100, "status": "suspended"});
     let changed = api.put(&path, &body).admin().ok(200).await;
-    assert_eq!(changed, with(json!({"id": id, "stock": 3}), body.clone()));
+    assert_eq!(changed, with(json!({"id": id, "stock": 3, "state": "suspended"}), body.clone()));
     assert_eq!(api.get(&path).ok(200).await, changed);
     assert_eq!(api.put(&path, &body).admin().ok(200).await, changed, "repeatable");
 
@@ -40,7 +40,9 @@ async fn products_are_listed_page_by_page_in_the_order_of_their_ids() {
     assert_eq!(members(&first), BTreeSet::from(["data", "next"]));
     assert_eq!(
         first["data"][0],
-        json!({"id": ids[0], "name": ids[0], "price": 500, "stock": 0, "status": "on_sale"})
+        json!({
+            "id": ids[0], "name": ids[0], "price": 500, "stock": 0, "status": "on_sale", "state": "sold_out"
+        })
     );
     assert_eq!(column(&first, "id"), [&ids[0], &ids[1]]);
     assert_eq!(first["next"], ids[1]);

@@ -34,7 +34,37 @@ async fn ordinary(api: &Api) -> BTreeSet<String> {
     let adjust = api.post(&format!("/v1/products/{mug}/stock-adjustments"), &json!({"delta": -99}));
     let lower =
         api.put(&format!("/v1/coupon-templates/{taken}"), &template(json!({"max_issued": 0})));
+    let (soon, over) = (api.product(1_000, 5).await, api.product(1_000, 5).await);
+    for (id, rules) in [
+        (&soon, json!({"sale_from": "2990-01-01T00:00:00Z", "per_user_limit": 1})),
+        (&over, json!({"sale_until": "2020-01-01T00:00:00Z"})),
+    ] {
+        let body = with(json!({"name": "n", "price": 1_000, "status": "on_sale"}), rules);
+        api.put(&format!("/v1/products/{id}"), &body).admin().ok(200).await;
+    }
+    let few = api.product(1_000, 5).await;
+    let body = json!({"name": "n", "price": 1_000, "status": "on_sale", "per_user_limit": 1});
+    api.put(&format!("/v1/products/{few}"), &body).admin().ok(200).await;
+    let external = json!({"payment": "external"});
+    let paid = api.order(&user, &[(&mug, 1)], json!({})).ok(201).await;
+    let gone = api.order(&rich, &[(&mug, 1)], external.clone()).ok(201).await;
+    api.cancel(&gone, &rich).ok(200).await;
+    let hoarder = api.user(0).await;
+    let many = api.product(1_000, 50).await;
+    for _ in 0..5 {
+        api.order(&hoarder, &[(&many, 1)], external.clone()).ok(201).await;
+    }
+    let confirm = |order: &Value| {
+        let path = format!("/v1/orders/{}/confirm", text(order, "order_id"));
+        api.post(&path, &json!({"payment_reference": "card"})).service()
+    };
     let requests = [
+        ("sale-not-open", order(&[(&soon, 1)], json!({}))),
+        ("sale-ended", order(&[(&over, 1)], json!({}))),
+        ("purchase-limit-exceeded", order(&[(&few, 2)], json!({}))),
+        ("too-many-pending", api.order(&hoarder, &[(&many, 1)], external)),
+        ("already-confirmed", confirm(&paid)),
+        ("order-cancelled", confirm(&gone)),
         ("malformed-request", api.call("POST", "/v1/orders").user(&user).raw(b"{".to_vec())),
         ("unauthenticated", api.charge(&user, 1)),
         ("forbidden", api.get("/v1/admin/status").user(&user)),
@@ -101,6 +131,13 @@ fn status_of(code: &str) -> u16 {
         | "insufficient-balance"
         | "balance-limit-exceeded"
         | "product-not-on-sale"
+        | "sale-not-open"
+        | "sale-ended"
+        | "purchase-limit-exceeded"
+        | "too-many-pending"
+        | "hold-expired"
+        | "already-confirmed"
+        | "order-cancelled"
         | "coupon-not-available"
         | "coupon-expired"
         | "subtotal-too-low"

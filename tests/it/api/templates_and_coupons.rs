@@ -80,7 +80,7 @@ async fn coupons_are_issued_first_come_first_served_once_per_user() {
     let (id, ann, bob) = (api.template(json!({"max_issued": 2})).await, fresh("ann"), fresh("bob"));
     let issued = api.issue(&id, &ann).ok(201).await;
     let expected = json!({"coupon_id": issued["coupon_id"], "template_id": id, "user_id": ann, "serial": 1,
-        "status": "available", "issued_at": issued["issued_at"], "expires_at": issued["expires_at"]});
+        "discount": {"type": "amount", "value": 1_000}, "min_subtotal": 0, "status": "available", "issued_at": issued["issued_at"], "expires_at": issued["expires_at"]});
     assert_eq!(issued, expected);
     assert_now(&issued, "issued_at");
     let usable = time(&issued, "expires_at").duration_since(time(&issued, "issued_at"));
@@ -148,7 +148,7 @@ async fn a_user_sees_the_coupons_newest_first_and_by_status() {
     assert_eq!(column(&list, "coupon_id"), ids.iter().collect::<Vec<_>>());
     let first = &list["data"][0];
     let expected = json!({"coupon_id": ids[0], "template_id": first["template_id"], "name": "A template",
-        "serial": 1, "discount": {"type": "percent", "value": 5, "max": 900}, "status": "available",
+        "serial": 1, "discount": {"type": "percent", "value": 5, "max": 900}, "min_subtotal": 0, "status": "available",
         "issued_at": first["issued_at"], "expires_at": first["expires_at"]});
     assert_eq!(*first, expected);
     assert_now(first, "issued_at");

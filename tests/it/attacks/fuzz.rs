@@ -105,6 +105,7 @@ fn payloads() -> Vec<Vec<u8>> {
         issued_at: 1_764_000_000_000,
         expires_at: 1_795_536_000_000,
         idempotency: idempotency(),
+        terms_number: None,
     };
     let placed = OrderPlaced {
         order_id: id(),
@@ -117,6 +118,7 @@ fn payloads() -> Vec<Vec<u8>> {
         balance_after: 600,
         ordered_at: 1_764_000_000_000,
         idempotency: None,
+        more: None,
     };
     let charged = WalletCharged {
         charge_id: id(),

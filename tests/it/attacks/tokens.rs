@@ -85,7 +85,7 @@ async fn guarded_routes(api: &Api) -> Vec<(String, String)> {
             }
         }
     }
-    assert_eq!(routes.len(), 16);
+    assert_eq!(routes.len(), 21);
     routes
 }
 

@@ -145,7 +145,7 @@ impl Clock {
             .collect()
     }
 
-    async fn set(&self, trial: &mut Trial, off_ms: i64) {
+    pub async fn set(&self, trial: &mut Trial, off_ms: i64) {
         self.set_off(off_ms);
         let off = |now_ms: i64| now_ms - Timestamp::now().as_millisecond();
         let found = off(time_of_redis(trial).await);

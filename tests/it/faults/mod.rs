@@ -10,6 +10,7 @@ mod chaos;
 mod clock;
 mod cut_off;
 mod forgetful;
+mod holds;
 mod instances;
 pub mod poison;
 mod postgres;
@@ -59,6 +60,9 @@ faults! {
     instances::instance_killed_unheard: "the same key gives the first answer, marked as a repeat";
     instances::instance_stalled: "late requests are refused by the script and change nothing";
     instances::answers_lost: "outcome-unknown; repeated: one effect";
+    holds::killed_before_confirming: "the hold stays; the payment is confirmed elsewhere, once";
+    holds::sweep_killed: "each hold ends once; every piece is back";
+    holds::rebuild_with_pending: "pending orders are loaded, then confirmed or cancelled like any other";
     rebuilds::rebuild_under_traffic: "one epoch wins; nothing is written into an old one";
     rebuilds::rebuild_overtaken: "the overtaken rebuild opens nothing, nothing is written into its epoch";
     clock::clock_set: "the window does not reopen; nothing expires; requests are decided, late ones are not";

@@ -127,7 +127,7 @@ async fn rebuilt(seed: u64, rounds: usize, at_once: std::ops::Range<usize>) -> O
 
 /// Runs `rushgate rebuild`. Returns the epoch that it opened, or `None` if another rebuild was
 /// faster.
-async fn rebuild(settings: &Settings, start_ms: u64) -> Option<u64> {
+pub async fn rebuild(settings: &Settings, start_ms: u64) -> Option<u64> {
     tokio::time::sleep(Duration::from_millis(start_ms)).await;
     let finished = settings.run(&["rebuild"]).await;
     if finished.stderr.contains("timed out") {

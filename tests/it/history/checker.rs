@@ -12,16 +12,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
-use rushgate::domain::fact::Idempotency;
+use rushgate::domain::fact::{Idempotency, PurchaseCount};
 use rushgate::domain::wire::Id;
-use rushgate::domain::{TimestampMs, rfc3339};
+use rushgate::domain::{OrderStatus, TimestampMs, rfc3339};
 use rushgate::log::RawEntry;
 use rushgate::log::entry::genesis_tip;
 use serde_json::Value;
 
-use super::model::{self, Fact, Shop, Verdict, facts_of, request_of, without_images};
-use super::record::{Ask, Epoch, History, LeftOut, Operation, Truth, TruthOrder};
-use super::view;
+use super::model::{self, Fact, Order, Shop, Verdict, facts_of, request_of, without_images};
+use super::record::{
+    Ask, Epoch, History, LeftOut, Operation, Truth, TruthCoupon, TruthOrder, TruthProduct,
+};
+use super::view::{self, KnownTerms};
 
 /// Maximum age of a remembered sold-out verdict: 200 ms, plus a margin for a busy machine.
 pub const SOLD_OUT_MEMORY_US: u64 = 1_200_000;
@@ -186,6 +188,8 @@ fn id_of(fact: &Fact) -> Option<Id> {
         Fact::WalletCharged(f) => Some(f.charge_id),
         Fact::OrderPlaced(f) => Some(f.order_id),
         Fact::OrderCancelled(f) => Some(f.order_id),
+        Fact::OrderConfirmed(f) => Some(f.order_id),
+        Fact::OrderExpired(f) => Some(f.order_id),
         Fact::ProductPut(_) | Fact::StockAdjusted(_) | Fact::TemplatePut(_) => None,
     }
 }
@@ -279,6 +283,7 @@ struct Places {
     charges: HashMap<Id, usize>,
     orders: HashMap<Id, usize>,
     cancellations: HashMap<Id, usize>,
+    confirmations: HashMap<Id, usize>,
     /// By the name or reason, which is unique to a request.
     staff: HashMap<String, usize>,
     /// For histories in which decisions may be lost. A key's answer counts as lost if its request
@@ -286,6 +291,8 @@ struct Places {
     done_anew_us: HashMap<String, u64>,
     /// An order's cancellation counts as lost if the answer gives another time than this one.
     cancelled_at: HashMap<Id, TimestampMs>,
+    /// The same for its confirmation.
+    confirmed_at: HashMap<Id, TimestampMs>,
     /// Only decisions that were answered with 202 may be lost.
     only_accepted: bool,
 }
@@ -299,6 +306,9 @@ impl Places {
                 Fact::WalletCharged(f) => places.charges.insert(f.charge_id, at),
                 Fact::OrderPlaced(f) => places.orders.insert(f.order_id, at),
                 Fact::OrderCancelled(f) => places.cancellations.insert(f.order_id, at),
+                Fact::OrderConfirmed(f) => places.confirmations.insert(f.order_id, at),
+                // Nobody asks for it.
+                Fact::OrderExpired(_) => None,
                 Fact::ProductPut(f) => places.staff.insert(f.name.clone(), at),
                 Fact::StockAdjusted(f) => {
                     places.staff.insert(f.reason.clone().unwrap_or_default(), at)
@@ -320,8 +330,14 @@ impl Places {
             }
         }
         for Placed { fact, .. } in placed {
-            if let Fact::OrderCancelled(f) = fact {
-                self.cancelled_at.insert(f.order_id, f.cancelled_at);
+            match fact {
+                Fact::OrderCancelled(f) => {
+                    self.cancelled_at.insert(f.order_id, f.cancelled_at);
+                }
+                Fact::OrderConfirmed(f) => {
+                    self.confirmed_at.insert(f.order_id, f.paid_at);
+                }
+                _ => {}
             }
         }
     }
@@ -332,18 +348,25 @@ impl Places {
             return false;
         }
         let anew = operation.key.as_ref().and_then(|key| self.done_anew_us.get(key));
-        let Ask::Cancel { order } = &operation.ask else {
-            return anew.is_some_and(|asked_us| operation.asked_us < *asked_us);
+        let (at, member) = match &operation.ask {
+            Ask::Cancel { order } => (self.cancelled_at.get(order), "cancelled_at"),
+            Ask::Confirm { order, .. } => (self.confirmed_at.get(order), "paid_at"),
+            _ => return anew.is_some_and(|asked_us| operation.asked_us < *asked_us),
         };
-        let Some(at) = self.cancelled_at.get(order) else { return false };
-        match answer.body["cancelled_at"].as_str() {
+        let Some(at) = at else { return false };
+        match answer.body[member].as_str() {
             Some(told) => told != rfc3339(*at),
             None => operation.wall_ms.1 < *at, // a 202 does not tell the time
         }
     }
 
-    fn cancelled_all_the_same(&self, operation: &Operation) -> bool {
-        matches!(&operation.ask, Ask::Cancel { order } if self.cancelled_at.contains_key(order))
+    /// Another request has cancelled or confirmed the order since.
+    fn done_all_the_same(&self, operation: &Operation) -> bool {
+        match &operation.ask {
+            Ask::Cancel { order } => self.cancelled_at.contains_key(order),
+            Ask::Confirm { order, .. } => self.confirmed_at.contains_key(order),
+            _ => false,
+        }
     }
 
     fn find(&self, operation: &Operation) -> Option<usize> {
@@ -355,22 +378,25 @@ impl Places {
         match &operation.ask {
             Ask::Issue { .. } => self.coupons.get(&id("coupon_id")?),
             Ask::Charge { .. } => self.charges.get(&id("charge_id")?),
-            Ask::Order { .. } => self.orders.get(&id("order_id")?),
+            Ask::Order { .. } | Ask::Hold { .. } => self.orders.get(&id("order_id")?),
             Ask::Cancel { order } => self.cancellations.get(order),
+            Ask::Confirm { order, .. } => self.confirmations.get(order),
             Ask::PutProduct { name, .. } => self.staff.get(name),
             Ask::Adjust { reason, .. } => self.staff.get(reason),
-            Ask::PutTemplate { body, .. } => self.staff.get(body["name"].as_str()?),
+            Ask::PutTemplate { body, .. } | Ask::PutRules { body, .. } => {
+                self.staff.get(body["name"].as_str()?)
+            }
             _ => None,
         }
         .copied()
     }
 }
 
-/// A repeated cancellation is answered like the first one, and without the header that marks a
-/// replay.
+/// A repeated cancellation or confirmation is answered like the first one, and without the header
+/// that marks a replay.
 fn may_be_older(operation: &Operation) -> bool {
     operation.answer().is_some_and(|answer| answer.replayed)
-        || matches!(operation.ask, Ask::Cancel { .. })
+        || matches!(operation.ask, Ask::Cancel { .. } | Ask::Confirm { .. })
 }
 
 /// The range of states that an operation may have seen. It begins after everything that had
@@ -431,10 +457,16 @@ fn trace_of_ask(ask: &Ask) -> Option<String> {
         Ask::Issue { template, user } => format!("issue {template} {user}"),
         Ask::Charge { user, amount } => format!("charge {user} {amount}"),
         Ask::Order { user, lines, coupon, .. } => format!("order {user} {lines:?} {coupon:?}"),
+        Ask::Hold { user, lines, coupon, wallet_amount, .. } => {
+            format!("hold {user} {lines:?} {coupon:?} {wallet_amount}")
+        }
         Ask::Cancel { order } => format!("cancel {order}"),
+        Ask::Confirm { order, reference } => format!("confirm {order} {reference}"),
         Ask::PutProduct { name, .. } => format!("staff {name}"),
         Ask::Adjust { reason, .. } => format!("staff {reason}"),
-        Ask::PutTemplate { body, .. } => format!("staff {}", body["name"].as_str()?),
+        Ask::PutTemplate { body, .. } | Ask::PutRules { body, .. } => {
+            format!("staff {}", body["name"].as_str()?)
+        }
         _ => return None,
     })
 }
@@ -446,9 +478,17 @@ fn trace_of_fact(fact: &Fact) -> String {
         Fact::OrderPlaced(f) => {
             let lines: Vec<_> =
                 f.lines.iter().map(|l| (l.product_id.clone(), l.quantity)).collect();
-            format!("order {} {lines:?} {:?}", f.user_id, f.coupon_id)
+            match f.more.as_ref().and_then(|more| more.outside) {
+                None => format!("order {} {lines:?} {:?}", f.user_id, f.coupon_id),
+                Some(outside) => format!(
+                    "hold {} {lines:?} {:?} {}",
+                    f.user_id, f.coupon_id, outside.wallet_amount
+                ),
+            }
         }
         Fact::OrderCancelled(f) => format!("cancel {}", f.order_id),
+        Fact::OrderConfirmed(f) => format!("confirm {} {}", f.order_id, f.payment_reference),
+        Fact::OrderExpired(f) => format!("expire {}", f.order_id),
         Fact::ProductPut(f) => format!("staff {}", f.name),
         Fact::StockAdjusted(f) => format!("staff {}", f.reason.as_deref().unwrap_or_default()),
         Fact::TemplatePut(f) => format!("staff {}", f.terms.name),
@@ -471,7 +511,8 @@ fn check_asked<'a>(history: &History, facts: impl Iterator<Item = &'a Fact>, rep
             }
         }
     }
-    for fact in facts {
+    // The service itself ends holds.
+    for fact in facts.filter(|fact| !matches!(fact, Fact::OrderExpired(_))) {
         let asked = match key_of(fact) {
             Some(key) => keys.contains(key.as_str()),
             None => match traces.get_mut(&trace_of_fact(fact)) {
@@ -496,13 +537,14 @@ fn check_successes(
     expect: &Expect,
     report: &mut Report,
 ) {
+    let terms = KnownTerms::of(placed.iter().map(|placed| &placed.fact));
     for operation in history.operations.iter().filter(|op| op.succeeded() && !op.ask.is_read()) {
         let Some(answer) = operation.answer() else { continue };
         let Some(place) = places.find(operation) else {
             if answer.status == 202 && !expect.forgiven_us.is_empty() {
                 // The 202 said that PostgreSQL did not have it yet.
-            } else if places.cancelled_all_the_same(operation) {
-                // Another request has cancelled the order since.
+            } else if places.done_all_the_same(operation) {
+                // It is the same for the client.
             } else if expect.may_lose {
                 report.gone.push(view::id_of(answer));
             } else {
@@ -511,12 +553,8 @@ fn check_successes(
             continue;
         };
         report.checked += 1;
-        let orders = places.orders.get(&match &operation.ask {
-            Ask::Cancel { order } => *order,
-            _ => Id(uuid::Uuid::nil()),
-        });
-        let original = orders.map(|at| &placed[*at].fact);
-        let mut told = view::success(&placed[place].fact, original);
+        let before = order_before(placed, places, operation);
+        let mut told = view::success(&placed[place].fact, before, &terms);
         if let (true, Value::Object(members)) = (placed[place].rebased, &mut told) {
             // This fact was applied after an earlier one was left out, so a replay tells the values
             // that hold since then.
@@ -533,6 +571,22 @@ fn check_successes(
             report.add(Kind::RealTimeOrder, format!("{operation:?} is entry {epoch}-{seq}"));
         }
     }
+}
+
+/// The order that a request has confirmed or cancelled, as it was before.
+fn order_before(placed: &[Placed], places: &Places, operation: &Operation) -> Option<Order> {
+    let (order, cancels) = match &operation.ask {
+        Ask::Cancel { order } => (order, true),
+        Ask::Confirm { order, .. } => (order, false),
+        _ => return None,
+    };
+    let Fact::OrderPlaced(of) = &placed[*places.orders.get(order)?].fact else { return None };
+    let confirmed = places.confirmations.get(order).map(|at| &placed[*at].fact);
+    let confirmed = match confirmed {
+        Some(Fact::OrderConfirmed(confirmed)) if cancels => Some(confirmed.clone()),
+        _ => None,
+    };
+    Some(Order { confirmed, ..Order::new(of.clone()) })
 }
 
 /// A read or a refusal that has not yet matched a state.
@@ -635,14 +689,17 @@ fn decide_again(shop: &mut Shop, placed: &Placed, clock_ms: i64, report: &mut Re
         );
     }
     match shop.decide(&request, key.as_ref(), at) {
-        Verdict::Accepted(expected) if expected == *fact => {}
-        Verdict::Accepted(expected)
-            if *rebased && without_images(&expected) == without_images(fact) => {}
         Verdict::Accepted(expected) => {
-            report.add(
-                Kind::WrongFact,
-                format!("entry {epoch}-{seq}: {fact:?}; the model: {expected:?}"),
-            );
+            let (mut is, mut should) = (in_force(shop, fact), in_force(shop, &expected));
+            if *rebased {
+                (is, should) = (without_images(&is), without_images(&should));
+            }
+            if is != should {
+                report.add(
+                    Kind::WrongFact,
+                    format!("entry {epoch}-{seq}: {fact:?}; the model: {expected:?}"),
+                );
+            }
         }
         Verdict::Refused(why) => {
             report.add(
@@ -657,33 +714,76 @@ fn decide_again(shop: &mut Shop, placed: &Placed, clock_ms: i64, report: &mut Re
     at.max(clock_ms)
 }
 
+/// The fact without counts for limits that no product has any more: a rebuild forgets them.
+fn in_force(shop: &Shop, fact: &Fact) -> Fact {
+    let keep = |count: &PurchaseCount| limits_in_force(shop).any(|n| n == count.limit_number);
+    let mut fact = fact.clone();
+    match &mut fact {
+        Fact::OrderExpired(f) => f.counts.retain(keep),
+        Fact::OrderCancelled(f) => {
+            f.more.iter_mut().for_each(|more| more.counts.retain(keep));
+            f.more.take_if(|more| more.counts.is_empty() && more.paid_outside.is_none());
+        }
+        _ => {}
+    }
+    fact
+}
+
+fn limits_in_force(shop: &Shop) -> impl Iterator<Item = u64> {
+    shop.products.values().filter_map(|product| product.limit_number)
+}
+
 /// The model's state in the form of PostgreSQL's tables.
 fn as_truth(shop: &Shop) -> Truth {
     let mut truth =
         Truth { wallets: shop.wallets.clone(), ledgers: shop.ledgers.clone(), ..Truth::default() };
     for (id, p) in &shop.products {
-        let row = (p.name.clone(), p.price, p.status.as_str().to_owned(), p.stock);
+        let row = TruthProduct {
+            name: p.name.clone(),
+            price: p.price,
+            status: p.status.as_str().to_owned(),
+            stock: p.stock,
+            rules: p.rules.clone(),
+            limit_number: p.limit_number,
+        };
         truth.products.insert(id.clone(), row);
     }
     for (id, t) in &shop.templates {
         truth.templates.insert(id.clone(), (t.terms.max_issued, t.issued));
     }
     for (id, c) in &shop.coupons {
-        let row = (c.template_id.clone(), c.user_id.clone(), c.serial, c.order_id);
+        let row = TruthCoupon {
+            template_id: c.template_id.clone(),
+            user_id: c.user_id.clone(),
+            serial: c.serial,
+            order_id: c.order_id,
+            terms: shop.templates[&c.template_id].terms_of(c.terms_number).clone(),
+        };
         truth.coupons.insert(*id, row);
     }
-    for (id, model::Order { placed, cancelled }) in &shop.orders {
+    for (id, order) in &shop.orders {
+        let placed = &order.placed;
+        let lines = placed.lines.iter().enumerate();
         let row = TruthOrder {
             user_id: placed.user_id.clone(),
-            cancelled: cancelled.is_some(),
+            status: order.status().as_str().to_owned(),
             subtotal: placed.subtotal,
             discount: placed.discount,
             total: placed.total,
             coupon_id: placed.coupon_id,
-            lines: placed.lines.iter().map(|l| (l.product_id.clone(), l.quantity)).collect(),
+            lines: lines
+                .map(|(at, l)| (l.product_id.clone(), l.quantity, order.limit_of(at)))
+                .collect(),
+            reference: placed.more.as_ref().and_then(|more| more.reference.clone()),
+            wallet_amount: order.outside().map(|outside| outside.wallet_amount),
+            hold_expires_at: order.hold_expires_at(),
+            payment_reference: order.confirmed.as_ref().map(|c| c.payment_reference.clone()),
         };
         truth.orders.insert(*id, row);
     }
+    let limits: HashSet<u64> = limits_in_force(shop).collect();
+    let counted = shop.purchases.iter().filter(|((number, _), _)| limits.contains(number));
+    truth.purchases = counted.map(|(of, pieces)| (of.clone(), *pieces)).collect();
     truth
 }
 
@@ -712,32 +812,95 @@ fn check_truth(truth: &Truth, last: &Shop, report: &mut Report) {
     differences("template", &truth.templates, &expected.templates, report);
     differences("coupon", &truth.coupons, &expected.coupons, report);
     differences("order", &truth.orders, &expected.orders, report);
+    differences("purchases", &truth.purchases, &expected.purchases, report);
 }
 
-/// Independently of the model: stock equals what was put in minus what was sold, and balances equal
-/// charges minus spending plus refunds. No template has issued more coupons than its limit.
+/// Independently of the model: stock equals what was put in minus what was sold or is held, and
+/// balances equal charges minus spending plus refunds. No template has issued more coupons than its
+/// limit, and no user has more pieces of a product than its limit ever allowed.
 fn check_conservation(truth: &Truth, placed: &[Placed], report: &mut Report) {
+    check_stock(truth, report);
+    check_money(truth, placed, report);
+    check_purchases(truth, placed, report);
+    let issued = truth.coupons.values().fold(BTreeMap::<&str, u64>::new(), |mut issued, coupon| {
+        *issued.entry(&coupon.template_id).or_default() += 1;
+        issued
+    });
+    for (template, (limit, count)) in &truth.templates {
+        let held = issued.get(template.as_str()).copied().unwrap_or(0);
+        if held != *count || held > *limit {
+            let what = format!("{template}: {held} coupons, {count} counted, limit {limit}");
+            report.add(Kind::Conservation, what);
+        }
+    }
+}
+
+/// Orders that are paid or pending.
+fn live_orders(truth: &Truth) -> impl Iterator<Item = &TruthOrder> {
+    truth.orders.values().filter(|order| matches!(order.status.as_str(), "paid" | "pending"))
+}
+
+fn check_stock(truth: &Truth, report: &mut Report) {
     let mut stock = truth.put_in.clone();
-    for order in truth.orders.values().filter(|order| !order.cancelled) {
-        for (product, quantity) in &order.lines {
+    for order in live_orders(truth) {
+        for (product, quantity, _) in &order.lines {
             *stock.entry(product.clone()).or_default() -= quantity.cast_signed();
         }
     }
-    for (product, (_, _, _, left)) in &truth.products {
+    for (product, TruthProduct { stock: left, .. }) in &truth.products {
         let expected = stock.get(product).copied().unwrap_or(0);
         if expected != left.cast_signed() {
             report.add(
                 Kind::Conservation,
-                format!("{product}: put in − sold = {expected}, stock {left}"),
+                format!("{product}: put in − sold − held = {expected}, stock {left}"),
             );
         }
     }
+}
+
+fn check_purchases(truth: &Truth, placed: &[Placed], report: &mut Report) {
+    let mut bought: BTreeMap<(u64, String), u64> = BTreeMap::new();
+    for order in live_orders(truth) {
+        for (_, quantity, limit) in &order.lines {
+            if let Some(number) = limit {
+                *bought.entry((*number, order.user_id.clone())).or_default() += quantity;
+            }
+        }
+    }
+    for (of, counted) in &truth.purchases {
+        let pieces = bought.get(of).copied().unwrap_or(0);
+        if pieces != *counted {
+            let what = format!("{of:?}: {pieces} pieces in orders, {counted} counted");
+            report.add(Kind::Conservation, what);
+        }
+    }
+    let mut highest: HashMap<u64, u64> = HashMap::new();
+    for Placed { fact, .. } in placed {
+        if let Fact::ProductPut(f) = fact
+            && let Some(rules) = &f.rules
+            && let (Some(limit), Some(number)) = (rules.per_user_limit, rules.limit_number)
+        {
+            let most = highest.entry(number).or_default();
+            *most = limit.max(*most);
+        }
+    }
+    for ((number, user), pieces) in bought {
+        let most = highest.get(&number).copied().unwrap_or(0);
+        if pieces > most {
+            let what = format!("{user}: {pieces} pieces under limit {number}, at most {most}");
+            report.add(Kind::Conservation, what);
+        }
+    }
+}
+
+fn check_money(truth: &Truth, placed: &[Placed], report: &mut Report) {
     let mut money: BTreeMap<&str, i64> = BTreeMap::new();
     for Placed { fact, .. } in placed {
         let (user, amount) = match fact {
             Fact::WalletCharged(f) => (&f.user_id, f.amount.cast_signed()),
-            Fact::OrderPlaced(f) => (&f.user_id, -f.total.cast_signed()),
+            Fact::OrderPlaced(f) => (&f.user_id, -model::wallet_amount(f).cast_signed()),
             Fact::OrderCancelled(f) => (&f.user_id, f.refund.cast_signed()),
+            Fact::OrderExpired(f) => (&f.user_id, f.refund.cast_signed()),
             _ => continue,
         };
         *money.entry(user).or_default() += amount;
@@ -750,28 +913,22 @@ fn check_conservation(truth: &Truth, placed: &[Placed], report: &mut Report) {
             report.add(Kind::Conservation, what);
         }
     }
-    let issued =
-        truth.coupons.values().fold(BTreeMap::<&str, u64>::new(), |mut issued, (template, ..)| {
-            *issued.entry(template).or_default() += 1;
-            issued
-        });
-    for (template, (limit, count)) in &truth.templates {
-        let held = issued.get(template.as_str()).copied().unwrap_or(0);
-        if held != *count || held > *limit {
-            let what = format!("{template}: {held} coupons, {count} counted, limit {limit}");
-            report.add(Kind::Conservation, what);
-        }
-    }
 }
 
-/// The queue received exactly one event per completed and per cancelled order, with the order's
-/// contents.
+/// The queue received exactly one event per completed, cancelled and expired order, with the order's
+/// contents at that time.
 fn check_messages(history: &History, last: &Shop, report: &mut Report) {
     let mut expected: BTreeMap<String, Value> = BTreeMap::new();
     for (id, order) in &last.orders {
-        expected.insert(format!("{id}.completed"), view::order(&order.placed, None));
-        if let Some(cancelled) = &order.cancelled {
-            expected.insert(format!("{id}.cancelled"), view::order(&order.placed, Some(cancelled)));
+        let paid = Order { cancelled: None, ..order.clone() };
+        if paid.status() == OrderStatus::Paid {
+            expected.insert(format!("{id}.completed"), view::order(&paid));
+        }
+        match order.status() {
+            status @ (OrderStatus::Cancelled | OrderStatus::Expired) => {
+                expected.insert(format!("{id}.{}", status.as_str()), view::order(order));
+            }
+            OrderStatus::Paid | OrderStatus::Pending => {}
         }
     }
     for (id, order) in &expected {

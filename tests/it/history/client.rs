@@ -70,11 +70,26 @@ pub struct Mix {
     pub keyless: u8,
     /// Whether cancellations have keys.
     pub keyed_cancels: bool,
+    /// Whether there is anything that versions before 0.2 do not know: orders that are paid
+    /// outside, rules of products, changed terms of coupons.
+    pub latest_format: bool,
+    /// How long orders are held. An hour outlasts every trial, so that a hold that was neither
+    /// confirmed nor cancelled stays pending.
+    pub hold_secs: u64,
 }
 
 impl Default for Mix {
     fn default() -> Self {
-        Self { clients: 12, users: 24, products: 4, templates: 4, keyless: 10, keyed_cancels: true }
+        Self {
+            clients: 12,
+            users: 24,
+            products: 4,
+            templates: 4,
+            keyless: 10,
+            keyed_cancels: true,
+            latest_format: true,
+            hold_secs: 3_600,
+        }
     }
 }
 
@@ -94,6 +109,8 @@ struct Shared {
     /// Coupons (with their owners) and orders that clients know from answers.
     coupons: Mutex<Vec<(String, Id)>>,
     orders: Mutex<Vec<Id>>,
+    /// Those that were pending.
+    held: Mutex<Vec<Id>>,
 }
 
 impl Load {
@@ -109,6 +126,7 @@ impl Load {
             recorded: Mutex::default(),
             coupons: Mutex::default(),
             orders: Mutex::default(),
+            held: Mutex::default(),
         });
         shared.fill(&mut Rng::with_seed(seed)).await;
         let mut load = Self { shared, clients: vec![] };
@@ -268,7 +286,9 @@ impl Shared {
         if matches!(ask, Ask::Cancel { .. }) && !self.mix.keyed_cancels {
             return false;
         }
-        !(ask.is_read() || matches!(ask, Ask::PutProduct { .. } | Ask::PutTemplate { .. }))
+        let put =
+            matches!(ask, Ask::PutProduct { .. } | Ask::PutRules { .. } | Ask::PutTemplate { .. });
+        !(ask.is_read() || put)
     }
 
     fn key(&self) -> String {
@@ -276,14 +296,19 @@ impl Shared {
     }
 
     fn put_template(&self, n: usize, limit: u64, rng: &mut Rng) -> Ask {
-        let discount = match n % 2 {
-            0 => json!({ "type": "amount", "value": 100 * rng.u64(1..40) }),
-            _ => json!({ "type": "percent", "value": rng.u64(1..=100), "max": rng.u64(1..5_000) }),
+        let (value, max) = (rng.u64(1..=100), rng.u64(1..5_000));
+        let mut min_subtotal = 100 * rng.u64(..10);
+        let mut discount = match n % 2 {
+            0 => json!({ "type": "amount", "value": 40 * value }),
+            _ => json!({ "type": "percent", "value": value, "max": max }),
         };
+        if !self.mix.latest_format {
+            (discount, min_subtotal) = (json!({ "type": "amount", "value": 100 * (n + 1) }), 0);
+        }
         let now = jiff::Timestamp::now();
         let hours = |n: i64| (now + jiff::SignedDuration::from_hours(n)).to_string();
         let body = json!({ "name": format!("put {}", self.unique()), "discount": discount, "max_issued": limit,
-            "issue_from": hours(-1), "issue_until": hours(24), "min_subtotal": 100 * rng.u64(..10) });
+            "issue_from": hours(-1), "issue_until": hours(24), "min_subtotal": min_subtotal });
         Ask::PutTemplate { template: template(n), body }
     }
 
@@ -323,8 +348,12 @@ impl Shared {
         match rng.u8(..100) {
             0..16 => Ask::Issue { template: template(rng.usize(..self.mix.templates)), user },
             16..28 => Ask::Charge { user, amount: 100 * rng.u64(1..600) },
-            28..56 => self.order(user, rng),
-            56..64 => {
+            28..53 => self.order(user, rng),
+            53..57 => match self.known_held(rng) {
+                Some(order) => Ask::Confirm { order, reference: format!("paid {}", self.unique()) },
+                None => Ask::Wallet(user),
+            },
+            57..64 => {
                 self.known_order(rng).map_or(Ask::Wallet(user), |order| Ask::Cancel { order })
             }
             64..70 => Ask::Adjust {
@@ -332,6 +361,7 @@ impl Shared {
                 delta: rng.i64(-6..25),
                 reason: format!("adjust {}", self.unique()),
             },
+            70..72 if self.mix.latest_format => self.put_rules(n_product, rng),
             70..73 => Ask::PutProduct {
                 product: product(n_product),
                 name: format!("put {}", self.unique()),
@@ -351,6 +381,36 @@ impl Shared {
             96..98 => Ask::Entries(user),
             _ => self.known_order(rng).map_or(Ask::Orders(user), Ask::GetOrder),
         }
+    }
+
+    /// A product with a limit per user, or that is not sold yet or any more.
+    fn put_rules(&self, n: usize, rng: &mut Rng) -> Ask {
+        let now = jiff::Timestamp::now();
+        let hours = |n: i64| (now + jiff::SignedDuration::from_hours(n)).to_string();
+        let mut body = json!({ "name": format!("put {}", self.unique()),
+            "price": 100 * rng.u64(1..30), "status": "on_sale" });
+        if rng.u8(..4) > 0 {
+            body["per_user_limit"] = json!(rng.u64(1..12));
+        }
+        if rng.bool() {
+            body["sale_from"] = json!(hours(if rng.u8(..5) == 0 { 5 } else { -1 }));
+        }
+        if rng.bool() {
+            body["sale_until"] = json!(hours(if rng.u8(..5) == 0 { -1 } else { 6 }));
+            body["sale_from"] = json!(hours(-3));
+        }
+        if rng.bool() {
+            body["attributes"] =
+                json!({ "image_url": format!("https://a.example/{}", rng.u8(..)) });
+        }
+        Ask::PutRules { product: product(n), body }
+    }
+
+    /// An order that was pending when its client was told of it.
+    fn known_held(&self, rng: &mut Rng) -> Option<Id> {
+        let held = lock(&self.held);
+        let from = held.len().saturating_sub(if rng.u8(..8) > 0 { 12 } else { 200 });
+        rng.choice(held[from..].iter().copied())
     }
 
     fn known_order(&self, rng: &mut Rng) -> Option<Id> {
@@ -377,6 +437,12 @@ impl Shared {
                     user.clone_from(owner);
                 }
             }
+        }
+        if self.mix.latest_format && rng.u8(..4) == 0 {
+            let wallet_amount = if rng.bool() { 0 } else { 100 * rng.u64(1..30) };
+            let reference = rng.bool().then(|| format!("order {}", self.unique()));
+            let hold_secs = self.mix.hold_secs;
+            return Ask::Hold { user, lines, coupon, wallet_amount, hold_secs, reference };
         }
         let expected_total = (rng.u8(..20) == 0).then(|| 100 * rng.u64(1..50));
         Ask::Order { user, lines, coupon, expected_total }
@@ -407,7 +473,12 @@ impl Shared {
             Ask::Issue { user, .. } => {
                 lock(&self.coupons).extend(id("coupon_id").map(|id| (user.clone(), id)));
             }
-            Ask::Order { .. } => lock(&self.orders).extend(id("order_id")),
+            Ask::Order { .. } | Ask::Hold { .. } => {
+                lock(&self.orders).extend(id("order_id"));
+                if matches!(ask, Ask::Hold { .. }) {
+                    lock(&self.held).extend(id("order_id"));
+                }
+            }
             _ => {}
         }
     }

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rushgate::domain::SaleRules;
 use rushgate::domain::wire::Id;
 use rushgate::log::RawEntry;
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::aof;
-use super::model::LedgerLine;
-use super::record::{Epoch, History, LeftOut, Operation, Truth, TruthOrder};
+use super::model::{CouponTerms, LedgerLine};
+use super::record::{
+    Epoch, History, LeftOut, Operation, Truth, TruthCoupon, TruthOrder, TruthProduct,
+};
 use crate::cluster::Cluster;
 
 /// A trigger in PostgreSQL that records every position of the cursor.
@@ -99,14 +102,7 @@ async fn truth(pool: &PgPool) -> Truth {
         sqlx::query_as("SELECT user_id, balance FROM wallets").fetch_all(pool).await.unwrap();
     truth.wallets = wallets.into_iter().map(|(user, balance)| (user, unsigned(balance))).collect();
     truth.ledgers = ledgers(pool).await;
-    let products: Vec<(String, String, i64, String, i64)> =
-        sqlx::query_as("SELECT product_id, name, price, status, stock FROM products")
-            .fetch_all(pool)
-            .await
-            .unwrap();
-    for (id, name, price, status, stock) in products {
-        truth.products.insert(id, (name, unsigned(price), status, unsigned(stock)));
-    }
+    truth.products = products(pool).await;
     let templates: Vec<(String, i64, i64)> =
         sqlx::query_as("SELECT template_id, max_issued, issued FROM coupon_templates")
             .fetch_all(pool)
@@ -115,15 +111,18 @@ async fn truth(pool: &PgPool) -> Truth {
     for (id, limit, issued) in templates {
         truth.templates.insert(id, (unsigned(limit), unsigned(issued)));
     }
-    let coupons: Vec<(Uuid, String, String, i64, Option<Uuid>)> =
-        sqlx::query_as("SELECT coupon_id, template_id, user_id, serial, order_id FROM coupons")
-            .fetch_all(pool)
-            .await
-            .unwrap();
-    for (id, template, user, serial, order) in coupons {
-        truth.coupons.insert(Id(id), (template, user, unsigned(serial), order.map(Id)));
-    }
+    truth.coupons = coupons(pool).await;
     truth.orders = orders(pool).await;
+    let bought: Vec<(i64, String, i64)> = sqlx::query_as(
+        "SELECT limit_number, user_id, bought FROM purchases JOIN products USING (limit_number)
+         WHERE per_user_limit IS NOT NULL",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    for (number, user, pieces) in bought {
+        truth.purchases.insert((unsigned(number), user), unsigned(pieces));
+    }
     let put_in: Vec<(String, i64)> = sqlx::query_as(
         "SELECT product_id, sum(delta)::bigint FROM stock_adjustments GROUP BY product_id",
     )
@@ -161,39 +160,132 @@ async fn ledgers(pool: &PgPool) -> BTreeMap<String, Vec<LedgerLine>> {
     ledgers
 }
 
-async fn orders(pool: &PgPool) -> BTreeMap<Id, TruthOrder> {
-    type Row = (Uuid, String, bool, i64, i64, i64, Option<Uuid>);
+async fn products(pool: &PgPool) -> BTreeMap<String, TruthProduct> {
+    type Row = (
+        String,
+        String,
+        i64,
+        String,
+        i64,
+        Option<i64>,
+        Option<i64>,
+        Option<i64>,
+        Option<i64>,
+        Option<String>,
+    );
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT order_id, user_id, status = 'cancelled', subtotal, discount, total, coupon_id FROM orders",
+        "SELECT product_id, name, price, status, stock, (extract(epoch FROM sale_from) * 1000)::bigint,
+            (extract(epoch FROM sale_until) * 1000)::bigint, per_user_limit, limit_number, attributes
+         FROM products",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let product = |row: Row| {
+        let (id, name, price, status, stock, sale_from, sale_until, limit, number, attributes) =
+            row;
+        let per_user_limit = limit.map(unsigned);
+        let product = TruthProduct {
+            name,
+            price: unsigned(price),
+            status,
+            stock: unsigned(stock),
+            rules: SaleRules { sale_from, sale_until, per_user_limit, attributes },
+            // PostgreSQL keeps the number of a limit that was removed.
+            limit_number: per_user_limit.and(number.map(unsigned)),
+        };
+        (id, product)
+    };
+    rows.into_iter().map(product).collect()
+}
+
+/// Coupons with the terms that they were issued with.
+async fn coupons(pool: &PgPool) -> BTreeMap<Id, TruthCoupon> {
+    type Row = (Uuid, String, String, i64, Option<Uuid>, String, i64, Option<i64>, i64);
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT c.coupon_id, c.template_id, c.user_id, c.serial, c.order_id,
+            coalesce(e.discount_type, t.discount_type), coalesce(e.discount_value, t.discount_value),
+            CASE WHEN e.number IS NULL THEN t.discount_max ELSE e.discount_max END,
+            coalesce(e.min_subtotal, t.min_subtotal)
+         FROM coupons AS c
+         JOIN coupon_templates AS t USING (template_id)
+         LEFT JOIN coupon_terms AS e ON e.number = coalesce(c.terms_number, t.number)",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let coupon = |row: Row| {
+        let (id, template_id, user_id, serial, order, discount_type, value, max, min) = row;
+        let coupon = TruthCoupon {
+            template_id,
+            user_id,
+            serial: unsigned(serial),
+            order_id: order.map(Id),
+            terms: CouponTerms {
+                discount_type,
+                discount_value: unsigned(value),
+                discount_max: max.map(unsigned),
+                min_subtotal: unsigned(min),
+            },
+        };
+        (Id(id), coupon)
+    };
+    rows.into_iter().map(coupon).collect()
+}
+
+#[derive(sqlx::FromRow)]
+struct OrderRow {
+    order_id: Uuid,
+    user_id: String,
+    status: String,
+    subtotal: i64,
+    discount: i64,
+    total: i64,
+    coupon_id: Option<Uuid>,
+    reference: Option<String>,
+    wallet_amount: Option<i64>,
+    hold_expires_at_ms: Option<i64>,
+    payment_reference: Option<String>,
+}
+
+async fn orders(pool: &PgPool) -> BTreeMap<Id, TruthOrder> {
+    let rows: Vec<OrderRow> = sqlx::query_as(
+        "SELECT order_id, user_id, status, subtotal, discount, total, coupon_id, reference, wallet_amount,
+            (extract(epoch FROM hold_expires_at) * 1000)::bigint AS hold_expires_at_ms, payment_reference
+         FROM orders",
     )
     .fetch_all(pool)
     .await
     .unwrap();
     let mut orders: BTreeMap<Id, TruthOrder> = rows
         .into_iter()
-        .map(|(id, user_id, cancelled, subtotal, discount, total, coupon)| {
+        .map(|row| {
             let order = TruthOrder {
-                user_id,
-                cancelled,
-                subtotal: unsigned(subtotal),
-                discount: unsigned(discount),
-                total: unsigned(total),
-                coupon_id: coupon.map(Id),
+                user_id: row.user_id,
+                status: row.status,
+                subtotal: unsigned(row.subtotal),
+                discount: unsigned(row.discount),
+                total: unsigned(row.total),
+                coupon_id: row.coupon_id.map(Id),
                 lines: vec![],
+                reference: row.reference,
+                wallet_amount: row.wallet_amount.map(unsigned),
+                hold_expires_at: row.hold_expires_at_ms,
+                payment_reference: row.payment_reference,
             };
-            (Id(id), order)
+            (Id(row.order_id), order)
         })
         .collect();
-    let lines: Vec<(Uuid, String, i64)> = sqlx::query_as(
-        "SELECT order_id, product_id, quantity FROM order_items ORDER BY order_id, line_no",
+    let lines: Vec<(Uuid, String, i64, Option<i64>)> = sqlx::query_as(
+        "SELECT order_id, product_id, quantity, limit_number FROM order_items ORDER BY order_id, line_no",
     )
     .fetch_all(pool)
     .await
     .unwrap();
-    for (order, product, quantity) in lines {
+    for (order, product, quantity, limit) in lines {
         let order =
             orders.get_mut(&Id(order)).unwrap_or_else(|| panic!("lines of no order: {order}"));
-        order.lines.push((product, unsigned(quantity)));
+        order.lines.push((product, unsigned(quantity), limit.map(unsigned)));
     }
     orders
 }

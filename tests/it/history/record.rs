@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use rushgate::domain::SaleRules;
 use rushgate::domain::wire::Id;
 use rushgate::log::RawEntry;
 use serde_json::{Value, json};
 
-use super::model::LedgerLine;
+use super::model::{CouponTerms, LedgerLine};
 use crate::cluster;
 
 /// A client's request.
@@ -28,8 +29,24 @@ pub enum Ask {
         coupon: Option<Id>,
         expected_total: Option<u64>,
     },
+    /// An order that is paid outside.
+    Hold {
+        user: String,
+        /// Each product at most once.
+        lines: Vec<(String, u64)>,
+        coupon: Option<Id>,
+        wallet_amount: u64,
+        hold_secs: u64,
+        /// The shop's own number.
+        reference: Option<String>,
+    },
     Cancel {
         order: Id,
+    },
+    /// `reference` is unique to this request.
+    Confirm {
+        order: Id,
+        reference: String,
     },
     /// `name` is unique to this request.
     PutProduct {
@@ -38,6 +55,11 @@ pub enum Ask {
         price: u64,
         status: &'static str,
         stock: Option<u64>,
+    },
+    /// A product with rules. `body` has a name that is unique to this request.
+    PutRules {
+        product: String,
+        body: Value,
     },
     /// `reason` is unique to this request.
     Adjust {
@@ -80,13 +102,33 @@ impl Ask {
                 }
                 Request::post("/v1/orders", body)
             }
+            Self::Hold { user, lines, coupon, wallet_amount, hold_secs, reference } => {
+                let items: Vec<Value> =
+                    lines.iter().map(|(p, n)| json!({ "product_id": p, "quantity": n })).collect();
+                let mut body = json!({ "user_id": user, "items": items, "payment": "external",
+                    "wallet_amount": wallet_amount, "hold_secs": hold_secs });
+                if let Some(coupon) = coupon {
+                    body["coupon_id"] = json!(coupon.to_string());
+                }
+                if let Some(reference) = reference {
+                    body["reference"] = json!(reference);
+                }
+                Request::post("/v1/orders", body)
+            }
             Self::Cancel { order } => Request::cancel(&order.to_string()),
+            Self::Confirm { order, reference } => {
+                let body = json!({ "payment_reference": reference });
+                Request::post(format!("/v1/orders/{order}/confirm"), body)
+            }
             Self::PutProduct { product, name, price, status, stock } => {
                 let mut body = json!({ "name": name, "price": price, "status": status });
                 if let Some(stock) = stock {
                     body["stock"] = json!(stock);
                 }
                 Request::put(format!("/v1/products/{product}"), body).admin()
+            }
+            Self::PutRules { product, body } => {
+                Request::put(format!("/v1/products/{product}"), body.clone()).admin()
             }
             Self::Adjust { product, delta, reason } => {
                 let body = json!({ "delta": delta, "reason": reason });
@@ -187,27 +229,53 @@ pub struct Epoch {
 pub struct Truth {
     pub wallets: BTreeMap<String, u64>,
     pub ledgers: BTreeMap<String, Vec<LedgerLine>>,
-    /// name, price, status, stock
-    pub products: BTreeMap<String, (String, u64, String, u64)>,
+    pub products: BTreeMap<String, TruthProduct>,
     /// limit, issued
     pub templates: BTreeMap<String, (u64, u64)>,
-    /// template, user, serial, the order that uses it
-    pub coupons: BTreeMap<Id, (String, String, u64, Option<Id>)>,
-    /// user, cancelled, subtotal, discount, total, coupon, products and quantities
+    pub coupons: BTreeMap<Id, TruthCoupon>,
     pub orders: BTreeMap<Id, TruthOrder>,
+    /// (limit, user) → pieces, for limits that products have now
+    pub purchases: BTreeMap<(u64, String), u64>,
     /// Net stock added by staff, per product.
     pub put_in: BTreeMap<String, i64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
+pub struct TruthProduct {
+    pub name: String,
+    pub price: u64,
+    pub status: String,
+    pub stock: u64,
+    pub rules: SaleRules,
+    pub limit_number: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TruthCoupon {
+    pub template_id: String,
+    pub user_id: String,
+    pub serial: u64,
+    /// The order that uses it.
+    pub order_id: Option<Id>,
+    /// Those that it was issued with.
+    pub terms: CouponTerms,
+}
+
+#[derive(Clone, Debug, PartialEq)]
 pub struct TruthOrder {
     pub user_id: String,
-    pub cancelled: bool,
+    pub status: String,
     pub subtotal: u64,
     pub discount: u64,
     pub total: u64,
     pub coupon_id: Option<Id>,
-    pub lines: Vec<(String, u64)>,
+    /// Product, pieces, the limit that they count for.
+    pub lines: Vec<(String, u64, Option<u64>)>,
+    pub reference: Option<String>,
+    /// What it took from the wallet, if it is paid outside.
+    pub wallet_amount: Option<u64>,
+    pub hold_expires_at: Option<i64>,
+    pub payment_reference: Option<String>,
 }
 
 /// A fact of the log that PostgreSQL left out. `fact` counts from 1 within the entry.

@@ -3,48 +3,85 @@
 
 use std::time::Duration;
 
+use fred::interfaces::HashesInterface;
+use rushgate::domain::fact::OrderPlaced;
+use rushgate::domain::limits::MIN_HOLD_SECS;
 use rushgate::domain::wire::{Blob, Id, pack};
 use rushgate::log::RawEntry;
 use rushgate::log::entry::{FORMAT_VERSION, chain_tip, genesis_tip};
+use rushgate::redis::keys::Keys;
 use serde_json::json;
 
 use super::checker::{Expect, Kind, check};
 use super::client::{Fleet, Load, Mix};
 use super::collect;
 use super::model::{Fact, facts_of, kind, packed};
-use super::record::{Ask, History, Operation};
-use crate::cluster::{Cluster, Private};
+use super::record::{Ask, History, Operation, TruthOrder};
+use crate::cluster::{Cluster, Private, eventually};
 
-/// Two instances under load, without any fault.
-async fn quiet_day() -> History {
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Two instances under load, without any fault. Some holds end, and some orders stay pending.
+async fn quiet_day() -> (History, Expect) {
     let cluster =
         Cluster::with(Private { redis_config: collect::redis_config(), ..Private::default() })
             .await;
     let fleet = Fleet::start(&[&cluster.settings, &cluster.settings]).await;
     collect::watch_cursor(&cluster.pool).await;
-    let load = Load::start(&fleet, 7, Mix::default()).await;
-    load.until_more(700, Duration::from_secs(60)).await;
-    collect::collect(&cluster, load.stop().await, vec![]).await
+    let mix = Mix { hold_secs: MIN_HOLD_SECS, ..Mix::default() };
+    let load = Load::start(&fleet, 7, mix).await;
+    load.until_more(800, PATIENCE).await;
+    let expect = Expect {
+        clock_off_ms: vec![(load.now_us(), end_all_holds(&cluster).await)],
+        ..Expect::default()
+    };
+    // The holds of these end after the history.
+    load.until_more(200, PATIENCE).await;
+    (collect::collect(&cluster, load.stop().await, vec![]).await, expect)
+}
+
+/// Sets the gate's clock forward past the end of every hold, and waits until all are given back.
+/// Returns by how many milliseconds.
+async fn end_all_holds(cluster: &Cluster) -> i64 {
+    let ahead_ms = 1_000 * MIN_HOLD_SECS.cast_signed() + 1;
+    let now_ms = jiff::Timestamp::now().as_millisecond() + ahead_ms;
+    let _: i64 = cluster.raw.hset(Keys::meta(0), ("clock", now_ms)).await.unwrap();
+    eventually("all holds have ended", || async {
+        let due = "SELECT count(*) FROM orders
+            WHERE status = 'pending' AND hold_expires_at <= to_timestamp($1::bigint / 1000.0::float8)";
+        let left: i64 =
+            sqlx::query_scalar(due).bind(now_ms).fetch_one(&cluster.pool).await.unwrap();
+        (left == 0).then_some(())
+    })
+    .await;
+    ahead_ms
 }
 
 #[tokio::test]
 async fn a_quiet_day_is_clean_and_every_planted_defect_is_named() {
-    let history = quiet_day().await;
-    let report = check(&history, &Expect::default());
+    let (history, expect) = quiet_day().await;
+    let report = check(&history, &expect);
     report.assert_clean();
+    for status in ["paid", "pending", "cancelled", "expired"] {
+        let outside = |order: &&TruthOrder| order.wallet_amount.is_some();
+        let orders = history.truth.orders.values().filter(outside);
+        let count = orders.filter(|order| order.status == status).count();
+        println!("{count} orders to be paid outside are {status}");
+        assert!(count > 0, "no order is {status}");
+    }
     assert!(report.facts > 500 && report.checked > 900 && report.epochs == 1, "{report:?}");
 
     for (defect, name, kind) in DEFECTS {
         let mut spoilt = history.clone();
         defect(&mut spoilt);
-        let report = check(&spoilt, &Expect::default());
+        let report = check(&spoilt, &expect);
         assert!(report.kinds().contains(&kind), "{name}: {:?}", report.kinds());
     }
 }
 
 type Defect = (fn(&mut History), &'static str, Kind);
 
-const DEFECTS: [Defect; 16] = [
+const DEFECTS: [Defect; 28] = [
     (double_decrement, "a double decrement", Kind::WrongFact),
     (lost_entry, "a lost entry", Kind::LostEntry),
     (forgotten_entry, "an entry that the log never had", Kind::AcknowledgedAndGone),
@@ -61,6 +98,18 @@ const DEFECTS: [Defect; 16] = [
     (forgotten_by_truth, "an order that PostgreSQL lost", Kind::Truth),
     (silent_order, "an order without its message", Kind::Messages),
     (message_of_no_order, "a message of no order", Kind::Messages),
+    (given_back_twice, "a hold that is given back twice", Kind::NotAllowed),
+    (confirmed_too_late, "a confirmation after the end of the hold", Kind::NotAllowed),
+    (expired_too_early, "a hold that ends early", Kind::NotAllowed),
+    (wallet_part_lost, "a wallet part that an ended hold keeps", Kind::WrongFact),
+    (limit_forgotten, "a limit that counts anew", Kind::WrongFact),
+    (limit_not_counted, "an order that does not count for a limit", Kind::WrongFact),
+    (later_terms_applied, "a later version's terms", Kind::WrongFact),
+    (terms_changed, "a coupon whose terms have changed", Kind::Truth),
+    (still_pending, "a cancelled order that is still pending", Kind::Conservation),
+    (purchases_lost, "pieces that PostgreSQL does not count", Kind::Conservation),
+    (confirmed_otherwise, "a confirmation of another payment", Kind::WrongAnswer),
+    (silent_expiry, "an ended hold without its message", Kind::Messages),
 ];
 
 /// Changes facts in the log and recomputes the hash chain, as if a wrong script had written them.
@@ -172,6 +221,7 @@ fn wallet_read(history: &mut History, balance: impl Fn(&[u64]) -> Option<u64>) {
                 Fact::WalletCharged(f) => changes.push((f.user_id.clone(), f.balance_after)),
                 Fact::OrderPlaced(f) => changes.push((f.user_id.clone(), f.balance_after)),
                 Fact::OrderCancelled(f) => changes.push((f.user_id.clone(), f.balance_after)),
+                Fact::OrderExpired(f) => changes.push((f.user_id.clone(), f.balance_after)),
                 _ => {}
             }
         }
@@ -293,6 +343,120 @@ fn forgotten_by_truth(history: &mut History) {
 
 fn silent_order(history: &mut History) {
     let id = history.events.keys().next().unwrap().clone();
+    history.events.remove(&id);
+}
+
+fn given_back_twice(history: &mut History) {
+    let mut done = false;
+    rewrite(history, |facts| {
+        let ended = facts.iter().find(|fact| matches!(fact, Fact::OrderExpired(_))).cloned();
+        if let (Some(again), false) = (ended, done) {
+            facts.push(again);
+            done = true;
+        }
+    });
+    assert!(done);
+}
+
+fn confirmed_too_late(history: &mut History) {
+    rewrite_last(history, |fact| match fact {
+        Fact::OrderConfirmed(f) => {
+            f.paid_at = f.order.hold_expires_at;
+            true
+        }
+        _ => false,
+    });
+}
+
+fn expired_too_early(history: &mut History) {
+    let mut expired = Vec::new();
+    rewrite(history, |facts| {
+        for fact in facts {
+            if let Fact::OrderExpired(f) = fact {
+                expired.push(f.order_id);
+            }
+        }
+    });
+    let last = expired.pop().unwrap();
+    // As if it had been placed for an hour.
+    rewrite_last(history, |fact| match fact {
+        Fact::OrderPlaced(f) if f.order_id == last => {
+            let outside = f.more.as_mut().and_then(|more| more.outside.as_mut());
+            outside.unwrap().hold_expires_at = Some(f.ordered_at + 3_600_000);
+            true
+        }
+        _ => false,
+    });
+}
+
+fn wallet_part_lost(history: &mut History) {
+    rewrite_last(history, |fact| match fact {
+        Fact::OrderExpired(f) if f.refund > 0 => {
+            f.balance_after -= f.refund;
+            true
+        }
+        _ => false,
+    });
+}
+
+/// As if a rebuild had not loaded what users had bought.
+fn limit_forgotten(history: &mut History) {
+    rewrite_last(history, |fact| match fact {
+        Fact::OrderPlaced(f) => {
+            let quantities: Vec<u64> = f.lines.iter().map(|line| line.quantity).collect();
+            let mut counts = f.more.iter_mut().flat_map(|more| &mut more.counts);
+            let anew = counts.find_map(|count| {
+                let quantity = quantities[usize::try_from(count.line).unwrap()];
+                (count.bought_after > quantity).then_some((count, quantity))
+            });
+            anew.map(|(count, quantity)| count.bought_after = quantity).is_some()
+        }
+        _ => false,
+    });
+}
+
+fn limit_not_counted(history: &mut History) {
+    rewrite_last(history, |fact| match fact {
+        Fact::OrderPlaced(OrderPlaced { more: Some(more), .. }) => {
+            !std::mem::take(&mut more.counts).is_empty()
+        }
+        _ => false,
+    });
+}
+
+fn later_terms_applied(history: &mut History) {
+    rewrite_last(history, |fact| match fact {
+        Fact::CouponIssued(f) => {
+            f.terms_number = f.terms_number.map(|number| number + 1);
+            f.terms_number.is_some()
+        }
+        _ => false,
+    });
+}
+
+fn terms_changed(history: &mut History) {
+    history.truth.coupons.values_mut().next().unwrap().terms.discount_value += 1;
+}
+
+fn still_pending(history: &mut History) {
+    let mut orders = history.truth.orders.values_mut();
+    orders.find(|order| order.status == "cancelled").unwrap().status = "pending".to_owned();
+}
+
+fn purchases_lost(history: &mut History) {
+    *history.truth.purchases.values_mut().find(|pieces| **pieces > 0).unwrap() -= 1;
+}
+
+fn confirmed_otherwise(history: &mut History) {
+    let confirmed = history
+        .operations
+        .iter_mut()
+        .find(|op| matches!(op.ask, Ask::Confirm { .. }) && op.succeeded());
+    body(confirmed.unwrap())["payment_reference"] = json!("another");
+}
+
+fn silent_expiry(history: &mut History) {
+    let id = history.events.keys().find(|id| id.ends_with(".expired")).unwrap().clone();
     history.events.remove(&id);
 }
 

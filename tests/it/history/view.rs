@@ -1,16 +1,18 @@
 //! The answers that the model would give: its state and facts in the form of the API (docs/api.md).
 
-use rushgate::domain::fact::{OrderCancelled, OrderPlaced, TemplateTerms};
-use rushgate::domain::rfc3339;
+use std::collections::HashMap;
+
+use rushgate::domain::fact::TemplateTerms;
 use rushgate::domain::wire::Id;
+use rushgate::domain::{OrderStatus, SaleRules, rfc3339};
 use rushgate::gate::{
-    CancelRefusal, ChargeRefusal, IssueRefusal, OrderRefusal, ProductRefusal, StockRefusal,
-    TemplateRefusal,
+    CancelRefusal, ChargeRefusal, ConfirmRefusal, IssueRefusal, OrderRefusal, ProductRefusal,
+    StockRefusal, TemplateRefusal,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::model::{Fact, Refusal, Request, Shop};
+use super::model::{CouponTerms, Fact, Order, PENDING_LIMIT, PayOutside, Refusal, Request, Shop};
 use super::record::{Ask, Operation, PAGE};
 use crate::cluster::HttpAnswer;
 
@@ -35,7 +37,8 @@ pub fn id_of(answer: &HttpAnswer) -> String {
     names.iter().find_map(|name| answer.body[*name].as_str()).unwrap_or("unnamed").to_owned()
 }
 
-pub fn order(placed: &OrderPlaced, cancelled: Option<&OrderCancelled>) -> Value {
+pub fn order(order: &Order) -> Value {
+    let placed = &order.placed;
     let items: Vec<Value> = placed
         .lines
         .iter()
@@ -44,39 +47,124 @@ pub fn order(placed: &OrderPlaced, cancelled: Option<&OrderCancelled>) -> Value 
                 "quantity": l.quantity, "amount": l.amount })
         })
         .collect();
+    let (confirmed, cancelled) = (order.confirmed.as_ref(), order.cancelled.as_ref());
+    let balance = cancelled
+        .map(|c| c.balance_after)
+        .or(order.expired.as_ref().map(|e| e.balance_after))
+        .or(confirmed.map(|c| c.balance_after))
+        .unwrap_or(placed.balance_after);
+    let outside = order.outside();
     json!({
         "order_id": placed.order_id.to_string(), "user_id": placed.user_id, "items": items,
-        "status": if cancelled.is_some() { "cancelled" } else { "paid" },
+        "status": order.status().as_str(),
         "subtotal": placed.subtotal, "discount": placed.discount, "total": placed.total,
         "coupon_id": placed.coupon_id.map(|id| id.to_string()),
-        "balance": cancelled.map_or(placed.balance_after, |c| c.balance_after),
+        "balance": balance,
         "ordered_at": rfc3339(placed.ordered_at),
         "cancelled_at": cancelled.map(|c| rfc3339(c.cancelled_at)),
+        "reference": placed.more.as_ref().and_then(|more| more.reference.clone()),
+        "payment": outside.map(|_| "external"),
+        "wallet_amount": outside.map(|outside| outside.wallet_amount),
+        "amount_due": outside.map(|outside| placed.total - outside.wallet_amount),
+        "hold_expires_at": order.hold_expires_at().map(rfc3339),
+        "paid_at": confirmed.map(|c| rfc3339(c.paid_at)),
+        "payment_reference": confirmed.map(|c| c.payment_reference.clone()),
+        "expired_at": order.expired.as_ref().map(|e| rfc3339(e.expired_at)),
+        "refund_due": cancelled.and(order.paid_outside()).filter(|won| *won > 0),
     })
 }
 
-/// The members that the answer to an accepted request must have. `original` is the order that was
-/// cancelled.
-pub fn success(fact: &Fact, original: Option<&Fact>) -> Value {
-    match (fact, original) {
-        (Fact::CouponIssued(f), _) => json!({ "coupon_id": f.coupon_id.to_string(),
-            "template_id": f.template_id, "user_id": f.user_id, "serial": f.serial, "status": "available",
-            "issued_at": rfc3339(f.issued_at), "expires_at": rfc3339(f.expires_at) }),
-        (Fact::WalletCharged(f), _) => {
+/// The terms of coupons by their number, and the number of each template.
+#[derive(Debug, Default)]
+pub struct KnownTerms {
+    terms: HashMap<u64, CouponTerms>,
+    templates: HashMap<String, u64>,
+}
+
+impl KnownTerms {
+    /// Terms that coupons were issued with never change, so those that were put last under a number
+    /// are those of its coupons.
+    pub fn of<'a>(facts: impl Iterator<Item = &'a Fact>) -> Self {
+        let mut known = Self::default();
+        for fact in facts {
+            if let Fact::TemplatePut(f) = fact {
+                known.templates.insert(f.template_id.clone(), f.number);
+                let number = f.terms_number.unwrap_or(f.number);
+                known.terms.insert(number, CouponTerms::from(&f.terms));
+            }
+        }
+        known
+    }
+
+    fn find(&self, template_id: &str, number: Option<u64>) -> Option<&CouponTerms> {
+        self.terms.get(&number.or_else(|| self.templates.get(template_id).copied())?)
+    }
+}
+
+fn discount(terms: &CouponTerms) -> Value {
+    json!({ "type": terms.discount_type, "value": terms.discount_value,
+        "max": terms.discount_max })
+}
+
+fn product_rules(rules: &SaleRules) -> Value {
+    let attributes: Option<Value> =
+        rules.attributes.as_deref().map(|text| serde_json::from_str(text).unwrap());
+    json!({ "sale_from": rules.sale_from.map(rfc3339), "sale_until": rules.sale_until.map(rfc3339),
+        "per_user_limit": rules.per_user_limit, "attributes": attributes })
+}
+
+/// Both objects in one.
+fn joined(mut first: Value, second: Value) -> Value {
+    if let (Value::Object(members), Value::Object(more)) = (&mut first, second) {
+        members.extend(more);
+    }
+    first
+}
+
+/// The members that the answer to an accepted request must have. `before` is the order that was
+/// cancelled or confirmed, as it was until then.
+pub fn success(fact: &Fact, before: Option<Order>, terms: &KnownTerms) -> Value {
+    match fact {
+        Fact::CouponIssued(f) => {
+            let issued = json!({ "coupon_id": f.coupon_id.to_string(),
+                "template_id": f.template_id, "user_id": f.user_id, "serial": f.serial,
+                "status": "available", "issued_at": rfc3339(f.issued_at),
+                "expires_at": rfc3339(f.expires_at) });
+            match terms.find(&f.template_id, f.terms_number) {
+                Some(terms) => {
+                    let more = json!({ "discount": discount(terms),
+                        "min_subtotal": terms.min_subtotal });
+                    joined(issued, more)
+                }
+                None => issued,
+            }
+        }
+        Fact::WalletCharged(f) => {
             json!({ "charge_id": f.charge_id.to_string(), "user_id": f.user_id,
             "amount": f.amount, "balance": f.balance_after, "charged_at": rfc3339(f.charged_at) })
         }
-        (Fact::OrderPlaced(f), _) => order(f, None),
-        (Fact::OrderCancelled(f), Some(Fact::OrderPlaced(placed))) => order(placed, Some(f)),
-        (Fact::OrderCancelled(f), _) => {
-            json!({ "order_id": f.order_id.to_string(), "status": "cancelled" })
+        Fact::OrderPlaced(f) => order(&Order::new(f.clone())),
+        Fact::OrderCancelled(f) => match before {
+            Some(before) => order(&Order { cancelled: Some(f.clone()), ..before }),
+            None => json!({ "order_id": f.order_id.to_string(), "status": "cancelled" }),
+        },
+        Fact::OrderConfirmed(f) => match before {
+            Some(before) => order(&Order { confirmed: Some(f.clone()), ..before }),
+            None => json!({ "order_id": f.order_id.to_string(), "status": "paid" }),
+        },
+        Fact::OrderExpired(f) => json!({ "order_id": f.order_id.to_string(), "status": "expired" }),
+        Fact::ProductPut(f) => {
+            let put = json!({ "id": f.product_id, "name": f.name, "price": f.price,
+                "status": f.status.as_str(), "stock": f.stock_after });
+            let (Request::PutProduct { rules, .. }, ..) = super::model::request_of(fact) else {
+                return put;
+            };
+            joined(put, product_rules(&rules))
         }
-        (Fact::ProductPut(f), _) => json!({ "id": f.product_id, "name": f.name, "price": f.price,
-            "status": f.status.as_str(), "stock": f.stock_after }),
-        (Fact::StockAdjusted(f), _) => {
+        Fact::StockAdjusted(f) => {
             json!({ "product_id": f.product_id, "delta": f.delta, "stock": f.stock_after })
         }
-        (Fact::TemplatePut(f), _) => json!({ "id": f.template_id, "name": f.terms.name,
+        Fact::TemplatePut(f) => json!({ "id": f.template_id, "name": f.terms.name,
             "max_issued": f.terms.max_issued, "issued": f.issued,
             "remaining": f.terms.max_issued - f.issued }),
     }
@@ -98,11 +186,33 @@ pub fn holds(shop: &Shop, operation: &Operation, times: [i64; 2]) -> bool {
     {
         return true;
     }
-    let Some(request) = request(&operation.ask) else { return false };
     times.into_iter().any(|now| {
-        shop.refusal(&request, now)
-            .is_some_and(|refusal| contains(&answer.body, &problem(&refusal)))
+        refused(shop, &operation.ask, now).is_some_and(|problem| contains(&answer.body, &problem))
     })
+}
+
+/// How the request would be refused in this state.
+fn refused(shop: &Shop, ask: &Ask, now: i64) -> Option<Value> {
+    match ask {
+        Ask::Confirm { order, reference } => not_confirmed(shop.orders.get(order), reference, now),
+        ask => request(ask).and_then(|request| shop.refusal(&request, now)).map(|r| problem(&r)),
+    }
+}
+
+fn not_confirmed(order: Option<&Order>, reference: &str, now: i64) -> Option<Value> {
+    let Some(order) = order else { return Some(json!({ "code": "order-not-found" })) };
+    let ends_at = order.hold_expires_at();
+    let expired = json!({ "code": "hold-expired", "hold_expires_at": ends_at.map(rfc3339) });
+    match order.status() {
+        OrderStatus::Pending => ends_at.is_some_and(|at| now >= at).then_some(expired),
+        OrderStatus::Expired => Some(expired),
+        OrderStatus::Cancelled => Some(json!({ "code": "order-cancelled" })),
+        OrderStatus::Paid => {
+            let paid = order.confirmed.as_ref().map(|confirmed| &confirmed.payment_reference);
+            (paid.is_none_or(|paid| paid != reference))
+                .then(|| json!({ "code": "already-confirmed", "payment_reference": paid }))
+        }
+    }
 }
 
 /// What this state would answer; printed with a violation.
@@ -110,8 +220,7 @@ pub fn now(shop: &Shop, operation: &Operation, time: i64) -> Value {
     if operation.ask.is_read() {
         return read(shop, &operation.ask).unwrap_or_default();
     }
-    let refusal = request(&operation.ask).and_then(|request| shop.refusal(&request, time));
-    refusal.map_or(json!("accepted"), |refusal| problem(&refusal))
+    refused(shop, &operation.ask, time).unwrap_or(json!("accepted"))
 }
 
 /// Instances may answer these refusals from memory.
@@ -126,10 +235,12 @@ fn remembered(shop: &Shop, ask: &Ask, answer: &HttpAnswer) -> bool {
         Ask::Issue { template, .. } => {
             shop.templates.get(template).is_some_and(|t| t.issued >= t.terms.max_issued)
         }
-        Ask::Order { lines, .. } => answer.body["product_id"].as_str().is_some_and(|product| {
-            lines.iter().any(|(named, _)| named == product)
-                && shop.products.get(product).is_some_and(|p| p.stock == 0)
-        }),
+        Ask::Order { lines, .. } | Ask::Hold { lines, .. } => {
+            answer.body["product_id"].as_str().is_some_and(|product| {
+                lines.iter().any(|(named, _)| named == product)
+                    && shop.products.get(product).is_some_and(|p| p.stock == 0)
+            })
+        }
         _ => false,
     }
 }
@@ -141,7 +252,9 @@ fn read(shop: &Shop, ask: &Ask) -> Option<Value> {
         }
         Ask::Product(id) => {
             let p = shop.products.get(id)?;
-            json!({ "id": id, "name": p.name, "price": p.price, "stock": p.stock, "status": p.status.as_str() })
+            let product = json!({ "id": id, "name": p.name, "price": p.price, "stock": p.stock,
+                "status": p.status.as_str() });
+            joined(product, product_rules(&p.rules))
         }
         Ask::Template(id) => {
             let t = shop.templates.get(id)?;
@@ -149,14 +262,10 @@ fn read(shop: &Shop, ask: &Ask) -> Option<Value> {
                 "remaining": t.terms.max_issued - t.issued })
         }
         Ask::Coupons(user) => json!({ "data": coupons(shop, user) }),
-        Ask::GetOrder(id) => {
-            let known = shop.orders.get(id)?;
-            order(&known.placed, known.cancelled.as_ref())
-        }
+        Ask::GetOrder(id) => order(shop.orders.get(id)?),
         Ask::Orders(user) => {
             let all = shop.orders_of.get(user).into_iter().flatten().rev().take(PAGE);
-            let all =
-                all.map(|id| &shop.orders[id]).map(|o| order(&o.placed, o.cancelled.as_ref()));
+            let all = all.map(|id| order(&shop.orders[id]));
             json!({ "data": all.collect::<Vec<_>>() })
         }
         Ask::Entries(user) => {
@@ -178,7 +287,9 @@ fn coupons(shop: &Shop, user: &str) -> Vec<Value> {
         .take(PAGE)
         .map(|id| {
             let coupon = &shop.coupons[id];
-            json!({ "coupon_id": id.to_string(), "template_id": coupon.template_id,
+            let terms = shop.templates[&coupon.template_id].terms_of(coupon.terms_number);
+            json!({ "discount": discount(terms), "min_subtotal": terms.min_subtotal,
+            "serial": coupon.serial, "coupon_id": id.to_string(), "template_id": coupon.template_id,
             "name": shop.templates[&coupon.template_id].terms.name,
             "status": if coupon.order_id.is_some() { "used" } else { "available" },
             "issued_at": rfc3339(coupon.issued_at),
@@ -202,8 +313,22 @@ fn request(ask: &Ask) -> Option<Request> {
             lines,
             coupon_id: coupon,
             expected_total,
+            reference: None,
+            outside: None,
             order_id: new,
         },
+        Ask::Hold { user, lines, coupon, wallet_amount, hold_secs, reference } => {
+            let (hold_ms, pending_limit) = (hold_secs * 1_000, PENDING_LIMIT);
+            Request::PlaceOrder {
+                user_id: user,
+                lines,
+                coupon_id: coupon,
+                expected_total: None,
+                reference,
+                outside: Some(PayOutside { wallet_amount, hold_ms, pending_limit }),
+                order_id: new,
+            }
+        }
         Ask::Cancel { order } => Request::CancelOrder { order_id: order },
         Ask::Adjust { product, delta, reason } => Request::AdjustStock {
             product_id: product,
@@ -248,7 +373,12 @@ fn problem(refusal: &Refusal) -> Value {
         Refusal::Cancel(CancelRefusal::AlreadyCancelled | CancelRefusal::StaleRead) => {
             json!({ "code": "an answer, not a refusal" })
         }
+        // It has expired: see `Shop::cancel`.
+        Refusal::Cancel(CancelRefusal::NotPending) => json!({ "code": "hold-expired" }),
         Refusal::Cancel(_) => json!({ "code": "order-not-found" }),
+        // Only the order's state tells the answer: see `not_confirmed`.
+        Refusal::Confirm(ConfirmRefusal::HoldExpired(_) | ConfirmRefusal::NotPending)
+        | Refusal::Expire(_) => json!({ "code": "not an answer to a client" }),
         Refusal::Product(ProductRefusal::StockGiven) => json!({ "code": "invalid-field" }),
         Refusal::Stock(StockRefusal::UnknownProduct) => json!({ "code": "product-not-found" }),
         Refusal::Stock(StockRefusal::BelowZero(available)) => {
@@ -257,6 +387,9 @@ fn problem(refusal: &Refusal) -> Value {
         Refusal::Stock(StockRefusal::TooHigh(_)) => json!({ "code": "invalid-field" }),
         Refusal::Template(TemplateRefusal::LimitBelowIssued(issued)) => {
             json!({ "code": "limit-below-issued", "issued": issued })
+        }
+        Refusal::Template(TemplateRefusal::TooManyTerms) => {
+            json!({ "code": "invalid-field", "field": "discount" })
         }
     }
 }
@@ -267,6 +400,22 @@ fn order_problem(refusal: &OrderRefusal) -> Value {
             json!({ "code": "product-not-found", "product_id": id })
         }
         OrderRefusal::NotOnSale(id) => json!({ "code": "product-not-on-sale", "product_id": id }),
+        OrderRefusal::SaleNotOpen(id, from) => {
+            json!({ "code": "sale-not-open", "product_id": id, "sale_from": rfc3339(*from) })
+        }
+        OrderRefusal::SaleEnded(id, until) => {
+            json!({ "code": "sale-ended", "product_id": id, "sale_until": rfc3339(*until) })
+        }
+        OrderRefusal::PurchaseLimit(id, limit, bought, requested) => {
+            json!({ "code": "purchase-limit-exceeded", "product_id": id, "limit": limit,
+                "bought": bought, "requested": requested })
+        }
+        OrderRefusal::WalletAmountAbove(_) => {
+            json!({ "code": "invalid-field", "field": "wallet_amount" })
+        }
+        OrderRefusal::TooManyPending(limit) => {
+            json!({ "code": "too-many-pending", "limit": limit })
+        }
         OrderRefusal::InsufficientStock(id, available) => {
             json!({ "code": "insufficient-stock", "product_id": id, "available": available })
         }

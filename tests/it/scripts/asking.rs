@@ -3,12 +3,13 @@
 use rushgate::domain::fact::{Idempotency, TemplateTerms};
 use rushgate::domain::limits::{MAX_BALANCE, MAX_QUANTITY};
 use rushgate::domain::wire::{Blob, Id};
+use rushgate::domain::{OrderStatus, SaleRules};
 use sha1::{Digest, Sha1};
 use uuid::Uuid;
 
 use super::kind::{Body, Kind};
 use super::plan::*;
-use crate::history::model::{Refusal, Request, Shop};
+use crate::history::model::{Order, PayOutside, Refusal, Request, Shop};
 use rushgate::gate::OrderRefusal;
 
 /// A request in the form in which it is sent.
@@ -58,34 +59,13 @@ impl Asking {
         let (user, (request, body)) = match &job.ask {
             Ask::Issue { template, user } => (*user, issue(*template, *user)),
             Ask::Charge { user, amount } => (*user, charge(shop, *user, *amount)),
-            Ask::CellState { user, lines, coupon, expected } => {
-                (*user, self.place(shop, *user, lines, *coupon, *expected, now_ms))
+            place @ Ask::CellState { user, .. } => (*user, self.place(shop, place, now_ms)),
+            Ask::Cancel { order, epoch: read_in, as_pending } => {
+                self.cancel(shop, *order, read_epoch(*read_in, epoch), *as_pending)
             }
-            Ask::Cancel { order, epoch: read_in } => {
-                self.cancel(shop, *order, read_epoch(*read_in, epoch))
-            }
-            Ask::PutProduct { product, name, price, status, stock } => {
-                let (id, name) = (PRODUCTS[*product].to_owned(), (*name).to_owned());
-                let stock = match stock {
-                    Stock::Given(stock) => Some(*stock),
-                    Stock::IfNew(stock) if !shop.products.contains_key(&id) => Some(*stock),
-                    _ => None,
-                };
-                let body = Body::PutProduct(id.clone(), name.clone(), *price, *status, stock);
-                (
-                    0,
-                    (
-                        Request::PutProduct {
-                            product_id: id,
-                            name,
-                            price: *price,
-                            status: *status,
-                            stock,
-                        },
-                        body,
-                    ),
-                )
-            }
+            Ask::Confirm { order, reference } => self.confirm(shop, *order, reference),
+            Ask::Expire { order } => self.expire(shop, *order),
+            put @ Ask::PutProduct { .. } => (0, put_product(shop, put, now_ms)),
             Ask::Adjust { product, delta, reason, highest } => {
                 (0, adjust(shop, PRODUCTS[*product], *delta, *reason, *highest))
             }
@@ -106,16 +86,11 @@ impl Asking {
         Sent { request, body, key }
     }
 
-    fn place(
-        &self,
-        shop: &Shop,
-        user: usize,
-        lines: &[(usize, Quantity)],
-        coupon: CouponOf,
-        expected: Expected,
-        now_ms: i64,
-    ) -> (Request, Body) {
-        let user_id = USERS[user].to_owned();
+    fn place(&self, shop: &Shop, ask: &Ask, now_ms: i64) -> (Request, Body) {
+        let Ask::CellState { user, lines, coupon, expected, payment, reference } = ask else {
+            panic!("no order: {ask:?}");
+        };
+        let user_id = USERS[*user].to_owned();
         let mut merged: Vec<(String, u64)> = Vec::new();
         for (product, quantity) in lines {
             let id = PRODUCTS[*product];
@@ -124,7 +99,7 @@ impl Asking {
             }
         }
         let own = shop.coupons_of.get(&user_id).map_or(&[][..], Vec::as_slice);
-        let coupon_id = match coupon {
+        let coupon_id = match *coupon {
             CouponOf::None => None,
             CouponOf::Unused(n) => {
                 let unused = own.iter().filter(|id| shop.coupons[*id].order_id.is_none());
@@ -134,59 +109,179 @@ impl Asking {
             CouponOf::Any(n) => nth(&shop.coupons.keys().collect::<Vec<_>>(), n).map(|id| **id),
             CouponOf::Unknown => Some(id_from(0)),
         };
-        let with = |expected_total| Request::PlaceOrder {
+        let with = |expected_total, outside| Request::PlaceOrder {
             user_id: user_id.clone(),
             lines: merged.clone(),
             coupon_id,
             expected_total,
+            reference: reference.map(str::to_owned),
+            outside,
             order_id: Id(Uuid::nil()),
+        };
+        // A total that no client expects: the refusal then names the real total.
+        let total = match shop.refusal(&with(Some(u64::MAX), None), now_ms) {
+            Some(Refusal::Order(OrderRefusal::PriceChanged(total))) => total,
+            _ => 0,
         };
         let expected_total = match expected {
             Expected::None => None,
-            // A total that no client expects: the refusal then names the real total.
-            Expected::Total { beyond } => match shop.refusal(&with(Some(u64::MAX)), now_ms) {
-                Some(Refusal::Order(OrderRefusal::PriceChanged(total))) => Some(total + beyond),
-                _ => Some(beyond),
-            },
+            Expected::Total { beyond } => Some(total + beyond),
         };
-        let body = Body::Place(
-            Id(Uuid::nil()),
-            user_id.clone(),
-            merged.clone(),
-            coupon_id,
-            expected_total,
-        );
-        (with(expected_total), body)
+        let outside = pay_outside(shop, &user_id, *payment, total);
+        let more = (reference.is_some() || outside.is_some()).then(|| {
+            let outside = outside.map(|it| (it.wallet_amount, it.hold_ms, it.pending_limit));
+            (reference.map(str::to_owned), outside)
+        });
+        let (lines, user) = (merged.clone(), user_id.clone());
+        let body = Body::Place(Id(Uuid::nil()), user, lines, coupon_id, expected_total, more);
+        (with(expected_total, outside), body)
+    }
+
+    /// `None`: PostgreSQL does not have the order.
+    fn find<'a>(&self, shop: &'a Shop, order: OrderOf) -> Option<&'a Order> {
+        let placed: Vec<&Order> =
+            self.placed.iter().rev().filter_map(|id| shop.orders.get(id)).collect();
+        let of = |chosen: &dyn Fn(&Order) -> bool| -> Vec<&'a Order> {
+            placed.iter().copied().filter(|order| chosen(order)).collect()
+        };
+        let live =
+            |order: &Order| matches!(order.status(), OrderStatus::Paid | OrderStatus::Pending);
+        let pending = |order: &Order| order.status() == OrderStatus::Pending;
+        let (chosen, n) = match order {
+            OrderOf::Live(n) => (of(&live), n),
+            OrderOf::WithCoupon(n) => {
+                (of(&|order| live(order) && order.placed.coupon_id.is_some()), n)
+            }
+            OrderOf::Pending(n) => (of(&pending), n),
+            OrderOf::Due(n) => {
+                let mut due = of(&pending);
+                due.sort_by_key(|order| order.hold_expires_at());
+                (due, n)
+            }
+            OrderOf::Placed(n) => (vec![], n),
+            OrderOf::Invented { .. } => return None,
+        };
+        nth(if chosen.is_empty() { &placed } else { &chosen }, n).copied()
     }
 
     /// A cancellation with the order's details from PostgreSQL; the number tells whose order it is.
-    fn cancel(&self, shop: &Shop, order: OrderOf, read_in: u64) -> (usize, (Request, Body)) {
-        let latest_first = || self.placed.iter().rev().filter_map(|id| shop.orders.get(id));
-        let paid: Vec<_> = latest_first().filter(|order| order.cancelled.is_none()).collect();
-        let with_coupon: Vec<_> =
-            paid.iter().filter(|order| order.placed.coupon_id.is_some()).copied().collect();
-        let found = match order {
-            OrderOf::Paid(n) if !paid.is_empty() => nth(&paid, n).copied(),
-            OrderOf::WithCoupon(n) if !with_coupon.is_empty() => nth(&with_coupon, n).copied(),
-            OrderOf::Paid(n) | OrderOf::WithCoupon(n) | OrderOf::Placed(n) => {
-                nth(&latest_first().collect::<Vec<_>>(), n).copied()
-            }
-            OrderOf::Invented { .. } => None,
+    fn cancel(
+        &self,
+        shop: &Shop,
+        of: OrderOf,
+        read_in: u64,
+        as_pending: bool,
+    ) -> (usize, (Request, Body)) {
+        let order = self.find(shop, of);
+        let Taken { order_id, user, lines, won, coupon_id, limits } = Taken::of(order, of);
+        // An order that has expired is refused by what PostgreSQL has of it. So the gate only meets
+        // it when it was read before.
+        let was_pending = order.is_some_and(|order| match order.status() {
+            OrderStatus::Pending | OrderStatus::Expired => true,
+            _ => as_pending && order.hold_expires_at().is_some(),
+        });
+        let paid_outside = match order {
+            Some(order) if was_pending => order.outside().map(|_| 0),
+            Some(order) => order.paid_outside(),
+            None => None,
         };
-        let Some(placed) = found.map(|order| &order.placed) else {
-            let user = if let OrderOf::Invented { user } = order { user } else { 0 };
-            let order_id = id_from(0);
-            let lines = vec![(PRODUCTS[PRODUCTS.len() - 1].to_owned(), 1)];
-            let body = Body::Cancel(order_id, USERS[user].to_owned(), lines, 0, None, read_in);
-            return (user, (Request::CancelOrder { order_id }, body));
-        };
-        let lines =
-            placed.lines.iter().map(|line| (line.product_id.clone(), line.quantity)).collect();
-        let (order_id, user_id) = (placed.order_id, placed.user_id.clone());
-        let user = USERS.iter().position(|id| *id == user_id).unwrap_or(0);
-        let body = Body::Cancel(order_id, user_id, lines, placed.total, placed.coupon_id, read_in);
+        let user_id = USERS[user].to_owned();
+        let body = Body::Cancel(
+            order_id,
+            user_id,
+            lines,
+            won,
+            coupon_id,
+            limits,
+            read_in,
+            was_pending,
+            paid_outside,
+        );
         (user, (Request::CancelOrder { order_id }, body))
     }
+
+    fn confirm(&self, shop: &Shop, of: OrderOf, reference: &str) -> (usize, (Request, Body)) {
+        let Taken { order_id, user, .. } = Taken::of(self.find(shop, of), of);
+        let payment_reference = reference.to_owned();
+        let body = Body::Confirm(order_id, payment_reference.clone());
+        (user, (Request::ConfirmOrder { order_id, payment_reference }, body))
+    }
+
+    fn expire(&self, shop: &Shop, of: OrderOf) -> (usize, (Request, Body)) {
+        let Taken { order_id, user, lines, won, coupon_id, limits } =
+            Taken::of(self.find(shop, of), of);
+        let body = Body::Expire(order_id, USERS[user].to_owned(), lines, won, coupon_id, limits);
+        (user, (Request::ExpireOrder { order_id }, body))
+    }
+}
+
+/// What an order has taken.
+struct Taken {
+    order_id: Id,
+    user: usize,
+    lines: Vec<(String, u64)>,
+    won: u64,
+    coupon_id: Option<Id>,
+    limits: Option<Vec<u64>>,
+}
+
+impl Taken {
+    fn of(order: Option<&Order>, of: OrderOf) -> Self {
+        let Some(order) = order else {
+            let user = if let OrderOf::Invented { user } = of { user } else { 0 };
+            let lines = vec![(PRODUCTS[PRODUCTS.len() - 1].to_owned(), 1)];
+            let order_id = id_from(0);
+            return Self { order_id, user, lines, won: 0, coupon_id: None, limits: None };
+        };
+        let placed = &order.placed;
+        let limits: Vec<u64> =
+            (0..placed.lines.len()).map(|line| order.limit_of(line).unwrap_or(0)).collect();
+        Self {
+            order_id: placed.order_id,
+            user: USERS.iter().position(|id| *id == placed.user_id).unwrap_or(0),
+            lines: placed.lines.iter().map(|l| (l.product_id.clone(), l.quantity)).collect(),
+            won: order.wallet_amount(),
+            coupon_id: placed.coupon_id,
+            limits: limits.iter().any(|number| *number > 0).then_some(limits),
+        }
+    }
+}
+
+fn pay_outside(shop: &Shop, user_id: &str, payment: Payment, total: u64) -> Option<PayOutside> {
+    let Payment::Outside { wallet, hold_ms, pending_limit } = payment else { return None };
+    let balance = shop.wallets.get(user_id).copied().unwrap_or(0);
+    let wallet_amount = match wallet {
+        WalletPart::Won(won) => won,
+        WalletPart::Total { less } => total.saturating_sub(less),
+        WalletPart::Balance { beyond } => balance + beyond,
+        WalletPart::AboveTotal { beyond } => total + beyond,
+    };
+    Some(PayOutside { wallet_amount, hold_ms, pending_limit })
+}
+
+fn put_product(shop: &Shop, ask: &Ask, now_ms: i64) -> (Request, Body) {
+    let Ask::PutProduct { product, name, price, status, stock, rules } = ask else {
+        panic!("no product: {ask:?}");
+    };
+    let (product_id, name) = (PRODUCTS[*product].to_owned(), (*name).to_owned());
+    let stock = match stock {
+        Stock::Given(stock) => Some(*stock),
+        Stock::IfNew(stock) if !shop.products.contains_key(&product_id) => Some(*stock),
+        _ => None,
+    };
+    let rules = SaleRules {
+        sale_from: rules.from_ms.map(|ms| now_ms + ms),
+        sale_until: rules.until_ms.map(|ms| now_ms + ms),
+        per_user_limit: rules.per_user_limit,
+        attributes: rules.attributes.map(str::to_owned),
+    };
+    let packed = (!rules.is_empty()).then(|| {
+        let SaleRules { sale_from, sale_until, per_user_limit, attributes } = rules.clone();
+        (sale_from, sale_until, per_user_limit, attributes)
+    });
+    let (price, status) = (*price, *status);
+    let body = Body::PutProduct(product_id.clone(), name.clone(), price, status, stock, packed);
+    (Request::PutProduct { product_id, name, price, status, stock, rules }, body)
 }
 
 impl Sent {
@@ -215,7 +310,10 @@ fn charge(shop: &Shop, user: usize, amount: Amount) -> (Request, Body) {
     let balance = shop.wallets.get(&user_id).copied().unwrap_or(0);
     let amount = match amount {
         Amount::Won(won) => won,
-        Amount::ToLimit { beyond } => MAX_BALANCE - balance + beyond,
+        // What pending orders took counts towards the limit.
+        Amount::ToLimit { beyond } => {
+            MAX_BALANCE - balance - shop.held_in_pending(&user_id) + beyond
+        }
         Amount::ToPrice { product, less } => {
             let price = shop.products.get(PRODUCTS[product]).map_or(1, |product| product.price);
             (2 * price - less - balance % price) % price

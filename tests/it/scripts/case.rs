@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 
 use fred::prelude::*;
 use jiff::Timestamp;
+use rushgate::domain::OrderStatus;
 use rushgate::domain::limits::{COUPON_USABLE_MS, IDEMPOTENCY_KEPT_MS};
 use rushgate::domain::wire;
 use rushgate::gate::script::{CellState, Decided, Reply};
-use rushgate::gate::{self, CancelRefusal, IssueRefusal, OrderRefusal};
+use rushgate::gate::{self, CancelRefusal, ConfirmRefusal, IssueRefusal, OrderRefusal};
 use rushgate::log::entry::genesis_tip;
 use rushgate::log::reader::LogReader;
 use rushgate::redis::control::{CLAIM_EPOCH, OPEN_EPOCH};
@@ -23,7 +24,7 @@ use super::kind::{Body, Kind, ScriptAnswer, Scripts, Told};
 use super::plan::*;
 use super::reading;
 use super::state::{Record, State, day_of};
-use crate::history::model::{Fact, Refusal, Request, Shop, Verdict, facts_of};
+use crate::history::model::{Fact, Order, Refusal, Request, Shop, Verdict, facts_of, format_of};
 
 /// 2036-07-18; no deadline passes before 2096.
 const AHEAD_DAY: i64 = 24_305;
@@ -84,6 +85,8 @@ struct Run<'a> {
     clock_ms: i64,
     /// The tips of all entries, beginning with that of the empty log.
     tips: Vec<String>,
+    /// The highest format version of an entry.
+    format: u64,
     records: BTreeMap<(i64, String), Record>,
 }
 
@@ -135,15 +138,20 @@ impl<'a> Run<'a> {
             .call(&bench.client, vec![Keys::meta(CELL)], vec![epoch.clone()])
             .await
             .map_err(shown)?;
-        let args = vec![epoch, tip.clone(), clock_ms.to_string(), "0".into()];
+        let args =
+            [epoch, tip.clone(), clock_ms.to_string(), "0".into(), "0".into(), "open".into()];
         let opened = OPEN_EPOCH
-            .call(&bench.client, vec![Keys::meta(CELL), keys.log()], args)
+            .call(&bench.client, vec![Keys::meta(CELL), keys.log()], args.to_vec())
             .await
             .map_err(shown)?;
         if !claimed || !opened {
             return Err("the epoch does not open".into());
         }
-        let shop = Shop { keys_per_day: Some(KEYS_PER_DAY), ..Shop::default() };
+        let shop = Shop {
+            keys_per_day: Some(KEYS_PER_DAY),
+            most_versions: scripts.most_versions,
+            ..Shop::default()
+        };
         let (asking, records) = (Asking::default(), BTreeMap::new());
         Ok(Self {
             bench,
@@ -155,8 +163,14 @@ impl<'a> Run<'a> {
             asking,
             clock_ms,
             tips: vec![tip],
+            format: 1,
             records,
         })
+    }
+
+    /// The state in `meta` of a cell that serves.
+    fn state(&self) -> &'static str {
+        if self.format > 1 { "open-2" } else { "open" }
     }
 
     fn seq(&self) -> u64 {
@@ -194,6 +208,18 @@ impl<'a> Run<'a> {
                     shop.coupons.values().filter(|coupon| !used || coupon.order_id.is_some());
                 let mut ends = coupons.map(|coupon| coupon.issued_at + COUPON_USABLE_MS);
                 one_of(&mut ends, coupon).map(|at| at + beyond_ms)
+            }
+            Clock::ToHoldEnd { order, beyond_ms } => {
+                let pending = shop.pending_of.values().flatten().map(|id| &shop.orders[id]);
+                let mut ends: Vec<i64> = pending.filter_map(Order::hold_expires_at).collect();
+                ends.sort_unstable();
+                one_of(&mut ends.into_iter(), order).map(|at| at + beyond_ms)
+            }
+            Clock::ToSale { border, beyond_ms } => {
+                let rules = shop.products.values().map(|product| &product.rules);
+                let mut borders =
+                    rules.flat_map(|rules| [rules.sale_from, rules.sale_until]).flatten();
+                one_of(&mut borders, border).map(|at| at + beyond_ms)
             }
             Clock::ToKeysEnd { key, beyond_ms } => {
                 let mut ends =
@@ -304,7 +330,7 @@ impl<'a> Run<'a> {
             reply = self.call(batch, &sent, &deadlines, day_of(refused.place.now)).await?;
         }
         if matches!(batch.claim, Claim::Closed) {
-            self.set_meta("state", "open").await?;
+            self.set_meta("state", self.state()).await?;
         }
         match (reply, refusal_of(batch.claim)) {
             (Reply::Decided(decided), None) => {
@@ -464,21 +490,31 @@ impl<'a> Run<'a> {
         let repeats =
             stored.is_some_and(|record| place.now < record.decided_at + IDEMPOTENCY_KEPT_MS);
         let spent = sent.key.as_ref().is_some_and(|key| self.shop.has_spent_keys(key, place.now));
-        if let (
-            Request::CancelOrder { order_id },
-            Body::Cancel(_, _, lines, _, _, read_in),
-            false,
-        ) = (&sent.request, &sent.body, repeats || spent)
+        if !(repeats || spent)
+            && let Some(why) = self.refused_by_the_read(sent)
         {
-            let refused = |why| ScriptAnswer::Decided(Verdict::Refused(Refusal::Cancel(why)));
-            if *read_in != self.keys.epoch {
-                return refused(CancelRefusal::StaleRead);
-            }
-            if !self.shop.orders.contains_key(order_id) {
-                return refused(CancelRefusal::UnknownProduct(lines[0].0.clone()));
-            }
+            return ScriptAnswer::Decided(Verdict::Refused(Refusal::Cancel(why)));
         }
         ScriptAnswer::Decided(self.shop.decide(&sent.request, sent.key.as_ref(), place.now))
+    }
+
+    /// A cancellation is refused if what PostgreSQL had of the order is out of date, or made up.
+    fn refused_by_the_read(&self, sent: &Sent) -> Option<CancelRefusal> {
+        let Request::CancelOrder { order_id } = &sent.request else { return None };
+        let Body::Cancel(_, _, lines, _, _, _, read_in, was_pending, _) = &sent.body else {
+            return None;
+        };
+        if *read_in != self.keys.epoch {
+            return Some(CancelRefusal::StaleRead);
+        }
+        let Some(order) = self.shop.orders.get(order_id) else {
+            return Some(CancelRefusal::UnknownProduct(lines[0].0.clone()));
+        };
+        let differs = match order.status() {
+            OrderStatus::Cancelled => false,
+            status => *was_pending != (status == OrderStatus::Pending),
+        };
+        differs.then_some(CancelRefusal::NotPending)
     }
 
     /// Records what an accepted request leaves behind and returns its fact. A replay must return
@@ -537,13 +573,16 @@ impl<'a> Run<'a> {
                 return Err(format!("entry {}-{} does not follow", entry.epoch, entry.seq));
             }
             let decoded = entry.decode().map_err(|e| e.to_string())?;
-            let is = (decoded.decided_at, facts_of(decoded.facts), &decoded.raw_facts);
-            if is != (place.now, facts.clone(), &raw) {
+            let format = facts.iter().map(format_of).max().unwrap_or_default();
+            let is =
+                (decoded.version, decoded.decided_at, facts_of(decoded.facts), &decoded.raw_facts);
+            if is != (format, place.now, facts.clone(), &raw) {
                 return Err(format!(
-                    "the entry says {is:?}; at {} was accepted {facts:?}",
+                    "the entry says {is:?}; at {} was accepted, in format {format}, {facts:?}",
                     place.now
                 ));
             }
+            self.format = self.format.max(format);
             self.tips.push(entry.tip);
         }
         Ok(())
@@ -557,8 +596,9 @@ impl<'a> Run<'a> {
             ("tip", self.tips.last().cloned().unwrap_or_default()),
             ("applied", "0".to_owned()),
             ("clock", self.clock_ms.to_string()),
-            ("templates", self.shop.templates.len().to_string()),
-            ("state", "open".to_owned()),
+            ("templates", self.shop.numbers.to_string()),
+            ("limits", self.shop.limits.to_string()),
+            ("state", self.state().to_owned()),
         ];
         fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
@@ -587,7 +627,10 @@ fn boundary(answer: &ScriptAnswer) -> i64 {
         ScriptAnswer::Decided(Verdict::Refused(Refusal::Issue(IssueRefusal::ClosedSince(at)))) => {
             *at
         }
-        ScriptAnswer::Decided(Verdict::Refused(Refusal::Order(OrderRefusal::CouponExpired(
+        ScriptAnswer::Decided(Verdict::Refused(Refusal::Order(
+            OrderRefusal::CouponExpired(at) | OrderRefusal::SaleEnded(_, at),
+        ))) => *at,
+        ScriptAnswer::Decided(Verdict::Refused(Refusal::Confirm(ConfirmRefusal::HoldExpired(
             at,
         )))) => *at,
         _ => 0,

@@ -1,14 +1,14 @@
-//! The seven kinds of requests: their scripts, and the wire format of their bodies and verdicts.
+//! The nine kinds of requests: their scripts, and the wire format of their bodies and verdicts.
 
-use rushgate::domain::ProductStatus;
-use rushgate::domain::fact::TemplateTerms;
+use rushgate::domain::fact::{OrderCancelled, TemplateTerms};
 use rushgate::domain::wire::{Blob, Id};
+use rushgate::domain::{OrderStatus, ProductStatus};
 use rushgate::gate::script::{self, Script};
 use serde::de::DeserializeOwned;
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 
-use crate::history::model::{Fact, Refusal, Verdict};
+use crate::history::model::{Fact, Order, Refusal, Verdict};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -16,16 +16,20 @@ pub enum Kind {
     ChargeWallet,
     PlaceOrder,
     CancelOrder,
+    ConfirmOrder,
+    ExpireOrder,
     PutProduct,
     AdjustStock,
     PutTemplate,
 }
 
-pub const KINDS: [Kind; 7] = [
+pub const KINDS: [Kind; 9] = [
     Kind::IssueCoupon,
     Kind::ChargeWallet,
     Kind::PlaceOrder,
     Kind::CancelOrder,
+    Kind::ConfirmOrder,
+    Kind::ExpireOrder,
     Kind::PutProduct,
     Kind::AdjustStock,
     Kind::PutTemplate,
@@ -34,8 +38,10 @@ pub const KINDS: [Kind; 7] = [
 /// The scripts of a run: the service's own, or with a planted defect.
 #[derive(Clone, Copy)]
 pub struct Scripts {
-    pub deciding: [&'static Script; 7],
+    pub deciding: [&'static Script; 9],
     pub read: &'static Script,
+    /// See [`crate::history::model::Shop::most_versions`].
+    pub most_versions: Option<usize>,
 }
 
 impl Scripts {
@@ -46,11 +52,14 @@ impl Scripts {
                 &script::CHARGE_WALLET,
                 &script::PLACE_ORDER,
                 &script::CANCEL_ORDER,
+                &script::CONFIRM_ORDER,
+                &script::EXPIRE_ORDER,
                 &script::PUT_PRODUCT,
                 &script::ADJUST_STOCK,
                 &script::PUT_TEMPLATE,
             ],
             read: &script::READ,
+            most_versions: None,
         }
     }
 
@@ -71,12 +80,38 @@ pub enum Body {
         #[serde(serialize_with = "flat")] Vec<(String, u64)>,
         Option<Id>,
         Option<u64>,
+        Option<More>,
     ),
-    Cancel(Id, String, #[serde(serialize_with = "flat")] Vec<(String, u64)>, u64, Option<Id>, u64),
-    PutProduct(String, String, u64, ProductStatus, Option<u64>),
+    /// The last three: the epoch of the read, whether it was read as pending, won paid outside.
+    Cancel(
+        Id,
+        String,
+        #[serde(serialize_with = "flat")] Vec<(String, u64)>,
+        u64,
+        Option<Id>,
+        Option<Vec<u64>>,
+        u64,
+        bool,
+        Option<u64>,
+    ),
+    Confirm(Id, String),
+    Expire(
+        Id,
+        String,
+        #[serde(serialize_with = "flat")] Vec<(String, u64)>,
+        u64,
+        Option<Id>,
+        Option<Vec<u64>>,
+    ),
+    PutProduct(String, String, u64, ProductStatus, Option<u64>, Option<Rules>),
     Adjust(String, i64, Option<String>, u64),
     PutTemplate(String, TemplateTerms),
 }
+
+/// Reference; and won to take from the wallet, ms of the hold, most pending orders of a user.
+type More = (Option<String>, Option<(u64, u64, u64)>);
+/// Start and end of the sale, limit per user, attributes.
+type Rules = (Option<i64>, Option<i64>, Option<u64>, Option<String>);
 
 /// The lines of an order as a flat list: product, quantity, product, …
 fn flat<S: Serializer>(lines: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
@@ -102,7 +137,7 @@ impl ScriptAnswer {
     pub fn label(&self, kind: Kind) -> String {
         let what = match self {
             Self::Late => "late".to_owned(),
-            Self::Decided(Verdict::Accepted(_)) => "accepted".to_owned(),
+            Self::Decided(Verdict::Accepted(fact)) => accepted(fact).to_owned(),
             Self::Decided(Verdict::Replayed(_)) => "replayed".to_owned(),
             Self::Decided(Verdict::KeyReused) => "key reused".to_owned(),
             Self::Decided(Verdict::KeysSpent(_)) => "keys spent".to_owned(),
@@ -116,6 +151,25 @@ impl ScriptAnswer {
     }
 }
 
+/// What was accepted, where it makes a difference.
+fn accepted(fact: &Fact) -> &'static str {
+    match fact {
+        Fact::OrderPlaced(f) if f.more.as_ref().is_some_and(|more| more.outside.is_some()) => {
+            let pending = Order::new(f.clone()).status() == OrderStatus::Pending;
+            if pending { "held" } else { "paid at once" }
+        }
+        Fact::OrderCancelled(OrderCancelled { more: Some(more), .. }) if more.was_pending => "held",
+        Fact::OrderCancelled(OrderCancelled { more: Some(more), .. })
+            if more.paid_outside.is_some_and(|won| won > 0) =>
+        {
+            "paid outside"
+        }
+        Fact::OrderExpired(f) if !f.counts.is_empty() => "counted",
+        Fact::CouponIssued(f) if f.terms_number.is_some() => "later terms",
+        _ => "accepted",
+    }
+}
+
 /// A decoded answer with the fact's bytes. They must be identical in the answer, the log, the
 /// record and every replay.
 pub struct Told {
@@ -124,9 +178,9 @@ pub struct Told {
 }
 
 impl Kind {
-    /// A PUT is idempotent without a key.
+    /// A PUT is idempotent without a key, and the service itself ends holds.
     pub fn takes_keys(self) -> bool {
-        !matches!(self, Self::PutProduct | Self::PutTemplate)
+        !matches!(self, Self::PutProduct | Self::PutTemplate | Self::ExpireOrder)
     }
 
     /// The format of a verdict is described in `lua/shared/gate.lua`.
@@ -155,6 +209,8 @@ impl Kind {
             Self::ChargeWallet => Fact::WalletCharged(unpacked(bytes)?),
             Self::PlaceOrder => Fact::OrderPlaced(unpacked(bytes)?),
             Self::CancelOrder => Fact::OrderCancelled(unpacked(bytes)?),
+            Self::ConfirmOrder => Fact::OrderConfirmed(unpacked(bytes)?),
+            Self::ExpireOrder => Fact::OrderExpired(unpacked(bytes)?),
             Self::PutProduct => Fact::ProductPut(unpacked(bytes)?),
             Self::AdjustStock => Fact::StockAdjusted(unpacked(bytes)?),
             Self::PutTemplate => Fact::TemplatePut(unpacked(bytes)?),
@@ -170,6 +226,8 @@ impl Kind {
             Self::ChargeWallet => Refusal::Charge(why(packed)?),
             Self::PlaceOrder => Refusal::Order(why(packed)?),
             Self::CancelOrder => Refusal::Cancel(why(packed)?),
+            Self::ConfirmOrder => Refusal::Confirm(why(packed)?),
+            Self::ExpireOrder => Refusal::Expire(why(packed)?),
             Self::PutProduct => Refusal::Product(why(packed)?),
             Self::AdjustStock => Refusal::Stock(why(packed)?),
             Self::PutTemplate => Refusal::Template(why(packed)?),

@@ -87,6 +87,8 @@ fn steps(moment: BoxedStrategy<Vec<PlannedStep>>) -> impl Strategy<Value = Vec<P
         (Kind::IssueCoupon, 4),
         (Kind::ChargeWallet, 4),
         (Kind::CancelOrder, 4),
+        (Kind::ConfirmOrder, 2),
+        (Kind::ExpireOrder, 3),
         (Kind::PutProduct, 1),
         (Kind::AdjustStock, 2),
         (Kind::PutTemplate, 2),
@@ -121,19 +123,31 @@ fn moment() -> impl Strategy<Value = Vec<PlannedStep>> {
         .prop_map(|(border, beyond_ms)| Clock::ToWindow { border, beyond_ms });
     let keys_end = (any::<Nth>(), beyond_ms())
         .prop_map(|(key, beyond_ms)| Clock::ToKeysEnd { key, beyond_ms });
+    let hold_end = || {
+        (0..4u8, beyond_ms()).prop_map(|(order, beyond_ms)| Clock::ToHoldEnd { order, beyond_ms })
+    };
+    let sale = (any::<Nth>(), beyond_ms())
+        .prop_map(|(border, beyond_ms)| Clock::ToSale { border, beyond_ms });
     let midnight = beyond_ms().prop_map(|beyond_ms| Clock::ToMidnight { beyond_ms });
     prop_oneof![
         5 => then(by.prop_map(|ms| Clock::By { ms }), &KINDS),
         5 => then(window, &[Kind::IssueCoupon]),
         3 => then(coupons_end(true), &[Kind::CancelOrder]),
         2 => then(coupons_end(false), &[Kind::PlaceOrder]),
+        2 => (coupons_end(false), vec(held(), 1..6))
+            .prop_map(|(clock, reads)| vec![PlannedStep::Clock(clock), PlannedStep::Read(reads)]),
         3 => then(keys_end, &keyed),
         2 => then(midnight, &keyed),
+        5 => then(hold_end(), &[Kind::ExpireOrder]),
+        3 => then(hold_end(), &[Kind::ConfirmOrder, Kind::CancelOrder]),
+        4 => then(sale, &[Kind::PlaceOrder]),
     ]
 }
 
 fn idle_moment() -> impl Strategy<Value = Vec<PlannedStep>> {
-    then((0..2 * HOUR_MS).prop_map(|ms| Clock::Idle { ms }), &[Kind::IssueCoupon])
+    // Their refusals may depend on a moment that the server's clock has passed.
+    let kinds = [Kind::IssueCoupon, Kind::PlaceOrder, Kind::PlaceOrder, Kind::ConfirmOrder];
+    then((0..2 * HOUR_MS).prop_map(|ms| Clock::Idle { ms }), &kinds)
 }
 
 fn then(
@@ -214,14 +228,37 @@ fn ask(kind: Kind) -> BoxedStrategy<Ask> {
         Kind::PlaceOrder => place().boxed(),
         Kind::CancelOrder => {
             let order = prop_oneof![
-                12 => (0..8u8).prop_map(OrderOf::Paid),
+                12 => (0..8u8).prop_map(OrderOf::Live),
                 6 => (0..8u8).prop_map(OrderOf::WithCoupon),
+                3 => (0..8u8).prop_map(OrderOf::Pending),
                 8 => (0..16u8).prop_map(OrderOf::Placed),
                 1 => anybody().prop_map(|user| OrderOf::Invented { user }),
             ];
             let epoch = prop_oneof![16 => Just(ReadIn::This), 1 => Just(ReadIn::Earlier), 1 => Just(ReadIn::Later)];
-            (order, epoch).prop_map(|(order, epoch)| Ask::Cancel { order, epoch }).boxed()
+            let as_pending = prop_oneof![6 => Just(false), 1 => Just(true)];
+            (order, epoch, as_pending)
+                .prop_map(|(order, epoch, as_pending)| Ask::Cancel { order, epoch, as_pending })
+                .boxed()
         }
+        Kind::ConfirmOrder => {
+            let order = prop_oneof![
+                8 => (0..8u8).prop_map(OrderOf::Pending),
+                4 => (0..4u8).prop_map(OrderOf::Due),
+                3 => (0..16u8).prop_map(OrderOf::Placed),
+                1 => anybody().prop_map(|user| OrderOf::Invented { user }),
+            ];
+            (order, select(vec!["card-1", "card-2", " ~"]))
+                .prop_map(|(order, reference)| Ask::Confirm { order, reference })
+                .boxed()
+        }
+        Kind::ExpireOrder => prop_oneof![
+            12 => (0..6u8).prop_map(OrderOf::Due),
+            3 => (0..8u8).prop_map(OrderOf::Pending),
+            3 => (0..16u8).prop_map(OrderOf::Placed),
+            1 => anybody().prop_map(|user| OrderOf::Invented { user }),
+        ]
+        .prop_map(|order| Ask::Expire { order })
+        .boxed(),
         Kind::PutProduct => put_product().boxed(),
         Kind::AdjustStock => {
             let delta = prop_oneof![
@@ -264,12 +301,60 @@ fn place() -> impl Strategy<Value = Ask> {
     ];
     let expected = prop_oneof![2 => Just(Expected::None), 1 => beyond().prop_map(|beyond| Expected::Total { beyond })];
     let user = prop_oneof![20 => somebody(), 1 => anybody()];
-    (user, lines, coupon, expected).prop_map(|(user, lines, coupon, expected)| Ask::CellState {
-        user,
-        lines,
-        coupon,
-        expected,
-    })
+    let reference = prop_oneof![9 => Just(None), 1 => select(vec!["2026-1", "#"]).prop_map(Some)];
+    (user, lines, coupon, expected, payment(), reference).prop_map(
+        |(user, lines, coupon, expected, payment, reference)| Ask::CellState {
+            user,
+            lines,
+            coupon,
+            expected,
+            payment,
+            reference,
+        },
+    )
+}
+
+fn payment() -> impl Strategy<Value = Payment> {
+    let wallet = prop_oneof![
+        4 => Just(WalletPart::Won(0)),
+        2 => select(vec![1, 100, 500]).prop_map(WalletPart::Won),
+        2 => (0..2u64).prop_map(|less| WalletPart::Total { less }),
+        2 => (0..2u64).prop_map(|beyond| WalletPart::Balance { beyond }),
+        1 => (1..3u64).prop_map(|beyond| WalletPart::AboveTotal { beyond }),
+    ];
+    let hold_ms = prop_oneof![
+        // Shorter than the API allows, so that it ends while a case runs.
+        1 => Just(1),
+        6 => select(vec![60_000, 60_001, 600_000, 3_600_000]),
+    ];
+    let outside = (wallet, hold_ms, select(vec![1, 2, 2, 3, 5])).prop_map(
+        |(wallet, hold_ms, pending_limit)| Payment::Outside { wallet, hold_ms, pending_limit },
+    );
+    prop_oneof![3 => Just(Payment::Wallet), 2 => outside]
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let from_ms = prop_oneof![
+        5 => Just(None),
+        1 => Just(Some(-HOUR_MS)),
+        2 => select(vec![0, 1, SECOND_MS, HOUR_MS]).prop_map(Some),
+    ];
+    let until_ms = prop_oneof![
+        5 => Just(None),
+        2 => Just(Some(10 * YEAR_MS)),
+        1 => select(vec![1, SECOND_MS, HOUR_MS, 30 * DAY_MS]).prop_map(Some),
+    ];
+    let per_user_limit = prop_oneof![1 => Just(None), 1 => (1..9u64).prop_map(Some)];
+    let attributes = option::of(select(vec!["{}", r#"{"image_url":"https://a.example/컵.png"}"#]));
+    let some = (from_ms, until_ms, per_user_limit, attributes).prop_map(
+        |(from_ms, until_ms, per_user_limit, attributes)| Rules {
+            from_ms,
+            until_ms,
+            per_user_limit,
+            attributes,
+        },
+    );
+    prop_oneof![2 => Just(Rules::default()), 1 => some]
 }
 
 fn put_product() -> impl Strategy<Value = Ask> {
@@ -288,9 +373,16 @@ fn put_product() -> impl Strategy<Value = Ask> {
         1 => Just(Stock::IfNew(MAX_STOCK)),
         2 => (0..12u64).prop_map(Stock::Given),
     ];
-    (something(), name, price, status, stock).prop_map(|(product, name, price, status, stock)| {
-        Ask::PutProduct { product, name, price, status, stock }
-    })
+    (something(), name, price, status, stock, rules()).prop_map(
+        |(product, name, price, status, stock, rules)| Ask::PutProduct {
+            product,
+            name,
+            price,
+            status,
+            stock,
+            rules,
+        },
+    )
 }
 
 fn terms() -> impl Strategy<Value = Terms> {
@@ -332,16 +424,29 @@ fn terms() -> impl Strategy<Value = Terms> {
 
 fn read() -> impl Strategy<Value = Read> {
     prop_oneof![
-        anybody().prop_map(Read::Balance),
-        vec(any_product(), 0..6).prop_map(Read::Products),
-        (vec(any_product(), 0..6), vec(any_template(), 0..6))
+        1 => anybody().prop_map(Read::Balance),
+        1 => vec(any_product(), 0..6).prop_map(Read::Products),
+        1 => (vec(any_product(), 0..6), vec(any_template(), 0..6))
             .prop_map(|(products, templates)| Read::Watched(products, templates)),
-        (option::of(any_product()), 1..6usize)
+        1 => (option::of(any_product()), 1..6usize)
             .prop_map(|(after, limit)| Read::ListProducts { after, limit }),
-        vec(any_template(), 0..6).prop_map(Read::Templates),
-        (option::of(any_template()), 1..6usize)
+        1 => vec(any_template(), 0..6).prop_map(Read::Templates),
+        1 => (option::of(any_template()), 1..6usize)
             .prop_map(|(after, limit)| Read::ListTemplates { after, limit }),
-        held(),
+        4 => held(),
+        1 => (somebody(), coupon()).prop_map(|(user, coupon)| Read::Coupon { user, coupon }),
+        1 => (any_template(), option::of(any::<Nth>()))
+            .prop_map(|(template, version)| Read::Terms { template, version }),
+        1 => anybody().prop_map(Read::Bought),
+        1 => anybody().prop_map(Read::Pending),
+        1 => (1..6usize).prop_map(|most| Read::Due { most }),
+    ]
+}
+
+fn coupon() -> impl Strategy<Value = AfterCoupon> {
+    prop_oneof![
+        8 => any::<Nth>().prop_map(AfterCoupon::Own),
+        1 => Just(AfterCoupon::Unknown),
     ]
 }
 
@@ -351,11 +456,7 @@ fn held() -> impl Strategy<Value = Read> {
         CouponStatus::Used,
         CouponStatus::Expired,
     ]));
-    let after = prop_oneof![
-        8 => any::<Nth>().prop_map(AfterCoupon::Own),
-        1 => Just(AfterCoupon::Unknown),
-    ];
-    (somebody(), status, 1..5usize, option::of(after))
+    (somebody(), status, 1..5usize, option::of(coupon()))
         .prop_map(|(user, status, limit, after)| Read::Held { user, status, limit, after })
 }
 
@@ -370,6 +471,11 @@ pub fn large_case() -> impl Strategy<Value = Case> {
             price: 100,
             status: ProductStatus::OnSale,
             stock: Stock::IfNew(MAX_STOCK),
+            // every fourth
+            rules: Rules {
+                per_user_limit: (product % 4 == 0).then_some(1_000),
+                ..Rules::default()
+            },
         },
     });
     let rich = (0..USERS.len() - 1).map(|user| Job {
@@ -389,10 +495,18 @@ pub fn large_case() -> impl Strategy<Value = Case> {
         large(Kind::IssueCoupon),
         large(Kind::ChargeWallet),
     );
-    let last = (large(Kind::PlaceOrder), large(Kind::CancelOrder), large(Kind::AdjustStock));
+    let last = (
+        large(Kind::PlaceOrder),
+        large(Kind::CancelOrder),
+        large(Kind::AdjustStock),
+        large(Kind::ConfirmOrder),
+        large(Kind::ExpireOrder),
+    );
     (start, orders, rest, last, vec(held(), 200..257)).prop_map(
         move |(start, orders, rest, last, reads)| {
-            let steps = [rest.0, rest.1, rest.2, rest.3, last.0, last.1, last.2];
+            let hour = PlannedStep::Clock(Clock::By { ms: HOUR_MS });
+            let steps =
+                [rest.0, rest.1, rest.2, rest.3, last.0, last.3, last.1, last.2, hour, last.4];
             let steps = opening
                 .clone()
                 .into_iter()
@@ -421,7 +535,15 @@ fn large_order() -> impl Strategy<Value = Job> {
     });
     let ask = (somebody(), lines, any::<Nth>()).prop_map(|(user, lines, n)| {
         let coupon = if n % 4 == 0 { CouponOf::Unused(n) } else { CouponOf::None };
-        Ask::CellState { user, lines, coupon, expected: Expected::None }
+        let payment = match n % 8 {
+            1 => Payment::Outside {
+                wallet: WalletPart::Won(100),
+                hold_ms: 60_000,
+                pending_limit: 50,
+            },
+            _ => Payment::Wallet,
+        };
+        Ask::CellState { user, lines, coupon, expected: Expected::None, payment, reference: None }
     });
     (key(Kind::PlaceOrder), ask).prop_map(|(key, ask)| Job { deadline: Deadline::Ahead, key, ask })
 }

@@ -1,4 +1,4 @@
-//! Model-based tests of the deciding scripts: random batches of all seven scripts run on a real
+//! Model-based tests of the deciding scripts: random batches of all nine scripts run on a real
 //! Redis. Each verdict, each entry and finally everything that Redis holds is compared with the
 //! reference model.
 //!
@@ -182,7 +182,7 @@ fn the_scripts_decide_as_the_model_does() {
     assert!(tally.operations >= OPERATIONS);
     for label in every_answer() {
         let met = tally.answers.get(&label).copied().unwrap_or(0);
-        assert!(met >= 20, "{label} was met {met} times only: the plans have become too tame");
+        assert!(met >= 5, "{label} was met {met} times only: the plans have become too tame");
     }
 }
 
@@ -201,12 +201,13 @@ fn large_batches_and_orders_are_decided_as_the_model_does() {
 
 /// Scripts with the limits of one call set so low that users with few coupons reach them.
 fn easily_tired() -> Scripts {
-    const BOUNDS: [(&str, &str); 5] = [
+    const BOUNDS: [(&str, &str); 6] = [
         ("HELD_WRITE_BYTES = 160 * 1024", "HELD_WRITE_BYTES = 100"),
         ("HELD_SMALL_BYTES = 1024", "HELD_SMALL_BYTES = 46"),
         ("HELD_READ_BYTES = 2 * 1024 * 1024", "HELD_READ_BYTES = 100"),
         ("HELD_PER_READ = 16", "HELD_PER_READ = 2"),
         ("STEPS_PER_CALL = 3000", "STEPS_PER_CALL = 10"),
+        ("MOST_TERMS = 200", "MOST_TERMS = 1"),
     ];
     let tired = |script: &'static Script| -> &'static Script {
         let mut source = script.source().to_owned();
@@ -215,11 +216,16 @@ fn easily_tired() -> Scripts {
             lowered += source.matches(bound).count();
             source = source.replace(bound, low);
         }
-        assert_eq!(lowered, if script.decides { 4 } else { 1 }, "{}", script.name);
+        let expected = match script.name {
+            "read" => 1,
+            "put_template" => 5,
+            _ => 4,
+        };
+        assert_eq!(lowered, expected, "{}", script.name);
         Box::leak(Box::new(script.with_source(source.leak())))
     };
-    let Scripts { deciding, read } = Scripts::of_the_service();
-    Scripts { deciding: deciding.map(tired), read: tired(read) }
+    let Scripts { deciding, read, .. } = Scripts::of_the_service();
+    Scripts { deciding: deciding.map(tired), read: tired(read), most_versions: Some(1) }
 }
 
 #[test]
@@ -231,30 +237,53 @@ fn what_a_script_puts_off_is_decided_as_the_model_does_when_it_is_asked_again() 
     };
     println!("{} asked again", tally.asked_again);
     assert!(tally.asked_again >= 300, "only {} were put off", tally.asked_again);
+    let too_many = tally.answers.get("PutTemplate TooManyTerms").copied().unwrap_or(0);
+    println!("terms were changed too often {too_many} times");
+    assert!(too_many >= 3, "terms were changed too often {too_many} times only");
 }
 
 /// Every answer that a script can give, by the name that [`kind::ScriptAnswer::label`] uses.
 fn every_answer() -> Vec<String> {
     let of = |kind: Kind| -> &[&str] {
         match kind {
-            Kind::IssueCoupon => {
-                &["UnknownTemplate", "AlreadyIssued", "NotOpenBefore", "ClosedSince", "SoldOut"]
-            }
+            Kind::IssueCoupon => &[
+                "UnknownTemplate",
+                "AlreadyIssued",
+                "NotOpenBefore",
+                "ClosedSince",
+                "SoldOut",
+                "later terms",
+            ],
             Kind::ChargeWallet => &["BalanceLimit"],
             Kind::PlaceOrder => &[
                 "UnknownProduct",
                 "NotOnSale",
+                "SaleNotOpen",
+                "SaleEnded",
+                "PurchaseLimit",
                 "InsufficientStock",
                 "UnknownCoupon",
                 "CouponUsed",
                 "CouponExpired",
                 "SubtotalTooLow",
                 "PriceChanged",
+                "WalletAmountAbove",
+                "TooManyPending",
                 "InsufficientBalance",
+                "held",
+                "paid at once",
             ],
-            Kind::CancelOrder => {
-                &["AlreadyCancelled", "UnknownProduct", "BalanceLimit", "StaleRead"]
-            }
+            Kind::CancelOrder => &[
+                "AlreadyCancelled",
+                "NotPending",
+                "UnknownProduct",
+                "BalanceLimit",
+                "StaleRead",
+                "held",
+                "paid outside",
+            ],
+            Kind::ConfirmOrder => &["NotPending", "HoldExpired"],
+            Kind::ExpireOrder => &["NotPending", "NotDue", "counted"],
             Kind::PutProduct => &["StockGiven"],
             Kind::AdjustStock => &["UnknownProduct", "BelowZero", "TooHigh"],
             Kind::PutTemplate => &["LimitBelowIssued"],

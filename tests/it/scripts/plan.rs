@@ -196,10 +196,21 @@ pub enum Ask {
         lines: Vec<(usize, Quantity)>,
         coupon: CouponOf,
         expected: Expected,
+        payment: Payment,
+        reference: Option<&'static str>,
     },
     Cancel {
         order: OrderOf,
         epoch: ReadIn,
+        /// The order was read while it was pending, if it ever was.
+        as_pending: bool,
+    },
+    Confirm {
+        order: OrderOf,
+        reference: &'static str,
+    },
+    Expire {
+        order: OrderOf,
     },
     PutProduct {
         product: usize,
@@ -207,6 +218,7 @@ pub enum Ask {
         price: u64,
         status: ProductStatus,
         stock: Stock,
+        rules: Rules,
     },
     Adjust {
         product: usize,
@@ -269,11 +281,49 @@ pub enum Expected {
     },
 }
 
+/// How an order is paid.
+#[derive(Clone, Copy, Debug)]
+pub enum Payment {
+    Wallet,
+    Outside { wallet: WalletPart, hold_ms: u64, pending_limit: u64 },
+}
+
+/// Won to take from the wallet for an order that is paid outside.
+#[derive(Clone, Copy, Debug)]
+pub enum WalletPart {
+    Won(u64),
+    /// The order's total (if it can be determined), minus `less`.
+    Total {
+        less: u64,
+    },
+    /// The balance, plus `beyond`.
+    Balance {
+        beyond: u64,
+    },
+    /// The order's total, plus `beyond`.
+    AboveTotal {
+        beyond: u64,
+    },
+}
+
+/// The rules of a product; times are relative to now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    pub from_ms: Option<i64>,
+    pub until_ms: Option<i64>,
+    pub per_user_limit: Option<u64>,
+    pub attributes: Option<&'static str>,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub enum OrderOf {
-    /// One that is not cancelled; 0 means the last.
-    Paid(Nth),
-    /// One that is not cancelled and has used a coupon; 0 means the last.
+    /// One that is paid or pending; 0 means the last.
+    Live(Nth),
+    /// One that is pending; 0 means the last.
+    Pending(Nth),
+    /// One that is pending; 0 means the one whose hold ends first.
+    Due(Nth),
+    /// One that is paid or pending and has used a coupon; 0 means the last.
     WithCoupon(Nth),
     /// Any order; 0 means the last.
     Placed(Nth),
@@ -338,6 +388,10 @@ pub enum Clock {
     /// The expiry of a coupon; with `used`, of one that an order has used.
     ToCouponsEnd { used: bool, coupon: Nth, beyond_ms: i64 },
     ToKeysEnd { key: Nth, beyond_ms: i64 },
+    /// The end of a pending order's hold; 0 means the first.
+    ToHoldEnd { order: Nth, beyond_ms: i64 },
+    /// The start or end of a product's sale, still in the future.
+    ToSale { border: Nth, beyond_ms: i64 },
 }
 
 #[derive(Clone, Debug)]
@@ -361,6 +415,21 @@ pub enum Read {
         status: Option<CouponStatus>,
         limit: usize,
         after: Option<AfterCoupon>,
+    },
+    Coupon {
+        user: usize,
+        coupon: AfterCoupon,
+    },
+    /// The template's first terms, or one of its versions.
+    Terms {
+        template: usize,
+        version: Option<Nth>,
+    },
+    /// What a user has bought, under every limit there ever was.
+    Bought(usize),
+    Pending(usize),
+    Due {
+        most: usize,
     },
 }
 

@@ -6,16 +6,17 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use fred::prelude::*;
 use fred::types::CustomCommand;
-use rushgate::domain::ProductStatus;
-use rushgate::domain::fact::TemplateTerms;
-use rushgate::domain::wire::Id;
+use rushgate::domain::fact::{PendingOrder, TemplateTerms};
+use rushgate::domain::wire::{Blob, Id};
 use rushgate::redis::held_coupons::{self, HeldCoupon};
 use rushgate::redis::keys::{DAY_MS, Keys};
-use rushgate::redis::records::{IdempotencyRecord, ProductRecord, TemplateRecord};
+use rushgate::redis::records::{
+    IdempotencyRecord, LaterTerms, ProductRecord, TemplateRecord, TermsRecord,
+};
 use serde::de::DeserializeOwned;
 
 use super::kind::unpacked;
-use crate::history::model::Shop;
+use crate::history::model::{CouponTerms, Product, Shop, Template};
 
 /// An idempotency record: request hash, time of the decision, bytes of the answer.
 pub type Record = (Vec<u8>, i64, Vec<u8>);
@@ -25,16 +26,26 @@ pub struct State {
     pub meta: BTreeMap<String, String>,
     pub keys: BTreeSet<String>,
     pub wallets: BTreeMap<String, u64>,
-    pub products: BTreeMap<String, (String, u64, ProductStatus)>,
+    pub products: BTreeMap<String, ProductRecord>,
+    pub attributes: BTreeMap<String, String>,
+    /// (limit, user) → pieces
+    pub purchases: BTreeMap<(u64, String), u64>,
     pub stocks: BTreeMap<String, u64>,
     pub product_ids: Vec<String>,
-    pub templates: BTreeMap<String, (u64, TemplateTerms)>,
+    pub templates: BTreeMap<String, (u64, TemplateTerms, Option<LaterTerms>)>,
+    /// What is not in force any more.
+    pub terms: BTreeMap<u32, TermsRecord>,
     pub issued: BTreeMap<String, u64>,
     pub template_ids: Vec<String>,
     pub template_numbers: BTreeMap<u32, String>,
     /// Each user's coupons in the order of issue.
     pub held: BTreeMap<String, Vec<HeldCoupon>>,
     pub cancelled: BTreeSet<Id>,
+    pub pending: BTreeMap<Id, PendingOrder>,
+    /// Order → end of the hold.
+    pub pending_due: BTreeMap<Id, i64>,
+    /// User → orders, won.
+    pub pending_users: BTreeMap<String, (u64, u64)>,
     /// Day and scope → record.
     pub records: BTreeMap<(i64, String), Record>,
     /// Day and user → number of records that the user has made.
@@ -52,17 +63,34 @@ impl State {
     ) -> Self {
         let mut state = Self { meta, records, wallets: shop.wallets.clone(), ..Self::default() };
         for (id, product) in &shop.products {
-            state
-                .products
-                .insert(id.clone(), (product.name.clone(), product.price, product.status));
+            state.products.insert(id.clone(), product_record(product));
+            if let Some(attributes) = &product.rules.attributes {
+                state.attributes.insert(id.clone(), attributes.clone());
+            }
             state.stocks.insert(id.clone(), product.stock);
             state.product_ids.push(id.clone());
         }
         for (id, template) in &shop.templates {
-            state.templates.insert(id.clone(), (template.number, template.terms.clone()));
+            let record = (template.number, template.terms.clone(), later_terms(template));
+            state.templates.insert(id.clone(), record);
             state.issued.insert(id.clone(), template.issued);
             state.template_ids.push(id.clone());
-            state.template_numbers.insert(small(template.number), id.clone());
+            for version in &template.versions {
+                state.template_numbers.insert(small(version.number), id.clone());
+                if version != template.present() {
+                    state.terms.insert(small(version.number), terms_record(&version.terms));
+                }
+            }
+        }
+        state.purchases = shop.purchases.clone();
+        for (user, ids) in &shop.pending_of {
+            let held = (ids.len() as u64, shop.held_in_pending(user));
+            state.pending_users.insert(user.clone(), held);
+            for id in ids {
+                let order = shop.orders[id].as_pending();
+                state.pending_due.insert(*id, order.hold_expires_at);
+                state.pending.insert(*id, order);
+            }
         }
         for (user, ids) in &shop.coupons_of {
             let held = ids.iter().map(|id| held_coupon(shop, *id));
@@ -91,6 +119,12 @@ impl State {
             (keys.held(), self.held.is_empty()),
             (keys.template_numbers(), self.template_numbers.is_empty()),
             (keys.cancelled(), self.cancelled.is_empty()),
+            (keys.attributes(), self.attributes.is_empty()),
+            (keys.purchases(), self.purchases.is_empty()),
+            (keys.terms(), self.terms.is_empty()),
+            (keys.pending(), self.pending.is_empty()),
+            (keys.pending_due(), self.pending_due.is_empty()),
+            (keys.pending_users(), self.pending_users.is_empty()),
         ];
         let used = named.into_iter().filter(|(_, empty)| !empty).map(|(key, _)| key);
         let days = self.records.keys().map(|(day, _)| keys.idempotency(*day));
@@ -123,10 +157,13 @@ impl State {
             hash(client, keys.template_numbers(), template_number, text).await?;
         state.product_ids = sorted(client, keys.product_ids()).await?;
         state.template_ids = sorted(client, keys.template_ids()).await?;
-        state.products = hash(client, keys.products(), text, |bytes| {
-            record(bytes).map(|p: ProductRecord| (p.name, p.price, p.status))
-        })
-        .await?;
+        state.products = hash(client, keys.products(), text, record).await?;
+        state.attributes = hash(client, keys.attributes(), text, text).await?;
+        state.purchases = hash(client, keys.purchases(), purchase, number).await?;
+        state.terms = hash(client, keys.terms(), template_number, record).await?;
+        state.pending = hash(client, keys.pending(), id, record).await?;
+        state.pending_users = hash(client, keys.pending_users(), text, held_by_user).await?;
+        state.pending_due = due(client, keys.pending_due()).await?;
         state.templates =
             hash(client, keys.templates(), text, |bytes| record(bytes).map(terms)).await?;
         let cancelled: Vec<Bytes> =
@@ -159,6 +196,12 @@ impl State {
         same("template numbers", &self.template_numbers, &should.template_numbers)?;
         same("held", &self.held, &should.held)?;
         same("cancelled", &self.cancelled, &should.cancelled)?;
+        same("attributes", &self.attributes, &should.attributes)?;
+        same("purchases", &self.purchases, &should.purchases)?;
+        same("terms", &self.terms, &should.terms)?;
+        same("pending", &self.pending, &should.pending)?;
+        same("pending due", &self.pending_due, &should.pending_due)?;
+        same("pending users", &self.pending_users, &should.pending_users)?;
         same("idempotency records", &self.records, &should.records)?;
         same("how many records users have made", &self.made, &should.made)?;
         Self::compare_meta(&self.meta, &should.meta)?;
@@ -222,7 +265,37 @@ fn record<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     unpacked(bytes)
 }
 
-pub fn terms(t: TemplateRecord) -> (u64, TemplateTerms) {
+pub fn product_record(product: &Product) -> ProductRecord {
+    ProductRecord {
+        name: product.name.clone(),
+        price: product.price,
+        status: product.status,
+        sale_from: product.rules.sale_from,
+        sale_until: product.rules.sale_until,
+        per_user_limit: product.rules.per_user_limit,
+        limit_number: product.limit_number,
+    }
+}
+
+pub fn terms_record(terms: &CouponTerms) -> TermsRecord {
+    TermsRecord {
+        discount_type: terms.discount_type.clone(),
+        discount_value: terms.discount_value,
+        discount_max: terms.discount_max,
+        min_subtotal: terms.min_subtotal,
+    }
+}
+
+pub fn later_terms(template: &Template) -> Option<LaterTerms> {
+    let (_, earlier) = template.versions.split_last()?;
+    template.later_number().map(|number| LaterTerms {
+        number,
+        earlier: Blob(earlier.iter().flat_map(|v| small(v.number).to_be_bytes()).collect()),
+        issued_before: earlier.iter().map(|version| version.issued).sum(),
+    })
+}
+
+pub fn terms(t: TemplateRecord) -> (u64, TemplateTerms, Option<LaterTerms>) {
     let terms = TemplateTerms {
         name: t.name,
         discount_type: t.discount_type,
@@ -233,13 +306,13 @@ pub fn terms(t: TemplateRecord) -> (u64, TemplateTerms) {
         issue_from: t.issue_from,
         issue_until: t.issue_until,
     };
-    (t.number, terms)
+    (t.number, terms, t.later_terms)
 }
 
 fn held_coupon(shop: &Shop, id: Id) -> HeldCoupon {
     let coupon = &shop.coupons[&id];
     HeldCoupon {
-        template_number: small(shop.templates[&coupon.template_id].number),
+        terms_number: small(coupon.terms_number),
         coupon_id: id.0,
         serial: small(coupon.serial),
         issued_at: coupon.issued_at,
@@ -255,6 +328,35 @@ fn held_coupons(bytes: &[u8]) -> Result<Vec<HeldCoupon>, String> {
 fn template_number(bytes: &[u8]) -> Result<u32, String> {
     let bytes = bytes.try_into().map_err(|_| format!("no number of a template: {bytes:02x?}"))?;
     Ok(u32::from_be_bytes(bytes))
+}
+
+/// `<number, 4 bytes><user>`
+fn purchase(bytes: &[u8]) -> Result<(u64, String), String> {
+    let (number, user) =
+        bytes.split_first_chunk().ok_or_else(|| format!("no purchase: {bytes:02x?}"))?;
+    Ok((u32::from_be_bytes(*number).into(), text(user)?))
+}
+
+/// `<orders>:<won>`
+fn held_by_user(bytes: &[u8]) -> Result<(u64, u64), String> {
+    let told = text(bytes)?;
+    let (orders, won) = told.split_once(':').ok_or_else(|| format!("not held: {told}"))?;
+    Ok((number(orders.as_bytes())?, number(won.as_bytes())?))
+}
+
+async fn due(client: &Client, key: String) -> Result<BTreeMap<Id, i64>, String> {
+    let members: Vec<Bytes> =
+        command(client, fred::cmd!("ZRANGE"), vec![key.clone(), "0".into(), "-1".into()]).await?;
+    if members.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let arguments: Vec<Value> =
+        std::iter::once(key.into()).chain(members.iter().cloned().map(Value::Bytes)).collect();
+    let scores: Vec<f64> =
+        client.custom(fred::cmd!("ZMSCORE"), arguments).await.map_err(|e| format!("Redis: {e}"))?;
+    // Whole milliseconds.
+    let ends = scores.into_iter().map(|at| at as i64);
+    members.iter().zip(ends).map(|(member, at)| Ok((id(member)?, at))).collect()
 }
 
 fn small(number: u64) -> u32 {
