@@ -2,6 +2,7 @@
 //! Shared by the bench and the load tests: private servers, instances of Rushgate, an HTTP load
 //! generator, and the resource use of processes.
 
+pub mod holds;
 pub mod http;
 pub mod process;
 pub mod redis;

@@ -3,7 +3,7 @@
 //!
 //! All changes go through the HTTP API, like the requests of clients.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,8 @@ pub const SECRET: &str = "the bench's own secret, of more than 32 bytes";
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// A message that is in the queue is delivered within this time.
+const MESSAGE_LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
 /// Connections used to fill a shop.
 const FILLERS: usize = 256;
@@ -219,6 +221,34 @@ impl Shop {
         let count = channel.queue_purge(ORDERS_QUEUE.into(), QueuePurgeOptions::default()).await?;
         connection.close(200, "done".into()).await?;
         Ok(count)
+    }
+
+    /// Takes all messages from the data platform's queue. Returns the ids by routing key; a message
+    /// that was delivered twice counts once.
+    pub async fn take_messages(&self) -> Outcome<BTreeMap<String, HashSet<String>>> {
+        use futures_util::StreamExt as _;
+        use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
+        use lapin::{Connection, ConnectionProperties, types::FieldTable};
+        let connection =
+            Connection::connect(&self.amqp_url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare(ORDERS_QUEUE.into(), passive, FieldTable::default());
+        let waiting = queue.await?.message_count();
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let mut consumer = channel
+            .basic_consume(ORDERS_QUEUE.into(), "".into(), options, FieldTable::default())
+            .await?;
+        let mut found: BTreeMap<String, HashSet<String>> = BTreeMap::new();
+        for _ in 0..waiting {
+            let next = tokio::time::timeout(MESSAGE_LIMIT, consumer.next()).await;
+            let delivery = next?.ok_or("RabbitMQ ended the delivery")??;
+            let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
+            let ids = found.entry(delivery.routing_key.to_string()).or_default();
+            ids.insert(id.ok_or("a message without an id")?);
+        }
+        connection.close(200, "done".into()).await?;
+        Ok(found)
     }
 }
 

@@ -7,6 +7,8 @@
 //! requests. [`figures`] has the measurements that are not rows of requests. [`report`] prints
 //! everything.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 mod figures;
 mod flame;
 mod harness;

@@ -31,10 +31,12 @@ pub enum Row {
     IssueKeys,
     Order1Keys,
     Lines3,
+    Hold,
+    Confirm,
 }
 
 impl Row {
-    pub const ALL: [Row; 12] = [
+    pub const ALL: [Row; 14] = [
         Row::Issue,
         Row::SoldOut,
         Row::Already,
@@ -47,6 +49,8 @@ impl Row {
         Row::IssueKeys,
         Row::Order1Keys,
         Row::Lines3,
+        Row::Hold,
+        Row::Confirm,
     ];
 
     pub fn named(name: &str) -> Option<Row> {
@@ -67,6 +71,8 @@ impl Row {
             Row::IssueKeys => "issue-keys",
             Row::Order1Keys => "order1-keys",
             Row::Lines3 => "lines3",
+            Row::Hold => "hold",
+            Row::Confirm => "confirm",
         }
     }
 
@@ -84,6 +90,8 @@ impl Row {
             Row::IssueKeys => "issue, each with an Idempotency-Key",
             Row::Order1Keys => "order, 1 product, each with an Idempotency-Key",
             Row::Lines3 => "order, 3 products, no coupon",
+            Row::Hold => "order that is paid outside, 1 product: hold it",
+            Row::Confirm => "confirm that a held order was paid outside",
         }
     }
 
@@ -99,6 +107,7 @@ impl Row {
             Row::List => Some(0.60),
             Row::Read => Some(0.45),
             Row::IssueTokens | Row::IssueKeys | Row::Order1Keys | Row::Lines3 => None,
+            Row::Hold | Row::Confirm => None,
         }
     }
 
@@ -107,7 +116,7 @@ impl Row {
         match self {
             Row::SoldOut => "409 sold-out",
             Row::Already => "409 already-issued",
-            Row::List | Row::Read => "200",
+            Row::List | Row::Read | Row::Confirm => "200",
             _ => "201",
         }
     }
@@ -115,7 +124,10 @@ impl Row {
     /// The expected answer, as the instance's metric counts it; see `Instance::answers`.
     pub fn expected_metric(self) -> String {
         let route = match self {
-            Row::Order1 | Row::Order3 | Row::Order1Keys | Row::Lines3 => "POST /v1/orders",
+            Row::Order1 | Row::Order3 | Row::Order1Keys | Row::Lines3 | Row::Hold => {
+                "POST /v1/orders"
+            }
+            Row::Confirm => "POST /v1/orders/{id}/confirm",
             Row::Charge => "POST /v1/users/{user}/wallet/charges",
             Row::List => "GET /v1/products",
             Row::Read => "GET /v1/users/{user}/wallet",
@@ -128,7 +140,9 @@ impl Row {
     /// the tables. For rows without changes, a number that must not grow.
     pub fn truth(self) -> &'static str {
         match self {
-            Row::Order1 | Row::Order3 | Row::Order1Keys | Row::Lines3 => {
+            // A held order emits nothing before it is confirmed.
+            Row::Hold => "SELECT count(*) FROM orders WHERE status = 'pending'",
+            Row::Order1 | Row::Order3 | Row::Order1Keys | Row::Lines3 | Row::Confirm => {
                 "SELECT events_written FROM cell_cursors WHERE cell = 0"
             }
             Row::Charge => "SELECT sum(balance)::bigint FROM wallets WHERE user_id < 'u'",
@@ -137,7 +151,7 @@ impl Row {
     }
 
     pub fn changes_something(self) -> bool {
-        self.expected() == "201"
+        !matches!(self, Row::SoldOut | Row::Already | Row::List | Row::Read)
     }
 }
 
@@ -185,7 +199,7 @@ impl Contents {
                 }
                 Ok(())
             }
-            Row::List => self.products(instance),
+            Row::List | Row::Hold | Row::Confirm => self.products(instance),
             Row::Order1 | Row::Order3 | Row::Order1Keys | Row::Lines3 | Row::Read => {
                 self.products(instance)?;
                 if !std::mem::replace(&mut self.wallets, true) {
@@ -218,13 +232,14 @@ impl Contents {
     pub fn plan(&mut self, instance: &Instance, row: Row, count: u64) -> Outcome<Plan> {
         let gaps = match row {
             Row::List => Gaps::Same,
-            Row::Issue | Row::SoldOut | Row::IssueKeys => self.new_users(),
+            Row::Issue | Row::SoldOut | Row::IssueKeys | Row::Hold => self.new_users(),
             Row::Already | Row::Order1 | Row::Lines3 | Row::Charge | Row::Read => {
                 Gaps::Pool { pool: POOL }
             }
             Row::IssueTokens => self.users_with_tokens(count)?,
             Row::Order1Keys => self.users_with_keys(count),
             Row::Order3 => self.users_with_coupons(instance, count)?,
+            Row::Confirm => self.held_orders(instance, count)?,
         };
         Ok(Plan { parts: parts(row)?, gaps })
     }
@@ -281,6 +296,34 @@ impl Contents {
         }
         Ok(Gaps::Lines { lines, first: 10 })
     }
+
+    /// Places one order for each confirmation of the drive, each by a user of its own, so that the
+    /// limit on a user's pending orders is never met. Their holds outlast the drive.
+    fn held_orders(&mut self, instance: &Instance, count: u64) -> Outcome<Gaps> {
+        let from = self.users;
+        self.users += count;
+        let mut lines = vec![];
+        instance.fill(
+            count,
+            |_| "/v1/orders".into(),
+            |index| held_order(&format!("{:010}", scattered(from + index))),
+            |index, answer| {
+                let text = String::from_utf8_lossy(answer);
+                if let Some((_, rest)) = text.split_once("\"order_id\":\"") {
+                    lines.push(format!("{}{index:010}", &rest[..36]));
+                }
+            },
+        )?;
+        Ok(Gaps::Lines { lines, first: 36 })
+    }
+}
+
+/// An order of one product that is held for an hour, the longest time.
+fn held_order(user: &str) -> String {
+    format!(
+        "{{\"user_id\":\"h{user}\",\"payment\":\"external\",\"hold_secs\":3600,\
+         \"items\":[{{\"product_id\":\"p01\",\"quantity\":1}}]}}"
+    )
 }
 
 fn user_body(index: u64) -> String {
@@ -302,7 +345,7 @@ pub fn parts(row: Row) -> Outcome<Vec<String>> {
     // Placeholders with the lengths of the inserted texts, so that Content-Length is right.
     const GAP: &str = "##########";
     const KEY_GAP: &str = "@@@@@@@@@@";
-    const COUPON_GAP: &str = "@@@@@@@@-@@@@-@@@@-@@@@-@@@@@@@@@@@@";
+    const ID_GAP: &str = "@@@@@@@@-@@@@-@@@@-@@@@-@@@@@@@@@@@@";
     let backend = token("bench-backend", "service")?;
     let key = format!("Idempotency-Key: {KEY_GAP}\r\n");
     let user = format!("{{\"user_id\":\"u{GAP}\"}}");
@@ -312,8 +355,9 @@ pub fn parts(row: Row) -> Outcome<Vec<String>> {
         .map(|id| format!("{{\"product_id\":\"{id}\",\"quantity\":1}}"))
         .join(",");
     let three =
-        format!("{{\"user_id\":\"u{GAP}\",\"coupon_id\":\"{COUPON_GAP}\",\"items\":[{lines}]}}");
+        format!("{{\"user_id\":\"u{GAP}\",\"coupon_id\":\"{ID_GAP}\",\"items\":[{lines}]}}");
     let without = format!("{{\"user_id\":\"u{GAP}\",\"items\":[{lines}]}}");
+    let payment = format!("{{\"payment_reference\":\"card-{GAP}\"}}");
     let post = |path: &str, body: &str| request("POST", path, Some(&backend), "", body);
     let rush = &coupons_of("rush");
     let text = match row {
@@ -329,7 +373,39 @@ pub fn parts(row: Row) -> Outcome<Vec<String>> {
         Row::IssueTokens => request("POST", rush, Some(KEY_GAP), "", &user),
         Row::IssueKeys => request("POST", rush, Some(&backend), &key, &user),
         Row::Order1Keys => request("POST", "/v1/orders", Some(&backend), &key, &one),
+        Row::Hold => post("/v1/orders", &held_order(GAP)),
+        Row::Confirm => post(&format!("/v1/orders/{ID_GAP}/confirm"), &payment),
     };
-    let text = text.replace(COUPON_GAP, GAP).replace(KEY_GAP, GAP);
+    let text = text.replace(ID_GAP, GAP).replace(KEY_GAP, GAP);
     Ok(text.split(GAP).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_says_the_length_of_its_body() {
+        for row in Row::ALL {
+            let mut parts = parts(row).unwrap();
+            // What is inserted into the gaps of the body, if it is not a number of ten digits.
+            let id = if row == Row::Order3 { "7".repeat(36) } else { "7".repeat(10) };
+            let last = parts.pop().unwrap();
+            let text = parts.join("7777777777") + &id + &last;
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            let said = head.split("Content-Length: ").nth(1);
+            let said = said.map(|rest| rest.split("\r\n").next().unwrap().parse().unwrap());
+            assert_eq!(said.unwrap_or(0), body.len(), "{}: {text}", row.name());
+            assert!(parts.len() <= 2, "{}: the script fills at most two gaps", row.name());
+        }
+    }
+
+    #[test]
+    fn every_row_has_a_name_and_says_what_it_proves() {
+        for row in Row::ALL {
+            assert_eq!(Row::named(row.name()), Some(row));
+            let changes = row.expected() == "201" || row == Row::Confirm;
+            assert_eq!(row.changes_something(), changes, "{}", row.name());
+        }
+    }
 }

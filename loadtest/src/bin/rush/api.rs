@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, Method};
+use reqwest::{Client, Method, StatusCode};
 use rushgate_loadtest::Outcome;
 use rushgate_loadtest::token::mint_token;
 use serde_json::Value;
@@ -40,6 +40,15 @@ impl Api {
             true => Ok(serde_json::from_str(&text)?),
             false => Err(format!("{method} {path}: {status} {text}").into()),
         }
+    }
+
+    /// A POST by the shop's backend. Returns the answer, whatever its status is.
+    pub async fn backend_post(&self, path: &str, body: &Value) -> Outcome<(StatusCode, Value)> {
+        let token = self.token("rush-backend", "service")?;
+        let request = self.client.post(format!("{}{path}", self.host)).bearer_auth(token);
+        let response = request.json(body).send().await?;
+        let (status, text) = (response.status(), response.text().await?);
+        Ok((status, serde_json::from_str(&text).unwrap_or_default()))
     }
 
     pub async fn get(&self, path: &str) -> Outcome<Value> {

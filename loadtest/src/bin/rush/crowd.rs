@@ -8,13 +8,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use reqwest::Method;
 use rushgate_loadtest::Outcome;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::answers::{self, AnswerCounts};
 use crate::api::Api;
+use crate::card_orders::CardOrders;
 use crate::scenario::Scenario;
 
 /// Products that all users of `shop` buy.
 pub const PRODUCTS: u64 = 20;
+/// Pieces of the product sold by card that a user may buy.
+pub const PIECES_PER_USER: u64 = 2;
 const PLENTY: u64 = 1_000_000_000;
 
 pub struct Crowd {
@@ -26,6 +30,12 @@ pub struct Crowd {
     /// Coupons of the rush and pieces of the flash sale; 0 if the scenario has none.
     pub coupons: u64,
     pub pieces: u64,
+    /// Pieces of the product that is sold by card; 0 if the scenario has none.
+    pub card_pieces: u64,
+    /// Orders paid by card so far. Decides what their users do next.
+    card_orders: AtomicU64,
+    /// Payments that come too late, each waiting for its moment.
+    pub late_payments: Mutex<JoinSet<()>>,
     /// Whether the catalogue of the scenario `shop` exists.
     pub has_catalogue: bool,
     /// Token of the shop's backend, which charges wallets.
@@ -43,6 +53,7 @@ pub struct Told {
     pub pieces: u64,
     pub orders: u64,
     pub cancelled: u64,
+    pub card: CardOrders,
     /// Number of balances read, and descriptions of those that differed from what the user
     /// expected.
     pub wallets: u64,
@@ -65,7 +76,7 @@ impl Crowd {
         let (coupons, pieces) = match scenario {
             Scenario::CouponRush => (users / 4, 0),
             Scenario::FlashSale => (0, users / 2),
-            Scenario::Shop => (0, 0),
+            Scenario::Shop | Scenario::Checkout => (0, 0),
             Scenario::Mixed => (rushing / 4, buying / 2),
         };
         let crowd = Self {
@@ -75,6 +86,9 @@ impl Crowd {
             users: AtomicU64::new(0),
             coupons: if coupons == 0 && scenario.rushes() { 1 } else { coupons },
             pieces: if pieces == 0 && scenario.sells() { 1 } else { pieces },
+            card_pieces: if scenario.checks_out() { (users / 2).max(1) } else { 0 },
+            card_orders: AtomicU64::new(0),
+            late_payments: Mutex::default(),
             has_catalogue: scenario.browses(),
             told: Mutex::default(),
             answers: Mutex::new(AnswerCounts::new(Instant::now())),
@@ -83,19 +97,33 @@ impl Crowd {
             crowd.put_template(&crowd.template(), crowd.coupons, now + arrival).await?;
         }
         if scenario.sells() {
-            crowd.put_product(&crowd.scarce(), 1_000, crowd.pieces).await?;
+            crowd.put_product(&crowd.scarce(), 1_000, crowd.pieces, None).await?;
+        }
+        if scenario.checks_out() {
+            let (stock, limit) = (crowd.card_pieces, Some(PIECES_PER_USER));
+            crowd.put_product(&crowd.by_card(), 1_000, stock, limit).await?;
         }
         if scenario.browses() {
             crowd.put_template(&crowd.everyday(), PLENTY, Duration::ZERO).await?;
             for number in 0..PRODUCTS {
-                crowd.put_product(&crowd.product(number), (number + 1) * 100, PLENTY).await?;
+                let price = (number + 1) * 100;
+                crowd.put_product(&crowd.product(number), price, PLENTY, None).await?;
             }
         }
         Ok(crowd)
     }
 
-    async fn put_product(&self, id: &str, price: u64, stock: u64) -> Outcome<()> {
-        let body = json!({"name": id, "price": price, "status": "on_sale", "stock": stock});
+    async fn put_product(
+        &self,
+        id: &str,
+        price: u64,
+        stock: u64,
+        per_user_limit: Option<u64>,
+    ) -> Outcome<()> {
+        let body = json!({
+            "name": id, "price": price, "status": "on_sale", "stock": stock,
+            "per_user_limit": per_user_limit,
+        });
         self.api.staff(Method::PUT, &format!("/v1/products/{id}"), Some(&body)).await.map(drop)
     }
 
@@ -132,6 +160,16 @@ impl Crowd {
     /// The product of the flash sale.
     pub fn scarce(&self) -> String {
         format!("{}-scarce", self.run)
+    }
+
+    /// The product that is sold by card.
+    pub fn by_card(&self) -> String {
+        format!("{}-by-card", self.run)
+    }
+
+    /// Number of the next order that is paid by card: 0, 1, 2, …
+    pub fn next_card_order(&self) -> u64 {
+        self.card_orders.fetch_add(1, Ordering::Relaxed)
     }
 
     pub fn product(&self, number: u64) -> String {

@@ -9,6 +9,11 @@ use crate::crowd::{Crowd, number};
 
 /// Interval between samples.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(200);
+/// The same where samples show when the pieces of ended holds are back.
+const SHORT_PAUSE: Duration = Duration::from_millis(40);
+
+/// Name of the series of the product that is sold by card.
+pub const PIECES_BY_CARD: &str = "pieces sold by card";
 
 /// The remaining number of one scarce item over time.
 #[derive(Clone, Debug, Default)]
@@ -30,11 +35,17 @@ pub async fn sample(crowd: Arc<Crowd>, began: Instant, stop: CancellationToken) 
     if crowd.pieces > 0 {
         series.push(Series { name: "pieces", limit: crowd.pieces, samples: vec![] });
     }
+    let mut pause = SAMPLE_PAUSE;
+    if crowd.card_pieces > 0 {
+        series.push(Series { name: PIECES_BY_CARD, limit: crowd.card_pieces, samples: vec![] });
+        pause = SHORT_PAUSE;
+    }
     loop {
         let last = stop.is_cancelled();
         for one in &mut series {
             let (path, member) = match one.name {
                 "coupons" => (format!("/v1/coupon-templates/{}", crowd.template()), "remaining"),
+                PIECES_BY_CARD => (format!("/v1/products/{}", crowd.by_card()), "stock"),
                 _ => (format!("/v1/products/{}", crowd.scarce()), "stock"),
             };
             if let Ok(answer) = crowd.api.get(&path).await {
@@ -45,7 +56,7 @@ pub async fn sample(crowd: Arc<Crowd>, began: Instant, stop: CancellationToken) 
             return series;
         }
         tokio::select! {
-            () = tokio::time::sleep(SAMPLE_PAUSE) => {}
+            () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => {}
         }
     }

@@ -3,23 +3,28 @@
 //! Each user is a goose task that waits for every answer before it continues (closed loop). The
 //! test shows whether the shop stays correct and usable under load, not how much load it can take
 //! (`./dev bench` measures that). [`scenarios`] defines what users do, and [`crowd`] records their
-//! answers. At the end, [`verdict`] compares these with the shop.
+//! answers. At the end, [`judge`] compares these with the shop.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod answers;
 mod api;
+mod card_orders;
+mod card_sale;
+mod checkout;
 mod crowd;
+mod judge;
 mod left;
 mod report;
 mod scenario;
 mod scenarios;
+mod shopper;
 mod verdict;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Parser, ValueEnum};
 use goose::client::GooseClientBuilder;
@@ -30,6 +35,7 @@ use rushgate_loadtest::{Outcome, say};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
+use crate::card_sale::Observed;
 use crate::crowd::Crowd;
 use crate::report::Report;
 use crate::scenario::Scenario;
@@ -38,7 +44,6 @@ use crate::scenario::Scenario;
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Default thresholds over all requests. If one is missed, the run fails.
 const THRESHOLDS: [&str; 3] = ["error-rate<0.1%", "p95<1s", "p99<2s"];
-const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Simulates a crowd of users, and checks that the shop kept its promises
 #[derive(Parser)]
@@ -125,7 +130,7 @@ async fn attack(options: &Options, api: Api, own: Option<&Shop>) -> Outcome<bool
     for scenario in scenarios::of(options.scenario, &crowd)? {
         goose = goose.register_scenario(scenario);
     }
-    let began = Instant::now();
+    let (began, began_at) = (Instant::now(), SystemTime::now());
     drop(crowd.take_answers(began));
     let stop = CancellationToken::new();
     let sampling = tokio::spawn(left::sample(Arc::clone(&crowd), began, stop.clone()));
@@ -136,12 +141,15 @@ async fn attack(options: &Options, api: Api, own: Option<&Shop>) -> Outcome<bool
         }
         Err(e) => return Err(e.into()),
     };
+    let crowd_left_s = began.elapsed().as_secs_f64();
+    if options.scenario.checks_out() {
+        say("The crowd has left. Waiting until the last hold has ended");
+        checkout::wait_for_holds(&crowd).await;
+    }
     stop.cancel();
     let left = sampling.await?;
-    if let Some(shop) = own {
-        shop.settle(SETTLE_LIMIT).await?;
-    }
-    let verdict = verdict::of(&crowd, own, &options.rushgate).await?;
+    let observed = Observed { left: &left, began: began_at, crowd_left_s };
+    let verdict = judge::of(&crowd, own, &options.rushgate, &observed).await?;
     say(format_args!("\n{verdict}"));
     match missed.is_empty() {
         true => say("Thresholds: all met."),

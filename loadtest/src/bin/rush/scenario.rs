@@ -10,7 +10,9 @@ pub enum Scenario {
     FlashSale,
     /// Users browse, charge, order, cancel and read
     Shop,
-    /// All three at the same time
+    /// Users pay by card for a scarce product: most in time, others too late or never, some cancel
+    Checkout,
+    /// The rush, the sale and the shop at the same time
     Mixed,
 }
 
@@ -24,6 +26,10 @@ impl Scenario {
 
     pub fn sells(self) -> bool {
         matches!(self, Scenario::FlashSale | Scenario::Mixed)
+    }
+
+    pub fn checks_out(self) -> bool {
+        self == Scenario::Checkout
     }
 
     pub fn browses(self) -> bool {

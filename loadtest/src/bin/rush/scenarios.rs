@@ -1,21 +1,19 @@
-//! What users do. Changes are sent with an `Idempotency-Key` and retried with it until the outcome
-//! is known, as the README asks of clients. So each user knows its expected balance.
+//! What users do, and how often: the goose scenarios.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use goose::goose::{
-    GooseMethod, GooseRequest, GooseUser, Scenario as GooseScenario, Transaction, TransactionError,
-    TransactionFunction, TransactionResult,
+    GooseMethod, GooseUser, Scenario as GooseScenario, Transaction, TransactionFunction,
+    TransactionResult,
 };
 use serde_json::{Value, json};
 
-use crate::answers::Outcome;
+use crate::checkout;
 use crate::crowd::{Crowd, PRODUCTS, number};
 use crate::scenario::Scenario;
+use crate::shopper::{ask, change, come_in, me};
 
-/// Number of attempts of a change whose outcome is unknown.
-const REPEATS: usize = 5;
 const FULL_WALLET: u64 = 1_000_000;
 /// Pause of a user who presses a button again and again.
 const IMPATIENT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(400));
@@ -57,6 +55,12 @@ pub fn of(
             );
         scenarios.push(sale);
     }
+    if scenario.checks_out() {
+        let checkout = made("checkout", IMPATIENT, 1)?;
+        scenarios.push(checkout.register_transaction(doing("pay by card", 1, |user| {
+            Box::pin(checkout::pay_by_card(user))
+        })?));
+    }
     if scenario.browses() {
         let shop = made("shop", AT_EASE, shopping)?
             .register_transaction(
@@ -89,141 +93,8 @@ fn introduced(crowd: &Arc<Crowd>) -> TransactionFunction {
     let crowd = Arc::clone(crowd);
     Arc::new(move |user| {
         let crowd = Arc::clone(&crowd);
-        Box::pin(async move {
-            let (number, name, token) =
-                crowd.next_user().map_err(|e| TransactionError::Custom(e.to_string()))?;
-            user.set_session_data(Shopper {
-                crowd,
-                number,
-                name,
-                token,
-                balance: 0,
-                sure: true,
-                keys: 0,
-                coupon: None,
-                last_order: None,
-            });
-            Ok(())
-        })
+        Box::pin(async move { come_in(user, crowd) })
     })
-}
-
-/// The session of a user.
-#[derive(Clone)]
-struct Shopper {
-    crowd: Arc<Crowd>,
-    number: u64,
-    name: String,
-    token: String,
-    /// The expected balance; valid only while `sure` is true, that is, while every outcome was
-    /// known.
-    balance: u64,
-    sure: bool,
-    /// Number of idempotency keys used.
-    keys: u64,
-    coupon: Option<String>,
-    /// The order's id and total.
-    last_order: Option<(String, u64)>,
-}
-
-/// The answer to a request.
-struct HttpAnswer {
-    status: u16,
-    body: Value,
-}
-
-fn me(user: &mut GooseUser) -> Result<&mut Shopper, Box<TransactionError>> {
-    user.get_session_data_mut::<Shopper>().ok_or_else(|| Box::new("nobody".into()))
-}
-
-/// Sends one request. Anything but a success or a code in `fine` counts as a failure.
-async fn ask(
-    user: &mut GooseUser,
-    method: GooseMethod,
-    name: &str,
-    path: &str,
-    (key, body): (Option<&str>, Option<&Value>),
-    fine: &[&str],
-) -> Result<Option<HttpAnswer>, Box<TransactionError>> {
-    let shopper = me(user)?;
-    // The shop's backend charges the wallets, because `RUSHGATE_CHARGE_SCOPE` requires that by
-    // default.
-    let charges = path.ends_with("/wallet/charges");
-    let token = if charges { shopper.crowd.backend_token.clone() } else { shopper.token.clone() };
-    let mut request = user.get_request_builder(&method, path)?.bearer_auth(token);
-    if let Some(key) = key {
-        request = request.header("Idempotency-Key", key);
-    }
-    if let Some(body) = body {
-        request = request.json(body);
-    }
-    let request = GooseRequest::builder()
-        .method(method)
-        .path(path)
-        .name(name)
-        .set_request_builder(request)
-        .build();
-    let (crowd, began) = (Arc::clone(&me(user)?.crowd), Instant::now());
-    let count = |outcome| crowd.count(name, outcome, began.elapsed());
-    let mut asked = user.request(request).await?;
-    let Ok(response) = asked.response else {
-        count(Outcome::Failure("no answer".into()));
-        return Ok(None);
-    };
-    let status = response.status().as_u16();
-    let Ok(text) = response.text().await else {
-        count(Outcome::Failure("the answer was cut off".into()));
-        user.set_failure("the answer was cut off", &mut asked.request, None, None)?;
-        return Ok(None);
-    };
-    let body: Value = serde_json::from_str(&text).unwrap_or_default();
-    let code = body["code"].as_str().unwrap_or_default().to_owned();
-    if status < 400 {
-        count(Outcome::Success);
-    } else {
-        match fine.contains(&code.as_str()) {
-            true => {
-                count(Outcome::Refusal(format!("{status} {code}")));
-                user.set_success(&mut asked.request)?;
-            }
-            false => {
-                count(Outcome::Failure(format!("{status} {code}")));
-                // Marks the request as failed for goose. The error is ignored, so that the run
-                // continues.
-                let _ = user.set_failure(
-                    &format!("{status} {code}"),
-                    &mut asked.request,
-                    None,
-                    Some(&text),
-                );
-            }
-        }
-    }
-    Ok(Some(HttpAnswer { status, body }))
-}
-
-/// Sends a change, and retries it with its key until the outcome is known.
-async fn change(
-    user: &mut GooseUser,
-    name: &str,
-    path: &str,
-    body: Option<&Value>,
-    fine: &[&str],
-) -> Result<Option<HttpAnswer>, Box<TransactionError>> {
-    let shopper = me(user)?;
-    shopper.keys += 1;
-    let key = format!("{}-{}", shopper.name, shopper.keys);
-    for _ in 0..REPEATS {
-        let answer = ask(user, GooseMethod::Post, name, path, (Some(&key), body), fine).await?;
-        match answer {
-            Some(answer) if answer.status < 500 => return Ok(Some(answer)),
-            _ => tokio::time::sleep(Duration::from_millis(500)).await,
-        }
-    }
-    let shopper = me(user)?;
-    shopper.sure = false;
-    shopper.crowd.note(|told| told.unknown += 1);
-    Ok(None)
 }
 
 async fn take_coupon(user: &mut GooseUser) -> TransactionResult {

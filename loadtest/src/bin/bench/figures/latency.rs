@@ -86,7 +86,7 @@ async fn round(harness: &mut Harness, per_s: f64) -> Outcome<(f64, f64)> {
     Ok((p99(latencies), p99(lags)))
 }
 
-fn p99(mut values: Vec<f64>) -> f64 {
+pub fn p99(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values
         .get((values.len() * 99 / 100).min(values.len().saturating_sub(1)))

@@ -1,6 +1,7 @@
 //! Figures that are not rows of requests.
 
 mod drain;
+mod holds;
 mod latency;
 mod million;
 mod postgres_baseline;
@@ -27,10 +28,13 @@ pub enum Figure {
     BigShop,
     PostgresBaseline,
     Sizing,
+    HoldsEnd,
+    HoldsOthers,
+    HoldSeen,
 }
 
 impl Figure {
-    pub const ALL: [Figure; 11] = [
+    pub const ALL: [Figure; 14] = [
         Figure::Memory,
         Figure::LatencyGate,
         Figure::LatencyTruth,
@@ -42,6 +46,9 @@ impl Figure {
         Figure::BigShop,
         Figure::PostgresBaseline,
         Figure::Sizing,
+        Figure::HoldsEnd,
+        Figure::HoldsOthers,
+        Figure::HoldSeen,
     ];
 
     pub fn named(name: &str) -> Option<Figure> {
@@ -61,6 +68,9 @@ impl Figure {
             Figure::BigShop => "big-shop",
             Figure::PostgresBaseline => "postgres",
             Figure::Sizing => "sizing",
+            Figure::HoldsEnd => "holds-end",
+            Figure::HoldsOthers => "holds-others",
+            Figure::HoldSeen => "hold-seen",
         }
     }
 
@@ -82,6 +92,13 @@ impl Figure {
             Figure::PostgresBaseline => "issue, against PostgreSQL alone (pgbench, 64 clients)",
             Figure::Sizing => {
                 "bytes per order with a key in Redis and PostgreSQL; outage that the log bridges"
+            }
+            Figure::HoldsEnd => {
+                "10,000 holds that end in the same second: from its beginning until all are given back"
+            }
+            Figure::HoldsOthers => "p99 of 200 other requests/s meanwhile",
+            Figure::HoldSeen => {
+                "from the end of a single hold until its piece is seen in stock, at most"
             }
         }
     }
@@ -186,7 +203,7 @@ pub async fn measure(
 }
 
 /// The runs, each with the figures that it yields.
-const RUNS: [&[Figure]; 8] = [
+const RUNS: [&[Figure]; 9] = [
     &[Figure::Memory],
     &[Figure::LatencyGate, Figure::Lag],
     &[Figure::LatencyTruth],
@@ -194,6 +211,7 @@ const RUNS: [&[Figure]; 8] = [
     &[Figure::DrainOrders],
     &[Figure::PostgresBaseline],
     &[Figure::Sizing],
+    &[Figure::HoldsEnd, Figure::HoldsOthers, Figure::HoldSeen],
     &[Figure::Rebuild, Figure::Bytes, Figure::BigShop],
 ];
 /// Runs that need the peak rate of issuing coupons.
@@ -214,6 +232,7 @@ async fn run_of(
         Figure::DrainOrders => Ok(vec![drain::measure(harness, first, Row::Lines3).await?]),
         Figure::PostgresBaseline => Ok(vec![postgres_baseline::measure(harness, peak).await?]),
         Figure::Sizing => sizing::measure(harness).await,
+        Figure::HoldsEnd | Figure::HoldsOthers | Figure::HoldSeen => holds::measure(harness).await,
         Figure::Rebuild | Figure::Bytes | Figure::BigShop => {
             million::measure(harness, big_shop).await
         }
