@@ -16,7 +16,7 @@ use super::checker::{Expect, Kind, check};
 use super::client::{Fleet, Load, Mix};
 use super::collect;
 use super::model::{Fact, facts_of, kind, packed};
-use super::record::{Ask, History, Operation, TruthOrder};
+use super::record::{Ask, History, Operation, Outcome, TruthOrder};
 use crate::cluster::{Cluster, Private, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,6 +31,7 @@ async fn quiet_day() -> (History, Expect) {
     let mix = Mix { hold_secs: MIN_HOLD_SECS, ..Mix::default() };
     let load = Load::start(&fleet, 7, mix).await;
     load.until_more(800, PATIENCE).await;
+    some_of_each(&fleet, &load).await;
     let expect = Expect {
         clock_off_ms: vec![(load.now_us(), end_all_holds(&cluster).await)],
         ..Expect::default()
@@ -38,6 +39,46 @@ async fn quiet_day() -> (History, Expect) {
     // The holds of these end after the history.
     load.until_more(200, PATIENCE).await;
     (collect::collect(&cluster, load.stop().await, vec![]).await, expect)
+}
+
+/// What the clients' random choices may leave out: a count for a limit, and a coupon with later terms.
+async fn some_of_each(fleet: &Fleet, load: &Load) {
+    let named = |name: &str| name.to_owned();
+    let now = jiff::Timestamp::now();
+    let hours = |n: i64| (now + jiff::SignedDuration::from_hours(n)).to_string();
+    let (product, template) = (|| named("limited"), || named("changed"));
+    let rules =
+        json!({ "name": "put limited", "price": 100, "status": "on_sale", "per_user_limit": 5 });
+    let terms = |value: u64| Ask::PutTemplate {
+        template: template(),
+        body: json!({ "name": format!("put changed {value}"), "max_issued": 5, "issue_from": hours(-1),
+            "issue_until": hours(1), "discount": { "type": "amount", "value": value } }),
+    };
+    let issue = |user: &str| Ask::Issue { template: template(), user: named(user) };
+    let hold = Ask::Hold {
+        user: named("limited-user"),
+        lines: vec![(product(), 2)],
+        coupon: None,
+        wallet_amount: 0,
+        hold_secs: 3_600,
+        reference: None,
+    };
+    let asks = [
+        Ask::PutRules { product: product(), body: rules },
+        Ask::Adjust { product: product(), delta: 9, reason: named("adjust limited") },
+        hold,
+        terms(100),
+        issue("early"),
+        terms(200),
+        issue("late"),
+    ];
+    for ask in asks {
+        let shown = format!("{ask:?}");
+        match load.send(&fleet.get(0), ask, None).await {
+            Outcome::Answered(answer) if (200..300).contains(&answer.status) => {}
+            other => panic!("{shown}: {other:?}"),
+        }
+    }
 }
 
 /// Sets the gate's clock forward past the end of every hold, and waits until all are given back.
