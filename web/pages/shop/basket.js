@@ -103,7 +103,8 @@ function Order({ lines, onDone }) {
     setPaying(true);
     setTrouble("");
     try {
-      const body = { ...order, expected_total: total, ...(byCard ? { payment: "external" } : {}) };
+      const card = /** @type {const} */ ({ payment: "external" });
+      const body = { ...order, expected_total: total, ...(byCard ? card : {}) };
       const { data } = await api().once("/v1/orders", { body, ...RETRY });
       const placed = /** @type {import("./state.js").Order | undefined} */ ("total" in data ? data : undefined);
       emptyBasket();
