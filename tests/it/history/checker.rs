@@ -562,7 +562,7 @@ fn check_successes(
                 members.remove(name);
             }
         }
-        if answer.status != 202 && !view::contains(&answer.body, &told) {
+        if answer.status != 202 && !view::tells(operation, answer, &told) {
             report.add(Kind::WrongAnswer, format!("{operation:?} for {told}"));
         }
         let early = place < bounds.at_least(operation.asked_us) && !may_be_older(operation);

@@ -451,6 +451,7 @@ impl Shared {
     async fn send(&self, instance: &Instance, ask: Ask, key: Option<String>) -> Outcome {
         let request = ask.request(key.as_deref());
         let wall = || jiff::Timestamp::now().as_millisecond();
+        let earlier = !self.mix.latest_format;
         let (asked_us, asked_ms) = (self.now_us(), wall());
         let outcome = match instance.try_send(&request).await {
             Ok(answer) => Outcome::Answered(answer),
@@ -458,8 +459,15 @@ impl Shared {
             Err(error) => Outcome::Silence(format!("{error:?}")),
         };
         let (answered_us, wall_ms) = (self.now_us(), (asked_ms, wall()));
-        let operation =
-            Operation { ask, key, asked_us, answered_us, wall_ms, outcome: outcome.clone() };
+        let operation = Operation {
+            ask,
+            key,
+            asked_us,
+            answered_us,
+            wall_ms,
+            earlier,
+            outcome: outcome.clone(),
+        };
         lock(&self.recorded).push(operation);
         outcome
     }

@@ -187,6 +187,8 @@ pub struct Operation {
     pub answered_us: u64,
     /// Wall clock at request and answer, in milliseconds.
     pub wall_ms: (i64, i64),
+    /// An earlier version may have answered, without the members that are new since then.
+    pub earlier: bool,
     pub outcome: Outcome,
 }
 
